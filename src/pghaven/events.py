@@ -1,0 +1,47 @@
+"""What a running operation tells its caller: progress, steps and notices, as typed values.
+
+The one idea: operations emit events and return results; how they look is decided in ``cli`` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """The operation has come to a new step, named as a reader would ("waiting for WAL")."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a step has come. ``total_bytes`` is zero when unknown."""
+
+    phase: str
+    done_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """Something the reader should know although the operation goes on.
+
+    ``level`` "warning" makes the whole operation end with the exit status "done, with warnings".
+    """
+
+    level: Literal["info", "warning"]
+    code: str
+    text: str
+    hint: str | None = None
+
+
+Event = Step | Progress | Notice
+Listener = Callable[[Event], None]
+
+
+def ignore(_event: Event) -> None:
+    """A listener that does not listen."""
