@@ -1,0 +1,1 @@
+"""Taking a physical backup: list, plan, read in parallel, stop, wait for WAL, commit."""

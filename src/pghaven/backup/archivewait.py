@@ -1,0 +1,84 @@
+"""The WAL a backup cannot do without: waited for, and proven, before the backup is committed.
+
+The one idea: a backup is worth nothing without every byte of WAL from its start to its stop, so each of these segments
+is read back from the archive and checked; that the server called them archived is not enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pghaven.errors import CheckFailed, ObjectMissing, Refused
+from pghaven.events import Listener, Step
+from pghaven.postgres.lsn import Lsn
+from pghaven.postgres.segment import SegmentName
+from pghaven.postgres.timeline import Timeline
+from pghaven.postgres.waldata import check_segment
+from pghaven.repository.walstore import WalArchive
+from pghaven.units import render_duration
+
+_POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchiveWait:
+    """What to wait for and how long. ``explain`` says what the server knows when time runs out."""
+
+    timeline: Timeline
+    start_lsn: Lsn
+    stop_lsn: Lsn
+    timeout_seconds: float
+    on_wait: Callable[[], None]
+    explain: Callable[[], str | None]
+
+
+def wait_for_wal(archive: WalArchive, wait: ArchiveWait, listener: Listener) -> tuple[SegmentName, SegmentName]:
+    """Returns the first and the last segment when all are in the archive and whole. Raises CheckFailed, Damaged."""
+    clock = archive.clock
+    first = SegmentName.containing(wait.timeline, wait.start_lsn, archive.segment_size)
+    last = SegmentName.before(wait.timeline, wait.stop_lsn, archive.segment_size)
+    deadline = clock.monotonic() + wait.timeout_seconds
+    told: SegmentName | None = None
+    segment = first
+    while segment.number <= last.number:
+        try:
+            content = archive.get(str(segment))
+        except ObjectMissing:
+            if clock.monotonic() >= deadline:
+                raise CheckFailed(
+                    f"WAL segment {segment} did not reach the archive within {render_duration(wait.timeout_seconds)}",
+                    detail=wait.explain(),
+                    hint="The backup was not made: without this WAL it could not be restored. See what archive_command "
+                    "says in the server's log; `pghaven check` tests the whole way.",
+                ) from None
+            if told != segment:
+                listener(Step(text=f"waiting for WAL segment {segment} to be archived"))
+                told = segment
+            wait.on_wait()
+            clock.sleep(_POLL_SECONDS)
+            continue
+        check_segment(content, segment, archive.system_identifier)
+        segment = segment.next()
+    return first, last
+
+
+def refuse_abandoned_timeline(archive: WalArchive, timeline: Timeline, lsn: Lsn) -> None:
+    """Raises Refused when the archive knows a later timeline that left this one before ``lsn``.
+
+    Such a server was passed over by a promotion elsewhere (a zombie primary); what it writes leads nowhere, and a
+    backup of it could never be brought up to date.
+    """
+    for later in archive.list_timelines():
+        if later <= timeline:
+            continue
+        try:
+            fork = archive.read_history(later).fork_of(timeline)
+        except ObjectMissing:
+            continue  # its history has not been archived yet
+        if fork is not None and fork < lsn:
+            raise Refused(
+                f"this server is at {lsn} of timeline {timeline}, which timeline {later} left at {fork}",
+                detail="Another server was promoted since; what this one writes is not part of the cluster's history.",
+                hint="Take the backup from the server that is primary now, and rebuild this one from it.",
+            )

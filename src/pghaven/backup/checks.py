@@ -1,0 +1,116 @@
+"""Whether the server, the directory and the repository belong together, asked before anything is written.
+
+The one idea: each check refuses with both sides named, because the usual cause is a line in the configuration.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pghaven.backup.listing import read_whole
+from pghaven.errors import NotPermitted, PghavenError, Refused, ServerUnsuitable, StoreUnreachable
+from pghaven.postgres.control import ControlFile, parse_control
+from pghaven.repository.repository import Lineage
+from pghaven.server.connection import Connection
+from pghaven.server.identity import find_owner
+from pghaven.server.probe import ServerFacts, read_archiver
+
+_CONTROL_BYTES = 8192
+
+
+def check_server(cluster: str, facts: ServerFacts, lineage: Lineage) -> None:
+    """Raises ServerUnsuitable or Refused unless a backup of this server, as it is set up, can be restored."""
+    if facts.settings["archive_mode"] == "off":
+        raise ServerUnsuitable(
+            "archive_mode is off: a backup needs the WAL written while it is taken",
+            hint=f"Run: pghaven init {cluster} --apply",
+        )
+    sizes = (facts.block_size, facts.segment_size // facts.block_size, facts.wal_segment_size)
+    known = (lineage.block_size, lineage.segment_blocks, lineage.wal_segment_size)
+    if sizes != known or facts.major.major != lineage.major:
+        raise Refused(
+            f'cluster "{cluster}" is registered as PostgreSQL {lineage.major} with (block size, blocks a file, '
+            f"WAL segment size) = {known}, but the server is PostgreSQL {facts.major} with {sizes}",
+            hint=f"If the cluster was upgraded, run: pghaven init {cluster} --new-lineage",
+        )
+    if facts.settings.get("full_page_writes") == "off" and facts.in_recovery:
+        raise ServerUnsuitable("full_page_writes is off: pages read from a standby could be torn for good")
+
+
+def find_owner_name(data_directory: str) -> str | None:
+    """The operating-system user that owns a data directory; raises ServerUnsuitable when there is none."""
+    try:
+        owner = find_owner(data_directory)
+    except FileNotFoundError:
+        raise ServerUnsuitable(
+            f'data directory "{data_directory}" does not exist',
+            hint="Correct data_directory in the configuration; SHOW data_directory tells it.",
+        ) from None
+    except OSError as error:
+        raise NotPermitted(f'could not look at "{data_directory}": {error.strerror}') from error
+    return owner.name if owner else None
+
+
+def check_data_directory(data_directory: str, facts: ServerFacts) -> ControlFile:
+    """Raises Refused unless the running server is the one whose files are in this directory.
+
+    The same system identifier is not enough: a standby, or yesterday's copy, has it too. The server's own lock file
+    says when it was started.
+    """
+    control = parse_control(read_control(data_directory, None))
+    if control.system_identifier != facts.system_identifier:
+        raise Refused(
+            f'"{data_directory}" is the data directory of another cluster: its system identifier is '
+            f"{control.system_identifier}, the server's is {facts.system_identifier}",
+            hint="Correct data_directory or conninfo in the configuration.",
+        )
+    lock = read_whole(f"{data_directory}/postmaster.pid", 4096) if _exists(f"{data_directory}/postmaster.pid") else b""
+    lines = lock.decode("utf-8", "replace").splitlines()
+    started = int(lines[2]) if len(lines) > 2 and lines[2].isdecimal() else None
+    # The lock file has whole seconds, and is written a moment before the time the server reports.
+    if started is None or abs(started - facts.started.timestamp()) > 5:
+        raise Refused(
+            f'"{data_directory}" is not the directory the server runs on: its lock file is '
+            + ("missing" if started is None else "another server's"),
+            hint=f'The server says its data directory is "{facts.data_directory}".',
+        )
+    return control
+
+
+def _exists(path: str) -> bool:
+    return os.path.lexists(path)
+
+
+def read_control(data_directory: str, system_identifier: int | None) -> bytes:
+    """pg_control, read again should it be caught while it is written (its CRC tells)."""
+    path = f"{data_directory}/global/pg_control"
+    error: PghavenError | None = None
+    for _ in range(10):
+        try:
+            data = read_whole(path, _CONTROL_BYTES)
+            control = parse_control(data)
+        except StoreUnreachable as unreadable:
+            raise ServerUnsuitable(
+                f'"{data_directory}" is not a data directory: {unreadable.message}',
+                hint="Correct data_directory in the configuration; SHOW data_directory tells it.",
+            ) from unreadable
+        except PghavenError as damaged:
+            error = damaged
+            continue
+        if system_identifier is not None and control.system_identifier != system_identifier:
+            raise Refused(f'"{path}" became another cluster\'s while the backup ran')
+        return data
+    assert error is not None
+    raise error
+
+
+def explain_archiver(connection: Connection, in_recovery: bool) -> str | None:
+    """What the server knows about WAL that does not arrive, for a message."""
+    if in_recovery:
+        return "The backup is from a standby: its primary archives the WAL, and only when a segment is full. " + (
+            "SELECT pg_switch_wal() on the primary finishes one at once."
+        )
+    archiver = read_archiver(connection)
+    if archiver.is_failing:
+        return f"The server's last attempt to archive failed, for {archiver.last_failed_name}."
+    return f"The server archived {archiver.last_archived_name or 'nothing'} last."

@@ -1,0 +1,270 @@
+"""What a data directory holds that belongs into a backup, as columns.
+
+The one idea: the rules of what to leave out are PostgreSQL's own (``postgres.datadir``); this module only walks. It
+runs after the backup has started, so what appears later is in the WAL, and what vanishes while it walks may vanish.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from pghaven.errors import NotPermitted, StoreUnreachable
+from pghaven.postgres.datadir import (
+    WAL_SUBDIRECTORIES,
+    find_unlogged,
+    is_contents_excluded,
+    is_excluded_file,
+    is_relation_directory,
+    is_unlogged_content,
+)
+from pghaven.postgres.relfile import RelFile, is_temporary, parse_relfile
+
+_LINK_DEPTH_MAX = 16
+_TABLESPACES = "pg_tblspc"
+
+
+@dataclass(slots=True)
+class Listing:
+    """Directories and files in the order of a manifest. Paths are relative to the data directory, as ``str`` with
+    surrogate escapes; ``size`` is what ``stat`` said, before anything was read.
+
+    ``first_block`` is the number of a relation file's first block within its relation, or -1 for files without page
+    checksums.
+    """
+
+    data_directory: str
+    directories: list[str] = field(default_factory=list)
+    directory_mode: array[int] = field(default_factory=lambda: array("H"))
+    names: list[bytes] = field(default_factory=list)
+    directory: array[int] = field(default_factory=lambda: array("I"))
+    size: array[int] = field(default_factory=lambda: array("Q"))
+    mode: array[int] = field(default_factory=lambda: array("H"))
+    mtime_ns: array[int] = field(default_factory=lambda: array("q"))
+    owner: array[int] = field(default_factory=lambda: array("H"))
+    first_block: array[int] = field(default_factory=lambda: array("q"))
+    owners: list[tuple[int, int]] = field(default_factory=list)
+    links: list[tuple[str, str]] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+    def relative_path(self, number: int) -> str:
+        directory = self.directories[self.directory[number]]
+        name = os.fsdecode(self.names[number])
+        return f"{directory}/{name}" if directory else name
+
+    def path(self, number: int) -> str:
+        return f"{self.data_directory}/{self.relative_path(number)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListingRules:
+    """What the walk must know of the server: its tablespaces' OIDs, and how many blocks a relation's file has."""
+
+    tablespace_oids: frozenset[int]
+    segment_blocks: int
+
+
+def list_data_directory(data_directory: str, rules: ListingRules) -> Listing:
+    """Walk the data directory and its tablespaces.
+
+    Raises NotPermitted naming the first directory or file that cannot be read.
+    """
+    walker = _Walker(Listing(data_directory=data_directory), rules)
+    walker.walk("", ())
+    return walker.listing
+
+
+class _Walker:
+    def __init__(self, listing: Listing, rules: ListingRules) -> None:
+        self.listing = listing
+        self._rules = rules
+        self._owner_numbers: dict[tuple[int, int], int] = {}
+
+    def walk(self, relative: str, trail: tuple[tuple[int, int], ...]) -> None:
+        """List one directory and what is below it. ``trail`` holds the device and inode of those above."""
+        listing = self.listing
+        path = f"{listing.data_directory}/{relative}" if relative else listing.data_directory
+        try:
+            found = os.stat(path)
+            entries = sorted(os.scandir(path), key=_name)
+        except (FileNotFoundError, NotADirectoryError):
+            return  # a database or tablespace that was dropped while we walked
+        except PermissionError as error:
+            raise _not_permitted(path) from error
+        identity = (found.st_dev, found.st_ino)
+        if identity in trail or len(trail) > _LINK_DEPTH_MAX + relative.count("/"):
+            listing.skipped.append(f'"{relative}" leads back to a directory above it')
+            return
+        number = len(listing.directories)
+        listing.directories.append(relative)
+        listing.directory_mode.append(stat.S_IMODE(found.st_mode))
+        if is_contents_excluded(relative):
+            self._keep_wal_subdirectories(relative, entries)
+            return
+        subdirectories = self._take_files(relative, number, entries)
+        for name in subdirectories:
+            self.walk(f"{relative}/{name}" if relative else name, (*trail, identity))
+
+    def _keep_wal_subdirectories(self, relative: str, entries: Sequence[os.DirEntry[str]]) -> None:
+        """pg_wal keeps its archive_status and summaries, empty; other directories of this kind keep nothing."""
+        for entry in entries:
+            below = f"{relative}/{entry.name}"
+            if below in WAL_SUBDIRECTORIES and entry.is_dir():
+                self.listing.directories.append(below)
+                self.listing.directory_mode.append(stat.S_IMODE(entry.stat().st_mode))
+
+    def _take_files(self, relative: str, directory: int, entries: Sequence[os.DirEntry[str]]) -> list[str]:
+        subdirectories: list[str] = []
+        relations = is_relation_directory(relative)
+        unlogged = find_unlogged(entry.name for entry in entries) if relations else frozenset()
+        prefix = f"{relative}/" if relative else ""
+        for entry in entries:
+            name = entry.name
+            try:
+                found = entry.stat(follow_symlinks=False)
+                if stat.S_ISLNK(found.st_mode):
+                    target = self._follow(relative, entry)
+                    if target is None:
+                        continue
+                    found = target
+            except FileNotFoundError:
+                continue
+            except PermissionError as error:
+                raise _not_permitted(entry.path) from error
+            path = prefix + name
+            if is_excluded_file(path):
+                continue
+            if stat.S_ISDIR(found.st_mode):
+                subdirectories.append(name)
+                continue
+            if not stat.S_ISREG(found.st_mode) or path == "global/pg_control":
+                continue  # sockets and the like; pg_control is read last of all, by the session itself
+            relfile = parse_relfile(name) if relations else None
+            if is_temporary(name) or (relfile is not None and is_unlogged_content(relfile, unlogged)):
+                continue
+            self._take(directory, name, found, relfile)
+        return subdirectories
+
+    def _take(self, directory: int, name: str, found: os.stat_result, relfile: RelFile | None) -> None:
+        listing = self.listing
+        listing.directory.append(directory)
+        listing.names.append(os.fsencode(name))
+        listing.size.append(found.st_size)
+        listing.mode.append(stat.S_IMODE(found.st_mode))
+        listing.mtime_ns.append(found.st_mtime_ns)
+        listing.first_block.append(relfile.first_block(self._rules.segment_blocks) if relfile else -1)
+        owner = (found.st_uid, found.st_gid)
+        number = self._owner_numbers.get(owner)
+        if number is None:
+            number = self._owner_numbers[owner] = len(listing.owners)
+            listing.owners.append(owner)
+        listing.owner.append(number)
+
+    def _follow(self, relative: str, entry: os.DirEntry[str]) -> os.stat_result | None:
+        """What a symbolic link leads to, or None when it is not followed.
+
+        Links of tablespaces and of pg_wal are PostgreSQL's own. Others were laid by an administrator (a certificate, a
+        log directory): what they lead to is stored as if it lay here, and the link is remembered.
+        """
+        listing = self.listing
+        path = f"{relative}/{entry.name}" if relative else entry.name
+        if relative == _TABLESPACES:
+            known = entry.name.isdecimal() and int(entry.name) in self._rules.tablespace_oids
+            if not known:
+                listing.skipped.append(f'"{path}" is not a tablespace the server knows')
+                return None
+            return entry.stat()
+        try:
+            found = entry.stat()
+        except FileNotFoundError:
+            listing.skipped.append(f'"{path}" is a symbolic link to nothing')
+            return None
+        except OSError as error:
+            listing.skipped.append(f'"{path}" is a symbolic link that leads nowhere: {error.strerror}')
+            return None
+        listing.links.append((path, os.readlink(entry.path)))
+        return found
+
+
+def _name(entry: os.DirEntry[str]) -> bytes:
+    return os.fsencode(entry.name)
+
+
+def _not_permitted(path: str) -> NotPermitted:
+    return NotPermitted(
+        f'could not read "{path}": permission denied',
+        hint="Run pghaven as the user that owns the data directory, or as root.",
+    )
+
+
+# A big file is read in ranges of this size, the largest files first, so that all workers are busy to the end.
+RANGE_BYTES = 64 << 20
+# Small files are read together: one frame, one call of the checksum function and one message serve many of them.
+BATCH_BYTES = 8 << 20
+BATCH_FILES = 1024
+_SMALL_FILE_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ReadJob:
+    """Parts of files for one worker: columns of (file number, path, offset, length, first block or -1)."""
+
+    files: tuple[tuple[int, str, int, int, int], ...]
+    size_bytes: int
+
+
+def iter_jobs(listing: Listing, block_size: int) -> Iterator[ReadJob]:
+    """All that is to be read, ranges of big files first, the largest first; then batches of small ones."""
+    sizes = listing.size
+    big = sorted((n for n in range(len(sizes)) if sizes[n] > _SMALL_FILE_BYTES), key=lambda n: -sizes[n])
+    for number in big:
+        path, first_block = listing.path(number), listing.first_block[number]
+        for start in range(0, sizes[number], RANGE_BYTES):
+            length = min(RANGE_BYTES, sizes[number] - start)
+            block = first_block + start // block_size if first_block >= 0 else -1
+            yield ReadJob(((number, path, start, length, block),), length)
+    batch: list[tuple[int, str, int, int, int]] = []
+    batch_bytes = batch_room = 0
+    for number, size in enumerate(sizes):
+        if not 0 < size <= _SMALL_FILE_BYTES:
+            continue
+        first_block = listing.first_block[number]
+        room = size if first_block < 0 else -(-size // block_size) * block_size  # pages stay aligned in the buffer
+        if batch and (batch_room + room > BATCH_BYTES or len(batch) == BATCH_FILES):
+            yield ReadJob(tuple(batch), batch_bytes)
+            batch, batch_bytes, batch_room = [], 0, 0
+        batch.append((number, listing.path(number), 0, size, first_block))
+        batch_bytes += size
+        batch_room += room
+    if batch:
+        yield ReadJob(tuple(batch), batch_bytes)
+
+
+def name_owner(uid: int, gid: int) -> tuple[str, str]:
+    """The names of a user and a group on this host, or their numbers as text when they have none."""
+    import grp
+    import pwd
+
+    try:
+        user = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        user = str(uid)
+    try:
+        group = grp.getgrgid(gid).gr_name
+    except KeyError:
+        group = str(gid)
+    return user, group
+
+
+def read_whole(path: str, size_max: int) -> bytes:
+    """A small file in one piece. Raises StoreUnreachable, NotPermitted naming it."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(size_max)
+    except PermissionError as error:
+        raise _not_permitted(path) from error
+    except OSError as error:
+        raise StoreUnreachable(f'could not read "{path}": {error.strerror}') from error

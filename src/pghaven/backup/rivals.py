@@ -1,0 +1,55 @@
+"""Two backups of one cluster at once: who goes on, and who is told about whom.
+
+The one idea: this only saves work. Each writer announces itself before it stores anything and then looks around; of
+those that live the first one goes on. Should two go on all the same, both backups are good: the decision key sees to
+it.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from pghaven.errors import Locked
+from pghaven.events import Listener, Notice
+from pghaven.repository.backups import BackupCatalog, BackupEntry, BackupState
+from pghaven.runtime.whoami import ProcessIdentity, is_alive
+from pghaven.units import render_time
+
+SIGN_OF_LIFE_SECONDS = 60.0
+# A writer on another host that has given no sign for so long is taken for dead; it learns so when it tries to commit.
+_SILENCE = timedelta(minutes=10)
+
+
+def make_way(catalog: BackupCatalog, own_label: str | None, listener: Listener) -> None:
+    """Give up what dead writers left, and raise Locked when a living one was there before ``own_label``.
+
+    With None every living one was there before.
+    """
+    entries = catalog.list_entries()
+    for entry in entries:
+        if entry.label == own_label:
+            return  # entries are in the order they began: those after us yield to us
+        if entry.state is not BackupState.UNDECIDED or entry.intent is None:
+            continue
+        if _seems_dead(catalog, entry):
+            reason = f'its process {entry.intent.process} on host "{entry.intent.host}" is gone'
+            if catalog.abandon(entry.label, reason):
+                text = f'backup "{entry.label}" was never finished and is given up: {reason}'
+                listener(Notice(level="info", code="abandoned", text=text))
+            continue
+        raise Locked(
+            f'a backup of "{catalog.cluster}" is running: process {entry.intent.process} on host '
+            f'"{entry.intent.host}", since {render_time(entry.intent.started_at)}',
+            hint="Wait until it is done, or end that process.",
+        )
+
+
+def _seems_dead(catalog: BackupCatalog, entry: BackupEntry) -> bool:
+    intent = entry.intent
+    assert intent is not None
+    identity = ProcessIdentity(host=intent.host, boot_id=intent.boot_id, pid=intent.process, start=intent.process_start)
+    alive = is_alive(identity)
+    if alive is not None:
+        return not alive
+    now = catalog.repository.clock.now()
+    return entry.last_sign is None or now - entry.last_sign > _SILENCE

@@ -1,0 +1,391 @@
+"""One backup from beginning to end.
+
+    probe → announce → start → list → read (workers) → pg_control → stop → wait for WAL → manifest → decision
+
+The one idea: until the decision is written nothing exists, and nothing that is there before is touched; so a failure or
+a kill at any point leaves only packs that nobody refers to. ``pg_backup_start`` and ``pg_backup_stop`` belong to one
+session that is closed on the way out, whatever happens.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+import pghaven
+from pghaven.backup.archivewait import ArchiveWait, refuse_abandoned_timeline, wait_for_wal
+from pghaven.backup.checks import check_data_directory, check_server, explain_archiver, find_owner_name, read_control
+from pghaven.backup.collect import Collector
+from pghaven.backup.damage import RelationNames, judge_suspects
+from pghaven.backup.listing import (
+    Listing,
+    ListingRules,
+    ReadJob,
+    iter_jobs,
+    list_data_directory,
+    name_owner,
+    read_whole,
+)
+from pghaven.backup.pipeline import ReadResult, WorkerPacks, WorkerSettings, open_worker
+from pghaven.backup.rivals import SIGN_OF_LIFE_SECONDS, make_way
+from pghaven.errors import NotPermitted, PghavenError, StoreUnreachable
+from pghaven.events import Listener, Notice, Progress, Step
+from pghaven.postgres.control import ControlFile, parse_control
+from pghaven.repository.backups import BackupCatalog, Intent
+from pghaven.repository.manifest import BackupFacts, BadPage, ConfigFile, Manifest, Tablespace, render_relation
+from pghaven.repository.repository import Repository
+from pghaven.repository.walstore import WalArchive
+from pghaven.runtime.crew import Crew
+from pghaven.runtime.whoami import read_own_identity
+from pghaven.server.bracket import OpenBackup, StoppedBackup, backup_bracket
+from pghaven.server.connection import Connection, connect
+from pghaven.server.probe import ServerFacts, probe_server, read_clock
+from pghaven.server.relations import list_relations
+from pghaven.units import render_size, render_time_utc
+
+_CONFIG_BYTES_MAX = 16 << 20
+# What a worker process holds: interpreter and NumPy, two packs, the read buffer and what compression needs; measured
+# with bench/full_backup.py. The coordinator's part is apart from what grows with the number of files.
+WORKER_MEMORY_BYTES = 130 << 20
+COORDINATOR_MEMORY_BYTES = 80 << 20
+FILE_MEMORY_BYTES = 120
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupSettings:
+    """What a backup is told. ``level`` is zstd's."""
+
+    cluster: str
+    data_directory: str
+    conninfo: str
+    level: int
+    processes: int
+    archive_timeout_seconds: float
+    fast_checkpoint: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupResult:
+    """What was made. Times are seconds of this host's monotonic clock."""
+
+    facts: BackupFacts
+    first_segment: str
+    last_segment: str
+    pack_count: int
+    manifest_bytes: int
+    vanished_count: int
+    total_seconds: float
+    copy_seconds: float
+
+
+def run_backup(repository: Repository, settings: BackupSettings, listener: Listener) -> BackupResult:
+    """Take a backup of a running server whose data directory is on this host.
+
+    Blocks until the backup is committed and all its WAL is in the archive. Raises Locked when another one is running,
+    ServerUnsuitable, NotPermitted, Refused, CheckFailed, Cancelled; then no backup was made.
+    """
+    return _Session(repository, settings, listener).run()
+
+
+class _Session:
+    def __init__(self, repository: Repository, settings: BackupSettings, listener: Listener) -> None:
+        self._repository = repository
+        self._settings = settings
+        self._tell = listener
+        self._clock = repository.clock
+        self._catalog = BackupCatalog(repository, settings.cluster)
+        self._label = ""
+        self._signs = 0
+        self._next_sign = 0.0
+
+    def run(self) -> BackupResult:
+        began = self._clock.monotonic()
+        settings = self._settings
+        with _connected(settings) as connection:
+            facts = probe_server(connection)
+            control = check_data_directory(settings.data_directory, facts)
+            lineage = self._repository.require_lineage(settings.cluster, facts.system_identifier)
+            archive = WalArchive(self._repository, settings.cluster, facts.system_identifier, lineage.wal_segment_size)
+            check_server(settings.cluster, facts, lineage)
+            refuse_abandoned_timeline(archive, facts.timeline, facts.lsn)
+            self._mention_checksums(facts)
+            make_way(self._catalog, None, self._tell)
+            worker_settings = WorkerSettings(
+                place=self._catalog.pack_place,
+                level=settings.level,
+                block_size=facts.block_size,
+                verify=facts.data_checksums,
+            )
+            with Crew(size=settings.processes, setup=open_worker, settings=worker_settings) as crew:
+                started_at = self._clock.now()
+                self._label = f"{started_at:%Y%m%dT%H%M%SZ}-{os.urandom(2).hex()}"
+                self._tell(Step(text=f"starting backup {self._label}: waiting for a checkpoint"))
+                with backup_bracket(connection, f"pghaven {self._label}", fast=settings.fast_checkpoint) as backup:
+                    self._announce(facts, backup, started_at)
+                    with self._abandoned_on_failure():
+                        copy = self._copy(connection, control, facts, backup, crew)
+                        return self._complete(connection, archive, copy, began)
+
+    # -- before -----------------------------------------------------------------------------------------------------
+
+    def _mention_checksums(self, facts: ServerFacts) -> None:
+        if not facts.data_checksums:
+            text = "data checksums are off: damaged pages cannot be told from good ones"
+            hint = "Switch them on with pg_checksums --enable while the server is stopped."
+            self._tell(Notice(level="info", code="no_checksums", text=text, hint=hint))
+
+    def _announce(self, facts: ServerFacts, backup: OpenBackup, started_at: datetime) -> None:
+        me = read_own_identity()
+        self._catalog.announce(
+            self._label,
+            Intent(
+                host=me.host,
+                boot_id=me.boot_id,
+                process=me.pid,
+                process_start=me.start,
+                started_at=started_at,
+                system_identifier=facts.system_identifier,
+                timeline=backup.timeline,
+                start_lsn=str(backup.start_lsn),
+                parent=None,
+            ),
+        )
+        self._next_sign = self._clock.monotonic() + SIGN_OF_LIFE_SECONDS
+
+    @contextmanager
+    def _abandoned_on_failure(self) -> Iterator[None]:
+        """Say in the repository that this backup will not be, so that nobody has to find out."""
+        try:
+            make_way(self._catalog, self._label, self._tell)
+            yield
+        except BaseException as error:
+            reason = error.message if isinstance(error, PghavenError) else f"interrupted ({type(error).__name__})"
+            with suppress(PghavenError):  # a repository out of reach: the next backup finds our process gone
+                self._catalog.abandon(self._label, reason)
+            raise
+
+    # -- copy -------------------------------------------------------------------------------------------------------
+
+    def _copy(
+        self, connection: Connection, control: ControlFile, facts: ServerFacts, backup: OpenBackup, crew: _Crew
+    ) -> _Copy:
+        began = self._clock.monotonic()
+        rules = ListingRules(
+            tablespace_oids=frozenset(tablespace.oid for tablespace in facts.tablespaces),
+            segment_blocks=facts.segment_size // facts.block_size,
+        )
+        listing = list_data_directory(self._settings.data_directory, rules)
+        total = sum(listing.size)
+        self._tell_plan(listing, total)
+        collector = Collector()
+
+        def take(result: ReadResult | WorkerPacks) -> None:
+            collector.take(result)
+            self._tell(Progress(phase="reading", done_bytes=collector.read_bytes, total_bytes=total))
+            self._sign_of_life(backup)
+
+        crew.run(iter_jobs(listing, facts.block_size), take)
+        config_files = self._read_config_files(facts)
+        # Last of all: on a standby the copy's minRecoveryPoint is where the backup becomes consistent.
+        control_data = read_control(self._settings.data_directory, control.system_identifier)
+        self._tell(Step(text="stopping the backup"))
+        stopped = backup.stop()
+        return _Copy(
+            facts=facts,
+            backup=backup,
+            stopped=stopped,
+            stopped_at=read_clock(connection),
+            listing=listing,
+            collector=collector,
+            control=control_data,
+            config_files=config_files,
+            seconds=self._clock.monotonic() - began,
+        )
+
+    def _tell_plan(self, listing: Listing, total: int) -> None:
+        processes = self._settings.processes
+        memory = COORDINATOR_MEMORY_BYTES + processes * WORKER_MEMORY_BYTES + len(listing.size) * FILE_MEMORY_BYTES
+        text = (
+            f"reading {render_size(total)} in {len(listing.size)} files with {processes} processes, "
+            f"using at most {render_size(memory)} of memory"
+        )
+        self._tell(Step(text=text))
+        for skipped in listing.skipped:
+            self._tell(Notice(level="warning", code="skipped", text=f"not backed up: {skipped}"))
+
+    def _read_config_files(self, facts: ServerFacts) -> tuple[ConfigFile, ...]:
+        found = []
+        for file in facts.config_files:
+            if not file.is_outside:
+                continue
+            try:
+                mode = os.stat(file.path).st_mode & 0o777
+                found.append(
+                    ConfigFile(
+                        role=file.role, path=file.path, mode=mode, content=read_whole(file.path, _CONFIG_BYTES_MAX)
+                    )
+                )
+            except (OSError, NotPermitted, StoreUnreachable) as error:
+                text = f'configuration file "{file.path}" is not in this backup: {error}'
+                self._tell(Notice(level="warning", code="config_file", text=text))
+        return tuple(found)
+
+    def _sign_of_life(self, backup: OpenBackup | None = None) -> None:
+        if self._clock.monotonic() < self._next_sign:
+            return
+        self._signs += 1
+        self._catalog.sign_of_life(self._label, self._signs)
+        if backup is not None:
+            backup.confirm()
+        self._next_sign = self._clock.monotonic() + SIGN_OF_LIFE_SECONDS
+
+    # -- after ------------------------------------------------------------------------------------------------------
+
+    def _complete(self, connection: Connection, archive: WalArchive, copy: _Copy, began: float) -> BackupResult:
+        facts, stopped = copy.facts, copy.stopped
+        wait = ArchiveWait(
+            timeline=copy.backup.timeline,
+            start_lsn=copy.backup.start_lsn,
+            stop_lsn=stopped.stop_lsn,
+            timeout_seconds=self._settings.archive_timeout_seconds,
+            on_wait=self._sign_of_life,
+            explain=lambda: explain_archiver(connection, facts.in_recovery),
+        )
+        relations, names = self._read_relations(facts)
+        first, last = wait_for_wal(archive, wait, self._tell)
+        files, block_map = copy.collector.finish(copy.listing, verified=facts.data_checksums)
+        packs = copy.collector.packs
+        span = (copy.backup.start_lsn, stopped.stop_lsn)
+        bad_pages = judge_suspects(copy.collector.suspects, copy.listing, span, names, self._tell)
+        backup_facts = self._facts(copy, bad_pages, int(files.size.sum()), sum(pack.size_bytes for pack in packs))
+        manifest = Manifest(
+            facts=replace(backup_facts, file_count=len(files.size)),
+            files=files,
+            block_map=block_map,
+            packs=packs,
+            relations=relations,
+            config_files=copy.config_files,
+            control=copy.control,
+        )
+        self._tell(Step(text="writing the manifest"))
+        manifest_bytes = self._catalog.commit(self._label, manifest, summarize(manifest.facts, str(first), str(last)))
+        return BackupResult(
+            facts=manifest.facts,
+            first_segment=str(first),
+            last_segment=str(last),
+            pack_count=len(packs),
+            manifest_bytes=manifest_bytes,
+            vanished_count=len(copy.listing.size) - len(files.size),
+            total_seconds=self._clock.monotonic() - began,
+            copy_seconds=copy.seconds,
+        )
+
+    def _read_relations(self, facts: ServerFacts) -> tuple[bytes, RelationNames]:
+        """The names of relations, as lines of the manifest and by file for messages about damaged pages."""
+        owner = find_owner_name(self._settings.data_directory)
+        lines: list[bytes] = []
+        names: RelationNames = {}
+
+        def open_database(name: str) -> Connection:
+            return connect(self._settings.conninfo, os_user=owner, dbname=name)
+
+        for one in list_relations(open_database, facts.databases, self._tell):
+            key = (one.tablespace_oid, one.database_oid, one.filenode)
+            lines.append(render_relation((one.database_oid, one.database, *key[::2], one.schema, one.name, one.kind)))
+            names[key] = f"{one.database}.{one.schema}.{one.name}" if one.database else f"{one.schema}.{one.name}"
+        return b"".join(lines), names
+
+    def _facts(self, copy: _Copy, bad_pages: tuple[BadPage, ...], total: int, stored: int) -> BackupFacts:
+        facts, control = copy.facts, parse_control(copy.control)
+        return BackupFacts(
+            label=self._label,
+            cluster=self._settings.cluster,
+            system_identifier=facts.system_identifier,
+            server_version_num=facts.version_num,
+            catalog_version=control.catalog_version,
+            control_version=control.control_version,
+            block_size=facts.block_size,
+            segment_blocks=facts.segment_size // facts.block_size,
+            wal_segment_size=facts.wal_segment_size,
+            data_checksums=facts.data_checksums,
+            timeline=copy.backup.timeline,
+            start_lsn=copy.backup.start_lsn,
+            stop_lsn=copy.stopped.stop_lsn,
+            started_at=facts.probed,
+            stopped_at=copy.stopped_at,
+            from_standby=facts.in_recovery,
+            method="local",
+            changes="full",
+            parent=None,
+            host=read_own_identity().host,
+            data_directory=facts.data_directory,
+            written_by=f"pghaven {pghaven.__version__}",
+            backup_label=copy.stopped.label_file,
+            tablespace_map=copy.stopped.tablespace_map,
+            tablespaces=tuple(
+                Tablespace(oid=tablespace.oid, name=tablespace.name, path=tablespace.path)
+                for tablespace in facts.tablespaces
+            ),
+            owners=tuple(name_owner(uid, gid) for uid, gid in copy.listing.owners),
+            links=tuple(copy.listing.links),
+            bad_pages=bad_pages,
+            file_count=0,
+            total_bytes=total,
+            stored_bytes=stored,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Copy:
+    """Everything that was read, once the backup is stopped."""
+
+    facts: ServerFacts
+    backup: OpenBackup
+    stopped: StoppedBackup
+    stopped_at: datetime
+    listing: Listing
+    collector: Collector
+    control: bytes
+    config_files: tuple[ConfigFile, ...]
+    seconds: float
+
+
+_Crew = Crew[ReadJob, ReadResult | WorkerPacks]
+
+
+@contextmanager
+def _connected(settings: BackupSettings) -> Iterator[Connection]:
+    connection = connect(settings.conninfo, os_user=find_owner_name(settings.data_directory))
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def summarize(facts: BackupFacts, first_segment: str, last_segment: str) -> dict[str, Any]:
+    """What the decision carries of a backup, so that listing and choosing one need no manifest."""
+    return {
+        "system_identifier": str(facts.system_identifier),
+        "server_version_num": facts.server_version_num,
+        "wal_segment_size": facts.wal_segment_size,
+        "timeline": int(facts.timeline),
+        "start_lsn": str(facts.start_lsn),
+        "stop_lsn": str(facts.stop_lsn),
+        "started_at": render_time_utc(facts.started_at),
+        "stopped_at": render_time_utc(facts.stopped_at),
+        "from_standby": facts.from_standby,
+        "method": facts.method,
+        "changes": facts.changes,
+        "parent": facts.parent,
+        "host": facts.host,
+        "first_segment": first_segment,
+        "last_segment": last_segment,
+        "file_count": facts.file_count,
+        "total_bytes": facts.total_bytes,
+        "stored_bytes": facts.stored_bytes,
+        "bad_pages": len(facts.bad_pages),
+    }

@@ -1,0 +1,220 @@
+"""A cluster's backups in the repository: intents, manifests and the decision key.
+
+The one idea: a backup exists if and only if its decision says "commit", and exactly one of "commit" and "abandon" can
+ever be written, because the decision is created by put-if-absent. Clocks, pauses, retries and lost answers cannot make
+two of it. Everything else here (who seems alive, who waits) saves work and carries no safety.
+
+    intent → packs → manifest → decision            written in this order, read in the reverse one
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from pghaven.errors import Cancelled, Damaged, NotFound, ObjectExists, ObjectMissing
+from pghaven.repository import layout
+from pghaven.repository.container import Kind
+from pghaven.repository.manifest import Manifest, parse_manifest, render_manifest
+from pghaven.repository.pack import PackPlace
+from pghaven.repository.repository import Repository
+from pghaven.units import parse_time_utc, render_time_utc
+
+
+class BackupState(StrEnum):
+    UNDECIDED = "undecided"
+    COMMITTED = "committed"
+    ABANDONED = "abandoned"
+    RETIRED = "retired"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intent:
+    """Who is making a backup. ``boot_id`` and ``process_start`` tell a process from a later one with its number."""
+
+    host: str
+    boot_id: str
+    process: int
+    process_start: str
+    started_at: datetime
+    system_identifier: int
+    timeline: int
+    start_lsn: str
+    parent: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupEntry:
+    """One backup as the catalog knows it. ``summary`` is what the decision carries: ``list`` needs no manifest."""
+
+    label: str
+    state: BackupState
+    intent: Intent | None
+    last_sign: datetime | None
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    manifest_hash: str | None = None
+    reason: str | None = None
+
+
+class BackupCatalog:
+    """The backups of one cluster name in one repository."""
+
+    def __init__(self, repository: Repository, cluster: str) -> None:
+        self._repository = repository
+        self.cluster = cluster
+
+    @property
+    def repository(self) -> Repository:
+        return self._repository
+
+    @property
+    def pack_place(self) -> PackPlace:
+        repository = self._repository
+        return PackPlace(
+            store=repository.store, repository_id=repository.id, cluster=self.cluster, keyring=repository.keyring
+        )
+
+    def _name(self, label: str, part: str) -> str:
+        return layout.backup_object_name(self.cluster, label, part)
+
+    # -- writing ----------------------------------------------------------------------------------------------------
+
+    def announce(self, label: str, intent: Intent) -> None:
+        """Write the intent. Raises ObjectExists when the label is taken."""
+        body = {
+            "host": intent.host,
+            "boot_id": intent.boot_id,
+            "process": intent.process,
+            "process_start": intent.process_start,
+            "started_at": render_time_utc(intent.started_at),
+            "system_identifier": str(intent.system_identifier),
+            "timeline": intent.timeline,
+            "start_lsn": intent.start_lsn,
+            "parent": intent.parent,
+        }
+        self._repository.create_document(self._name(label, "intent"), body)
+
+    def sign_of_life(self, label: str, number: int) -> None:
+        """Say once more that the writer lives; ``number`` counts up from 1."""
+        self._repository.create_document(self._name(label, f"alive/{number:08d}"), {"number": number})
+
+    def commit(self, label: str, manifest: Manifest, summary: Mapping[str, Any]) -> int:
+        """Make the backup exist: manifest, then decision; returns the manifest's stored size in bytes.
+
+        Raises Cancelled when a collector has abandoned it.
+        """
+        repository = self._repository
+        name = self._name(label, "manifest")
+        finished = render_manifest(manifest, context=repository.context(name).encode(), keyring=repository.keyring)
+        try:
+            repository.create_container(name, finished)
+        except ObjectExists:
+            if repository.read_container(name, Kind.MANIFEST).index.hash != finished.hash:
+                raise
+            repository.store.confirm(name)
+        body = {
+            "decision": "commit",
+            "manifest": finished.hash.hex(),
+            "manifest_bytes": finished.size_bytes,
+            "summary": dict(summary),
+        }
+        self._decide(label, body)
+        return finished.size_bytes
+
+    def abandon(self, label: str, reason: str) -> bool:
+        """Decide that this backup will never be. False when it was committed first."""
+        body = {"decision": "abandon", "reason": reason}
+        try:
+            self._repository.create_document(self._name(label, "decision"), body)
+        except ObjectExists:
+            return bool(self._repository.read_document(self._name(label, "decision"))["decision"] == "abandon")
+        return True
+
+    def _decide(self, label: str, body: Mapping[str, Any]) -> None:
+        try:
+            self._repository.create_document(self._name(label, "decision"), body)
+        except ObjectExists:
+            other = self._repository.read_document(self._name(label, "decision"))
+            raise Cancelled(
+                f'backup "{label}" was given up by another process before it was finished: {other.get("reason")}',
+                hint="Run the backup again.",
+            ) from None
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    def list_entries(self) -> tuple[BackupEntry, ...]:
+        """Every backup ever begun here that has not been collected, oldest first by when it was started."""
+        parts: dict[str, dict[str, datetime]] = {}
+        prefix = layout.backups_prefix(self.cluster)
+        for info in self._repository.store.list(prefix):
+            label, _, part = info.name.removeprefix(prefix).partition("/")
+            parts.setdefault(label, {})[part] = info.modified
+        entries = [self._read_entry(label, found) for label, found in parts.items()]
+        return tuple(sorted(entries, key=_started))
+
+    def list_committed(self) -> tuple[BackupEntry, ...]:
+        """The backups there are, oldest first."""
+        return tuple(entry for entry in self.list_entries() if entry.state is BackupState.COMMITTED)
+
+    def _read_entry(self, label: str, parts: Mapping[str, datetime]) -> BackupEntry:
+        intent = self._read_intent(label) if "intent" in parts else None
+        state, summary, manifest_hash, reason = BackupState.UNDECIDED, {}, None, None
+        if "decision" in parts:
+            decision = self._repository.read_document(self._name(label, "decision"))
+            if decision["decision"] == "commit":
+                state = BackupState.RETIRED if "retire" in parts else BackupState.COMMITTED
+                summary, manifest_hash = decision["summary"], str(decision["manifest"])
+            else:
+                state, reason = BackupState.ABANDONED, str(decision["reason"])
+        return BackupEntry(
+            label=label,
+            state=state,
+            intent=intent,
+            last_sign=max(parts.values(), default=None),
+            summary=summary,
+            manifest_hash=manifest_hash,
+            reason=reason,
+        )
+
+    def _read_intent(self, label: str) -> Intent | None:
+        try:
+            body = self._repository.read_document(self._name(label, "intent"))
+        except ObjectMissing:
+            return None
+        return Intent(
+            **{
+                **body,
+                "system_identifier": int(body["system_identifier"]),
+                "started_at": parse_time_utc(body["started_at"]),
+            }
+        )
+
+    def find_entry(self, label: str) -> BackupEntry:
+        """The committed backup of this label or unique beginning of one. Raises NotFound saying what there is."""
+        entries = self.list_committed()
+        matches = [entry for entry in entries if entry.label.startswith(label)]
+        exact = [entry for entry in matches if entry.label == label]
+        if len(matches) == 1 or exact:
+            return (exact or matches)[0]
+        there = ", ".join(entry.label for entry in entries[-5:]) or "none"
+        what = "more than one backup begins with" if matches else "there is no backup"
+        raise NotFound(f'{what} "{label}" of cluster "{self.cluster}"', hint=f"Newest backups: {there}.")
+
+    def load_manifest(self, entry: BackupEntry) -> Manifest:
+        """The proven manifest of a committed backup. Raises Damaged naming it, ObjectMissing."""
+        name = self._name(entry.label, "manifest")
+        container = self._repository.read_container(name, Kind.MANIFEST)
+        try:
+            if container.index.hash.hex() != entry.manifest_hash:
+                raise Damaged("it is not the manifest that the backup's decision names")  # noqa: TRY301
+            return parse_manifest(container)
+        except Damaged as error:
+            raise Damaged(f'"{name}" is damaged: {error.message}') from error
+
+
+def _started(entry: BackupEntry) -> tuple[str, str]:
+    moment = entry.intent.started_at if entry.intent else entry.last_sign
+    return (render_time_utc(moment) if moment else "", entry.label)

@@ -1,0 +1,60 @@
+"""Compression of one frame: zstd, or stored as it is when that is not smaller.
+
+The one idea: a frame's plain length is known before it is decompressed, so a decompression bomb cannot grow past it.
+"""
+
+from __future__ import annotations
+
+import sys
+from enum import IntEnum
+
+from pghaven.errors import Damaged
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Codec(IntEnum):
+    """How a frame's bytes are stored; the numbers are part of the format."""
+
+    STORED = 0
+    ZSTD = 1
+
+
+class Compressor:
+    """One reusable zstd context: at 1 MiB a frame, making a new one each time costs more than it looks."""
+
+    def __init__(self, level: int) -> None:
+        self._zstd = zstd.ZstdCompressor(level=level)
+
+    def compress(self, plain: Buffer) -> tuple[Codec, bytes]:
+        packed = self._zstd.compress(plain, zstd.ZstdCompressor.FLUSH_FRAME)
+        if len(packed) < len(plain):
+            return Codec.ZSTD, packed
+        return Codec.STORED, bytes(plain)
+
+
+def decompress(codec: int, stored: Buffer, plain_length: int) -> Buffer:
+    """The plain bytes of one frame. Raises Damaged when they are not ``plain_length`` long or not zstd."""
+    if codec == Codec.STORED:
+        plain: Buffer = stored
+    elif codec == Codec.ZSTD:
+        decompressor = zstd.ZstdDecompressor()
+        try:
+            plain = decompressor.decompress(stored, max_length=plain_length)
+        except zstd.ZstdError as error:
+            raise Damaged(f"zstd could not decompress it: {error}") from error
+        # max_length may be reached before zstd has read its end mark: nothing may follow but that.
+        if not decompressor.eof and (decompressor.decompress(b"", max_length=1) or not decompressor.eof):
+            raise Damaged("it decompresses to more than its index says")
+        if decompressor.unused_data:
+            raise Damaged("bytes follow its zstd frame")
+    else:
+        raise Damaged(f"its compression method {codec} is not known")
+    if len(plain) != plain_length:
+        raise Damaged(f"it has {len(plain)} plain bytes where its index says {plain_length}")
+    return plain

@@ -1,0 +1,86 @@
+"""The names of all objects in a repository: the authority on where everything lies.
+
+The one idea: no two names differ only in case, none depends on a clock for its meaning, and every cluster's objects
+share one prefix. WAL lies under its cluster's system identifier, because a cluster that was upgraded with pg_upgrade
+starts again at timeline 1 and would reuse names.
+"""
+
+from __future__ import annotations
+
+import re
+
+from pghaven.errors import UsageError
+
+DESCRIPTOR = "pghaven.json"
+_CLUSTER_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+
+
+def check_cluster_name(name: str) -> str:
+    """The name itself, or UsageError saying what names look like."""
+    if not _CLUSTER_NAME.fullmatch(name):
+        raise UsageError(
+            f'"{name}" cannot be the name of a cluster',
+            hint="Use 1 to 63 lower-case letters, digits, hyphens and underscores, beginning with a letter or digit.",
+        )
+    return name
+
+
+def cluster_prefix(cluster: str) -> str:
+    return f"clusters/{cluster}/"
+
+
+def lineage_name(cluster: str, system_identifier: int) -> str:
+    return f"clusters/{cluster}/lineages/{system_identifier}.json"
+
+
+def lineages_prefix(cluster: str) -> str:
+    return f"clusters/{cluster}/lineages/"
+
+
+def packs_prefix(cluster: str) -> str:
+    return f"clusters/{cluster}/packs/"
+
+
+def pack_name(cluster: str, pack_id: bytes) -> str:
+    text = pack_id.hex()
+    return f"clusters/{cluster}/packs/{text[:2]}/{text}"
+
+
+def backups_prefix(cluster: str) -> str:
+    return f"clusters/{cluster}/backups/"
+
+
+def backup_object_name(cluster: str, label: str, part: str) -> str:
+    """``part`` is intent, manifest, decision or retire, or alive/<n>."""
+    return f"clusters/{cluster}/backups/{label}/{part}"
+
+
+def wal_prefix(cluster: str, system_identifier: int) -> str:
+    return f"clusters/{cluster}/wal/{system_identifier}/"
+
+
+def wal_timeline_prefix(cluster: str, system_identifier: int, timeline_hex8: str) -> str:
+    return f"clusters/{cluster}/wal/{system_identifier}/{timeline_hex8}/"
+
+
+def wal_object_name(cluster: str, system_identifier: int, file_name: str) -> str:
+    """Where a file that PostgreSQL archives lies.
+
+    Segments and what belongs to one (``.partial``, ``.backup``) are spread over one folder for each 4 GiB of WAL,
+    so that no folder grows without bound; history files lie beside those folders.
+    """
+    prefix = wal_prefix(cluster, system_identifier)
+    if re.match(r"[0-9A-F]{24}", file_name):
+        return f"{prefix}{file_name[:8]}/{file_name[8:16]}/{file_name}"
+    if re.match(r"[0-9A-F]{8}\.history$", file_name):
+        return f"{prefix}{file_name[:8]}/{file_name}"
+    return f"{prefix}other/{file_name}"
+
+
+def quarantine_name(cluster: str, system_identifier: int, file_name: str, plain_hash: str) -> str:
+    """Where WAL goes that its timeline's own history has left behind; the hash keeps rivals apart."""
+    return f"clusters/{cluster}/quarantine/{system_identifier}/{file_name}-{plain_hash[:16]}"
+
+
+def quarantine_prefix(cluster: str) -> str:
+    return f"clusters/{cluster}/quarantine/"

@@ -1,0 +1,378 @@
+"""Manifests: one backup's facts, files and block map, as one object.
+
+The one idea: everything that grows with the cluster is a column (integers of one width, or names joined by NUL), so a
+million files cost tens of megabytes, not gigabytes; what is small and for people is JSON in the container's index.
+A manifest is believed only after ``check``: nothing in it may name a place outside the directory it is restored to.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pghaven.errors import Damaged
+from pghaven.postgres.lsn import Lsn
+from pghaven.postgres.timeline import Timeline
+from pghaven.repository.blockmap import BlockMap, check_block_map
+from pghaven.repository.codec import Compressor
+from pghaven.repository.container import Container, ContainerWriter, FinishedContainer, Kind
+from pghaven.repository.pack import PackRef
+from pghaven.repository.seal import Keyring
+from pghaven.units import parse_time_utc, render_time_utc
+
+# Set for files whose pages carry checksums that were verified while they were read.
+FLAG_PAGES_VERIFIED = 1
+
+_MANIFEST_LEVEL = 6
+_COLUMN_TYPES: dict[str, str] = {
+    "directory_mode": "<u2",
+    "file_directory": "<u4",
+    "file_size": "<u8",
+    "file_mode": "<u2",
+    "file_mtime": "<i8",
+    "file_owner": "<u2",
+    "file_flags": "<u1",
+    "file_runs": "<u4",
+    "run_length": "<u8",
+    "run_pack": "<u4",
+    "run_offset": "<u8",
+    "pack_size": "<u8",
+    "pack_tail": "<u4",
+    "pack_plain": "<u8",
+}
+_BLOBS = ("directories", "file_names", "pack_ids", "relations", "config_contents", "control")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tablespace:
+    """A tablespace as the server knew it; ``path`` is where ``pg_tblspc/<oid>`` pointed."""
+
+    oid: int
+    name: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigFile:
+    """A configuration file that lies outside the data directory; ``role`` is config, hba, ident or include."""
+
+    role: str
+    path: str
+    mode: int
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BadPage:
+    """A page whose checksum was wrong on every reading and that WAL replay will not write anew."""
+
+    path: str
+    block: int
+    lsn: str
+    relation: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupFacts:
+    """What a backup is, apart from its files. Sizes in bytes; moments in UTC by the server's clock."""
+
+    label: str
+    cluster: str
+    system_identifier: int
+    server_version_num: int
+    catalog_version: int
+    control_version: int
+    block_size: int
+    segment_blocks: int
+    wal_segment_size: int
+    data_checksums: bool
+    timeline: Timeline
+    start_lsn: Lsn
+    stop_lsn: Lsn
+    started_at: datetime
+    stopped_at: datetime
+    from_standby: bool
+    method: str
+    changes: str
+    parent: str | None
+    host: str
+    data_directory: str
+    written_by: str
+    backup_label: str
+    tablespace_map: str | None
+    tablespaces: tuple[Tablespace, ...]
+    owners: tuple[tuple[str, str], ...]
+    links: tuple[tuple[str, str], ...]
+    bad_pages: tuple[BadPage, ...]
+    file_count: int
+    total_bytes: int
+    stored_bytes: int
+
+    @property
+    def major(self) -> int:
+        return self.server_version_num // 10000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileColumns:
+    """The files of a backup, ordered by directory and name. ``names`` and ``directories`` are bytes, as on disk.
+
+    Paths are relative to the data directory; tablespaces appear as ``pg_tblspc/<oid>/…``.
+    """
+
+    directories: Sequence[bytes]
+    directory_mode: npt.NDArray[np.uint16]
+    names: Sequence[bytes]
+    directory: npt.NDArray[np.uint32]
+    size: npt.NDArray[np.uint64]
+    mode: npt.NDArray[np.uint16]
+    mtime_ns: npt.NDArray[np.int64]
+    owner: npt.NDArray[np.uint16]
+    flags: npt.NDArray[np.uint8]
+
+    def path(self, number: int) -> bytes:
+        directory = self.directories[self.directory[number]]
+        name = self.names[number]
+        return directory + b"/" + name if directory else name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    facts: BackupFacts
+    files: FileColumns
+    block_map: BlockMap
+    packs: tuple[PackRef, ...]
+    relations: bytes  # JSON lines: [database oid, database, tablespace oid, file node, schema, name, kind]
+    config_files: tuple[ConfigFile, ...]
+    control: bytes  # global/pg_control: read last, restored last
+
+
+def render_manifest(manifest: Manifest, *, context: bytes, keyring: Keyring) -> FinishedContainer:
+    """The stored form of a manifest."""
+    files, block_map, packs = manifest.files, manifest.block_map, manifest.packs
+    columns: dict[str, npt.NDArray[Any]] = {
+        "directory_mode": files.directory_mode,
+        "file_directory": files.directory,
+        "file_size": files.size,
+        "file_mode": files.mode,
+        "file_mtime": files.mtime_ns,
+        "file_owner": files.owner,
+        "file_flags": files.flags,
+        "file_runs": block_map.runs_of_file,
+        "run_length": block_map.length,
+        "run_pack": block_map.pack,
+        "run_offset": block_map.offset,
+        "pack_size": np.array([pack.size_bytes for pack in packs], np.uint64),
+        "pack_tail": np.array([pack.tail_bytes for pack in packs], np.uint32),
+        "pack_plain": np.array([pack.plain_length for pack in packs], np.uint64),
+    }
+    blobs: dict[str, bytes] = {
+        "directories": b"".join(name + b"\0" for name in files.directories),
+        "file_names": b"".join(name + b"\0" for name in files.names),
+        "pack_ids": b"".join(pack.id for pack in packs),
+        "relations": manifest.relations,
+        "config_contents": b"".join(file.content for file in manifest.config_files),
+        "control": manifest.control,
+    }
+    writer = ContainerWriter(Kind.MANIFEST, context, keyring, Compressor(_MANIFEST_LEVEL))
+    described: dict[str, list[int]] = {}
+    for name, dtype in _COLUMN_TYPES.items():
+        data = _byte_planes(columns[name].astype(dtype, copy=False))
+        described[name] = [writer.plain_length, len(columns[name])]
+        writer.add(data)
+    for name in _BLOBS:
+        described[name] = [writer.plain_length, len(blobs[name])]
+        writer.add(blobs[name])
+    meta = {
+        "facts": _render_facts(manifest.facts),
+        "columns": described,
+        "config_files": [[file.role, file.path, file.mode, len(file.content)] for file in manifest.config_files],
+    }
+    return writer.finish(meta)
+
+
+def _byte_planes(column: npt.NDArray[Any]) -> bytes:
+    """All lowest bytes, then all second ones, …: neighbouring numbers share their high bytes, so zstd likes it."""
+    return np.ascontiguousarray(column.view(np.uint8).reshape(len(column), -1).T).tobytes()
+
+
+def parse_manifest(container: Container) -> Manifest:
+    """A manifest from its stored form, checked. Raises Damaged saying what is wrong with it."""
+    plain = container.read_all()
+    meta = container.meta
+    try:
+        facts = _parse_facts(meta["facts"])
+        described = {str(name): (int(place[0]), int(place[1])) for name, place in meta["columns"].items()}
+        columns = {name: _read_column(plain, described[name], dtype) for name, dtype in _COLUMN_TYPES.items()}
+        blobs = {name: _read_blob(plain, described[name]) for name in _BLOBS}
+        config_files = _parse_config_files(meta["config_files"], blobs["config_contents"])
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise Damaged(f"it is not a backup's manifest ({error!r})") from error
+    packs = _parse_packs(columns, blobs["pack_ids"])
+    files = FileColumns(
+        directories=_split_names(blobs["directories"], len(columns["directory_mode"])),
+        directory_mode=columns["directory_mode"],
+        names=_split_names(blobs["file_names"], len(columns["file_size"])),
+        directory=columns["file_directory"],
+        size=columns["file_size"],
+        mode=columns["file_mode"],
+        mtime_ns=columns["file_mtime"],
+        owner=columns["file_owner"],
+        flags=columns["file_flags"],
+    )
+    block_map = BlockMap(
+        runs_of_file=columns["file_runs"],
+        length=columns["run_length"],
+        pack=columns["run_pack"],
+        offset=columns["run_offset"],
+    )
+    _check_files(facts, files)
+    check_block_map(block_map, files.size, columns["pack_plain"])
+    return Manifest(
+        facts=facts,
+        files=files,
+        block_map=block_map,
+        packs=packs,
+        relations=blobs["relations"],
+        config_files=config_files,
+        control=blobs["control"],
+    )
+
+
+def _read_column(plain: bytes, place: tuple[int, int], dtype: str) -> npt.NDArray[Any]:
+    offset, count = place
+    width = np.dtype(dtype).itemsize
+    if offset < 0 or count < 0 or offset + count * width > len(plain):
+        raise ValueError("a column lies outside the manifest")
+    planes = np.frombuffer(plain, np.uint8, count * width, offset).reshape(width, count)
+    return np.ascontiguousarray(planes.T).view(dtype).reshape(count)
+
+
+def _read_blob(plain: bytes, place: tuple[int, int]) -> bytes:
+    offset, length = place
+    if offset < 0 or length < 0 or offset + length > len(plain):
+        raise ValueError("a column lies outside the manifest")
+    return plain[offset : offset + length]
+
+
+def _split_names(blob: bytes, count: int) -> list[bytes]:
+    names = blob.split(b"\0")
+    if names.pop() != b"" or len(names) != count:
+        raise Damaged("it has another number of names than of files or directories")
+    return names
+
+
+def _parse_packs(columns: Mapping[str, npt.NDArray[Any]], ids: bytes) -> tuple[PackRef, ...]:
+    count = len(columns["pack_size"])
+    if len(ids) != 32 * count or len(columns["pack_tail"]) != count or len(columns["pack_plain"]) != count:
+        raise Damaged("its table of packs is incomplete")
+    return tuple(
+        PackRef(id=ids[32 * i : 32 * i + 32], size_bytes=size, tail_bytes=tail, plain_length=plain)
+        for i, (size, tail, plain) in enumerate(
+            zip(
+                columns["pack_size"].tolist(),
+                columns["pack_tail"].tolist(),
+                columns["pack_plain"].tolist(),
+                strict=True,
+            )
+        )
+    )
+
+
+def _parse_config_files(rows: Sequence[Sequence[Any]], contents: bytes) -> tuple[ConfigFile, ...]:
+    result = []
+    at = 0
+    for role, path, mode, length in rows:
+        result.append(
+            ConfigFile(role=str(role), path=str(path), mode=int(mode) & 0o777, content=contents[at : at + int(length)])
+        )
+        at += int(length)
+    if at != len(contents):
+        raise ValueError("configuration files do not fill their column")
+    return tuple(result)
+
+
+def _check_files(facts: BackupFacts, files: FileColumns) -> None:
+    """Raises Damaged unless all paths stay inside the data directory and the tablespaces it names."""
+    count = len(files.size)
+    for column in (files.directory, files.mode, files.mtime_ns, files.owner, files.flags):
+        if len(column) != count:
+            raise Damaged("its columns of files differ in length")
+    if count and int(files.directory.max()) >= len(files.directories):
+        raise Damaged("a file lies in a directory that is not listed")
+    if count and int(files.owner.max()) >= len(facts.owners):
+        raise Damaged("a file has an owner that is not listed")
+    tablespaces = {b"%d" % tablespace.oid for tablespace in facts.tablespaces}
+    seen: set[bytes] = set()
+    for path in files.directories:
+        _check_directory(path, tablespaces)
+        seen.add(path)
+    if len(seen) != len(files.directories):
+        raise Damaged("a directory is listed twice")
+    for path in files.directories:
+        parent = path.rpartition(b"/")[0]
+        if path and parent not in seen:
+            raise Damaged(f'directory "{_show(path)}" lies in one that is not listed')
+    previous = (-1, b"")
+    for number, name in enumerate(files.names):
+        if not name or name in (b".", b"..") or b"/" in name:
+            raise Damaged(f'"{_show(name)}" cannot be the name of a file')
+        place = (int(files.directory[number]), name)
+        if place <= previous or files.path(number) in seen:
+            raise Damaged(f'"{_show(files.path(number))}" is listed twice or out of order')
+        previous = place
+
+
+def _check_directory(path: bytes, tablespaces: set[bytes]) -> None:
+    if not path:
+        return
+    parts = path.split(b"/")
+    if any(part in (b"", b".", b"..") for part in parts):
+        raise Damaged(f'"{_show(path)}" cannot be a directory of a backup')
+    if parts[0] == b"pg_tblspc" and len(parts) > 1 and parts[1] not in tablespaces:
+        raise Damaged(f'"{_show(path)}" belongs to no tablespace of this backup')
+
+
+def _show(path: bytes) -> str:
+    return path.decode("utf-8", "backslashreplace")
+
+
+def _render_facts(facts: BackupFacts) -> dict[str, Any]:
+    body = asdict(facts)
+    for name, value in body.items():
+        if isinstance(value, Lsn):
+            body[name] = str(value)
+        elif isinstance(value, datetime):
+            body[name] = render_time_utc(value)
+    body["timeline"] = int(facts.timeline)
+    body["system_identifier"] = str(facts.system_identifier)
+    return body
+
+
+def _parse_facts(body: Mapping[str, Any]) -> BackupFacts:
+    values: dict[str, Any] = {field.name: body[field.name] for field in fields(BackupFacts)}
+    for name in ("start_lsn", "stop_lsn"):
+        values[name] = Lsn.parse(values[name])
+    for name in ("started_at", "stopped_at"):
+        values[name] = parse_time_utc(values[name])
+    values["timeline"] = Timeline(values["timeline"])
+    values["system_identifier"] = int(values["system_identifier"])
+    values["tablespaces"] = tuple(Tablespace(**row) for row in values["tablespaces"])
+    values["bad_pages"] = tuple(BadPage(**row) for row in values["bad_pages"])
+    for name in ("owners", "links"):
+        values[name] = tuple((str(first), str(second)) for first, second in values[name])
+    for field in fields(BackupFacts):
+        if field.type in ("int", "str", "bool") and type(values[field.name]).__name__ != field.type:
+            raise TypeError(f"{field.name} is not of type {field.type}")
+    return BackupFacts(**values)
+
+
+def render_relation(row: Sequence[int | str]) -> bytes:
+    """One line of a manifest's ``relations``."""
+    return json.dumps(row, separators=(",", ":")).encode() + b"\n"

@@ -1,0 +1,178 @@
+"""Packs: immutable containers of data, named by their own hash.
+
+The one idea: a writer appends frames and learns at once where they lie (pack number, offset in the pack's plain
+bytes); the pack's name exists only when it is finished. A reader proves the pack's index from the name alone, then
+fetches just the frames it needs, in few large ranges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from pghaven.errors import Damaged, ObjectExists
+from pghaven.repository import layout
+from pghaven.repository.codec import Buffer, Compressor
+from pghaven.repository.container import ContainerWriter, FinishedContainer, Index, Kind, parse_tail
+from pghaven.repository.seal import Keyring
+from pghaven.store.api import Store
+
+# Large enough that an object store is asked once in 32 MiB, small enough that two (one being filled, one being
+# stored) fit in each worker's memory.
+PACK_BYTES = 32 << 20
+# Frames nearer than this to each other are fetched in one range: below it a request costs more than the bytes.
+_GAP_BYTES_MAX = 256 << 10
+_RANGE_BYTES_MAX = 8 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackRef:
+    """What a manifest knows of a pack: enough to fetch and prove its index in one request."""
+
+    id: bytes
+    size_bytes: int
+    tail_bytes: int
+    plain_length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackPlace:
+    """Where packs of one cluster go to and come from."""
+
+    store: Store
+    repository_id: str
+    cluster: str
+    keyring: Keyring
+
+    @property
+    def context(self) -> bytes:
+        # A pack's name follows from its contents, so the context holds all of the name but that.
+        return f"{self.repository_id}/{layout.packs_prefix(self.cluster)}".encode()
+
+    def name(self, pack_id: bytes) -> str:
+        return layout.pack_name(self.cluster, pack_id)
+
+
+class PackWriter:
+    """Fills packs one after another and stores each in the background while the next is filled.
+
+    Memory: twice ``pack_bytes``. Leave by ``close``, which returns when all packs are durable, or by ``abort``.
+    """
+
+    def __init__(self, place: PackPlace, *, level: int, pack_bytes: int = PACK_BYTES) -> None:
+        self._place = place
+        self._pack_bytes = pack_bytes
+        self._compressor = Compressor(level)
+        self._container: ContainerWriter | None = None
+        self._stored: list[PackRef] = []
+        self._thread = ThreadPoolExecutor(1, "pack")
+        self._pending: Future[PackRef] | None = None
+        self._sequence = 0
+
+    def append(self, frame: Buffer) -> tuple[int, int]:
+        """Add one frame (1 … 1 MiB); returns (number of the pack, offset in its plain bytes)."""
+        container = self._container
+        if container is not None and container.stored_length >= self._pack_bytes:
+            self._finish()
+            container = None
+        if container is None:
+            place = self._place
+            container = ContainerWriter(Kind.PACK, place.context, place.keyring, self._compressor)
+            self._container = container
+        offset = container.plain_length
+        container.add_frame(frame)
+        return self._sequence, offset
+
+    def close(self) -> tuple[PackRef, ...]:
+        """Store what is left; returns all packs in the order of their numbers, all of them durable."""
+        if self._container is not None:
+            self._finish()
+        self._collect()
+        self._thread.shutdown()
+        return tuple(self._stored)
+
+    def abort(self) -> None:
+        """Stop without storing what is left; packs already stored stay, for a collector."""
+        self._thread.shutdown(cancel_futures=True)
+
+    def _finish(self) -> None:
+        assert self._container is not None
+        finished = self._container.finish({})
+        self._container = None
+        self._sequence += 1
+        self._collect()
+        self._pending = self._thread.submit(_store_pack, self._place, finished)
+
+    def _collect(self) -> None:
+        if self._pending is not None:
+            self._stored.append(self._pending.result())
+            self._pending = None
+
+
+def _store_pack(place: PackPlace, finished: FinishedContainer) -> PackRef:
+    name = place.name(finished.hash)
+    try:
+        place.store.create(name, finished.content)
+    except ObjectExists:
+        # The name is the hash of what it holds: the same pack is there already, from a lost answer or an earlier
+        # try. It must be whole and durable before anything may rely on it.
+        if place.store.read(name) != b"".join(finished.content):
+            raise Damaged(f'pack "{name}" is in the store with other contents') from None
+        place.store.confirm(name)
+    return PackRef(
+        id=finished.hash,
+        size_bytes=finished.size_bytes,
+        tail_bytes=finished.tail_bytes,
+        plain_length=finished.plain_length,
+    )
+
+
+def load_pack_index(place: PackPlace, ref: PackRef) -> Index:
+    """The proven index of a pack, in one request. Raises Damaged naming the pack, ObjectMissing."""
+    name = place.name(ref.id)
+    tail = place.store.read_range(name, ref.size_bytes - ref.tail_bytes, ref.tail_bytes)
+    try:
+        index = parse_tail(
+            tail, size_bytes=ref.size_bytes, kind=Kind.PACK, context=place.context, keyring=place.keyring
+        )
+        if index.hash != ref.id:
+            raise Damaged("its contents belong to another pack")  # noqa: TRY301
+    except Damaged as error:
+        raise Damaged(f'pack "{name}" is damaged: {error.message}') from error
+    return index
+
+
+def iter_pack_frames(
+    place: PackPlace, ref: PackRef, index: Index, frames: Iterable[int]
+) -> Iterator[tuple[int, Buffer]]:
+    """The plain bytes of these frames (numbers in increasing order), each proven, fetched in large ranges.
+
+    Raises Damaged naming the pack and the frame.
+    """
+    name = place.name(ref.id)
+    for first, last, wanted in _coalesce(index, frames):
+        start = index.stored_offsets[first]
+        length = index.stored_offsets[last] + index.stored_lengths[last] - start
+        data = memoryview(place.store.read_range(name, start, length))
+        for number in wanted:
+            at = index.stored_offsets[number] - start
+            try:
+                yield number, index.open_frame(number, data[at : at + index.stored_lengths[number]])
+            except Damaged as error:
+                raise Damaged(f'pack "{name}": {error.message}') from error
+
+
+def _coalesce(index: Index, frames: Iterable[int]) -> Iterator[tuple[int, int, list[int]]]:
+    wanted: list[int] = []
+    for number in frames:
+        if wanted:
+            end = index.stored_offsets[wanted[-1]] + index.stored_lengths[wanted[-1]]
+            gap = index.stored_offsets[number] - end
+            span = index.stored_offsets[number] + index.stored_lengths[number] - index.stored_offsets[wanted[0]]
+            if gap > _GAP_BYTES_MAX or span > _RANGE_BYTES_MAX:
+                yield wanted[0], wanted[-1], wanted
+                wanted = []
+        wanted.append(number)
+    if wanted:
+        yield wanted[0], wanted[-1], wanted

@@ -1,0 +1,189 @@
+"""A repository: opened from a store, handing out its clusters' parts. The one place where objects get their context.
+
+The one idea: every object is bound to this repository's id and to its own name, so this module is the only way in or
+out for documents and containers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pghaven
+from pghaven.clock import SYSTEM_CLOCK, Clock
+from pghaven.errors import Damaged, NotFound, ObjectExists, ObjectMissing, Refused
+from pghaven.repository import layout
+from pghaven.repository.container import Container, FinishedContainer, Kind
+from pghaven.repository.descriptor import Descriptor, parse_descriptor, render_descriptor
+from pghaven.repository.document import parse_document, render_document
+from pghaven.repository.seal import OPEN_KEYRING, Keyring
+from pghaven.store.api import Store
+from pghaven.units import parse_time_utc, render_time_utc
+
+_DESCRIPTOR_CONTEXT = layout.DESCRIPTOR
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lineage:
+    """One life of a cluster: what its WAL and backups belong to, and the sizes they are cut by."""
+
+    system_identifier: int
+    major: int
+    block_size: int
+    segment_blocks: int
+    wal_segment_size: int
+    registered_at: str
+
+
+class Repository:
+    """An open repository. Picklable when its store is, so worker processes can hold one."""
+
+    def __init__(
+        self, store: Store, descriptor: Descriptor, *, clock: Clock = SYSTEM_CLOCK, keyring: Keyring = OPEN_KEYRING
+    ) -> None:
+        self.store = store
+        self.descriptor = descriptor
+        self.clock = clock
+        self.keyring = keyring
+
+    @property
+    def id(self) -> str:
+        return self.descriptor.repository_id
+
+    def context(self, name: str) -> str:
+        """What an object is bound to."""
+        return f"{self.id}/{name}"
+
+    def create_document(self, name: str, body: Mapping[str, Any]) -> None:
+        """Store a document under a free name. The same body again is success (a lost answer); raises ObjectExists
+        when the name holds another body."""
+        data = render_document(self.context(name), body)
+        try:
+            self.store.create(name, [data])
+        except ObjectExists:
+            if self.store.read(name) != data:
+                raise
+            self.store.confirm(name)
+
+    def read_document(self, name: str) -> dict[str, Any]:
+        """Raises ObjectMissing, Damaged."""
+        data = self.store.read(name)
+        try:
+            return parse_document(self.context(name), data)
+        except Damaged as error:
+            raise Damaged(f'"{name}" is damaged: {error.message}') from error
+
+    def create_container(self, name: str, finished: FinishedContainer) -> None:
+        """Store a container made with this name's context. Raises ObjectExists."""
+        self.store.create(name, finished.content)
+
+    def read_container(self, name: str, kind: Kind) -> Container:
+        """Raises ObjectMissing, Damaged."""
+        data = self.store.read(name)
+        try:
+            return Container(data, kind=kind, context=self.context(name).encode(), keyring=self.keyring)
+        except Damaged as error:
+            raise Damaged(f'"{name}" is damaged: {error.message}') from error
+
+    # -- clusters ---------------------------------------------------------------------------------------------------
+
+    def list_clusters(self) -> tuple[str, ...]:
+        return tuple(child.rstrip("/") for child in self.store.list_children("clusters/"))
+
+    def list_lineages(self, cluster: str) -> tuple[Lineage, ...]:
+        """The lives this name has had, oldest first. Empty when the name is not registered."""
+        names = self.store.list_children(layout.lineages_prefix(cluster))
+        found = []
+        for child in names:
+            body = self.read_document(layout.lineages_prefix(cluster) + child)
+            found.append(Lineage(**{**body, "system_identifier": int(body["system_identifier"])}))
+        return tuple(sorted(found, key=lambda lineage: parse_time_utc(lineage.registered_at)))
+
+    def find_lineage(self, cluster: str, system_identifier: int) -> Lineage | None:
+        try:
+            body = self.read_document(layout.lineage_name(cluster, system_identifier))
+        except ObjectMissing:
+            return None
+        return Lineage(**{**body, "system_identifier": int(body["system_identifier"])})
+
+    def require_lineage(self, cluster: str, system_identifier: int) -> Lineage:
+        """The lineage a server or its WAL claims to be of; anything else is refused, naming both sides."""
+        lineage = self.find_lineage(cluster, system_identifier)
+        if lineage is not None:
+            return lineage
+        known = self.list_lineages(cluster)
+        if not known:
+            raise NotFound(
+                f'cluster "{cluster}" is not registered in repository {self.store.url}',
+                hint=f"Register it with: pghaven init {cluster}",
+            )
+        raise Refused(
+            f'system identifier {system_identifier} is not known under the name "{cluster}": '
+            f"the repository knows {', '.join(str(one.system_identifier) for one in known)}",
+            detail="This is another database cluster, or the same one after pg_upgrade or initdb.",
+            hint=f"If it takes over this name, run: pghaven init {cluster} --new-lineage. "
+            "Otherwise give it a name of its own in the configuration.",
+        )
+
+    def register_lineage(self, cluster: str, lineage: Lineage, *, new_lineage: bool) -> bool:
+        """Claim the name for a cluster; False when it was claimed for the same one before.
+
+        Raises Refused when the name belongs to another cluster and ``new_lineage`` does not say to take it over.
+        """
+        layout.check_cluster_name(cluster)
+        if self.find_lineage(cluster, lineage.system_identifier) is not None:
+            return False
+        if self.list_lineages(cluster) and not new_lineage:
+            self.require_lineage(cluster, lineage.system_identifier)
+        body = {
+            "system_identifier": str(lineage.system_identifier),
+            "major": lineage.major,
+            "block_size": lineage.block_size,
+            "segment_blocks": lineage.segment_blocks,
+            "wal_segment_size": lineage.wal_segment_size,
+            "registered_at": lineage.registered_at,
+        }
+        try:
+            self.create_document(layout.lineage_name(cluster, lineage.system_identifier), body)
+        except ObjectExists:
+            return False  # somebody registered the same cluster at the same moment
+        return True
+
+
+def create_repository(store: Store, *, clock: Clock = SYSTEM_CLOCK) -> Repository:
+    """Make a repository at this store, or open the one that is there. Refuses a place that holds other things."""
+    try:
+        return open_repository(store, clock=clock)
+    except NotFound:
+        pass
+    if foreign := store.list_children(""):
+        raise Refused(
+            f"{store.url} is not empty and not a repository: it holds {', '.join(foreign[:3])}",
+            hint="Choose an empty place for the repository.",
+        )
+    descriptor = Descriptor(
+        repository_id=os.urandom(16).hex(),
+        created_at=render_time_utc(clock.now()),
+        created_by=f"pghaven {pghaven.__version__}",
+    )
+    data = render_document(_DESCRIPTOR_CONTEXT, render_descriptor(descriptor))
+    try:
+        store.create(layout.DESCRIPTOR, [data])
+    except ObjectExists:
+        return open_repository(store, clock=clock)
+    return Repository(store, descriptor, clock=clock)
+
+
+def open_repository(store: Store, *, clock: Clock = SYSTEM_CLOCK) -> Repository:
+    """Raises NotFound when there is none, Damaged, Refused when it is too new."""
+    try:
+        data = store.read(layout.DESCRIPTOR)
+    except ObjectMissing:
+        raise NotFound(f"there is no repository at {store.url}", hint="Create it with: pghaven init CLUSTER") from None
+    try:
+        descriptor = parse_descriptor(parse_document(_DESCRIPTOR_CONTEXT, data))
+    except Damaged as error:
+        raise Damaged(f'"{layout.DESCRIPTOR}" at {store.url} is damaged: {error.message}') from error
+    return Repository(store, descriptor, clock=clock)

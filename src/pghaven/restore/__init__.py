@@ -1,0 +1,1 @@
+"""Restoring: target, plan, fetch, recovery settings, hand over."""

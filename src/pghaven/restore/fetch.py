@@ -1,0 +1,214 @@
+"""What a restore's worker process does: read one pack in order and put its pages where they belong.
+
+The one idea: jobs come by pack, not by file, so each pack is read once and each request is large. Paths are opened
+below directories that this restore made itself, component by component without following links, so nothing outside the
+target is ever written, whatever a manifest says.
+"""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from pghaven.errors import NotPermitted, Refused, StoreUnreachable
+from pghaven.repository.pack import PackPlace, PackRef, iter_pack_frames, load_pack_index
+
+_OPEN_FILES_MAX = 128
+_DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchSettings:
+    """``roots`` maps a prefix of relative paths to the directory it is restored to: ``""`` is the data directory,
+    ``pg_tblspc/<oid>`` a tablespace's own place."""
+
+    place: PackPlace
+    roots: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FileTarget:
+    """A file as a worker writes it. ``uid`` is -1 to leave the owner alone."""
+
+    directory: str
+    name: bytes
+    size: int
+    mode: int
+    mtime_ns: int
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True)
+class FetchJob:
+    """One pack and what is needed of it: columns of (index in ``files``, file offset, length, offset in the pack),
+    ordered by the last."""
+
+    pack: PackRef
+    files: tuple[FileTarget, ...]
+    runs: tuple[tuple[int, int, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchResult:
+    written_bytes: int
+
+
+class FetchWorker:
+    """One per worker process."""
+
+    def __init__(self, settings: FetchSettings) -> None:
+        self._place = settings.place
+        self._directories = Directories(settings.roots)
+        self._open: OrderedDict[tuple[str, bytes], int] = OrderedDict()
+
+    def __call__(self, job: FetchJob) -> FetchResult:
+        index = load_pack_index(self._place, job.pack)
+        needed = _needed_frames(job, index.plain_offsets)
+        written = 0
+        for number, plain in iter_pack_frames(self._place, job.pack, index, sorted(needed)):
+            start, end = index.plain_offsets[number], index.plain_offsets[number + 1]
+            view = memoryview(plain)
+            for file, file_offset, length, offset in needed[number]:
+                first, last = max(offset, start), min(offset + length, end)
+                self._write(job.files[file], file_offset + first - offset, view[first - start : last - start])
+                written += last - first
+        return FetchResult(written_bytes=written)
+
+    def close(self) -> None:
+        while self._open:
+            _, fd = self._open.popitem()
+            os.close(fd)
+        self._directories.close()
+
+    def _write(self, file: FileTarget, offset: int, part: memoryview) -> None:
+        try:
+            if len(part) == file.size:
+                self._write_whole(file, part)
+                return
+            fd = self._descriptor(file)
+            while part:
+                done = os.pwrite(fd, part, offset)
+                part, offset = part[done:], offset + done
+        except OSError as error:
+            raise writing_error(error, f"{file.directory}/{os.fsdecode(file.name)}") from error
+
+    def _write_whole(self, file: FileTarget, part: memoryview) -> None:
+        """A file that comes in one piece: most are small, so each system call counts."""
+        fd = os.open(file.name, _FILE_FLAGS | os.O_EXCL, file.mode, dir_fd=self._directories.open(file.directory))
+        try:
+            while part:
+                part = part[os.write(fd, part) :]
+            settle(fd, file)
+        finally:
+            os.close(fd)
+
+    def _descriptor(self, file: FileTarget) -> int:
+        """An open file, kept for the next piece; several workers may write one file."""
+        key = (file.directory, file.name)
+        fd = self._open.get(key)
+        if fd is not None:
+            self._open.move_to_end(key)
+            return fd
+        if len(self._open) >= _OPEN_FILES_MAX:
+            _, oldest = self._open.popitem(last=False)
+            os.close(oldest)
+        fd = os.open(file.name, _FILE_FLAGS, file.mode, dir_fd=self._directories.open(file.directory))
+        self._open[key] = fd
+        os.ftruncate(fd, file.size)
+        if file.uid >= 0:
+            os.fchown(fd, file.uid, file.gid)
+        return fd
+
+
+class Directories:
+    """Open directories below the roots of a restore, reached without following any link below a root."""
+
+    def __init__(self, roots: tuple[tuple[str, str], ...]) -> None:
+        self._roots = dict(roots)
+        self._open: OrderedDict[str, int] = OrderedDict()
+
+    def open(self, relative: str) -> int:
+        """A descriptor of the directory; it stays open until ``close`` or until many others were opened."""
+        fd = self._open.get(relative)
+        if fd is None:
+            if len(self._open) >= _OPEN_FILES_MAX:
+                _, oldest = self._open.popitem(last=False)
+                os.close(oldest)
+            fd = self._open[relative] = self._reach(relative)
+        else:
+            self._open.move_to_end(relative)
+        return fd
+
+    def _reach(self, relative: str) -> int:
+        root = self._roots.get(relative)
+        if root is not None:
+            return os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        parent, _, name = relative.rpartition("/")
+        above = self._reach(parent)
+        try:
+            return os.open(name, _DIRECTORY_FLAGS, dir_fd=above)
+        finally:
+            os.close(above)
+
+    def make(self, relative: str, mode: int, uid: int, gid: int) -> None:
+        """Make one directory; its parent exists. Roots exist already and only get their mode and owner."""
+        if relative not in self._roots:
+            parent, _, name = relative.rpartition("/")
+            above = self._reach(parent)
+            try:
+                os.mkdir(name, mode, dir_fd=above)
+            finally:
+                os.close(above)
+        fd = self._reach(relative)
+        try:
+            os.fchmod(fd, mode)
+            if uid >= 0:
+                os.fchown(fd, uid, gid)
+        finally:
+            os.close(fd)
+
+    def close(self) -> None:
+        while self._open:
+            _, fd = self._open.popitem()
+            os.close(fd)
+
+
+def settle(fd: int, file: FileTarget) -> None:
+    """Give a finished file its owner and its time."""
+    if file.uid >= 0:
+        os.fchown(fd, file.uid, file.gid)
+    os.utime(fd, ns=(file.mtime_ns, file.mtime_ns))
+
+
+def writing_error(error: OSError, path: str) -> Exception:
+    """Our error for a failed write into the target."""
+    if isinstance(error, PermissionError):
+        return NotPermitted(f'could not write "{path}": permission denied')
+    if isinstance(error, FileExistsError):
+        return Refused(f'"{path}" exists already', hint="Somebody else is writing into the target directory.")
+    return StoreUnreachable(
+        f'could not write "{path}": {error.strerror}',
+        hint="The restore is not finished and the directory cannot be started. Make room or mend the disk, "
+        "then run the same command again.",
+    )
+
+
+def _needed_frames(job: FetchJob, plain_offsets: tuple[int, ...]) -> dict[int, list[tuple[int, int, int, int]]]:
+    """The runs that touch each frame; frames that nobody needs are not in it."""
+    needed: dict[int, list[tuple[int, int, int, int]]] = {}
+    for run in job.runs:
+        _file, _file_offset, length, offset = run
+        first = bisect_right(plain_offsets, offset) - 1
+        last = bisect_right(plain_offsets, offset + length - 1) - 1
+        for number in range(first, last + 1):
+            needed.setdefault(number, []).append(run)
+    return needed
+
+
+def open_fetcher(settings: FetchSettings) -> FetchWorker:
+    """What a crew calls once in each worker process."""
+    return FetchWorker(settings)
