@@ -143,7 +143,9 @@ class _Walker:
             if not stat.S_ISREG(found.st_mode) or path == "global/pg_control":
                 continue  # sockets and the like; pg_control is read last of all, by the session itself
             relfile = parse_relfile(name) if relations else None
-            if is_temporary(name) or (relfile is not None and is_unlogged_content(relfile, unlogged)):
+            if relations and is_temporary(name):
+                continue
+            if relfile is not None and is_unlogged_content(relfile, unlogged):
                 continue
             self._take(directory, name, found, relfile)
         return subdirectories
@@ -210,10 +212,14 @@ _SMALL_FILE_BYTES = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class ReadJob:
-    """Parts of files for one worker: columns of (file number, path, offset, length, first block or -1)."""
+    """Work for one worker: a range of one big file, or many whole small ones.
+
+    Each entry is (file number, path, offset, length, first block or -1).
+    """
 
     files: tuple[tuple[int, str, int, int, int], ...]
     size_bytes: int
+    is_range: bool
 
 
 def iter_jobs(listing: Listing, block_size: int) -> Iterator[ReadJob]:
@@ -225,7 +231,7 @@ def iter_jobs(listing: Listing, block_size: int) -> Iterator[ReadJob]:
         for start in range(0, sizes[number], RANGE_BYTES):
             length = min(RANGE_BYTES, sizes[number] - start)
             block = first_block + start // block_size if first_block >= 0 else -1
-            yield ReadJob(((number, path, start, length, block),), length)
+            yield ReadJob(((number, path, start, length, block),), length, is_range=True)
     batch: list[tuple[int, str, int, int, int]] = []
     batch_bytes = batch_room = 0
     for number, size in enumerate(sizes):
@@ -234,13 +240,13 @@ def iter_jobs(listing: Listing, block_size: int) -> Iterator[ReadJob]:
         first_block = listing.first_block[number]
         room = size if first_block < 0 else -(-size // block_size) * block_size  # pages stay aligned in the buffer
         if batch and (batch_room + room > BATCH_BYTES or len(batch) == BATCH_FILES):
-            yield ReadJob(tuple(batch), batch_bytes)
+            yield ReadJob(tuple(batch), batch_bytes, is_range=False)
             batch, batch_bytes, batch_room = [], 0, 0
         batch.append((number, listing.path(number), 0, size, first_block))
         batch_bytes += size
         batch_room += room
     if batch:
-        yield ReadJob(tuple(batch), batch_bytes)
+        yield ReadJob(tuple(batch), batch_bytes, is_range=False)
 
 
 def name_owner(uid: int, gid: int) -> tuple[str, str]:

@@ -80,7 +80,7 @@ class BackupWorker:
 
     def __call__(self, job: ReadJob) -> ReadResult | WorkerPacks:
         reading = _Reading()
-        if len(job.files) == 1 and job.files[0][3] > BATCH_BYTES // 2:
+        if job.is_range:
             self._read_range(reading, job.files[0])
         else:
             self._read_batch(reading, job)

@@ -63,7 +63,7 @@ class FetchWorker:
     def __init__(self, settings: FetchSettings) -> None:
         self._place = settings.place
         self._directories = Directories(settings.roots)
-        self._open: OrderedDict[tuple[str, bytes], int] = OrderedDict()
+        self._open: OrderedDict[tuple[str, bytes], tuple[int, FileTarget]] = OrderedDict()
 
     def __call__(self, job: FetchJob) -> FetchResult:
         index = load_pack_index(self._place, job.pack)
@@ -80,8 +80,7 @@ class FetchWorker:
 
     def close(self) -> None:
         while self._open:
-            _, fd = self._open.popitem()
-            os.close(fd)
+            self._close_oldest()
         self._directories.close()
 
     def _write(self, file: FileTarget, offset: int, part: memoryview) -> None:
@@ -109,19 +108,23 @@ class FetchWorker:
     def _descriptor(self, file: FileTarget) -> int:
         """An open file, kept for the next piece; several workers may write one file."""
         key = (file.directory, file.name)
-        fd = self._open.get(key)
-        if fd is not None:
+        found = self._open.get(key)
+        if found is not None:
             self._open.move_to_end(key)
-            return fd
+            return found[0]
         if len(self._open) >= _OPEN_FILES_MAX:
-            _, oldest = self._open.popitem(last=False)
-            os.close(oldest)
+            self._close_oldest()
         fd = os.open(file.name, _FILE_FLAGS, file.mode, dir_fd=self._directories.open(file.directory))
-        self._open[key] = fd
+        self._open[key] = fd, file
         os.ftruncate(fd, file.size)
         if file.uid >= 0:
             os.fchown(fd, file.uid, file.gid)
         return fd
+
+    def _close_oldest(self) -> None:
+        _, (fd, file) = self._open.popitem(last=False)
+        settle(fd, file)
+        os.close(fd)
 
 
 class Directories:

@@ -1,0 +1,297 @@
+"""Carrying out a restore's plan.
+
+    plan file → directories → files (workers) → configuration, signal, label → everything durable → pg_control
+
+The one idea: ``global/pg_control`` comes last, after everything else has reached the disk, so a directory that a crash
+or a full disk left half done cannot be started; and the plan file, which comes first, says whose it is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from pghaven.clock import SYSTEM_CLOCK, Clock
+from pghaven.errors import NotFound
+from pghaven.events import Listener, Notice, Progress, Step
+from pghaven.repository.blockmap import HOLE, PackRuns, invert
+from pghaven.repository.container import FRAME_BYTES
+from pghaven.repository.manifest import Manifest
+from pghaven.repository.pack import PackPlace
+from pghaven.restore.fetch import (
+    Directories,
+    FetchJob,
+    FetchResult,
+    FetchSettings,
+    FileTarget,
+    open_fetcher,
+    settle,
+    writing_error,
+)
+from pghaven.restore.handover import write_configuration, write_label, write_recovery
+from pghaven.restore.request import PLAN_FILE, RestorePlan, render_plan_file
+from pghaven.runtime.crew import Crew
+from pghaven.runtime.durable import OwnerOf, fsync_directory, sync_filesystem, write_durably
+from pghaven.units import render_size
+
+# Set-user-id bits and the like have no place in a data directory, and the world none either.
+_FILE_MODE_MASK = 0o640
+_DIRECTORY_MODE_MASK = 0o750
+_FLUSH_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreSettings:
+    """``restore_command`` is complete, as the server is to be given it; ``owner`` (uid, gid) is None when we are the
+    owner ourselves."""
+
+    place: PackPlace
+    processes: int
+    restore_command: str
+    owner: tuple[int, int] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreResult:
+    plan: RestorePlan
+    written_bytes: int
+    fetch_seconds: float
+    total_seconds: float
+
+
+def run_restore(
+    plan: RestorePlan, settings: RestoreSettings, listener: Listener, *, clock: Clock = SYSTEM_CLOCK
+) -> RestoreResult:
+    """Restore; the directory is ready to start when this returns, and durable.
+
+    Raises StoreUnreachable for a full disk or a lost repository, Damaged naming the object; then the directory cannot
+    be started, and the same plan can be run again.
+    """
+    began = clock.monotonic()
+    for notice in plan.notices:
+        listener(notice)
+    writer = _Writer(plan, settings, listener)
+    writer.prepare()
+    with _flushing(plan):
+        fetch_began = clock.monotonic()
+        written = writer.fetch()
+        fetch_seconds = clock.monotonic() - fetch_began
+    writer.finish()
+    return RestoreResult(
+        plan=plan, written_bytes=written, fetch_seconds=fetch_seconds, total_seconds=clock.monotonic() - began
+    )
+
+
+def find_owner_ids(manifest: Manifest) -> tuple[int, int] | None:
+    """Who is to own the restored files: as root the owner they had, by name; else None, ourselves.
+
+    Raises NotFound when this host has no such user.
+    """
+    if os.geteuid() != 0 or not manifest.facts.owners:
+        return None
+    import grp
+    import pwd
+
+    user, group = manifest.facts.owners[0]
+    try:
+        return pwd.getpwnam(user).pw_uid, grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise NotFound(
+            f'the backup\'s files belong to "{user}:{group}", which this host does not have',
+            hint="Create them, or run the restore as the user the server is to run as instead of root.",
+        ) from None
+
+
+class _Writer:
+    def __init__(self, plan: RestorePlan, settings: RestoreSettings, listener: Listener) -> None:
+        self._plan = plan
+        self._settings = settings
+        self._tell = listener
+        self._target = plan.request.target_dir
+        self._roots = tuple((root.prefix, root.path) for root in plan.roots)
+        self._uid, self._gid = settings.owner or (-1, -1)
+        self._owner = OwnerOf(uid=self._uid, gid=self._gid) if settings.owner else None
+        self._in_parts: set[int] = set()
+
+    # -- before -----------------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """The plan file and all directories."""
+        plan = self._plan
+        if plan.resumes:
+            self._tell(Step(text="clearing what an unfinished restore left"))
+            for root in plan.roots:
+                _clear(root.path)
+        for root in plan.roots:
+            os.makedirs(root.path, 0o700, exist_ok=True)
+            os.chmod(root.path, 0o700)
+        text = json.dumps(render_plan_file(plan), indent=2) + "\n"
+        write_durably(f"{self._target}/{PLAN_FILE}", text.encode(), 0o600, self._owner)
+        self._make_directories()
+
+    def _make_directories(self) -> None:
+        files = self._plan.manifest.files
+        places = Directories(self._roots)
+        try:
+            for path, mode in zip(files.directories, files.directory_mode.tolist(), strict=True):
+                relative = os.fsdecode(path)
+                places.make(relative, mode & _DIRECTORY_MODE_MASK | 0o700, self._uid, self._gid)
+        except OSError as error:
+            raise writing_error(error, self._target) from error
+        finally:
+            places.close()
+
+    # -- files ------------------------------------------------------------------------------------------------------
+
+    def fetch(self) -> int:
+        """All files but pg_control; returns the bytes written."""
+        plan = self._plan
+        total = plan.manifest.facts.total_bytes
+        self._tell(Step(text=f"restoring {render_size(total)} from {len(plan.manifest.packs)} packs"))
+        settings = FetchSettings(place=self._settings.place, roots=self._roots)
+        done = 0
+
+        def take(result: FetchResult) -> None:
+            nonlocal done
+            done += result.written_bytes
+            self._tell(Progress(phase="restoring", done_bytes=done, total_bytes=total))
+
+        packs = invert(plan.manifest.block_map)
+        self._make_unstored()
+        crew: Crew[FetchJob, FetchResult]
+        with Crew(size=self._settings.processes, setup=open_fetcher, settings=settings) as crew:
+            crew.run(self._iter_jobs(packs), take)
+        self._settle_parts()
+        return done
+
+    def _iter_jobs(self, packs: list[PackRuns]) -> Iterator[FetchJob]:
+        manifest = self._plan.manifest
+        for part in packs:
+            numbers, local = _unique(part.file.tolist())
+            runs = zip(local, part.file_offset.tolist(), part.length.tolist(), part.pack_offset.tolist(), strict=True)
+            yield FetchJob(
+                pack=manifest.packs[part.pack],
+                files=tuple(self._target_of(number) for number in numbers),
+                runs=tuple(runs),
+            )
+
+    def _target_of(self, number: int) -> FileTarget:
+        files = self._plan.manifest.files
+        return FileTarget(
+            directory=os.fsdecode(files.directories[files.directory[number]]),
+            name=files.names[number],
+            size=int(files.size[number]),
+            mode=int(files.mode[number]) & _FILE_MODE_MASK | 0o600,
+            mtime_ns=int(files.mtime_ns[number]),
+            uid=self._uid,
+            gid=self._gid,
+        )
+
+    def _make_unstored(self) -> None:
+        """Files without any stored byte: empty ones, and those that are all zero."""
+        manifest = self._plan.manifest
+        block_map = manifest.block_map
+        files = manifest.files
+        runs = block_map.runs_of_file.tolist()
+        packs = block_map.pack.tolist()
+        places = Directories(self._roots)
+        at = 0
+        try:
+            for number, count in enumerate(runs):
+                stored = any(pack != HOLE for pack in packs[at : at + count])
+                if stored and (count > 1 or files.size[number] > FRAME_BYTES):
+                    self._in_parts.add(number)
+                elif not stored:
+                    file = self._target_of(number)
+                    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+                    fd = os.open(file.name, flags, file.mode, dir_fd=places.open(file.directory))
+                    os.ftruncate(fd, file.size)
+                    settle(fd, file)
+                    os.close(fd)
+                at += count
+        except OSError as error:
+            raise writing_error(error, self._target) from error
+        finally:
+            places.close()
+
+    def _settle_parts(self) -> None:
+        """The times of files that came in several pieces, perhaps from several workers."""
+        places = Directories(self._roots)
+        try:
+            for number in self._in_parts:
+                file = self._target_of(number)
+                times = (file.mtime_ns, file.mtime_ns)
+                os.utime(file.name, ns=times, dir_fd=places.open(file.directory), follow_symlinks=False)
+        finally:
+            places.close()
+
+    # -- after ------------------------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Everything that makes a server of the files; pg_control last."""
+        plan, target = self._plan, self._target
+        for path, leads_to in plan.manifest.facts.links:
+            text = f'"{path}" was a symbolic link to "{leads_to}"; it is restored as what it led to'
+            self._tell(Notice(level="info", code="link", text=text))
+        self._link_tablespaces()
+        write_label(target, plan.manifest, self._owner)
+        write_configuration(target, plan.manifest, self._owner, self._tell)
+        write_recovery(plan, self._settings.restore_command, self._owner)
+        self._tell(Step(text="waiting until everything is on disk"))
+        for _, path in self._roots:
+            sync_filesystem(path)
+        control = f"{target}/global/pg_control"
+        write_durably(control, plan.manifest.control, 0o600, self._owner)
+        fsync_directory(target)
+
+    def _link_tablespaces(self) -> None:
+        for prefix, path in self._roots:
+            if prefix:
+                link = f"{self._target}/{prefix}"
+                os.symlink(path, link)
+                if self._uid >= 0:
+                    os.lchown(link, self._uid, self._gid)
+
+
+def _unique(values: list[int]) -> tuple[list[int], list[int]]:
+    """The different values in the order they appear, and for each value its place among them."""
+    places: dict[int, int] = {}
+    local = [places.setdefault(value, len(places)) for value in values]
+    return list(places), local
+
+
+def _clear(path: str) -> None:
+    """Empty a directory that holds an unfinished restore of ours and nothing else; links are not followed."""
+    if not os.path.isdir(path):
+        return
+    for entry in list(os.scandir(path)):
+        if entry.name == PLAN_FILE:
+            continue  # whose this is must stay known until the new plan takes its place
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path)
+        else:
+            os.unlink(entry.path)
+
+
+@contextmanager
+def _flushing(plan: RestorePlan) -> Iterator[None]:
+    """Have the disk write while the workers unpack, instead of all at the end."""
+    stop = threading.Event()
+
+    def flush() -> None:
+        while not stop.wait(_FLUSH_SECONDS):
+            for root in plan.roots:
+                sync_filesystem(root.path)
+
+    thread = threading.Thread(target=flush, name="flush", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()

@@ -1,0 +1,352 @@
+"""From a request to a plan: which backup, which timeline, which WAL, and whether it can work at all.
+
+The one idea: nothing is written until everything is known. A target that cannot be reached is refused here, with the
+span that can be, instead of by the server after hours of copying and replay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from pghaven.errors import NotFound, ObjectMissing, PghavenError, Refused
+from pghaven.events import Notice
+from pghaven.postgres.lsn import Lsn
+from pghaven.postgres.recovery import RecoveryTarget, TargetKind
+from pghaven.postgres.segment import SegmentName
+from pghaven.postgres.timeline import History, Timeline
+from pghaven.repository.backups import BackupCatalog, BackupEntry
+from pghaven.repository.ledger import Walk, walk_path
+from pghaven.repository.repository import Lineage, Repository
+from pghaven.repository.walstore import WalArchive
+from pghaven.restore.places import plan_roots
+from pghaven.restore.request import PathPart, RestorePlan, RestoreRequest, WalPlan
+from pghaven.restore.walsearch import (
+    FoundRecord,
+    find_archive_end,
+    find_first_commit_after,
+    find_last_commit,
+    find_restore_points,
+    find_transaction_end,
+    read_written_time,
+)
+from pghaven.units import parse_time_utc, render_time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Way:
+    """A backup and the continuous WAL that follows it on one timeline's path."""
+
+    backup: BackupEntry
+    history: History
+    walk: Walk
+
+    @property
+    def stop_lsn(self) -> Lsn:
+        return Lsn.parse(self.backup.summary["stop_lsn"])
+
+    @property
+    def stopped_at(self) -> datetime:
+        return parse_time_utc(self.backup.summary["stopped_at"])
+
+    @property
+    def segments(self) -> tuple[SegmentName, ...]:
+        return self.walk.segments
+
+
+def plan_restore(repository: Repository, request: RestoreRequest) -> RestorePlan:
+    """Decide everything about a restore. Reads the repository and looks at the target; writes nothing.
+
+    Raises NotFound without a usable backup, Refused for a target that cannot be reached or a directory that must not
+    be written to, Damaged.
+    """
+    planner = _Planner(repository, request)
+    way = planner.choose_way()
+    wal = planner.plan_wal(way)
+    manifest = planner.catalog.load_manifest(way.backup)
+    roots, resumes = plan_roots(request, manifest)
+    return RestorePlan(
+        request=request,
+        backup=way.backup,
+        manifest=manifest,
+        wal=wal,
+        roots=roots,
+        fetch_bytes=sum(pack.size_bytes for pack in manifest.packs),
+        resumes=resumes,
+        notices=tuple(planner.notices),
+    )
+
+
+class _Planner:
+    def __init__(self, repository: Repository, request: RestoreRequest) -> None:
+        self._request = request
+        self._target = request.target
+        self.catalog = BackupCatalog(repository, request.cluster)
+        self.notices: list[Notice] = []
+        lineages = repository.list_lineages(request.cluster)
+        if not lineages:
+            known = ", ".join(repository.list_clusters()) or "none"
+            raise NotFound(
+                f'there is no cluster "{request.cluster}" in repository {repository.store.url}',
+                hint=f"Clusters there: {known}.",
+            )
+        self._entries = self._list_entries(lineages)
+        system_identifier = int(self._entries[-1].summary["system_identifier"])
+        lineage = next(one for one in lineages if one.system_identifier == system_identifier)
+        self._archive = WalArchive(repository, request.cluster, system_identifier, lineage.wal_segment_size)
+        self._held = {
+            timeline: {segment.name.number for segment in self._archive.list_segments(timeline)}
+            for timeline in self._archive.list_timelines()
+        }
+
+    def _list_entries(self, lineages: Sequence[Lineage]) -> list[BackupEntry]:
+        """The backups to choose from, oldest first: of the one asked for, or of the newest lineage that has any."""
+        if self._request.backup_label is not None:
+            return [self.catalog.find_entry(self._request.backup_label)]
+        committed = self.catalog.list_committed()
+        for lineage in reversed(lineages):
+            entries = [one for one in committed if int(one.summary["system_identifier"]) == lineage.system_identifier]
+            if entries:
+                return entries
+        raise NotFound(
+            f'cluster "{self._request.cluster}" has no backup', hint=f"Take one: pghaven backup {self._request.cluster}"
+        )
+
+    # -- which timeline, which backup -------------------------------------------------------------------------------
+
+    def choose_way(self) -> _Way:
+        """The newest backup from which the target can be reached, on the newest timeline that has one."""
+        refusal: PghavenError | None = None
+        for timeline in self._timelines():
+            ways = self._list_ways(timeline)
+            if not ways:
+                continue
+            try:
+                way = self._choose_among(ways)
+            except Refused as error:
+                refusal = refusal or error
+                if self._target.timeline is None and self._target.kind in (TargetKind.XID, TargetKind.NAME):
+                    continue  # it may have happened on another branch
+                raise
+            self._mention_branches(timeline)
+            return way
+        if refusal is not None:
+            raise refusal
+        where = f"timeline {self._target.timeline}" if self._target.timeline else "any timeline in the archive"
+        raise Refused(
+            f"no backup of {len(self._entries)} lies on the history of {where} with its WAL",
+            hint="`pghaven list` shows each backup's timeline, `pghaven status` the gaps in the archive.",
+        )
+
+    def _timelines(self) -> list[Timeline]:
+        """Timelines to try, newest first."""
+        if self._target.timeline is not None:
+            return [self._target.timeline]
+        ours = {Timeline(int(entry.summary["timeline"])) for entry in self._entries}
+        return sorted(ours | set(self._held), reverse=True)
+
+    def _list_ways(self, timeline: Timeline) -> list[_Way]:
+        """Each backup on this timeline's history, with the WAL that follows it, oldest first."""
+        try:
+            history = self._archive.read_history(timeline)
+        except ObjectMissing:
+            if self._target.timeline is not None:
+                raise Refused(
+                    f"the history file of timeline {timeline} is not in the archive",
+                    detail=f"The archive holds WAL of timelines {', '.join(map(str, self._held)) or '(none)'}.",
+                    hint="Choose another --target-timeline, or archive the file from a server that still has it.",
+                ) from None
+            return []
+        ways = []
+        for entry in self._entries:
+            own = Timeline(int(entry.summary["timeline"]))
+            if not history.contains_end(own, Lsn.parse(entry.summary["stop_lsn"])):
+                continue
+            start = SegmentName.containing(own, Lsn.parse(entry.summary["start_lsn"]), self._archive.segment_size)
+            walk = walk_path(history, start, self._held)
+            way = _Way(backup=entry, history=history, walk=walk)
+            if walk.segments and walk.segments[-1].end_lsn >= way.stop_lsn:
+                ways.append(way)
+            else:
+                self._warn(
+                    "backup_gap", f'backup "{entry.label}" cannot be used: WAL segment {walk.first_missing} is missing'
+                )
+        return ways
+
+    def _choose_among(self, ways: Sequence[_Way]) -> _Way:
+        target = self._target
+        if target.kind in (TargetKind.LATEST, TargetKind.IMMEDIATE):
+            return ways[-1]
+        if target.kind is TargetKind.TIME:
+            assert target.time is not None
+            before = [way for way in ways if way.stopped_at <= target.time]
+            if not before:
+                raise self._before_all(ways, f"{render_time(target.time)} is")
+            return before[-1]
+        lsn = self._find_lsn(ways)
+        before = [way for way in ways if way.stop_lsn <= lsn]
+        if not before:
+            raise self._before_all(ways, f"WAL position {lsn} is")
+        return before[-1]
+
+    def _find_lsn(self, ways: Sequence[_Way]) -> Lsn:
+        """The position that an LSN, transaction or restore point target means."""
+        target = self._target
+        if target.lsn is not None:
+            return target.lsn
+        found = self._locate(ways[0])
+        if found is None:
+            what = f"transaction {target.xid} does not end" if target.xid is not None else f'no "{target.name}" is'
+            raise Refused(
+                f"{what} in the archived WAL that follows the oldest backup",
+                detail=self._reachable(ways),
+                hint="Is the number or name right? With --target-timeline other branches can be searched.",
+            )
+        return found.start_lsn
+
+    def _locate(self, way: _Way) -> FoundRecord | None:
+        target = self._target
+        if target.xid is not None:
+            return find_transaction_end(self._archive, way.segments, target.xid)
+        assert target.name is not None
+        points = find_restore_points(self._archive, way.segments, target.name)
+        if len(points) > 1:
+            times = ", ".join(render_time(point.time) for point in points)
+            self._note("restore_points", f'"{target.name}" was created several times ({times}); the last one is taken')
+        return points[-1] if points else None
+
+    def _before_all(self, ways: Sequence[_Way], what: str) -> Refused:
+        return Refused(
+            f"{what} before the end of the oldest backup that could be used",
+            detail=self._reachable(ways),
+            hint="Choose a later target.",
+        )
+
+    def _mention_branches(self, chosen: Timeline) -> None:
+        others = [one for one in self._held if one != chosen and self._target.timeline is None]
+        branches = [str(one) for one in others if not self._archive_history_includes(chosen, one)]
+        if branches:
+            self._note(
+                "branches",
+                f"timeline {chosen} is taken, the newest; there is also timeline {', '.join(branches)}, which it does "
+                f"not descend from (--target-timeline chooses)",
+            )
+
+    def _archive_history_includes(self, chosen: Timeline, other: Timeline) -> bool:
+        return self._archive.read_history(chosen).includes(other)
+
+    # -- which WAL --------------------------------------------------------------------------------------------------
+
+    def plan_wal(self, way: _Way) -> WalPlan:
+        target = self._target
+        if self._request.standby or target.kind is TargetKind.LATEST:
+            return self._plan_latest(way)
+        if target.kind is TargetKind.IMMEDIATE:
+            return self._wal_plan(way, target, way.stop_lsn, way.stopped_at)
+        if target.kind is TargetKind.TIME:
+            return self._plan_time(way)
+        if target.kind is TargetKind.LSN:
+            return self._plan_lsn(way)
+        found = self._locate(way)
+        assert found is not None  # choose_way found it in the WAL of an older backup
+        recovery = target
+        if target.name is not None:
+            # The server stops at the first restore point of a name; this one may be a later one.
+            recovery = self._at_lsn(found.start_lsn, inclusive=True)
+        return self._wal_plan(way, recovery, found.end_lsn if target.inclusive else found.start_lsn, found.time)
+
+    def _plan_latest(self, way: _Way) -> WalPlan:
+        end = find_archive_end(self._archive, way.segments)
+        if end.start_lsn is None or end.end_lsn is None:
+            raise Refused(f"the WAL after backup {way.backup.label} holds no whole record: {end.end.message}")
+        moment = find_last_commit(self._archive, way.segments)
+        if way.walk.beyond:
+            self._warn(
+                "gap",
+                f"WAL segment {way.walk.first_missing} is missing; the archive goes on at {way.walk.beyond[0]}, "
+                "which cannot be reached",
+            )
+        recovery = self._target if self._request.standby else self._at_lsn(end.start_lsn, inclusive=True)
+        return self._wal_plan(way, recovery, max(end.start_lsn, way.stop_lsn), moment)
+
+    def _plan_time(self, way: _Way) -> WalPlan:
+        target = self._target
+        assert target.time is not None
+        found = find_first_commit_after(self._archive, way.segments, target.time, inclusive=target.inclusive)
+        if found is not None:
+            return self._wal_plan(way, target, max(found.start_lsn, way.stop_lsn), target.time)
+        # Nothing was committed after the target. If the archive is known to cover it, its end is the target.
+        written = read_written_time(self._archive, way.segments[-1])
+        if written is None or written < target.time:
+            raise Refused(
+                f"{render_time(target.time)} is after the end of the archive",
+                detail=self._reachable([way]),
+                hint="Choose an earlier target, or leave the target out to restore up to the end."
+                + self._gap_hint(way),
+            )
+        self._note("quiet", "nothing was committed after the target time: the end of the archive is the target")
+        return self._plan_latest(way)
+
+    def _plan_lsn(self, way: _Way) -> WalPlan:
+        target = self._target
+        assert target.lsn is not None
+        end = find_archive_end(self._archive, way.segments)
+        if end.start_lsn is None or end.end_lsn is None or target.lsn > end.end_lsn:
+            raise Refused(
+                f"WAL position {target.lsn} is after the end of the archive",
+                detail=self._reachable([way]),
+                hint="Choose an earlier target, or leave the target out to restore up to the end."
+                + self._gap_hint(way),
+            )
+        if target.lsn > end.start_lsn:
+            # The server looks for a record that begins at or after its target; there is none, this is the last one.
+            return self._plan_latest(way)
+        return self._wal_plan(way, target, max(target.lsn, way.stop_lsn), None)
+
+    def _wal_plan(self, way: _Way, recovery: RecoveryTarget, end_lsn: Lsn, moment: datetime | None) -> WalPlan:
+        needed = [segment for segment in way.segments if segment.start_lsn < end_lsn]
+        return WalPlan(
+            recovery=recovery,
+            timeline=way.history.timeline,
+            path=_path_parts(way.history),
+            first_segment=needed[0],
+            last_segment=needed[-1],
+            segment_count=len(needed),
+            end_lsn=end_lsn,
+            moment=moment,
+        )
+
+    def _at_lsn(self, lsn: Lsn, *, inclusive: bool) -> RecoveryTarget:
+        return RecoveryTarget(kind=TargetKind.LSN, lsn=lsn, inclusive=inclusive, action=self._target.action)
+
+    # -- words ------------------------------------------------------------------------------------------------------
+
+    def _reachable(self, ways: Sequence[_Way]) -> str:
+        first, last = ways[0], ways[-1].segments[-1]
+        written = read_written_time(self._archive, last)
+        to_time = f" ({render_time(written)})" if written else ""
+        return (
+            f"Reachable on timeline {first.history.timeline}: from {first.stop_lsn} ({render_time(first.stopped_at)}, "
+            f"the end of backup {first.backup.label}) to {last.end_lsn}{to_time}."
+        )
+
+    def _gap_hint(self, way: _Way) -> str:
+        if not way.walk.beyond:
+            return ""
+        return f" WAL segment {way.walk.first_missing} is missing; the archive goes on at {way.walk.beyond[0]}."
+
+    def _note(self, code: str, text: str) -> None:
+        self.notices.append(Notice(level="info", code=code, text=text))
+
+    def _warn(self, code: str, text: str) -> None:
+        self.notices.append(Notice(level="warning", code=code, text=text))
+
+
+def _path_parts(history: History) -> tuple[PathPart, ...]:
+    parts = []
+    begin = Lsn(0)
+    for entry in history.entries:
+        parts.append(PathPart(timeline=entry.timeline, begin=begin, end=entry.switch_lsn))
+        begin = entry.switch_lsn
+    return (*parts, PathPart(timeline=history.timeline, begin=begin, end=None))

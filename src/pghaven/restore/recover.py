@@ -1,0 +1,196 @@
+"""Running the recovery of a restored directory at once, and holding it to the plan.
+
+The one idea: until the point it reached has been compared with the plan nobody can connect: no TCP, and its socket in a
+directory of its own. A server that came up short is stopped again and is a failure, never a success with a footnote.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+
+from pghaven.clock import SYSTEM_CLOCK, Clock
+from pghaven.errors import CheckFailed, PghavenError, ServerUnsuitable
+from pghaven.events import Listener, Step
+from pghaven.postgres.lsn import Lsn
+from pghaven.postgres.timeline import Timeline, parse_history
+from pghaven.restore.request import RestorePlan
+from pghaven.server.connection import Connection, connect, fetch_one, server_errors
+from pghaven.server.identity import find_owner
+from pghaven.server.instance import Instance
+from pghaven.server.postmaster import STATUS_READY
+from pghaven.server.programs import find_programs
+from pghaven.units import render_duration
+
+_POLL_SECONDS = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovery:
+    """What recovery came to. ``state`` is "open", "paused", "shut down" or "standby"; ``conninfo`` is None when no
+    server runs."""
+
+    state: str
+    reached_lsn: Lsn
+    timeline: Timeline
+    seconds: float
+    conninfo: str | None
+
+
+def run_recovery(plan: RestorePlan, pg_bin: str | None, listener: Listener, *, clock: Clock = SYSTEM_CLOCK) -> Recovery:
+    """Start the restored server, let it recover, check the point it reached, and let clients in.
+
+    Raises ServerUnsuitable with the server's own words when recovery stops, CheckFailed when it ended before the plan.
+    """
+    target = plan.request.target_dir
+    instance = Instance(
+        target,
+        find_programs(plan.manifest.facts.major, pg_bin),
+        log_path=f"{target}/pghaven.recovery.log",
+        clock=clock,
+    )
+    began = clock.monotonic()
+    listener(Step(text=f"replaying WAL up to {plan.wal.end_lsn}, segment {plan.wal.last_segment}"))
+    action = plan.request.target.action
+    if plan.request.standby:
+        return _start_standby(plan, instance, began, clock)
+    sockets = _private_directory(target)
+    try:
+        settings = {"listen_addresses": "", "unix_socket_directories": sockets}
+        if action != "pause":
+            settings["hot_standby"] = "off"  # a pause needs it; otherwise nobody may look in before the end
+        instance.start(settings, timeout_seconds=None)
+        if action == "pause":
+            return _await_pause(plan, instance, began, clock)
+        if action == "shutdown":
+            return _await_shutdown(plan, instance, began, clock)
+        reached, timeline = _await_promotion(plan, instance, clock)
+        _require_reached(plan, instance, reached)
+        listener(Step(text=f"recovery reached {reached} after {render_duration(clock.monotonic() - began)}"))
+        instance.stop("fast", timeout_seconds=600)
+    finally:
+        if instance.is_running() is None:
+            shutil.rmtree(sockets, ignore_errors=True)
+    seconds = clock.monotonic() - began
+    return Recovery(
+        state="open", reached_lsn=reached, timeline=timeline, seconds=seconds, conninfo=_open(instance, reached)
+    )
+
+
+def _open(instance: Instance, reached: Lsn) -> str:
+    """Start the recovered server with its own settings."""
+    try:
+        instance.start()
+    except PghavenError as error:
+        raise ServerUnsuitable(
+            f"recovery reached {reached} as planned, but the server could not be started with its own settings: "
+            f"{error.message}",
+            detail=error.detail,
+            hint="The data is complete. Correct the settings (is its port in use?) and start the server.",
+        ) from error
+    return instance.conninfo
+
+
+def _private_directory(target: str) -> str:
+    """Where only the server's own user can connect; short, because a socket's path is limited to 107 bytes."""
+    path = tempfile.mkdtemp(prefix="pghaven-")
+    found = os.stat(target)
+    if os.geteuid() == 0:
+        os.chown(path, found.st_uid, found.st_gid)
+    return path
+
+
+def _await_promotion(plan: RestorePlan, instance: Instance, clock: Clock) -> tuple[Lsn, Timeline]:
+    """Wait until recovery has ended and the server writes a timeline of its own; returns where that one begins."""
+    while True:
+        running = instance.wait_ready(timeout_seconds=None)
+        if running.status == STATUS_READY:
+            break
+        clock.sleep(_POLL_SECONDS)
+    target = plan.request.target_dir
+    names = sorted(name for name in os.listdir(f"{target}/pg_wal") if name.endswith(".history"))
+    if not names:
+        raise CheckFailed("the server opened without having been through archive recovery")
+    with open(f"{target}/pg_wal/{names[-1]}", encoding="utf-8", errors="replace") as file:
+        history = parse_history(file.read(), Timeline.parse_history_name(names[-1]))
+    last = history.entries[-1]
+    if last.timeline != plan.wal.timeline:
+        instance.stop("immediate")
+        raise CheckFailed(f"recovery ended on timeline {last.timeline}, the plan was {plan.wal.timeline}")
+    return last.switch_lsn, history.timeline
+
+
+def _require_reached(plan: RestorePlan, instance: Instance, reached: Lsn) -> None:
+    if reached >= plan.wal.end_lsn:
+        return
+    instance.stop("immediate")
+    raise CheckFailed(
+        f"recovery ended at {reached}, before the planned {plan.wal.end_lsn}: transactions are missing",
+        detail=instance.read_log_tail(),
+        hint="The server was stopped again. `pghaven verify` finds damaged WAL; an earlier target may be reachable.",
+    )
+
+
+def _await_pause(plan: RestorePlan, instance: Instance, began: float, clock: Clock) -> Recovery:
+    """Wait until recovery is paused at its target; the server stays up for looking, for its own user only."""
+    instance.wait_ready(timeout_seconds=None)
+    with _look_in(instance, plan.request.target_dir) as connection:
+        while True:
+            instance.wait_ready(timeout_seconds=None)
+            with server_errors(connection, "watch recovery"):
+                state, text = fetch_one(
+                    connection, "SELECT pg_get_wal_replay_pause_state(), pg_last_wal_replay_lsn()::text"
+                )
+            if state == "paused":
+                break
+            clock.sleep(_POLL_SECONDS)
+    reached = Lsn.parse(text)
+    _require_reached(plan, instance, reached)
+    return Recovery(
+        state="paused",
+        reached_lsn=reached,
+        timeline=plan.wal.timeline,
+        seconds=clock.monotonic() - began,
+        conninfo=instance.conninfo,
+    )
+
+
+def _await_shutdown(plan: RestorePlan, instance: Instance, began: float, clock: Clock) -> Recovery:
+    from pghaven.postgres.control import parse_control
+
+    while instance.child_pid is not None:
+        clock.sleep(_POLL_SECONDS)
+    with open(f"{plan.request.target_dir}/global/pg_control", "rb") as file:
+        control = parse_control(file.read())
+    if not control.state.is_shut_down:
+        raise ServerUnsuitable("the server ended before it reached its target", detail=instance.read_log_tail())
+    reached = control.min_recovery_point
+    _require_reached(plan, instance, reached)
+    return Recovery(
+        state="shut down",
+        reached_lsn=reached,
+        timeline=plan.wal.timeline,
+        seconds=clock.monotonic() - began,
+        conninfo=None,
+    )
+
+
+def _start_standby(plan: RestorePlan, instance: Instance, began: float, clock: Clock) -> Recovery:
+    instance.start(timeout_seconds=None)
+    instance.wait_ready(timeout_seconds=None)
+    with _look_in(instance, plan.request.target_dir) as connection, server_errors(connection, "look at the standby"):
+        (text,) = fetch_one(connection, "SELECT coalesce(pg_last_wal_replay_lsn()::text, '0/0')")
+    return Recovery(
+        state="standby",
+        reached_lsn=Lsn.parse(text),
+        timeline=plan.wal.timeline,
+        seconds=clock.monotonic() - began,
+        conninfo=instance.conninfo,
+    )
+
+
+def _look_in(instance: Instance, target: str) -> Connection:
+    owner = find_owner(target)
+    return connect(f"{instance.conninfo} dbname=postgres", os_user=owner.name if owner else None)

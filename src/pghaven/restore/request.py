@@ -1,0 +1,109 @@
+"""What somebody asks a restore for, and the plan that answers it.
+
+The one idea: the plan is complete and printable before anything is written, and stays with the restored directory, so
+that ``wal get`` can hold the server to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from pghaven.events import Notice
+from pghaven.postgres.lsn import Lsn
+from pghaven.postgres.recovery import RecoveryTarget
+from pghaven.postgres.segment import SegmentName
+from pghaven.postgres.timeline import Timeline
+from pghaven.repository.backups import BackupEntry
+from pghaven.repository.manifest import Manifest
+from pghaven.units import render_time_utc
+
+PLAN_FILE = "pghaven.restore.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreRequest:
+    """``target_dir`` is absolute. ``tablespace_mapping`` maps original paths to new ones. ``archiving`` lets the
+    restored cluster go on archiving; a copy must not, because its source still does."""
+
+    cluster: str
+    target_dir: str
+    target: RecoveryTarget
+    backup_label: str | None = None
+    standby: bool = False
+    archiving: bool = False
+    tablespace_mapping: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathPart:
+    """One timeline's part of the way: from ``begin`` up to ``end``, where the next part takes over (None: open)."""
+
+    timeline: Timeline
+    begin: Lsn
+    end: Lsn | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WalPlan:
+    """Which WAL leads to the target.
+
+    ``recovery`` is the target as the server is told it; it may differ from what was asked for (the latest position
+    is given as the LSN of the last record, so that a server that comes up short stops instead of opening).
+    ``end_lsn`` is the least the server must reach; ``moment`` is when the last change it brings back was made, as far
+    as that is known.
+    """
+
+    recovery: RecoveryTarget
+    timeline: Timeline
+    path: tuple[PathPart, ...]
+    first_segment: SegmentName
+    last_segment: SegmentName
+    segment_count: int
+    end_lsn: Lsn
+    moment: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Root:
+    """A directory the restore writes to: the data directory (``prefix`` "") or a tablespace (``pg_tblspc/<oid>``)."""
+
+    prefix: str
+    path: str
+    needed_bytes: int
+    free_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestorePlan:
+    request: RestoreRequest
+    backup: BackupEntry
+    manifest: Manifest
+    wal: WalPlan
+    roots: tuple[Root, ...]
+    fetch_bytes: int
+    resumes: bool
+    notices: tuple[Notice, ...]
+
+
+def render_plan_file(plan: RestorePlan) -> dict[str, Any]:
+    """What stays in the restored directory; read by ``wal get`` and ``wal push``."""
+    wal, request = plan.wal, plan.request
+    return {
+        "format": 1,
+        "cluster": request.cluster,
+        "backup": plan.backup.label,
+        "system_identifier": str(plan.manifest.facts.system_identifier),
+        "timeline": int(wal.timeline),
+        "timeline_path": [
+            [int(part.timeline), str(part.begin), None if part.end is None else str(part.end)] for part in wal.path
+        ],
+        "expected_end_lsn": str(wal.end_lsn),
+        "last_segment": str(wal.last_segment),
+        "moment": render_time_utc(wal.moment) if wal.moment else None,
+        "standby": request.standby,
+        "archiving": "allowed" if request.archiving else "off",
+        "roots": [[root.prefix, root.path] for root in plan.roots],
+    }

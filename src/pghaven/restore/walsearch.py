@@ -1,0 +1,146 @@
+"""Where in the archived WAL a recovery target lies: found before anything is restored.
+
+The one idea: PostgreSQL notices that a target cannot be reached after hours of replay; the archive can be asked first.
+Each segment's file was last written at a known time, which bounds the commits in it, so a moment is found by halving;
+transactions and restore points are found by looking for their bytes and reading only the segments that have them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from pghaven.postgres.lsn import Lsn
+from pghaven.postgres.segment import SegmentName
+from pghaven.postgres.waldata import may_contain_restore_point, may_contain_xid
+from pghaven.postgres.walevent import decode_restore_point, decode_xact
+from pghaven.postgres.walrecord import RM_XACT, RM_XLOG, LastRecord, WalRecord, find_last_record, iter_records
+from pghaven.repository.walstore import WalArchive
+from pghaven.units import parse_time_utc
+
+# File times and commit times come from one clock, but not in one instant.
+_SLACK = timedelta(seconds=2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundRecord:
+    """A record that decides where recovery stops. ``time`` is what is written in it."""
+
+    start_lsn: Lsn
+    end_lsn: Lsn
+    time: datetime
+
+
+def read_written_time(archive: WalArchive, segment: SegmentName) -> datetime | None:
+    """When the server last wrote this segment's file; no commit in it is later. None when it was not recorded."""
+    text = archive.read_facts(str(segment)).get("source_mtime")
+    return parse_time_utc(text) if isinstance(text, str) else None
+
+
+def find_archive_end(archive: WalArchive, segments: Sequence[SegmentName]) -> LastRecord:
+    """The last whole record of a continuous run of segments (not empty). Raises Damaged."""
+    last: LastRecord | None = None
+    for back in range(1, len(segments) + 1):
+        last = find_last_record(_read(archive, segments[-back:]))
+        if last.start_lsn is not None:
+            return last
+    assert last is not None
+    return last
+
+
+def find_first_commit_after(
+    archive: WalArchive, segments: Sequence[SegmentName], moment: datetime, *, inclusive: bool
+) -> FoundRecord | None:
+    """The first commit or abort that recovery to ``moment`` must not replay; None when there is none.
+
+    With ``inclusive`` it is later than the moment, otherwise at or after it (recoveryStopsBefore in xlogrecovery.c).
+    """
+    first = _first_written_at(archive, segments, moment - _SLACK)
+    # The record may begin in the segment before.
+    for record in iter_records(_read(archive, segments[max(first - 1, 0) :]), resource_managers=(RM_XACT,)):
+        event = decode_xact(record)
+        if event is None or event.time is None or not _ends(event.kind):
+            continue
+        if event.time > moment or (event.time == moment and not inclusive):
+            return _found(record, event.time)
+    return None
+
+
+def find_last_commit(archive: WalArchive, segments: Sequence[SegmentName]) -> datetime | None:
+    """When the last transaction of these segments ended; looks back a few segments only."""
+    latest: datetime | None = None
+    for back in range(1, min(len(segments), 4) + 1):
+        for record in iter_records(_read(archive, segments[-back:]), resource_managers=(RM_XACT,)):
+            event = decode_xact(record)
+            if event is not None and event.time is not None and (latest is None or event.time > latest):
+                latest = event.time
+        if latest is not None:
+            return latest
+    return None
+
+
+def find_transaction_end(archive: WalArchive, segments: Sequence[SegmentName], xid: int) -> FoundRecord | None:
+    """Where this transaction committed or aborted; the last one of that number, as numbers are used again."""
+    for at in reversed(range(len(segments))):
+        content = archive.get(str(segments[at]))
+        if not may_contain_xid(content, xid & 0xFFFFFFFF):
+            continue
+        found: FoundRecord | None = None
+        for record in _records_of(archive, segments, at, RM_XACT):
+            event = decode_xact(record)
+            if event is not None and event.time is not None and _ends(event.kind) and event.xid == xid & 0xFFFFFFFF:
+                found = _found(record, event.time)
+        if found is not None:
+            return found
+    return None
+
+
+def find_restore_points(archive: WalArchive, segments: Sequence[SegmentName], name: str) -> tuple[FoundRecord, ...]:
+    """All restore points of this name, oldest first."""
+    found: list[FoundRecord] = []
+    for at, segment in enumerate(segments):
+        # Its name may lie across a segment's end: then its beginning is in the one before.
+        if may_contain_restore_point(archive.get(str(segment)), name):
+            for record in _records_of(archive, segments, at, RM_XLOG):
+                point = decode_restore_point(record)
+                if point is not None and point.name == name:
+                    found.append(_found(record, point.time))
+    return tuple(found)
+
+
+def _records_of(archive: WalArchive, segments: Sequence[SegmentName], at: int, rmid: int) -> Iterator[WalRecord]:
+    """The records of one resource manager that begin in one segment, though they may end in the next."""
+    limit = segments[at].end_lsn
+    for record in iter_records(_read(archive, segments[max(at - 1, 0) : at + 2]), resource_managers=(rmid,)):
+        if record.start_lsn >= limit:
+            return
+        yield record
+
+
+def _first_written_at(archive: WalArchive, segments: Sequence[SegmentName], moment: datetime) -> int:
+    """The index of the first segment whose file was written at or after a moment; 0 when times are not known."""
+    low, high = 0, len(segments)
+    while low < high:
+        middle = (low + high) // 2
+        written = read_written_time(archive, segments[middle])
+        if written is None:
+            return 0
+        if written < moment:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+def _read(archive: WalArchive, segments: Sequence[SegmentName]) -> Iterator[tuple[SegmentName, bytes]]:
+    for segment in segments:
+        yield segment, archive.get(str(segment))
+
+
+def _ends(kind: str) -> bool:
+    return kind != "prepare"
+
+
+def _found(record: WalRecord, time: datetime) -> FoundRecord:
+    return FoundRecord(start_lsn=record.start_lsn, end_lsn=record.end_lsn, time=time)
