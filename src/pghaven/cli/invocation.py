@@ -1,0 +1,67 @@
+"""What a command gets from the words before and around it: the configuration, a listener, a way to show its result.
+
+The one idea: a command module gathers, calls, and ends in ``return invocation.show(...)``, which decides between text
+and JSON and between "done" and "done, with warnings" for all commands alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from pghaven.cli.output import write_out
+from pghaven.errors import EXIT_DONE, EXIT_WARNINGS
+
+if TYPE_CHECKING:
+    from pghaven.cli.progress import Reporter
+    from pghaven.config.values import ClusterConfig, Config
+
+
+class Invocation:
+    """The global options of one run, filled in while the command line is parsed. A command takes it by
+    ``@click.pass_obj``."""
+
+    def __init__(self) -> None:
+        self.config_path: str | None = None
+        self.json = False
+        self.quiet = False
+        self.verbose = False
+        self._config: Config | None = None
+        self._reporter: Reporter | None = None
+
+    @property
+    def config(self) -> Config:
+        """The configuration, read at the first use. Raises ConfigError."""
+        if self._config is None:
+            from pghaven.config.loading import load_config
+
+            self._config = load_config(self.config_path)
+        return self._config
+
+    def get_cluster(self, name: str | None) -> ClusterConfig:
+        """The named cluster, or the only one. Raises ConfigError, NotFound, UsageError."""
+        return self.config.get_cluster(name)
+
+    @property
+    def reporter(self) -> Reporter:
+        """The listener for operations. Use it as a block (``with invocation.reporter as listener``) around anything
+        that reports progress; it is always the same one, so all warnings end up in the result."""
+        if self._reporter is None:
+            from pghaven.cli.progress import Reporter
+
+            self._reporter = Reporter(quiet=self.quiet, verbose=self.verbose)
+        return self._reporter
+
+    def show(self, name: str, body: Mapping[str, object], text: str) -> int:
+        """Show the command's result: with --json ``body`` under the schema ``pghaven/<name>/1``, else ``text``.
+
+        Returns the exit status: "done", or "done, with warnings" if the reporter heard one.
+        """
+        notices = self._reporter.notices if self._reporter else []
+        if self.json:
+            from pghaven.cli.render import render_json
+
+            write_out(render_json(name, {**body, "notices": notices}))
+        else:
+            write_out(text)
+        return EXIT_WARNINGS if any(notice.level == "warning" for notice in notices) else EXIT_DONE

@@ -1,0 +1,77 @@
+"""The program's entry: which commands there are, and what nothing may escape.
+
+The one idea: an exit status is a promise to whoever started us, so it is decided in one place that cannot itself fail
+for want of a library: this module imports nothing but ``sys`` until it is inside its own ``try``. That matters for
+``wal get``: PostgreSQL takes any status from 1 to 125 as "end of archive" and promotes (see ``pghaven.errors``), and
+Python's own status for an import that fails is 1.
+"""
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PROGRAM_NAME = "pghaven"
+
+# name -> (module:attribute, summary). The modules are imported when their command is used, not before.
+COMMANDS = {
+    "demo": ("pghaven.cli.demo_command:command", "See the whole story on a PostgreSQL of its own, in about a minute."),
+    "init": ("pghaven.cli.init_command:command", "Create the repository, register a cluster, set up its server."),
+    "check": ("pghaven.cli.check_command:command", "Try every link between server and repository."),
+    "backup": ("pghaven.cli.backup_command:command", "Take a backup."),
+    "list": ("pghaven.cli.list_command:command", "List the backups."),
+    "status": ("pghaven.cli.status_command:command", "Show how far back, and how recent, a restore can be."),
+    "restore": ("pghaven.cli.restore_command:command", "Restore a cluster to a moment."),
+    "wal": ("pghaven.cli.wal_command:command", "Archive and fetch write-ahead log."),
+}
+
+# Commands of which every failure ends with one declared status, whatever its class: argument words in this order.
+# Such a command reports anything finer by what it returns, never by what it raises.
+FAILURE_STATUSES = {("wal", "get"): 255}
+
+_STATUS_BUG = 1
+_STATUS_CANCELLED = 18
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status and never raises."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    failure_status = find_failure_status(words)
+    try:
+        from pghaven.cli.root import run
+
+        return run(words, failure_status=failure_status)
+    except KeyboardInterrupt:
+        return _STATUS_CANCELLED if failure_status is None else failure_status
+    except BaseException:  # noqa: BLE001  the root of the program, for what even its error handling let through
+        _print_trace()
+        return _STATUS_BUG if failure_status is None else failure_status
+
+
+def find_failure_status(words: Sequence[str]) -> int | None:
+    """The declared status of the command that these arguments name, without understanding their options.
+
+    Words that merely look like the command give its status too: a wrong status that stops PostgreSQL is better than
+    one that promotes it.
+    """
+    for command, status in FAILURE_STATUSES.items():
+        rest = iter(words)
+        if all(word in rest for word in command):
+            return status
+    return None
+
+
+def _print_trace() -> None:
+    try:
+        import traceback
+
+        traceback.print_exc()
+    except BaseException:  # noqa: BLE001, S110  nothing may keep the status from being returned
+        pass
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,263 @@
+"""Finding and reading the configuration file, with every problem told at once and where it stands.
+
+The one idea: reading goes on past a problem and collects it, so that one run shows all of them; a configuration with
+any problem is never used.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from pghaven.config.places import Path, find_line, find_places
+from pghaven.config.schema import SECTION_NAME, SECTION_NAME_RULE, Invalid, Option, Section
+from pghaven.config.values import SECTIONS, ClusterConfig, Config, RepositoryConfig, find_nearest
+from pghaven.errors import ConfigError
+
+LOCAL_FILE = "pghaven.toml"
+SYSTEM_FILE = "/etc/pghaven/pghaven.toml"
+FILE_VARIABLE = "PGHAVEN_CONFIG"
+
+_WHERE_DESCRIBED = "Every option is described in docs/reference/configuration.md."
+_TOML_PLACE = re.compile(r"(.*) \(at line ([0-9]+), column ([0-9]+)\)")
+
+
+def load_config(path: str | None = None, *, environment: Mapping[str, str] | None = None) -> Config:
+    """Read the configuration: from ``path``, else $PGHAVEN_CONFIG, ./pghaven.toml, /etc/pghaven/pghaven.toml.
+
+    ``environment`` is the process's own unless given; its PGHAVEN_SECTION__NAME__OPTION variables override the file.
+    Raises ConfigError.
+    """
+    variables = os.environ if environment is None else environment
+    source, content = _read_first(path, variables)
+    return parse_config(_decode(source, content), source, variables)
+
+
+def find_config_file(path: str | None = None, *, environment: Mapping[str, str] | None = None) -> str | None:
+    """Which file ``load_config`` would read, as an absolute path; None when nothing is named and none is there.
+
+    A file that was named by ``path`` or the environment is returned whether it exists or not.
+    """
+    variables = os.environ if environment is None else environment
+    named = path or variables.get(FILE_VARIABLE)
+    if named:
+        return os.path.abspath(named)
+    return next((os.path.abspath(place) for place in (LOCAL_FILE, SYSTEM_FILE) if os.path.lexists(place)), None)
+
+
+def parse_config(text: str, source: str, environment: Mapping[str, str] | None = None) -> Config:
+    """The configuration in ``text``, with overrides from ``environment``. Pure. Raises ConfigError."""
+    try:
+        document = tomllib.loads(text)
+    except (ValueError, RecursionError) as reason:  # not only TOMLDecodeError: endless numbers, nesting
+        raise ConfigError(f"configuration file is not valid TOML: {_place_toml_error(source, text, reason)}") from None
+    reading = _Reading(document, source, find_places(text))
+    reading.apply_overrides(environment or {})
+    return reading.finish()
+
+
+def environment_name(section: str, name: str, option: str) -> str:
+    """The variable that overrides an option: ``PGHAVEN_CLUSTER__MAIN__PROCESSES``."""
+    return f"PGHAVEN_{section}__{name}__{option}".replace("-", "_").upper()
+
+
+def _read_first(path: str | None, environment: Mapping[str, str]) -> tuple[str, bytes]:
+    named = path or environment.get(FILE_VARIABLE)
+    places = (named,) if named else (LOCAL_FILE, SYSTEM_FILE)
+    for place in places:
+        source = os.path.abspath(place)
+        try:
+            with open(source, "rb") as file:
+                return source, file.read()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except PermissionError:
+            raise ConfigError(
+                f'could not read configuration file "{source}": permission denied',
+                hint="Run pghaven as a user who may read it, usually the one that runs PostgreSQL.",
+            ) from None
+        except OSError as reason:
+            raise ConfigError(f'could not read configuration file "{source}": {_reason(reason)}') from None
+    if named:
+        origin = "--config" if path else f"${FILE_VARIABLE}"
+        raise ConfigError(
+            f'configuration file "{os.path.abspath(named)}" does not exist', hint=f"It was named by {origin}."
+        )
+    raise ConfigError(
+        "there is no configuration file",
+        [f"looked for {os.path.abspath(place)}" for place in places],
+        hint="Name one with --config FILE or $PGHAVEN_CONFIG, or have one written: pghaven init CLUSTER",
+    )
+
+
+def _reason(error: OSError) -> str:
+    text = error.strerror or str(error)
+    return text[:1].lower() + text[1:]
+
+
+def _decode(source: str, content: bytes) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as reason:
+        line = content.count(b"\n", 0, reason.start) + 1
+        raise ConfigError(
+            f"configuration file is not UTF-8 text: {source}:{line}: byte 0x{content[reason.start]:02x}",
+            hint="Save the file as UTF-8.",
+        ) from None
+
+
+def _place_toml_error(source: str, text: str, error: Exception) -> str:
+    if not isinstance(error, tomllib.TOMLDecodeError):
+        return f"{source}: a number is too long, or values are nested too deeply"
+    message = str(error)
+    match = _TOML_PLACE.fullmatch(message)
+    if match:
+        message, place = match[1], f"{source}:{match[2]}:{match[3]}"
+    else:
+        message, place = message.removesuffix(" (at end of document)"), f"{source}:{text.count(chr(10)) + 1}"
+    return f"{place}: {message[:1].lower()}{message[1:]}"
+
+
+class _Reading:
+    """One document on its way to a Config, and the problems found in it."""
+
+    def __init__(self, document: dict[str, Any], source: str, places: dict[Path, int]) -> None:
+        self._source = source
+        self._places = places
+        self._problems: list[tuple[int, str]] = []
+        self._written: dict[str, dict[str, dict[str, Any]]] = {}
+        self._overridden: dict[Path, str] = {}
+        known = {section.name for section in SECTIONS}
+        for name, value in document.items():
+            if name not in known:
+                self._note((name,), _unknown_top_level(name, value, known))
+        for section in SECTIONS:
+            self._written[section.name] = self._take_section(section, document.get(section.name, {}))
+
+    def apply_overrides(self, environment: Mapping[str, str]) -> None:
+        targets: dict[str, list[tuple[Section, str, Option]]] = {}
+        for section in SECTIONS:
+            for name in self._written[section.name]:
+                for option in section.options.values():
+                    variable = environment_name(section.name, name, option.name)
+                    targets.setdefault(variable, []).append((section, name, option))
+        for variable, text in sorted(environment.items()):
+            if not variable.startswith("PGHAVEN_") or "__" not in variable:
+                continue
+            if variable not in targets:
+                self._note_variable(variable, "overrides nothing that is configured" + _did_you_mean(variable, targets))
+            elif len(targets[variable]) > 1:
+                names = " and ".join(f"[{s.name}.{name}]" for s, name, _ in targets[variable])
+                self._note_variable(variable, f"could mean {names}")
+            else:
+                section, name, option = targets[variable][0]
+                self._written[section.name][name][option.name] = option.kind.from_text(text)
+                self._overridden[section.name, name, option.name] = variable
+
+    def finish(self) -> Config:
+        built = {
+            section.name: {
+                name: self._build(section, name, written) for name, written in self._written[section.name].items()
+            }
+            for section in SECTIONS
+        }
+        repositories: dict[str, RepositoryConfig] = built["repository"]
+        clusters: dict[str, ClusterConfig] = built["cluster"]
+        clusters = {name: self._link(cluster, repositories) for name, cluster in clusters.items()}
+        if self._problems:
+            problems = [text for _, text in sorted(self._problems)]
+            what = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
+            raise ConfigError(f"the configuration has {what}", problems, hint=_WHERE_DESCRIBED)
+        return Config(repositories=repositories, clusters=clusters, source=self._source)
+
+    def _take_section(self, section: Section, tables: object) -> dict[str, dict[str, Any]]:
+        taken: dict[str, dict[str, Any]] = {}
+        if not isinstance(tables, dict):
+            self._note((section.name,), f'"{section.name}" must be written as sections [{section.name}.NAME]')
+            return taken
+        for name, table in tables.items():
+            path = (section.name, name)
+            if not isinstance(table, dict):
+                self._note(path, f'"{name}" stands in [{section.name}], but options belong in [{section.name}.NAME]')
+            elif not SECTION_NAME.fullmatch(name):
+                self._note(path, f'"{name}" cannot name a {section.name}: {SECTION_NAME_RULE}')
+            else:
+                taken[name] = dict(table)
+        return taken
+
+    def _build(self, section: Section, name: str, written: dict[str, Any]) -> Any:
+        options = section.options
+        values: dict[str, Any] = {}
+        for key, value in written.items():
+            path = (section.name, name, key)
+            if key not in options:
+                self._note(path, _unknown_option(section, name, key, value))
+                continue
+            option = options[key]
+            try:
+                values[option.field] = option.kind.parse(value)
+            except Invalid as reason:
+                self._note(path, f'"{key}" in [{section.name}.{name}] {reason}')
+                values[option.field] = None
+        for option in options.values():
+            if option.required and option.field not in values:
+                self._note((section.name, name), f'[{section.name}.{name}] has no "{option.name}", which is required')
+                values[option.field] = None
+        return section.type(name=name, **values)
+
+    def _link(self, cluster: ClusterConfig, repositories: Mapping[str, RepositoryConfig]) -> ClusterConfig:
+        path = ("cluster", cluster.name, "repositories")
+        if cluster.repositories:
+            for name in cluster.repositories:
+                if name not in repositories:
+                    self._note(
+                        path,
+                        f'"repositories" in [cluster.{cluster.name}] names "{name}", but there is no '
+                        f"[repository.{name}]{_did_you_mean(name, repositories)}",
+                    )
+            return cluster
+        if "repositories" in self._written["cluster"][cluster.name]:
+            return cluster
+        if len(repositories) == 1:
+            return replace(cluster, repositories=tuple(repositories))
+        if repositories:
+            names = ", ".join(f'"{name}"' for name in repositories)
+            self._note(path, f'[cluster.{cluster.name}] must choose its "repositories" from {names}')
+        else:
+            self._note(path, f"[cluster.{cluster.name}] has nowhere to keep backups: there is no [repository.NAME]")
+        return cluster
+
+    def _note(self, path: Path, text: str) -> None:
+        if path in self._overridden:
+            self._note_variable(self._overridden[path], text)
+            return
+        line = find_line(self._places, path)
+        self._problems.append((line or 0, f"{self._source}:{line}: {text}" if line else f"{self._source}: {text}"))
+
+    def _note_variable(self, variable: str, text: str) -> None:
+        self._problems.append((0, f"environment variable {variable}: {text}"))
+
+
+def _unknown_top_level(name: str, value: object, known: Iterable[str]) -> str:
+    written = f"[{name}]" if isinstance(value, dict) else f'"{name}"'
+    what = "section" if isinstance(value, dict) else "option"
+    return f"unknown {what} {written}{_did_you_mean(name, known)}"
+
+
+def _unknown_option(section: Section, name: str, key: str, value: object) -> str:
+    where = f"[{section.name}.{name}]"
+    if isinstance(value, dict):
+        return f"unknown section [{section.name}.{name}.{key}]{_did_you_mean(key, section.options)}"
+    for other in SECTIONS:
+        if key in other.options:
+            return f'"{key}" stands in {where}, but belongs in [{other.name}.NAME]'
+    return f'unknown option "{key}" in {where}{_did_you_mean(key, section.options)}'
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    nearest = find_nearest(name, known)
+    return f'; did you mean "{nearest}"?' if nearest else ""

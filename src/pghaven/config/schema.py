@@ -1,0 +1,195 @@
+"""What an option is: its kind, its default, its words for the reader.
+
+The one idea: an option is one field of a dataclass in ``values``, written with ``option(...)``. Reading the file, the
+overrides from the environment, the messages and the reference page all follow from that one line, so that none of
+them can disagree with another.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from pghaven.units import parse_duration
+
+# A section's name becomes a part of object names in the repository and of environment variables.
+SECTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+SECTION_NAME_RULE = 'a name has 1 to 63 letters, digits, "-" or "_" and begins with a letter or digit'
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://.+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_METADATA_KEY = "pghaven.option"
+
+
+class Invalid(ValueError):
+    """A value is not of its option's kind; the text goes on after the option's name ("must be ...")."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """How an option is written and what it becomes.
+
+    ``parse`` takes what TOML gave and returns the value, or raises Invalid. ``from_text`` makes of an environment
+    variable what TOML would have given.
+    """
+
+    written: str
+    parse: Callable[[object], Any]
+    from_text: Callable[[str], object] = str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One declared option, for reading and for its documentation."""
+
+    name: str
+    field: str
+    kind: Kind
+    doc: str
+    default: str | int | None
+    default_words: str
+    required: bool
+    example: str
+    since: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A kind of section, ``[name.NAME]``, and the dataclass whose fields are its options."""
+
+    name: str
+    type: type[Any]
+    doc: str
+
+    @property
+    def options(self) -> dict[str, Option]:
+        return {o.name: o for o in options_of(self.type)}
+
+
+def option(
+    kind: Kind,
+    *,
+    doc: str,
+    example: str,
+    default: str | int | None = None,
+    default_words: str = "",
+    unset: object = None,
+    required: bool = False,
+    since: str = "0.1",
+) -> Any:
+    """A dataclass field that is an option. A trailing ``_seconds`` of the field is not part of the option's name.
+
+    ``default`` is written as in the file. Without one the field is ``unset``; ``default_words`` say what that means.
+    """
+    words = {
+        "kind": kind,
+        "doc": doc,
+        "example": example,
+        "default": default,
+        "default_words": default_words,
+        "required": required,
+        "since": since,
+    }
+    if required:
+        return field(metadata={_METADATA_KEY: words})
+    value = unset if default is None else kind.parse(default)
+    return field(default=value, metadata={_METADATA_KEY: words})
+
+
+def options_of(section_type: type[Any]) -> tuple[Option, ...]:
+    """The options a dataclass declares, in its order."""
+    return tuple(
+        Option(name=f.name.removesuffix("_seconds"), field=f.name, **f.metadata[_METADATA_KEY])
+        for f in fields(section_type)
+        if _METADATA_KEY in f.metadata
+    )
+
+
+def render_value(value: object) -> str:
+    """A TOML value in a message."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return f'"{_CONTROL.sub("?", value)}"'
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, list):
+        return "a list"
+    return str(value)
+
+
+def _parse_text(value: object) -> str:
+    if not isinstance(value, str):
+        raise Invalid(f"must be text in quotes, not {render_value(value)}")
+    if _CONTROL.search(value):
+        raise Invalid("must not contain line breaks or other control characters")
+    return value
+
+
+def _parse_directory(value: object) -> str:
+    text = _parse_text(value)
+    if not os.path.isabs(text):
+        raise Invalid(f'must be an absolute path, not "{text}"')
+    return text.rstrip("/") or "/"
+
+
+def _parse_url(value: object) -> str:
+    text = _parse_text(value)
+    if not _URL.fullmatch(text):
+        example = f"file://{text}" if os.path.isabs(text) else "file:///var/lib/pghaven"
+        raise Invalid(f'must be a URL such as "{example}", not "{text}"')
+    return text
+
+
+def _parse_duration(value: object) -> float:
+    if isinstance(value, int) and not isinstance(value, bool):
+        raise Invalid(f'must have a unit, such as "{value}s" or "{value}min", not {value}')
+    text = _parse_text(value)
+    try:
+        seconds = parse_duration(text)
+    except ValueError as reason:
+        raise Invalid(f"is wrong: {reason}") from None
+    if seconds <= 0:
+        raise Invalid(f'must be more than zero, not "{text}"')
+    return seconds
+
+
+def _parse_names(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value:
+        raise Invalid(f'must be a list of names such as ["main"], not {render_value(value)}')
+    names = [_parse_text(item) for item in value]
+    for name in names:
+        if not SECTION_NAME.fullmatch(name):
+            raise Invalid(f'contains "{name}", but {SECTION_NAME_RULE}')
+        if names.count(name) > 1:
+            raise Invalid(f'contains "{name}" twice')
+    return tuple(names)
+
+
+def _split_names(text: str) -> object:
+    return [part.strip() for part in text.split(",")]
+
+
+def _number_from_text(text: str) -> object:
+    return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else text
+
+
+def count(minimum: int, maximum: int) -> Kind:
+    """A whole number from ``minimum`` to ``maximum``."""
+
+    def parse(value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
+            raise Invalid(f"must be a whole number from {minimum} to {maximum}, not {render_value(value)}")
+        return value
+
+    return Kind(written=f"whole number, {minimum} to {maximum}", parse=parse, from_text=_number_from_text)
+
+
+TEXT = Kind(written="text", parse=_parse_text)
+DIRECTORY = Kind(written="absolute path of a directory", parse=_parse_directory)
+URL = Kind(written="URL", parse=_parse_url)
+DURATION = Kind(written="duration with its unit (ms, s, min, h, d, w)", parse=_parse_duration)
+NAMES = Kind(written="list of names", parse=_parse_names, from_text=_split_names)

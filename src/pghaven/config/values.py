@@ -1,0 +1,158 @@
+"""Every option there is, as the typed values the program works with.
+
+The one idea: a field written with ``option(...)`` is the only declaration of that option; see ``schema``. To add one,
+add a field here and run ``make docs``. An option that nothing reads must not be here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from pghaven.config.schema import DIRECTORY, DURATION, NAMES, TEXT, URL, Section, count, option
+from pghaven.errors import NotFound, UsageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepositoryConfig:
+    """One place where backups and WAL are kept."""
+
+    name: str
+    url: str = option(
+        URL,
+        required=True,
+        doc="Where the repository is. A directory is written as file:// and its absolute path.",
+        example='"file:///var/lib/pghaven"',
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterConfig:
+    """One PostgreSQL cluster, seen from this host. ``repositories`` is never empty once loaded."""
+
+    name: str
+    data_directory: str = option(
+        DIRECTORY,
+        required=True,
+        doc="The server's data directory on this host, as `SHOW data_directory` tells it.",
+        example='"/var/lib/postgresql/17/main"',
+    )
+    conninfo: str = option(
+        TEXT,
+        default="",
+        default_words="libpq's own defaults and PG… variables",
+        doc=(
+            "How to connect to the server: a libpq connection string or URI. "
+            "Keep passwords out of it; libpq reads them from `~/.pgpass`."
+        ),
+        example='"host=/var/run/postgresql dbname=postgres"',
+    )
+    repositories: tuple[str, ...] = option(
+        NAMES,
+        unset=(),
+        default_words="the repository, if exactly one is configured",
+        doc="Names of the repositories that keep this cluster's backups and WAL.",
+        example='["main"]',
+    )
+    pg_bin: str | None = option(
+        DIRECTORY,
+        default_words="looked for in PATH and where packages put them",
+        doc="The directory of this cluster's PostgreSQL programs (postgres, pg_ctl, …).",
+        example='"/usr/lib/postgresql/17/bin"',
+    )
+    processes: int | None = option(
+        count(1, 256),
+        default_words="one for each processor core",
+        doc="Worker processes for backup and restore.",
+        example="4",
+    )
+    compression_level: int = option(
+        count(1, 19),
+        default=3,
+        doc="Level of zstd compression for backups and WAL. Level 1 costs about a third less processor time than 3.",
+        example="1",
+    )
+    backup_archive_timeout_seconds: float = option(
+        DURATION,
+        default="10min",
+        doc="How long a backup waits at its end for the WAL it needs to reach the repository. Then it fails.",
+        example='"30min"',
+    )
+    wal_timeout_seconds: float = option(
+        DURATION,
+        default="1min",
+        doc=(
+            "How long one `pghaven wal push` or `wal get` may take. A push that runs out of time fails and the server "
+            "tries again; without a limit, a store that hangs would also hang a shutdown of the server."
+        ),
+        example='"2min"',
+    )
+
+
+SECTIONS = (
+    Section(
+        name="repository",
+        type=RepositoryConfig,
+        doc="A place where backups and WAL are kept.",
+    ),
+    Section(
+        name="cluster",
+        type=ClusterConfig,
+        doc="A PostgreSQL cluster. Its name is also its name in the repository.",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The whole configuration. ``source`` is the absolute path of the file it was read from."""
+
+    repositories: Mapping[str, RepositoryConfig]
+    clusters: Mapping[str, ClusterConfig]
+    source: str
+
+    def get_cluster(self, name: str | None = None) -> ClusterConfig:
+        """The cluster of this name; without a name the only one.
+
+        Raises NotFound for a name that is not configured, UsageError when a name is needed to choose.
+        """
+        if name is not None:
+            if name not in self.clusters:
+                raise NotFound(
+                    f'cluster "{name}" is not in the configuration {self.source}',
+                    hint=_suggestion(name, self.clusters),
+                )
+            return self.clusters[name]
+        if len(self.clusters) == 1:
+            return next(iter(self.clusters.values()))
+        if self.clusters:
+            raise UsageError(
+                "the configuration has several clusters; name one of them",
+                hint=f"There are: {_listing(self.clusters)}.",
+            )
+        raise UsageError(
+            f"no cluster is configured in {self.source}", hint="Add a [cluster.NAME] section, or run: pghaven init NAME"
+        )
+
+    def get_repositories(self, cluster: ClusterConfig) -> tuple[RepositoryConfig, ...]:
+        """The repositories that keep this cluster, in the order of its option."""
+        return tuple(self.repositories[name] for name in cluster.repositories)
+
+
+def find_nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that was probably meant."""
+    from difflib import get_close_matches
+
+    return next(iter(get_close_matches(name, list(known), n=1, cutoff=0.6)), None)
+
+
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    names = list(known)
+    if not names:
+        return "Add a [cluster.NAME] section, or run: pghaven init NAME"
+    nearest = find_nearest(name, names)
+    return f'Did you mean "{nearest}"?' if nearest else f"There are: {_listing(names)}."
+
+
+def _listing(names: Iterable[str]) -> str:
+    return ", ".join(f'"{name}"' for name in names)

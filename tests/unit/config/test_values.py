@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import pickle
+from dataclasses import fields
+
+import pytest
+
+from pghaven.config.loading import parse_config
+from pghaven.config.schema import options_of
+from pghaven.config.starter import render_cluster, render_repository, render_starter
+from pghaven.config.values import SECTIONS, ClusterConfig, Config
+from pghaven.errors import NotFound, UsageError
+
+
+def config_of(*clusters: str) -> Config:
+    text = render_repository("main", "file:///r")
+    return parse_config(text + "".join(render_cluster(name, "/d", "", ("main",)) for name in clusters), "/etc/p.toml")
+
+
+def test_the_only_cluster_needs_no_name() -> None:
+    assert config_of("main").get_cluster().name == "main"
+
+
+def test_a_name_is_needed_among_several_clusters() -> None:
+    with pytest.raises(UsageError, match="name one of them") as caught:
+        config_of("main", "other").get_cluster()
+    assert caught.value.hint == 'There are: "main", "other".'
+
+
+def test_an_unknown_cluster_is_not_found_and_the_nearest_is_told() -> None:
+    with pytest.raises(NotFound, match='cluster "mian" is not in the configuration') as caught:
+        config_of("main").get_cluster("mian")
+    assert caught.value.hint == 'Did you mean "main"?'
+
+
+def test_without_clusters_the_way_to_the_first_one_is_told() -> None:
+    for name in (None, "main"):
+        with pytest.raises((UsageError, NotFound)) as caught:
+            config_of().get_cluster(name)
+        assert caught.value.hint is not None
+        assert "pghaven init" in caught.value.hint
+
+
+def test_values_travel_to_worker_processes() -> None:
+    config = config_of("main")
+    assert pickle.loads(pickle.dumps(config)) == config
+
+
+def test_every_field_but_the_name_is_a_documented_option() -> None:
+    for section in SECTIONS:
+        options = options_of(section.type)
+        assert {o.field for o in options} | {"name"} == {f.name for f in fields(section.type)}
+        for option in options:
+            assert option.doc.endswith("."), option.name
+            assert option.required or option.default is not None or option.default_words, option.name
+
+
+def test_the_example_of_every_option_is_valid() -> None:
+    for section in SECTIONS:
+        for option in section.options.values():
+            text = f"{option.name} = {option.example}\n"
+            if section.name == "repository":
+                parse_config(f"[repository.main]\n{text}", "/etc/p.toml")
+            else:
+                need = "" if option.name == "data_directory" else 'data_directory = "/d"\n'
+                whole = render_repository("main", "file:///r") + f"[cluster.main]\n{need}{text}"
+                parse_config(whole, "/etc/p.toml")
+
+
+def test_the_starter_is_a_valid_configuration() -> None:
+    text = render_starter("main", "/var/lib/postgresql/17/main", "host=/run dbname=postgres", "file:///r")
+    config = parse_config(text, "/etc/p.toml")
+    assert config.get_cluster() == ClusterConfig(
+        name="main",
+        data_directory="/var/lib/postgresql/17/main",
+        conninfo="host=/run dbname=postgres",
+        repositories=("main",),
+    )
+    assert config.repositories["main"].url == "file:///r"
+
+
+def test_the_starter_quotes_what_it_is_given() -> None:
+    awkward = "/da\"ta\\dir'é #x"
+    text = render_starter("main", awkward, "password='a b\"'", "file:///r")
+    cluster = parse_config(text, "/etc/p.toml").get_cluster()
+    assert cluster.data_directory == awkward
+    assert cluster.conninfo == "password='a b\"'"
