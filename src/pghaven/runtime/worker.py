@@ -1,0 +1,90 @@
+"""The inside of a worker process of a ``crew``.
+
+The one idea: a worker serves until it is told to close, told to stop (SIGTERM), or alone. Stopping is an exception in
+the main thread, so that what a job has begun is cleaned up by the job's own ``finally``.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import select
+import signal
+import socket
+import threading
+import traceback
+from contextlib import suppress
+from typing import NoReturn
+
+from pghaven.errors import PghavenError
+from pghaven.runtime.channel import Channel, Kind
+
+GRACE_SECONDS = 5.0  # from being told to stop to being ended without asking
+
+
+def serve(descriptor: int) -> None:
+    """Do what comes over this socket, then return. The main function of a worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the crew decides what an interrupt means
+    signal.signal(signal.SIGTERM, _leave)
+    os.set_inheritable(descriptor, False)
+    connection = socket.socket(fileno=descriptor)
+    threading.Thread(target=_end_when_alone, args=(descriptor,), name="pghaven-alone", daemon=True).start()
+    channel = Channel(connection)
+    try:
+        _work(channel)
+    except Exception as error:  # noqa: BLE001 the root of a worker: whatever it is, the crew raises it
+        with suppress(OSError):  # nobody is left to hear it
+            channel.send(Kind.FAILED, _presentable(error))
+        raise SystemExit(1) from None
+
+
+def _work(channel: Channel) -> None:
+    _, setup = _receive(channel)
+    worker = pickle.loads(setup)()  # type: ignore[arg-type]  # noqa: S301 our own parent sent it
+    channel.send(Kind.READY, None)
+    while True:
+        kind, job = _receive(channel)
+        if kind is Kind.CLOSE:
+            break
+        channel.send(Kind.RESULT, worker(job))
+    last = worker.close()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # nothing is left to be stopped
+    channel.send(Kind.CLOSED, last)
+
+
+def _receive(channel: Channel) -> tuple[Kind, object]:
+    try:
+        return channel.receive()
+    except (EOFError, ConnectionResetError):
+        raise SystemExit(1) from None
+
+
+def _leave(_signal: int, _frame: object) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough, so that cleaning up is not itself interrupted
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def _end_when_alone(descriptor: int) -> None:
+    """Wait, in a thread of its own, until the crew's end is closed, which the kernel does when that process dies.
+
+    Not prctl(PR_SET_PDEATHSIG): that fires when the *thread* that started us ends, and it leaves no time to clean up.
+    """
+    poller = select.poll()
+    poller.register(descriptor, select.POLLHUP | select.POLLRDHUP)
+    poller.poll()
+    os.kill(os.getpid(), signal.SIGTERM)
+    threading.Event().wait(GRACE_SECONDS)
+    os._exit(1)
+
+
+def _presentable(error: Exception) -> Exception:
+    """The error as it can cross to the crew; one that is not ours takes its traceback along as a note."""
+    if not isinstance(error, PghavenError):
+        error.add_note(f"in worker process {os.getpid()}:\n" + "".join(traceback.format_exception(error)).rstrip())
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301 our own
+    except Exception:  # noqa: BLE001 an error's own pickling may fail in any way
+        substitute = RuntimeError(repr(error))
+        substitute.__notes__ = list(getattr(error, "__notes__", ()))
+        return substitute
+    return error

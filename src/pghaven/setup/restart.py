@@ -1,0 +1,63 @@
+"""How this server is restarted: the command that fits how it was started.
+
+The one idea: a server that a service manager or Debian's tools look after must be restarted by them, or they take the
+restart for a crash; so the server's own process is asked where it belongs.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+from pghaven.errors import PghavenError
+from pghaven.server.identity import find_owner
+from pghaven.server.postmaster import is_running
+from pghaven.server.probe import ServerFacts
+from pghaven.server.programs import find_programs
+
+_DEBIAN_CONFIG = re.compile(r"/etc/postgresql/([0-9]+)/([^/]+)/postgresql\.conf")
+_UNIT = re.compile(r"/([^/]+\.service)$")
+
+
+def render_restart_command(facts: ServerFacts, pg_bin: str | None) -> str:
+    """A command line for an administrator of the server's host. Looks at the host; raises nothing."""
+    debian = _DEBIAN_CONFIG.fullmatch(facts.settings.get("config_file", ""))
+    if debian is not None:
+        return f"pg_ctlcluster {debian[1]} {debian[2]} restart"
+    unit = _find_unit(facts.data_directory)
+    if unit is not None:
+        return f"systemctl restart {shlex.quote(unit)}"
+    return render_pg_ctl(facts.data_directory, facts.major.major, pg_bin, "restart")
+
+
+def render_pg_ctl(data_directory: str, major: int, pg_bin: str | None, action: str) -> str:
+    """``pg_ctl`` by its full path where it is installed here. Raises nothing."""
+    try:
+        program = find_programs(major, pg_bin).path("pg_ctl")
+    except PghavenError:
+        program = "pg_ctl"
+    return f"{shlex.quote(program)} -D {shlex.quote(data_directory)} {action}"
+
+
+def find_server_user(data_directory: str) -> str | None:
+    """The name of the user that owns a data directory; None when it is not here or has no name."""
+    try:
+        owner = find_owner(data_directory)
+    except OSError:
+        return None
+    return owner.name if owner else None
+
+
+def _find_unit(data_directory: str) -> str | None:
+    """The systemd service that the server's process belongs to."""
+    try:
+        running = is_running(data_directory)
+        if running is None:
+            return None
+        with open(f"/proc/{running.pid}/cgroup", encoding="utf-8", errors="replace") as file:
+            groups = [line.strip().split(":", 2)[-1] for line in file]
+    except (OSError, PghavenError):
+        return None
+    found = (_UNIT.search(group) for group in groups)
+    # A login session's own service is not the server's.
+    return next((match[1] for match in found if match and match[1].startswith("postgres")), None)

@@ -1,0 +1,70 @@
+"""A hard limit on the time a command takes: the work is done by a child that can be left behind.
+
+The one idea: a process that hangs in the kernel (a frozen file system, a dead disk, a mount whose server is gone) cannot
+end itself, and its parent waits for it. So whoever PostgreSQL waits for must not touch the store: it forks before
+anything else, and when the time is up it kills the child and goes, whether or not the child can die.
+
+Forking is safe here because it happens before any thread or any client of a store exists.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from collections.abc import Callable
+
+from pghaven.errors import Cancelled
+
+_GRACE_SECONDS = 2.0
+_POLL_MAX_MS = (1 << 31) - 1
+
+
+def run_within(seconds: float, work: Callable[[], int], report: Callable[[BaseException], int]) -> int | None:
+    """Do ``work`` in a child process; its exit status, or minus the signal that ended it; None when time was up.
+
+    What ``work`` raises becomes a status, in the child, by ``report``. When we are interrupted the child is asked to
+    end, and given a moment to clean up. A child that is interrupted by itself ends with the status "cancelled".
+    Raises Cancelled if no process can be made.
+    """
+    reader, writer = os.pipe()  # the child holds the writing end for as long as it lives
+    try:
+        child = os.fork()
+    except OSError as error:
+        os.close(reader)
+        os.close(writer)
+        raise Cancelled(f"could not start a process: {error.strerror}") from error
+    if child == 0:
+        os.close(reader)
+        _end_as_child(work, report)
+    os.close(writer)
+    try:
+        if not _has_ended(reader, seconds):
+            os.kill(child, signal.SIGKILL)
+            return None
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    except KeyboardInterrupt:
+        os.kill(child, signal.SIGTERM)
+        if not _has_ended(reader, _GRACE_SECONDS):
+            os.kill(child, signal.SIGKILL)
+        raise
+    finally:
+        os.close(reader)
+
+
+def _has_ended(reader: int, seconds: float) -> bool:
+    poll = select.poll()
+    poll.register(reader, select.POLLHUP)
+    return bool(poll.poll(min(seconds * 1000, _POLL_MAX_MS)))
+
+
+def _end_as_child(work: Callable[[], int], report: Callable[[BaseException], int]) -> None:
+    status = Cancelled.exit_status
+    try:
+        status = work()
+    except KeyboardInterrupt:
+        pass  # whoever interrupted us is answered by our parent
+    except BaseException as error:  # noqa: BLE001  the root of a process
+        status = report(error)
+    finally:
+        os._exit(status)

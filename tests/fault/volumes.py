@@ -1,0 +1,85 @@
+"""Small file systems to fill up, and to cut the power of.
+
+The one idea: FS_IOC_SHUTDOWN makes an ext4 forget, at once, all that was not flushed, as a power cut does. An fsync of
+some other file just before makes it sharp: names are then on disk, and content that was never flushed is not.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+_FS_IOC_SHUTDOWN = 0x8004587D
+_NO_LOG_FLUSH = 2
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount file systems")
+
+
+def _mount(*arguments: str) -> None:
+    ended = subprocess.run(["mount", *arguments], capture_output=True, text=True)
+    if ended.returncode != 0:
+        pytest.skip(f"cannot mount here: {ended.stderr.strip()}")
+
+
+@contextmanager
+def memory_volume(place: Path, options: str) -> Iterator[Path]:
+    """A tmpfs with, for example, ``size=1m`` or ``nr_inodes=10``."""
+    place.mkdir()
+    _mount("-t", "tmpfs", "-o", options, "tmpfs", str(place))
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+class PowerCut:
+    """An ext4 on a file, mounted at ``path``, that can lose its power."""
+
+    def __init__(self, image: Path, path: Path) -> None:
+        self.path = path
+        self._image = image
+
+    def mount(self) -> None:
+        _mount("-o", "loop", str(self._image), str(self.path))
+
+    def unmount(self) -> None:
+        subprocess.run(["umount", str(self.path)], check=True)
+
+    def cut(self) -> None:
+        """Lose the power after an unrelated fsync, and come back."""
+        other = os.open(self.path / "unrelated", os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            os.write(other, b"x")
+            os.fsync(other)
+        finally:
+            os.close(other)
+        mount = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.ioctl(mount, _FS_IOC_SHUTDOWN, struct.pack("I", _NO_LOG_FLUSH))
+        finally:
+            os.close(mount)
+        self.unmount()
+        self.mount()
+
+
+@contextmanager
+def power_cut_volume(place: Path) -> Iterator[PowerCut]:
+    """A volume of 24 MiB, with nothing on it but ``lost+found``."""
+    image, path = place / "image", place / "mounted"
+    path.mkdir()
+    with image.open("wb") as file:
+        file.truncate(24 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-E", "lazy_itable_init=0", str(image)], check=True)
+    volume = PowerCut(image, path)
+    volume.mount()
+    try:
+        yield volume
+    finally:
+        volume.unmount()

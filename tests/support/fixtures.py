@@ -1,0 +1,145 @@
+"""The fixtures tests ask for; loaded by ``tests/conftest.py``.
+
+def test_something(pg_version, make_cluster):          # once for each of 15, 16, 17, 18
+    cluster = make_cluster(conf={"wal_level": "logical"})
+    assert cluster.value("SHOW wal_level") == "logical"
+
+def test_once(make_cluster):                           # the newest version only
+    primary = make_cluster()
+    standby = make_cluster.standby_of(primary)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from pghaven.server.identity import OsUser
+from pghaven.server.programs import Programs
+from tests.support import binaries, cluster, commands, places
+from tests.support.cluster import Kind, TestCluster
+
+REQUIRE_VARIABLE = "PGHAVEN_TEST_REQUIRE_ALL"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--pg", metavar="MAJOR[,MAJOR…]", help="only these PostgreSQL versions (default: all supported)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if places.SCRATCH_VARIABLE not in os.environ:
+        # Workers of pytest-xdist inherit the variable and neither sweep nor remove.
+        places.sweep_scratch()
+        places.scratch()
+        config.add_cleanup(places.remove_scratch)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "pg_version" in metafunc.fixturenames:
+        metafunc.parametrize("pg_version", _wanted(metafunc.config), indirect=True, ids=lambda major: f"pg{major}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "make_cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.pg)
+
+
+def _wanted(config: pytest.Config) -> tuple[int, ...]:
+    chosen = config.getoption("--pg")
+    return binaries.MAJORS if chosen is None else tuple(int(major) for major in chosen.split(","))
+
+
+@pytest.fixture
+def pg_version(request: pytest.FixtureRequest) -> int:
+    """Each supported major version in turn; also what ``make_cluster`` then makes."""
+    return int(request.param)
+
+
+class ClusterFactory:
+    """Makes clusters that end with the test."""
+
+    def __init__(self, version: int, cleanup: contextlib.ExitStack) -> None:
+        self.version = version
+        self._cleanup = cleanup
+
+    def __call__(
+        self,
+        *,
+        version: int | None = None,
+        start: bool = True,
+        conf: Mapping[str, str] | None = None,
+        kind: Kind | None = None,
+    ) -> TestCluster:
+        """A fresh cluster. ``conf`` goes into its ``postgresql.conf``, ``kind`` is what ``initdb`` decides."""
+        programs = require_programs(version or self.version)
+        return self._kept(cluster.make_cluster(programs, kind or Kind(), start=start, conf=conf))
+
+    def standby_of(self, primary: TestCluster, *, start: bool = True) -> TestCluster:
+        """A streaming standby of a running cluster."""
+        return self._kept(cluster.make_standby(primary, start=start))
+
+    def adopt(self, data_directory: Path, *, version: int | None = None) -> TestCluster:
+        """Drive the server of a data directory made by somebody else, such as a restored one. Not started."""
+        return self._kept(cluster.adopt(data_directory, require_programs(version or self.version)))
+
+    def _kept(self, made: TestCluster) -> TestCluster:
+        self._cleanup.callback(made.stop_and_remove)
+        return made
+
+
+@pytest.fixture
+def make_cluster(request: pytest.FixtureRequest) -> Iterator[ClusterFactory]:
+    """Makes clusters of ``pg_version`` if the test has it, else of the newest version."""
+    newest = _wanted(request.config)[-1]
+    version = request.getfixturevalue("pg_version") if "pg_version" in request.fixturenames else newest
+    with contextlib.ExitStack() as cleanup:
+        yield ClusterFactory(version, cleanup)
+
+
+@pytest.fixture
+def pg_cluster(make_cluster: ClusterFactory) -> TestCluster:
+    """A running cluster of ``pg_version`` or the newest version."""
+    return make_cluster()
+
+
+@pytest.fixture
+def plain_user() -> OsUser:
+    """The operating-system user servers run as."""
+    return places.plain_user()
+
+
+@pytest.fixture
+def pghaven_command() -> commands.PghavenCommand:
+    """A command line for pghaven that works inside ``archive_command``, whoever runs the server."""
+    try:
+        return commands.pghaven_command()
+    except commands.Unreachable as error:
+        return _give_up(f"the server's user cannot run pghaven: {error}")
+
+
+@pytest.fixture
+def server_path() -> Iterator[Path]:
+    """An empty directory that the server's user owns, short enough for sockets; for archives, targets and the like."""
+    path = places.make_directory()
+    yield path
+    places.remove_directory(path)
+
+
+def require_programs(version: int) -> Programs:
+    """Skips the test where this version cannot be had, saying why; fails it where ``REQUIRE_VARIABLE`` is set."""
+    found = binaries.find_binaries(version)
+    if isinstance(found, binaries.Missing):
+        _give_up(found.reason)
+    assert isinstance(found, Programs)
+    return found
+
+
+def _give_up(reason: str) -> commands.PghavenCommand:
+    if os.environ.get(REQUIRE_VARIABLE):
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)

@@ -1,0 +1,139 @@
+"""What the workers of ``test_crew`` do. A module of its own, because workers import it and nothing more."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import NoReturn
+
+from pghaven.errors import Damaged, Refused
+
+
+class Echo:
+    """Returns the job; at the end how many there were."""
+
+    def __init__(self, settings: str) -> None:
+        self._settings = settings
+        self._count = 0
+
+    def __call__(self, job: object) -> object:
+        self._count += 1
+        return job
+
+    def close(self) -> object:
+        return self._settings, self._count
+
+
+class Act:
+    """Does what the job's name says; ``settings`` is a directory for signs of life."""
+
+    def __init__(self, settings: Path) -> None:
+        self._directory = settings
+        self._sign("started")
+
+    def __call__(self, job: str) -> object:
+        return getattr(self, f"do_{job}")()
+
+    def close(self) -> None:
+        return None
+
+    def do_nothing(self) -> str:
+        return "nothing"
+
+    def do_pid(self) -> int:
+        return os.getpid()
+
+    def do_refuse(self) -> NoReturn:
+        raise Refused("no such luck", detail="Really.", hint="Ask again.")
+
+    def do_divide_by_zero(self) -> float:
+        return 1 / (1 - 1)
+
+    def do_raise_strange_error(self) -> NoReturn:
+        raise StrangeError(1, 2)
+
+    def do_return_the_unpicklable(self) -> object:
+        return lambda: None
+
+    def do_die(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def do_exit(self) -> None:
+        os._exit(7)
+
+    def do_print(self) -> str:
+        print("where does this go")
+        return "printed"
+
+    def do_wait_for_ever(self) -> None:
+        """Until stopped; leaves a sign that its cleaning up ran."""
+        self._sign("waiting")
+        try:
+            threading.Event().wait()
+        finally:
+            self._sign("cleaned")
+
+    def do_ignore_being_stopped(self) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        self._sign("waiting")
+        threading.Event().wait()
+
+    def _sign(self, what: str) -> None:
+        (self._directory / f"{what}-{os.getpid()}").touch()
+
+
+class StrangeError(Exception):
+    """Cannot be unpickled: its arguments are not its constructor's."""
+
+    def __init__(self, one: int, other: int) -> None:
+        super().__init__(f"{one} and {other}")
+
+
+def fail_setup(settings: str) -> Echo:
+    raise Damaged(f"no {settings}")
+
+
+def wait_for_file(settings: Path) -> Echo:
+    while not settings.exists():
+        time.sleep(0.005)
+    return Echo("waited")
+
+
+class Grow:
+    """A result of as many bytes as the job says, or is long."""
+
+    def __init__(self, settings: None) -> None: ...
+
+    def __call__(self, job: int | bytes | tuple[bytes, int]) -> bytes | tuple[int, bytes]:
+        if isinstance(job, tuple):
+            return len(job[0]), bytes(job[1])
+        return bytes(job) if isinstance(job, int) else job
+
+    def close(self) -> None:
+        return None
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that is dead and not yet collected by its parent does not."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    return False
+
+
+def names_of_imported() -> list[str]:
+    return sorted(sys.modules)
+
+
+class Imports:
+    def __init__(self, settings: None) -> None: ...
+
+    def __call__(self, job: object) -> list[str]:
+        return names_of_imported()
+
+    def close(self) -> None:
+        return None
