@@ -308,7 +308,12 @@ def test_children_are_one_level_relative_and_sorted(store: Store) -> None:
 
 def test_more_than_a_thousand_objects_are_all_listed(store: Store) -> None:
     expected = sorted(f"packs/{number % 16:02x}/{number}" for number in range(1300))
-    in_threads(4, lambda worker: [store.create(name, [b"x"]) for name in expected[worker::4]] and None)
+
+    def create_share(worker: int) -> None:
+        for name in expected[worker::4]:
+            store.create(name, [b"x"])
+
+    in_threads(4, create_share)
     assert names(store, "packs/") == expected
     assert len(store.list_children("packs/")) == 16
 

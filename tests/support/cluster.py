@@ -195,7 +195,7 @@ class TestCluster:
         return done
 
     def stop_and_remove(self) -> None:
-        """End every process of the server, even ones that a test has orphaned, and remove the files."""
+        """End every process of the server, even ones a test has orphaned, and remove the files; again is fine."""
         pids: set[int] = set()
         if self.data_directory.exists():
             pids.update(list_server_processes(str(self.data_directory)))
@@ -205,7 +205,8 @@ class TestCluster:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGQUIT)
         wait_until(lambda: self.instance.child_pid is None and not any(map(is_alive, pids)), f"the end of {pids}")
-        shutil.rmtree(self.directory)
+        if self.directory.exists():
+            shutil.rmtree(self.directory)
 
 
 def make_cluster(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import shlex
+import shutil
 import sys
 import sysconfig
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pghaven
-from tests.support.places import copy_tree, is_open_to_plain, lock, programs_directory, run_as_plain
+from tests.support.places import is_open_to_plain, lock, programs_directory, run_as_plain
 
 _RUN = "import sys; from pghaven.cli.main import main; sys.exit(main())"
 # The packages with compiled parts, which are what breaks when interpreter and packages do not fit.
@@ -45,7 +46,7 @@ def pghaven_command() -> PghavenCommand:
     """A command line for pghaven that the plain user can run from anywhere. Raises Unreachable with the reason."""
     source = Path(pghaven.__file__).parents[1]
     packages = Path(sysconfig.get_path("purelib"))
-    in_place = _command(Path(sys.executable), [source])
+    in_place = _command((sys.executable,), [source])
     failure = _try(in_place)
     if failure is None:
         return _write_script(in_place)
@@ -56,9 +57,9 @@ def pghaven_command() -> PghavenCommand:
     raise Unreachable(f"in place: {failure}; as a copy: {copy_failure}")
 
 
-def _command(interpreter: Path, path: Sequence[Path]) -> tuple[str, ...]:
+def _command(interpreter: Sequence[str], path: Sequence[Path]) -> tuple[str, ...]:
     python_path = os.pathsep.join(str(entry) for entry in path)
-    return ("env", f"PYTHONPATH={python_path}", "PYTHONDONTWRITEBYTECODE=1", str(interpreter), "-s")
+    return ("env", f"PYTHONPATH={python_path}", "PYTHONDONTWRITEBYTECODE=1", *interpreter, "-s")
 
 
 def _try(command: Sequence[str]) -> str | None:
@@ -81,21 +82,26 @@ def _write_script(command: Sequence[str]) -> PghavenCommand:
     return PghavenCommand(words=("/bin/sh", str(script)))
 
 
-def _open_copy(tree: Path, name: str) -> Path:
+def _open_copy(tree: Path, name: str, *without: str) -> Path:
     target = programs_directory() / name
     with lock(f"copy-{name}"):
         if not target.exists():
             unfinished = target.with_name(f"{name}.tmp")
-            copy_tree(tree, unfinished)
+            shutil.copytree(tree, unfinished, symlinks=True, ignore=shutil.ignore_patterns(*without))
             unfinished.chmod(0o755)
             unfinished.rename(target)
     return target
 
 
-def _reachable_interpreter() -> Path:
+def _reachable_interpreter() -> tuple[str, ...]:
     """The interpreter below the virtual environment, in place or, with its library, as a copy."""
     interpreter = Path(os.path.realpath(sys.executable))
     if is_open_to_plain(interpreter):
-        return interpreter
-    home = Path(sys.base_prefix)
-    return _open_copy(home, "python") / interpreter.relative_to(home.resolve())
+        return (str(interpreter),)
+    home = interpreter.parents[1]
+    library = _open_copy(home / "lib", "lib", "site-packages", "test", "tcl*", "tk*", "pkgconfig", "*.a")
+    programs = library.parent / "bin"
+    with lock("copy-bin"):
+        programs.mkdir(exist_ok=True)
+        shutil.copy2(interpreter, programs / interpreter.name)
+    return ("env", f"LD_LIBRARY_PATH={library}", str(programs / interpreter.name))

@@ -89,7 +89,7 @@ class Protected:
     def settle(self) -> None:
         """Until everything written so far is in the archive."""
         segment = self.cluster.switch_wal()
-        wait_until(lambda: self.archive.exists(segment), f"{segment} in the archive", 30.0)
+        wait_until(lambda: self.archive.exists(segment), f"{segment} in the archive", 120.0)
 
     def tell(self, event: Event) -> None:
         if isinstance(event, Notice):
@@ -152,9 +152,13 @@ def lineage_of(facts: ServerFacts) -> Lineage:
 
 
 def dump_hash(cluster: TestCluster, database: str = "postgres") -> str:
-    """What a database holds, by pg_dump, without what is its own run's."""
+    """What a database holds, by pg_dump, without what is the run's own.
+
+    Sequences are left out: WAL has them up to 32 values ahead, so after recovery they have skipped some.
+    """
     text = cluster.run("pg_dump", "--dbname", database).stdout
-    kept = [line for line in text.splitlines() if not line.startswith(("--", "\\restrict", "\\unrestrict"))]
+    passed_over = ("--", "\\restrict", "\\unrestrict", "SELECT pg_catalog.setval(")
+    kept = [line for line in text.splitlines() if not line.startswith(passed_over)]
     return hashlib.sha256("\n".join(kept).encode()).hexdigest()
 
 

@@ -60,6 +60,15 @@ class ClusterConfig:
         doc="The directory of this cluster's PostgreSQL programs (postgres, pg_ctl, …).",
         example='"/usr/lib/postgresql/17/bin"',
     )
+    program: str | None = option(
+        TEXT,
+        default_words="the program that is running when the command is written",
+        doc=(
+            "How the server is told to start pghaven in `archive_command` and `restore_command`. The user that runs "
+            "the server must be able to run it. Several words are split as a shell would."
+        ),
+        example='"/opt/pghaven/bin/pghaven"',
+    )
     processes: int | None = option(
         count(1, 256),
         default_words="one for each processor core",

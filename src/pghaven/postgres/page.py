@@ -69,9 +69,11 @@ def checksums(
 
     ``block_numbers[i]`` is page *i*'s block in its relation fork: segment number × blocks a segment + block in the
     file. ``pages`` is not modified. Pages that were never written (all zero) have no checksum; what is returned for
-    them means nothing. ValueError if there is not exactly one block number a page, or no such block size.
+    them means nothing. ValueError if there is not one block number for each page, or no such block size.
     """
-    words = _split(pages, block_numbers, block_size, np.dtype("<u4")).reshape(-1, block_size // _ROW_BYTES, _SUMS)
+    words = _split(pages, block_size, np.dtype("<u4")).reshape(-1, block_size // _ROW_BYTES, _SUMS)
+    if len(words) != len(block_numbers):
+        raise ValueError(f"{len(words)} pages of {block_size} bytes, but {len(block_numbers)} block numbers")
     work = work or ChecksumWork()
     result = np.empty(len(words), np.uint16)
     for start, end in _parts(len(words)):
@@ -97,11 +99,11 @@ def verify_pages(
     appear here. Arguments and errors as for ``checksums``.
     """
     expected = checksums(pages, block_numbers, work, block_size=block_size)
-    headers = _split(pages, block_numbers, block_size, np.dtype("<u2"))
+    headers = _split(pages, block_size, np.dtype("<u2"))
     bad = headers[:, _CHECKSUM_WORD] != expected
     (new,) = np.nonzero(headers[:, _UPPER_WORD] == 0)
     if len(new):
-        bad[new] = _find_written(_split(pages, block_numbers, block_size, np.dtype("<u8")), new)
+        bad[new] = _find_written(_split(pages, block_size, np.dtype("<u8")), new)
     return np.nonzero(bad)[0]
 
 
@@ -110,9 +112,8 @@ def page_lsns(pages: Pages, *, block_size: int = BLOCK_SIZE) -> NDArray[np.uint6
 
     ValueError if ``pages`` are not whole pages of this size.
     """
-    _check_block_size(block_size)
     # pd_lsn is two 32-bit numbers, the high one first (PageXLogRecPtr).
-    halves = np.frombuffer(pages, "<u4").reshape(-1, block_size // 4) if len(pages) else np.empty((0, 2), np.uint32)
+    halves = _split(pages, block_size, np.dtype("<u4"))
     lsns = halves[:, 0].astype(np.uint64)
     np.left_shift(lsns, 32, out=lsns)
     np.bitwise_or(lsns, halves[:, 1], out=lsns)
@@ -157,17 +158,13 @@ def _parts(count: int) -> list[tuple[int, int]]:
     return list(pairwise(count * part // parts for part in range(parts + 1))) if parts else []
 
 
-def _split(pages: Pages, block_numbers: NDArray[np.uint32], block_size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+def _split(pages: Pages, block_size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
     """``pages`` as (pages, words), a view."""
-    _check_block_size(block_size)
-    size_bytes = pages.nbytes if isinstance(pages, (memoryview, np.ndarray)) else len(pages)
-    if size_bytes != len(block_numbers) * block_size:
-        raise ValueError(f"{len(block_numbers)} pages of {block_size} bytes expected, {size_bytes} bytes given")
-    if not size_bytes:
-        return np.empty((0, block_size // dtype.itemsize), dtype)
-    return np.frombuffer(pages, dtype).reshape(len(block_numbers), -1)
-
-
-def _check_block_size(block_size: int) -> None:
     if not 1024 <= block_size <= 32768 or block_size & (block_size - 1):
         raise ValueError(f"PostgreSQL has no pages of {block_size} bytes")
+    size_bytes = pages.nbytes if isinstance(pages, (memoryview, np.ndarray)) else len(pages)
+    if size_bytes % block_size:
+        raise ValueError(f"{size_bytes} bytes are not whole pages of {block_size} bytes")
+    if not size_bytes:
+        return np.empty((0, block_size // dtype.itemsize), dtype)
+    return np.frombuffer(pages, dtype).reshape(-1, block_size // dtype.itemsize)

@@ -187,15 +187,16 @@ def _check_place(header: WalPageHeader, name: SegmentName) -> None:
 
 
 def may_contain_xid(segment: WalBytes, xid: int) -> bool:
-    """Whether a record of transaction ``xid`` may lie in this segment, in part or whole.
+    """Whether the number of transaction ``xid`` may stand in this segment, in part or whole.
 
-    False is certain; True means that the records must be read. Takes milliseconds for 16 MiB.
+    False is certain. True means that the records must be read, from the segment before on, where the record may
+    begin. Takes some 10 ms for 16 MiB.
     """
     return _may_contain(segment, struct.pack("<I", xid))
 
 
 def may_contain_restore_point(segment: WalBytes, name: str) -> bool:
-    """Whether a restore point of this name may lie in this segment, in part or whole; False is certain."""
+    """Whether the name of a restore point may stand in this segment; as ``may_contain_xid``."""
     return _may_contain(segment, name.encode("utf-8", "surrogateescape") + b"\0")
 
 

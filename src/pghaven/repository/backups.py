@@ -10,14 +10,14 @@ two of it. Everything else here (who seems alive, who waits) saves work and carr
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
 from pghaven.errors import Cancelled, Damaged, NotFound, ObjectExists, ObjectMissing
 from pghaven.repository import layout
-from pghaven.repository.container import Kind
+from pghaven.repository.container import Container, Kind
 from pghaven.repository.manifest import Manifest, parse_manifest, render_manifest
 from pghaven.repository.pack import PackPlace
 from pghaven.repository.repository import Repository
@@ -108,21 +108,27 @@ class BackupCatalog:
         """
         repository = self._repository
         name = self._name(label, "manifest")
-        finished = render_manifest(manifest, context=repository.context(name).encode(), keyring=repository.keyring)
+        context = repository.context(name).encode()
+        finished = render_manifest(manifest, context=context, keyring=repository.keyring)
+        manifest_hash, size_bytes = finished.hash, finished.size_bytes
         try:
             repository.create_container(name, finished)
         except ObjectExists:
-            if repository.read_container(name, Kind.MANIFEST).index.hash != finished.hash:
+            # From an answer that was lost. What is sealed twice is compared by what it says, not by its bytes.
+            ours = Container(finished.to_bytes(), kind=Kind.MANIFEST, context=context, keyring=repository.keyring)
+            there = repository.read_container(name, Kind.MANIFEST)
+            if there.meta != ours.meta or there.read_all() != ours.read_all():
                 raise
             repository.store.confirm(name)
+            manifest_hash, size_bytes = there.index.hash, there.size_bytes
         body = {
             "decision": "commit",
-            "manifest": finished.hash.hex(),
-            "manifest_bytes": finished.size_bytes,
+            "manifest": manifest_hash.hex(),
+            "manifest_bytes": size_bytes,
             "summary": dict(summary),
         }
         self._decide(label, body)
-        return finished.size_bytes
+        return size_bytes
 
     def abandon(self, label: str, reason: str) -> bool:
         """Decide that this backup will never be. False when it was committed first."""
@@ -130,14 +136,14 @@ class BackupCatalog:
         try:
             self._repository.create_document(self._name(label, "decision"), body)
         except ObjectExists:
-            return bool(self._repository.read_document(self._name(label, "decision"))["decision"] == "abandon")
+            return bool(self._read_decision(label)["decision"] == "abandon")
         return True
 
     def _decide(self, label: str, body: Mapping[str, Any]) -> None:
         try:
             self._repository.create_document(self._name(label, "decision"), body)
         except ObjectExists:
-            other = self._repository.read_document(self._name(label, "decision"))
+            other = self._read_decision(label)
             raise Cancelled(
                 f'backup "{label}" was given up by another process before it was finished: {other.get("reason")}',
                 hint="Run the backup again.",
@@ -161,36 +167,44 @@ class BackupCatalog:
 
     def _read_entry(self, label: str, parts: Mapping[str, datetime]) -> BackupEntry:
         intent = self._read_intent(label) if "intent" in parts else None
-        state, summary, manifest_hash, reason = BackupState.UNDECIDED, {}, None, None
-        if "decision" in parts:
-            decision = self._repository.read_document(self._name(label, "decision"))
-            if decision["decision"] == "commit":
-                state = BackupState.RETIRED if "retire" in parts else BackupState.COMMITTED
-                summary, manifest_hash = decision["summary"], str(decision["manifest"])
-            else:
-                state, reason = BackupState.ABANDONED, str(decision["reason"])
-        return BackupEntry(
-            label=label,
-            state=state,
-            intent=intent,
-            last_sign=max(parts.values(), default=None),
-            summary=summary,
-            manifest_hash=manifest_hash,
-            reason=reason,
+        entry = BackupEntry(
+            label=label, state=BackupState.UNDECIDED, intent=intent, last_sign=max(parts.values(), default=None)
+        )
+        if "decision" not in parts:
+            return entry
+        decision = self._read_decision(label)
+        if decision["decision"] == "abandon":
+            return replace(entry, state=BackupState.ABANDONED, reason=str(decision.get("reason")))
+        return replace(
+            entry,
+            state=BackupState.RETIRED if "retire" in parts else BackupState.COMMITTED,
+            summary=decision["summary"],
+            manifest_hash=decision["manifest"],
         )
 
+    def _read_decision(self, label: str) -> dict[str, Any]:
+        """Either decision, with what belongs to it. Raises Damaged for anything else, ObjectMissing."""
+        name = self._name(label, "decision")
+        body = self._repository.read_document(name)
+        is_commit = body.get("decision") == "commit"
+        if is_commit and isinstance(body.get("summary"), dict) and isinstance(body.get("manifest"), str):
+            return body
+        if body.get("decision") != "abandon":
+            raise Damaged(f'"{name}" is damaged: it is no decision')
+        return body
+
     def _read_intent(self, label: str) -> Intent | None:
+        name = self._name(label, "intent")
         try:
-            body = self._repository.read_document(self._name(label, "intent"))
+            body = self._repository.read_document(name)
+            known = {field.name: body[field.name] for field in fields(Intent)}
+            known["system_identifier"] = int(known["system_identifier"])
+            known["started_at"] = parse_time_utc(known["started_at"])
         except ObjectMissing:
             return None
-        return Intent(
-            **{
-                **body,
-                "system_identifier": int(body["system_identifier"]),
-                "started_at": parse_time_utc(body["started_at"]),
-            }
-        )
+        except (KeyError, TypeError, ValueError) as error:
+            raise Damaged(f'"{name}" is damaged: it is no intent ({error!r})') from error
+        return Intent(**known)
 
     def find_entry(self, label: str) -> BackupEntry:
         """The committed backup of this label or unique beginning of one. Raises NotFound saying what there is."""
@@ -210,9 +224,12 @@ class BackupCatalog:
         try:
             if container.index.hash.hex() != entry.manifest_hash:
                 raise Damaged("it is not the manifest that the backup's decision names")  # noqa: TRY301
-            return parse_manifest(container)
+            manifest = parse_manifest(container)
+            if (manifest.facts.cluster, manifest.facts.label) != (self.cluster, entry.label):
+                raise Damaged("it is another backup's manifest")  # noqa: TRY301
         except Damaged as error:
             raise Damaged(f'"{name}" is damaged: {error.message}') from error
+        return manifest
 
 
 def _started(entry: BackupEntry) -> tuple[str, str]:

@@ -1,8 +1,8 @@
 """Block maps: where every byte of every file lies. NumPy over whole backups; no loops over runs.
 
 The one idea: a file is an ordered list of runs (length, pack, offset in the pack's plain bytes) that follow one another
-without gap or overlap, so a run needs no file offset and "every byte exactly once" is a sum. A run may cross frames: the
-pack's index tells where they end. Bytes that are zero are a run in no pack (``HOLE``).
+without gap or overlap, so a run needs no file offset and "every byte exactly once" is a sum. A run may cross frames:
+the pack's index tells where they end. Bytes that are zero are a run in no pack (``HOLE``).
 """
 
 from __future__ import annotations
@@ -99,7 +99,9 @@ def check_block_map(block_map: BlockMap, sizes: U8, pack_plain: U8) -> None:
     file = np.repeat(np.arange(len(sizes)), runs)
     totals = np.zeros(len(sizes), np.uint64)
     np.add.at(totals, file, block_map.length)
-    if np.any(totals != sizes) or np.any(block_map.length > sizes[file]):
+    covered = np.array_equal(totals, sizes) and not np.any(block_map.length > sizes[file])
+    # A column's numbers wrap: no file's runs are fewer bytes than it has, so together they must not be more.
+    if not covered or _exact_sum(block_map.length) != _exact_sum(sizes):
         raise Damaged("its block map does not cover every byte of every file exactly once")
     stored = block_map.pack != HOLE
     pack = block_map.pack[stored]
@@ -109,6 +111,10 @@ def check_block_map(block_map: BlockMap, sizes: U8, pack_plain: U8) -> None:
     offset, length = block_map.offset[stored], block_map.length[stored]
     if np.any(offset > room) or np.any(length > room - offset):
         raise Damaged("its block map reaches beyond the end of a pack")
+
+
+def _exact_sum(column: U8) -> int:
+    return (int((column >> np.uint64(32)).sum()) << 32) + int((column & np.uint64(0xFFFFFFFF)).sum())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

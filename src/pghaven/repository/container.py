@@ -17,7 +17,7 @@ from enum import IntEnum
 from itertools import accumulate
 from typing import Any
 
-from pghaven.errors import Damaged
+from pghaven.errors import Damaged, Refused
 from pghaven.repository.codec import Buffer, Compressor, decompress
 from pghaven.repository.seal import Keyring, Sealer
 
@@ -33,6 +33,7 @@ FOOTER_BYTES = _FOOTER.size + 32 + len(_END_MAGIC)
 # One container holds at most this many frames, so that a damaged footer cannot make a reader allocate without bound.
 _FRAMES_MAX = 1 << 20
 _META_BYTES_MAX = 64 << 20
+_SEAL_BYTES_MAX = 16  # what sealing adds to a frame
 _INDEX_POSITION = (1 << 96) - 1  # the index's place among the parts that are sealed
 _FRAME_COLUMNS_BYTES = 4 + 4 + 1 + 4 + 32
 
@@ -159,9 +160,16 @@ class ContainerWriter:
         self.stored_length += len(stored)
 
     def finish(self, meta: Mapping[str, Any]) -> FinishedContainer:
-        """Close the container. ``meta`` is JSON-able and is covered by the hash."""
+        """Close the container. ``meta`` is JSON-able and is covered by the hash.
+
+        Raises Refused when it has become larger than readers take.
+        """
         count = len(self._crcs)
         meta_text = json.dumps(meta, separators=(",", ":"), sort_keys=True).encode("ascii")
+        if count > _FRAMES_MAX or len(meta_text) > _META_BYTES_MAX:
+            raise Refused(
+                f"an object of {count} frames and {len(meta_text)} bytes of facts is more than any reader takes"
+            )
         index = b"".join(
             (
                 struct.pack("<I", len(meta_text)),
@@ -205,6 +213,9 @@ class FinishedContainer:
     size_bytes: int
     tail_bytes: int
     plain_length: int
+
+    def to_bytes(self) -> bytes:
+        return b"".join(self.content)
 
 
 def _associated(kind: Kind, context: bytes) -> bytes:
@@ -264,8 +275,9 @@ def _parse_index(index: bytes, count: int, digest: bytes, sealer: Sealer, associ
         crcs = struct.unpack_from(f"<{count}I", index, at + 9 * count)
     except (struct.error, ValueError, RecursionError) as error:
         raise Damaged(f"its index cannot be read: {error}") from error
-    if any(not 0 < length <= FRAME_BYTES for length in plain_lengths):
-        raise Damaged("its index has frames out of bounds")
+    for stored, plain in zip(stored_lengths, plain_lengths, strict=True):
+        if not 0 < plain <= FRAME_BYTES or not 0 < stored <= plain + _SEAL_BYTES_MAX:
+            raise Damaged("its index has frames out of bounds")
     return Index(
         hash=digest,
         meta=meta,
@@ -281,6 +293,12 @@ def _parse_index(index: bytes, count: int, digest: bytes, sealer: Sealer, associ
     )
 
 
+def check_header(data: Buffer, kind: Kind) -> None:
+    """Raises Damaged unless these are the first bytes of a container of this kind."""
+    if bytes(data[:HEADER_BYTES]) != _header(kind):
+        raise Damaged("it does not begin as an object of this repository does")
+
+
 class Container:
     """A whole container in memory, proven as far as it is read."""
 
@@ -289,8 +307,12 @@ class Container:
         if len(self._data) < HEADER_BYTES + FOOTER_BYTES:
             raise Damaged(f"it has only {len(self._data)} bytes")
         self.index = parse_tail(data, size_bytes=len(self._data), kind=kind, context=context, keyring=keyring)
-        if bytes(self._data[:HEADER_BYTES]) != _header(kind):
-            raise Damaged("it does not begin as an object of this repository does")
+        check_header(self._data, kind)
+
+    @property
+    def size_bytes(self) -> int:
+        """The stored size of the whole object."""
+        return len(self._data)
 
     @property
     def meta(self) -> Mapping[str, Any]:

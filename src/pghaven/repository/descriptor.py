@@ -57,7 +57,7 @@ def parse_descriptor(body: dict[str, Any]) -> Descriptor:
             version=int(body["version"]),
             min_reader=int(body["min_reader"]),
             min_writer=int(body["min_writer"]),
-            required_features=tuple(body["required_features"]),
+            required_features=tuple(str(feature) for feature in body["required_features"]),
             key_slots=tuple(body["key_slots"]),
         )
     except (KeyError, TypeError, ValueError) as error:

@@ -1,8 +1,8 @@
 """What WAL is held, as continuous ranges, and how far along a timeline's path it can be followed. Pure.
 
-The one idea: on a path each segment number has one file that is needed, that of the timeline which owns the last byte
-in question, because a new timeline's first segment begins as a copy of its ancestor's up to the fork (XLogInitNewTimeline
-in xlog.c of PostgreSQL). An ancestor's own file of that number may go on past the fork, into what was left behind.
+The one idea: on a path each segment number has one file that is needed, that of the timeline which owns its last byte,
+because a new timeline's first segment begins as a copy of its ancestor's up to the fork (XLogInitNewTimeline in xlog.c
+of PostgreSQL). An ancestor's own file of that number may go on past the fork, into what was left behind.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 The one idea: everything that grows with the cluster is a column (integers of one width, or names joined by NUL), so a
 million files cost tens of megabytes, not gigabytes; what is small and for people is JSON in the container's index.
-A manifest is believed only after ``check``: nothing in it may name a place outside the directory it is restored to.
+A manifest is believed, and written, only after ``check_manifest``: nothing in it may name a place outside the directory
+it is restored to.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +20,10 @@ import numpy.typing as npt
 from pghaven.errors import Damaged
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import Timeline
-from pghaven.repository.blockmap import BlockMap, check_block_map
+from pghaven.repository.blockmap import BlockMap
 from pghaven.repository.codec import Compressor
 from pghaven.repository.container import Container, ContainerWriter, FinishedContainer, Kind
+from pghaven.repository.manifest_check import check_manifest
 from pghaven.repository.pack import PackRef
 from pghaven.repository.seal import Keyring
 from pghaven.units import parse_time_utc, render_time_utc
@@ -154,7 +156,8 @@ class Manifest:
 
 
 def render_manifest(manifest: Manifest, *, context: bytes, keyring: Keyring) -> FinishedContainer:
-    """The stored form of a manifest."""
+    """The stored form of a manifest. Raises Damaged for one that no reader would take."""
+    check_manifest(manifest)
     files, block_map, packs = manifest.files, manifest.block_map, manifest.packs
     columns: dict[str, npt.NDArray[Any]] = {
         "directory_mode": files.directory_mode,
@@ -212,7 +215,7 @@ def parse_manifest(container: Container) -> Manifest:
         columns = {name: _read_column(plain, described[name], dtype) for name, dtype in _COLUMN_TYPES.items()}
         blobs = {name: _read_blob(plain, described[name]) for name in _BLOBS}
         config_files = _parse_config_files(meta["config_files"], blobs["config_contents"])
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         raise Damaged(f"it is not a backup's manifest ({error!r})") from error
     packs = _parse_packs(columns, blobs["pack_ids"])
     files = FileColumns(
@@ -232,9 +235,7 @@ def parse_manifest(container: Container) -> Manifest:
         pack=columns["run_pack"],
         offset=columns["run_offset"],
     )
-    _check_files(facts, files)
-    check_block_map(block_map, files.size, columns["pack_plain"])
-    return Manifest(
+    manifest = Manifest(
         facts=facts,
         files=files,
         block_map=block_map,
@@ -243,6 +244,8 @@ def parse_manifest(container: Container) -> Manifest:
         config_files=config_files,
         control=blobs["control"],
     )
+    check_manifest(manifest)
+    return manifest
 
 
 def _read_column(plain: bytes, place: tuple[int, int], dtype: str) -> npt.NDArray[Any]:
@@ -298,51 +301,6 @@ def _parse_config_files(rows: Sequence[Sequence[Any]], contents: bytes) -> tuple
     return tuple(result)
 
 
-def _check_files(facts: BackupFacts, files: FileColumns) -> None:
-    """Raises Damaged unless all paths stay inside the data directory and the tablespaces it names."""
-    count = len(files.size)
-    for column in (files.directory, files.mode, files.mtime_ns, files.owner, files.flags):
-        if len(column) != count:
-            raise Damaged("its columns of files differ in length")
-    if count and int(files.directory.max()) >= len(files.directories):
-        raise Damaged("a file lies in a directory that is not listed")
-    if count and int(files.owner.max()) >= len(facts.owners):
-        raise Damaged("a file has an owner that is not listed")
-    tablespaces = {b"%d" % tablespace.oid for tablespace in facts.tablespaces}
-    seen: set[bytes] = set()
-    for path in files.directories:
-        _check_directory(path, tablespaces)
-        seen.add(path)
-    if len(seen) != len(files.directories):
-        raise Damaged("a directory is listed twice")
-    for path in files.directories:
-        parent = path.rpartition(b"/")[0]
-        if path and parent not in seen:
-            raise Damaged(f'directory "{_show(path)}" lies in one that is not listed')
-    previous = (-1, b"")
-    for number, name in enumerate(files.names):
-        if not name or name in (b".", b"..") or b"/" in name:
-            raise Damaged(f'"{_show(name)}" cannot be the name of a file')
-        place = (int(files.directory[number]), name)
-        if place <= previous or files.path(number) in seen:
-            raise Damaged(f'"{_show(files.path(number))}" is listed twice or out of order')
-        previous = place
-
-
-def _check_directory(path: bytes, tablespaces: set[bytes]) -> None:
-    if not path:
-        return
-    parts = path.split(b"/")
-    if any(part in (b"", b".", b"..") for part in parts):
-        raise Damaged(f'"{_show(path)}" cannot be a directory of a backup')
-    if parts[0] == b"pg_tblspc" and len(parts) > 1 and parts[1] not in tablespaces:
-        raise Damaged(f'"{_show(path)}" belongs to no tablespace of this backup')
-
-
-def _show(path: bytes) -> str:
-    return path.decode("utf-8", "backslashreplace")
-
-
 def _render_facts(facts: BackupFacts) -> dict[str, Any]:
     body = asdict(facts)
     for name, value in body.items():
@@ -363,14 +321,27 @@ def _parse_facts(body: Mapping[str, Any]) -> BackupFacts:
         values[name] = parse_time_utc(values[name])
     values["timeline"] = Timeline(values["timeline"])
     values["system_identifier"] = int(values["system_identifier"])
-    values["tablespaces"] = tuple(Tablespace(**row) for row in values["tablespaces"])
-    values["bad_pages"] = tuple(BadPage(**row) for row in values["bad_pages"])
+    values["tablespaces"] = tuple(_parse_row(Tablespace, row) for row in values["tablespaces"])
+    values["bad_pages"] = tuple(_parse_row(BadPage, row) for row in values["bad_pages"])
     for name in ("owners", "links"):
         values[name] = tuple((str(first), str(second)) for first, second in values[name])
-    for field in fields(BackupFacts):
-        if field.type in ("int", "str", "bool") and type(values[field.name]).__name__ != field.type:
+    return _checked(BackupFacts, values)
+
+
+_Row = TypeVar("_Row", BackupFacts, Tablespace, BadPage)
+
+
+def _parse_row(cls: type[_Row], body: Mapping[str, Any]) -> _Row:
+    return _checked(cls, {field.name: body[field.name] for field in fields(cls)})
+
+
+def _checked(cls: type[_Row], values: Mapping[str, Any]) -> _Row:
+    """A value from JSON; raises TypeError for a field of another type, and what is not in the class is left out."""
+    for field in fields(cls):
+        wanted = str(field.type).split(" | ")
+        if wanted[0] in ("int", "str", "bool") and type(values[field.name]).__name__.removesuffix("Type") not in wanted:
             raise TypeError(f"{field.name} is not of type {field.type}")
-    return BackupFacts(**values)
+    return cls(**values)
 
 
 def render_relation(row: Sequence[int | str]) -> bytes:

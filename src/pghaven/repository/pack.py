@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pghaven.errors import Damaged, ObjectExists
 from pghaven.repository import layout
 from pghaven.repository.codec import Buffer, Compressor
-from pghaven.repository.container import ContainerWriter, FinishedContainer, Index, Kind, parse_tail
+from pghaven.repository.container import ContainerWriter, FinishedContainer, Index, Kind, check_header, parse_tail
 from pghaven.repository.seal import Keyring
 from pghaven.store.api import Store
 
@@ -117,7 +117,7 @@ def _store_pack(place: PackPlace, finished: FinishedContainer) -> PackRef:
     except ObjectExists:
         # The name is the hash of what it holds: the same pack is there already, from a lost answer or an earlier
         # try. It must be whole and durable before anything may rely on it.
-        if place.store.read(name) != b"".join(finished.content):
+        if place.store.read(name) != finished.to_bytes():
             raise Damaged(f'pack "{name}" is in the store with other contents') from None
         place.store.confirm(name)
     return PackRef(
@@ -138,6 +138,8 @@ def load_pack_index(place: PackPlace, ref: PackRef) -> Index:
         )
         if index.hash != ref.id:
             raise Damaged("its contents belong to another pack")  # noqa: TRY301
+        if index.plain_length != ref.plain_length:
+            raise Damaged(f"it has {index.plain_length} plain bytes, not {ref.plain_length}")  # noqa: TRY301
     except Damaged as error:
         raise Damaged(f'pack "{name}" is damaged: {error.message}') from error
     return index
@@ -152,15 +154,18 @@ def iter_pack_frames(
     """
     name = place.name(ref.id)
     for first, last, wanted in _coalesce(index, frames):
-        start = index.stored_offsets[first]
+        start = index.stored_offsets[first] if first else 0  # with the first frame comes the header before it
         length = index.stored_offsets[last] + index.stored_lengths[last] - start
         data = memoryview(place.store.read_range(name, start, length))
         for number in wanted:
             at = index.stored_offsets[number] - start
             try:
-                yield number, index.open_frame(number, data[at : at + index.stored_lengths[number]])
+                if not number:
+                    check_header(data, Kind.PACK)
+                plain = index.open_frame(number, data[at : at + index.stored_lengths[number]])
             except Damaged as error:
                 raise Damaged(f'pack "{name}": {error.message}') from error
+            yield number, plain
 
 
 def _coalesce(index: Index, frames: Iterable[int]) -> Iterator[tuple[int, int, list[int]]]:

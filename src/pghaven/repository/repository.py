@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import pghaven
@@ -16,7 +16,7 @@ from pghaven.clock import SYSTEM_CLOCK, Clock
 from pghaven.errors import Damaged, NotFound, ObjectExists, ObjectMissing, Refused
 from pghaven.repository import layout
 from pghaven.repository.container import Container, FinishedContainer, Kind
-from pghaven.repository.descriptor import Descriptor, parse_descriptor, render_descriptor
+from pghaven.repository.descriptor import FORMAT_VERSION, Descriptor, parse_descriptor, render_descriptor
 from pghaven.repository.document import parse_document, render_document
 from pghaven.repository.seal import OPEN_KEYRING, Keyring
 from pghaven.store.api import Store
@@ -60,6 +60,7 @@ class Repository:
         """Store a document under a free name. The same body again is success (a lost answer); raises ObjectExists
         when the name holds another body."""
         data = render_document(self.context(name), body)
+        self._require_writable()
         try:
             self.store.create(name, [data])
         except ObjectExists:
@@ -77,6 +78,7 @@ class Repository:
 
     def create_container(self, name: str, finished: FinishedContainer) -> None:
         """Store a container made with this name's context. Raises ObjectExists."""
+        self._require_writable()
         self.store.create(name, finished.content)
 
     def read_container(self, name: str, kind: Kind) -> Container:
@@ -87,6 +89,14 @@ class Repository:
         except Damaged as error:
             raise Damaged(f'"{name}" is damaged: {error.message}') from error
 
+    def _require_writable(self) -> None:
+        """Raises Refused when a newer version reserved writing for itself. Every writer begins with one of these."""
+        if self.descriptor.min_writer > FORMAT_VERSION:
+            raise Refused(
+                f"the repository has format version {self.descriptor.version}, which this pghaven cannot write",
+                hint="Use the version of pghaven that wrote it, or a newer one.",
+            )
+
     # -- clusters ---------------------------------------------------------------------------------------------------
 
     def list_clusters(self) -> tuple[str, ...]:
@@ -94,19 +104,26 @@ class Repository:
 
     def list_lineages(self, cluster: str) -> tuple[Lineage, ...]:
         """The lives this name has had, oldest first. Empty when the name is not registered."""
-        names = self.store.list_children(layout.lineages_prefix(cluster))
-        found = []
-        for child in names:
-            body = self.read_document(layout.lineages_prefix(cluster) + child)
-            found.append(Lineage(**{**body, "system_identifier": int(body["system_identifier"])}))
+        prefix = layout.lineages_prefix(cluster)
+        names = [prefix + child for child in self.store.list_children(prefix) if child.endswith(".json")]
+        found = [self._read_lineage(name) for name in names]
         return tuple(sorted(found, key=lambda lineage: parse_time_utc(lineage.registered_at)))
 
     def find_lineage(self, cluster: str, system_identifier: int) -> Lineage | None:
         try:
-            body = self.read_document(layout.lineage_name(cluster, system_identifier))
+            return self._read_lineage(layout.lineage_name(cluster, system_identifier))
         except ObjectMissing:
             return None
-        return Lineage(**{**body, "system_identifier": int(body["system_identifier"])})
+
+    def _read_lineage(self, name: str) -> Lineage:
+        body = self.read_document(name)
+        try:
+            known = {field.name: body[field.name] for field in fields(Lineage)}
+            known["system_identifier"] = int(known["system_identifier"])
+            parse_time_utc(known["registered_at"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise Damaged(f'"{name}" is damaged: it is no lineage ({error!r})') from error
+        return Lineage(**known)
 
     def require_lineage(self, cluster: str, system_identifier: int) -> Lineage:
         """The lineage a server or its WAL claims to be of; anything else is refused, naming both sides."""

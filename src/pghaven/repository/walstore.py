@@ -7,6 +7,7 @@ crash; other content under a taken name means two servers write one history, and
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,6 +33,7 @@ from pghaven.repository.repository import Repository
 
 # WAL waits for nobody: level 1 costs half of level 3 and stores some 5 % more.
 _WAL_LEVEL = 1
+_TIMELINE = re.compile(r"(?!0{8})[0-9A-F]{8}/")
 
 
 class PutOutcome(StrEnum):
@@ -135,6 +137,8 @@ class WalArchive:
         tail = store.read_range(name, size.size_bytes - guess, guess)
         try:
             needed = read_tail_length(tail[-FOOTER_BYTES:])
+            if needed > size.size_bytes:
+                raise Damaged("its index is larger than it is itself")  # noqa: TRY301
             if needed > guess:
                 tail = store.read_range(name, size.size_bytes - needed, needed)
             index = parse_tail(
@@ -151,7 +155,7 @@ class WalArchive:
     def list_timelines(self) -> tuple[Timeline, ...]:
         """Every timeline that has any object here, in increasing order."""
         children = self._repository.store.list_children(layout.wal_prefix(self.cluster, self.system_identifier))
-        return tuple(Timeline(int(child.rstrip("/"), 16)) for child in children if child != "other/")
+        return tuple(Timeline(int(child[:8], 16)) for child in children if _TIMELINE.fullmatch(child))
 
     def list_segments(self, timeline: Timeline) -> Iterator[StoredSegment]:
         """The complete segments held of one timeline, in order."""

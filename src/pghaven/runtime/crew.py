@@ -136,8 +136,12 @@ class Crew(Generic[Job, Result]):
                         on_result(cast("Result", result[0]))
 
     def _hand_out(self, jobs: Iterator[Job]) -> bool:
-        """Give jobs to the workers that have room, the idle ones first. False when there are no more jobs."""
-        while (hand := min(self._hands, key=_Hand.load)).load() < JOBS_IN_FLIGHT:
+        """Give jobs to the workers that have room, the idle ones first. False when there are no more jobs.
+
+        None waits behind another while a worker is still starting: of two long jobs each worker gets one.
+        """
+        limit = JOBS_IN_FLIGHT if all(hand.is_ready for hand in self._hands) else 1
+        while (hand := min(self._hands, key=_Hand.load)).load() < limit:
             try:
                 job = next(jobs)
             except StopIteration:
@@ -165,9 +169,9 @@ class _Hand:
             except BaseException:
                 self.channel.close()
                 raise
+        self.is_ready = False
         self.is_closing = False  # told to close, and has not answered yet
         self.is_closed = False
-        self._is_ready = False
         self._in_flight = 0
         self._post(Kind.SETUP, setup)
 
@@ -177,7 +181,7 @@ class _Hand:
 
     def load(self) -> int:
         """The jobs given and not answered; a worker that is not ready yet counts as full."""
-        return self._in_flight if self._is_ready else JOBS_IN_FLIGHT
+        return self._in_flight if self.is_ready else JOBS_IN_FLIGHT
 
     def give(self, job: object) -> None:
         self._post(Kind.JOB, job)
@@ -185,7 +189,7 @@ class _Hand:
 
     def finish(self) -> None:
         """Have the worker close after the jobs it has; one that is not ready has none and is left alone."""
-        if self._is_ready:
+        if self.is_ready:
             self.is_closing = True
             self._post(Kind.CLOSE, None)
 
@@ -204,7 +208,7 @@ class _Hand:
         if kind is Kind.FAILED:
             raise cast("Exception", value)
         if kind is Kind.READY:
-            self._is_ready = True
+            self.is_ready = True
             return None
         if kind is Kind.CLOSED:
             self.is_closing = False

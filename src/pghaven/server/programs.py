@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pghaven.errors import NotFound
+from pghaven.server.identity import OsUser, child_identity
 
 _VERSION = re.compile(r"\(PostgreSQL\) ([0-9]+)")
 _ASK_SECONDS = 20
@@ -76,6 +77,45 @@ def inspect_programs(bin_dir: str) -> Programs | str:
         said = " ".join((answer.stderr or answer.stdout).split())
         return f"its postgres does not work: {said or f'exit status {answer.returncode}'}"
     return Programs(bin_dir=bin_dir, major=int(match[1]), version=answer.stdout.split()[2])
+
+
+def can_run(programs: Programs, user: OsUser | None) -> bool:
+    """Whether this user reaches and runs the server's program, tried by a process of that user.
+
+    Installations below ``/root``, such as a tool's private environment, are closed to everybody else.
+    """
+    command = [programs.path("postgres"), "--version"]
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            timeout=_ASK_SECONDS,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            **child_identity(user),
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
+
+
+def copy_programs(programs: Programs, directory: str) -> Programs:
+    """The programs in a copy of their whole tree (about 40 MB) below ``directory``, readable by everybody.
+
+    For the trees of wheels, which work in any place; packages of the system do not, and need no copy.
+    ``directory`` exists and is open to those who shall run them. Raises OSError.
+    """
+    tree = os.path.dirname(os.path.realpath(programs.bin_dir))
+    above, name = os.path.split(tree)
+    copied = os.path.join(directory, os.path.basename(above), name)
+    shutil.copytree(tree, copied, symlinks=True)
+    libraries = f"{above}.libs"
+    if os.path.isdir(libraries):
+        # Found by the programs through paths relative to their own.
+        shutil.copytree(libraries, os.path.join(directory, os.path.basename(libraries)), symlinks=True)
+    subprocess.run(["chmod", "-R", "a+rX", directory], check=True)
+    bin_dir = os.path.join(copied, os.path.basename(os.path.realpath(programs.bin_dir)))
+    return Programs(bin_dir=bin_dir, major=programs.major, version=programs.version)
 
 
 def _candidates(major: int) -> Iterator[tuple[str, str]]:

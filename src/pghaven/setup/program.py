@@ -1,7 +1,7 @@
 """The command line by which a server calls pghaven, tried out as the server's own user.
 
-The one idea: a server runs ``archive_command`` and ``restore_command`` as its own user, without our environment; whether
-that user can run the program, read the configuration and reach the repository is tried, never concluded from modes.
+The one idea: a server runs ``archive_command`` and ``restore_command`` as its own user and without our environment.
+Whether that user can run the program, read the configuration and reach the repository is tried, never concluded.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from pghaven.errors import EXIT_STOP_RECOVERY, UsageError
 
 ABSENT_STATUS = 86
 """What ``wal get`` is told to end with on proven absence. Not 1, which is also the status of an interpreter that cannot
-start or import, and not one that shells or Python use; ``sh`` turns it, and nothing else, into the 1 PostgreSQL knows."""
+import its program; ``sh`` turns this, and nothing else, into the 1 that PostgreSQL knows."""
 
 # Until PostgreSQL 15 a longer archive_command is cut off without a word (MAXPGPATH in shell_archive.c); the file's path
 # takes the place of %p.

@@ -139,7 +139,10 @@ def _find(opened: OpenArchive, request: GetRequest, listener: Listener) -> bytes
 
 def _find_segment(opened: OpenArchive, request: GetRequest, listener: Listener) -> bytes | _Absence:
     archive = opened.archive
-    segment = SegmentName.parse(request.file_name, archive.segment_size)
+    try:
+        segment = SegmentName.parse(request.file_name, archive.segment_size)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     if request.standby:
         fork = find_current_fork(segment.timeline, load_later_histories(archive, segment.timeline, listener))
         # The part before the fork is in the first segment of the timeline that took over, or comes by streaming.
@@ -205,9 +208,7 @@ def _deliver(content: bytes, request: GetRequest) -> None:
         _remove_leftovers(directory, prefix, request.clock.now().timestamp() - _LEFTOVER_SECONDS)
         try:
             _write(temporary, content, OwnerOf.path(directory))
-            if not request.still_wanted():
-                raise Cancelled("the process that asked for this file is gone")
-            os.rename(temporary, path)
+            _put_in_place(temporary, request)
         except BaseException:
             with suppress(OSError):  # the failure that led here is the one to report
                 os.unlink(temporary)
@@ -216,6 +217,12 @@ def _deliver(content: bytes, request: GetRequest) -> None:
         raise NotPermitted(f'could not write "{path}": permission denied') from error
     except OSError as error:
         raise StoreUnreachable(f'could not write "{path}": {error.strerror}') from error
+
+
+def _put_in_place(temporary: str, request: GetRequest) -> None:
+    if not request.still_wanted():
+        raise Cancelled(f'"{request.file_name}" is no longer wanted: the process that asked for it is gone')
+    os.rename(temporary, request.target_path)
 
 
 def _write(path: str, content: bytes, owner: OwnerOf) -> None:

@@ -1,8 +1,8 @@
 """A hard limit on the time a command takes: the work is done by a child that can be left behind.
 
-The one idea: a process that hangs in the kernel (a frozen file system, a dead disk, a mount whose server is gone) cannot
-end itself, and its parent waits for it. So whoever PostgreSQL waits for must not touch the store: it forks before
-anything else, and when the time is up it kills the child and goes, whether or not the child can die.
+The one idea: a process that hangs in the kernel (a frozen file system, a dead disk, a mount whose server is gone)
+cannot end itself, and its parent waits for it. So whoever PostgreSQL waits for must not touch the store: it forks
+before anything else, and when the time is up it kills the child and goes, whether or not the child can die.
 
 Forking is safe here because it happens before any thread or any client of a store exists.
 """

@@ -106,19 +106,24 @@ def read_plan(path: str) -> FollowedPlan:
 def parse_plan(text: str, source: str) -> FollowedPlan:
     """The plan in the text of ``pghaven.restore.json``. Raises Damaged naming ``source``."""
     try:
-        body = json.loads(text)
-        identifier = body.get("system_identifier")
-        path = tuple(_parse_leg(item) for item in body["timeline_path"])
-        if body["format"] != _FORMAT or not path:
-            raise ValueError("it has no timeline path, or is of a later version of pghaven")
-        return FollowedPlan(
-            source=source,
-            path=_cut_short(path),
-            expected_end_lsn=Lsn.parse(body["expected_end_lsn"]),
-            system_identifier=None if identifier is None else int(identifier),
-        )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        return _parse_body(json.loads(text), source)
+    except (KeyError, TypeError, ValueError) as error:
         raise Damaged(f'restore plan "{source}" cannot be followed: {error!r}') from error
+
+
+def _parse_body(body: Any, source: str) -> FollowedPlan:
+    if body["format"] != _FORMAT:
+        raise ValueError(f"format {body['format']} is not known")
+    path = tuple(_parse_leg(item) for item in body["timeline_path"])
+    if not path:
+        raise ValueError("its timeline path is empty")
+    identifier = body.get("system_identifier")
+    return FollowedPlan(
+        source=source,
+        path=_cut_short(path),
+        expected_end_lsn=Lsn.parse(body["expected_end_lsn"]),
+        system_identifier=None if identifier is None else int(identifier),
+    )
 
 
 def _parse_leg(item: Any) -> PathLeg:

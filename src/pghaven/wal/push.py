@@ -22,7 +22,7 @@ from pghaven.postgres.segment import (
     is_valid_archive_name,
 )
 from pghaven.postgres.timeline import Timeline, parse_history
-from pghaven.postgres.waldata import LONG_HEADER_SIZE, check_segment, parse_page_header
+from pghaven.postgres.waldata import LONG_HEADER_SIZE, check_segment, is_wal_magic, parse_page_header
 from pghaven.repository.walstore import PutOutcome, WalArchive
 from pghaven.units import render_size, render_time_utc, since_epoch
 from pghaven.wal.archives import OpenArchive, PlaceFailure, RepositoryPlace, join_failures, open_archive, open_place
@@ -136,7 +136,7 @@ def _read_claim(file: _WalFile, directory: str | None) -> int:
     """The system identifier this file claims to be of: its own word, else the data directory's it comes from."""
     if file.kind in _SEGMENT_KINDS and len(file.content) >= LONG_HEADER_SIZE:
         header = parse_page_header(file.content)
-        if header.version is not None and header.system_identifier is not None:
+        if is_wal_magic(header.magic) and header.system_identifier is not None:
             return header.system_identifier
     found = None if directory is None else read_system_identifier(directory)
     if found is not None:

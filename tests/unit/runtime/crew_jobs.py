@@ -60,6 +60,12 @@ class Act:
     def do_return_the_unpicklable(self) -> object:
         return lambda: None
 
+    def do_meet(self) -> str:
+        self._sign("meeting")
+        while len(list(self._directory.glob("meeting-*"))) < 2:
+            time.sleep(0.005)
+        return "met"
+
     def do_die(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import textwrap
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -103,12 +103,17 @@ def test_entering_does_not_wait_for_the_workers(tmp_path: Path) -> None:
     assert sorted(result for result in results if isinstance(result, int)) == list(range(10))
 
 
+def test_of_two_long_jobs_each_worker_gets_one(tmp_path: Path) -> None:
+    """Each waits for the other to have begun, so one worker alone would never get to the second."""
+    assert run_acts(tmp_path, "meet", "meet") == ["met", "met"]
+
+
 def test_large_jobs_and_large_results_do_not_wait_for_each_other() -> None:
     results: list[object] = []
     job, size = bytes(range(256)) * 40_000, 5_000_000
     with Crew(size=2, setup=crew_jobs.Grow, settings=None) as crew:
         crew.run(iter([(job, size)] * 8), results.append)
-    assert Counter((length, len(body)) for length, body in results) == {(len(job), size): 8}  # type: ignore[misc]
+    assert results == [(len(job), bytes(size))] * 8
 
 
 def test_bytes_of_any_size_come_back_as_they_were() -> None:
@@ -264,14 +269,27 @@ def write_program(directory: Path, name: str, head: str = "") -> Path:
     return path
 
 
-def start(command: list[str], **options: object) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": f"{PROJECT / 'src'}:{PROJECT}"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=environment, **pipes, **options)  # type: ignore[call-overload, no-any-return]
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts a program, and sees to its end."""
+    with contextlib.ExitStack() as programs:
+
+        def start(command: list[str], **options: object) -> subprocess.Popen[str]:
+            environment = {**os.environ, "PYTHONPATH": f"{PROJECT / 'src'}:{PROJECT}"}
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+            program = subprocess.Popen(command, env=environment, **pipes, **options)  # type: ignore[call-overload]
+            programs.enter_context(program)
+            programs.callback(program.kill)
+            return program  # type: ignore[no-any-return]
+
+        yield start
 
 
 @pytest.mark.parametrize("way", ["script", "console script", "module", "code"])
-def test_it_works_however_the_program_was_started(tmp_path: Path, way: str) -> None:
+def test_it_works_however_the_program_was_started(tmp_path: Path, start: Start, way: str) -> None:
     signs = tmp_path / "signs"
     signs.mkdir()
     if way == "module":
@@ -287,7 +305,7 @@ def test_it_works_however_the_program_was_started(tmp_path: Path, way: str) -> N
     assert (out, err) == ("main\nnothing\nnothing\n", "")
 
 
-def test_an_interrupt_lets_workers_clean_up_and_leaves_none(tmp_path: Path) -> None:
+def test_an_interrupt_lets_workers_clean_up_and_leaves_none(tmp_path: Path, start: Start) -> None:
     program = start([sys.executable, "-c", PROGRAM, str(tmp_path), "wait_for_ever", "wait_for_ever"])
     wait_until(lambda: len(pids(tmp_path, "waiting")) == 2, "two busy workers")
     program.send_signal(signal.SIGINT)
@@ -299,19 +317,21 @@ def test_an_interrupt_lets_workers_clean_up_and_leaves_none(tmp_path: Path) -> N
     assert_none_is_left(tmp_path)
 
 
-def test_an_interrupt_from_the_terminal_does_not_reach_the_workers(tmp_path: Path) -> None:
+def test_an_interrupt_from_the_terminal_does_not_reach_the_workers(tmp_path: Path, start: Start) -> None:
     program = start([sys.executable, "-c", PROGRAM, str(tmp_path), "wait_for_ever"], process_group=0)
     (worker,) = wait_until(lambda: pids(tmp_path, "waiting"), "a busy worker")
     assert os.getpgid(worker) != os.getpgid(program.pid)
     os.kill(worker, signal.SIGINT)  # and one that is sent to it alone is for the crew to decide
     os.killpg(program.pid, signal.SIGINT)
-    program.communicate(timeout=60)
+    _, err = program.communicate(timeout=60)
+    assert err.count("Traceback") == 1
+    assert err.rstrip().endswith("KeyboardInterrupt")
     assert pids(tmp_path, "cleaned") == [worker]
     assert_none_is_left(tmp_path)
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_workers_end_when_the_program_is_ended(tmp_path: Path, how: signal.Signals) -> None:
+def test_workers_end_when_the_program_is_ended(tmp_path: Path, start: Start, how: signal.Signals) -> None:
     program = start([sys.executable, "-c", PROGRAM, str(tmp_path), "wait_for_ever", "wait_for_ever"])
     wait_until(lambda: len(pids(tmp_path, "waiting")) == 2, "two busy workers")
     program.send_signal(how)

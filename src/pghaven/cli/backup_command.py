@@ -1,0 +1,93 @@
+"""``pghaven backup``: take one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from pghaven.cli.invocation import Invocation
+from pghaven.cli.opening import count_processes, open_chosen_repository
+
+if TYPE_CHECKING:
+    from pghaven.backup.session import BackupResult
+
+
+@click.command("backup")
+@click.argument("cluster", required=False)
+@click.option("--full", is_flag=True, help="Read and store everything anew. So far every backup does.")
+@click.option("--repository", metavar="NAME", help="Which of the cluster's repositories to store it in.")
+@click.pass_obj
+def command(invocation: Invocation, cluster: str | None, full: bool, repository: str | None) -> int:  # noqa: ARG001
+    """Take a backup of CLUSTER, whose server must be running on this host.
+
+    It can be left out if only one is configured. The command ends when the backup and all the WAL it needs are in the
+    repository; whatever goes wrong before, no backup was made.
+    """
+    from pghaven.backup.session import BackupSettings, run_backup
+
+    config = invocation.config
+    chosen = invocation.get_cluster(cluster)
+    settings = BackupSettings(
+        cluster=chosen.name,
+        data_directory=chosen.data_directory,
+        conninfo=chosen.conninfo,
+        level=chosen.compression_level,
+        processes=count_processes(chosen),
+        archive_timeout_seconds=chosen.backup_archive_timeout_seconds,
+    )
+    with invocation.reporter as listener:
+        result = run_backup(open_chosen_repository(config, chosen, repository, listener), settings, listener)
+    return invocation.show("backup", render_body(result), render_text(result))
+
+
+def render_body(result: BackupResult) -> dict[str, object]:
+    facts = result.facts
+    return {
+        "label": facts.label,
+        "cluster": facts.cluster,
+        "system_identifier": str(facts.system_identifier),
+        "server_version_num": facts.server_version_num,
+        "timeline": facts.timeline,
+        "start_lsn": facts.start_lsn,
+        "stop_lsn": facts.stop_lsn,
+        "started_at": facts.started_at,
+        "stopped_at": facts.stopped_at,
+        "first_segment": result.first_segment,
+        "last_segment": result.last_segment,
+        "from_standby": facts.from_standby,
+        "method": facts.method,
+        "changes": facts.changes,
+        "file_count": facts.file_count,
+        "total_bytes": facts.total_bytes,
+        "stored_bytes": facts.stored_bytes,
+        "manifest_bytes": result.manifest_bytes,
+        "pack_count": result.pack_count,
+        "bad_pages": facts.bad_pages,
+        "data_checksums": facts.data_checksums,
+        "total_seconds": result.total_seconds,
+        "copy_seconds": result.copy_seconds,
+    }
+
+
+def render_text(result: BackupResult) -> str:
+    from pghaven.cli.render import render_block
+    from pghaven.units import render_duration, render_rate, render_size, render_time
+
+    facts = result.facts
+    share = f" ({100 * facts.stored_bytes / facts.total_bytes:.0f} %)" if facts.total_bytes else ""
+    rate = f", {render_rate(facts.total_bytes / result.copy_seconds)}" if result.copy_seconds > 0 else ""
+    pages = "verified" if facts.data_checksums else "not verifiable: the cluster has no data checksums"
+    if facts.bad_pages:
+        pages = f"{len(facts.bad_pages)} damaged pages"
+    return f"backup {facts.label} of {facts.cluster} is complete\n" + render_block(
+        [
+            ("taken", f"{render_time(facts.stopped_at)}, in {render_duration(result.total_seconds)}{rate}"),
+            ("size", f"{render_size(facts.total_bytes)} in {facts.file_count} files"),
+            ("stored", f"{render_size(facts.stored_bytes)}{share}, {facts.changes}"),
+            ("WAL", f"{facts.start_lsn} to {facts.stop_lsn} on timeline {facts.timeline}, archived and proven"),
+            ("page checksums", pages),
+            ("restore with", f"pghaven restore {facts.cluster} --target-dir DIR"),
+        ],
+        indent="  ",
+    )

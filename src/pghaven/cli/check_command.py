@@ -1,0 +1,91 @@
+"""``pghaven check``: every link between server and repository, one line each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from pghaven.cli.invocation import Invocation
+from pghaven.cli.opening import choose_clusters
+from pghaven.cli.output import make_printable
+from pghaven.errors import EXIT_WARNINGS, CheckFailed
+
+if TYPE_CHECKING:
+    from pghaven.config.values import ClusterConfig, Config
+    from pghaven.proof.check import CheckSettings
+    from pghaven.proof.results import CheckResult
+
+# One segment through archive_command takes a fraction of a second; with archiving behind, others come first.
+ROUND_TRIP_SECONDS = 60.0
+
+
+@click.command("check")
+@click.argument("cluster", required=False)
+@click.option(
+    "--timeout",
+    metavar="DURATION",
+    help='How long a WAL segment may take into the repository, such as "2min".  [default: 1min]',
+)
+@click.pass_obj
+def command(invocation: Invocation, cluster: str | None, timeout: str | None) -> int:
+    """Try every link between the server and the repository of CLUSTER, or of every configured cluster.
+
+    A WAL segment is finished on the server, awaited in the repository and read back. Ends with 17 when a check fails,
+    with 3 when there are only warnings.
+    """
+    from pghaven.proof.check import run_checks
+    from pghaven.proof.results import Verdict, judge
+
+    seconds = _parse_timeout(timeout)
+    config = invocation.config
+    found: list[tuple[str, tuple[CheckResult, ...]]] = []
+    with invocation.reporter as listener:
+        for one in choose_clusters(config, cluster):
+            found.append((one.name, run_checks(_make_settings(config, one, seconds), listener)))
+    body = [{"cluster": name, "result": judge(results).value, "checks": results} for name, results in found]
+    titled = len(found) > 1
+    text = "\n".join((f"cluster {name}\n" if titled else "") + render_results(results) for name, results in found)
+    status = invocation.show("check", {"clusters": body}, text)
+    verdict = judge(result for _, results in found for result in results)
+    return {Verdict.FAILED: CheckFailed.exit_status, Verdict.WARNING: EXIT_WARNINGS}.get(verdict, status)
+
+
+def render_results(results: tuple[CheckResult, ...]) -> str:
+    """``name: what was found: OK``, one line each, a hint on the line after."""
+    lines = []
+    for result in results:
+        lines.append(make_printable(f"{result.name}: {result.text}: {result.verdict.value}"))
+        if result.hint:
+            lines.append(make_printable(f"    HINT:  {result.hint}"))
+    return "\n".join(lines) + "\n"
+
+
+def _parse_timeout(text: str | None) -> float:
+    from pghaven.errors import UsageError
+    from pghaven.units import parse_duration
+
+    if text is None:
+        return ROUND_TRIP_SECONDS
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise UsageError(f"--timeout: {error}") from error
+
+
+def _make_settings(config: Config, cluster: ClusterConfig, round_trip_seconds: float) -> CheckSettings:
+    from pghaven.proof.check import CheckSettings, RepositoryAddress
+    from pghaven.setup.program import find_program
+    from pghaven.wal.commands import render_archive_command
+
+    program = find_program(cluster.program)
+    return CheckSettings(
+        cluster=cluster.name,
+        data_directory=cluster.data_directory,
+        conninfo=cluster.conninfo,
+        repositories=tuple(RepositoryAddress(name=one.name, url=one.url) for one in config.get_repositories(cluster)),
+        config_path=config.source,
+        program=program,
+        archive_command=render_archive_command(program, config.source, cluster.name),
+        round_trip_seconds=round_trip_seconds,
+    )

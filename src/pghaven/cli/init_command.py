@@ -1,0 +1,124 @@
+"""``pghaven init``: a place in the repository for a cluster, and its server's settings.
+
+The one idea: what the server needs is shown with the reason for each change; only --apply changes the server.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from pghaven.cli.invocation import Invocation
+
+if TYPE_CHECKING:
+    from pghaven.cli.init_run import InitResult
+
+
+@click.command("init")
+@click.argument("cluster")
+@click.option("--apply", is_flag=True, help="Change the server's settings too (ALTER SYSTEM and a reload).")
+@click.option("--data-directory", metavar="DIR", help="For a new configuration: default is what the server says.")
+@click.option("--conninfo", metavar="CONNINFO", help="For a new configuration: how to connect, as for psql.")
+@click.option("--repository", "repository_url", metavar="URL", help="For a new configuration: where backups are kept.")
+@click.option("--new-lineage", is_flag=True, help="Let another cluster take over the name, as after pg_upgrade.")
+@click.pass_obj
+def command(
+    invocation: Invocation,
+    *,
+    cluster: str,
+    apply: bool,
+    data_directory: str | None,
+    conninfo: str | None,
+    repository_url: str | None,
+    new_lineage: bool,
+) -> int:
+    """Make the repository, register CLUSTER in it, and show what its server's settings should be.
+
+    Without a configuration file a first one is written: to --config or $PGHAVEN_CONFIG if given, else to
+    ./pghaven.toml, for root to /etc/pghaven/pghaven.toml. Doing it again is fine and changes nothing.
+    """
+    from pghaven.cli.init_place import InitOptions, find_place
+    from pghaven.cli.init_run import InitRequest, run_init
+    from pghaven.repository.layout import check_cluster_name
+
+    check_cluster_name(cluster)
+    given = InitOptions(data_directory=data_directory, conninfo=conninfo, repository_url=repository_url)
+    place = find_place(invocation.config_path, cluster, given)
+    with invocation.reporter as listener:
+        result = run_init(InitRequest(place=place, apply=apply, new_lineage=new_lineage), listener)
+    return invocation.show("init", render_body(result), render_text(result))
+
+
+def render_body(result: InitResult) -> dict[str, object]:
+    applied = result.applied
+    return {
+        "cluster": result.place.cluster.name,
+        "system_identifier": str(result.facts.system_identifier),
+        "server_version_num": result.facts.version_num,
+        "data_directory": result.place.cluster.data_directory,
+        "config_path": result.place.config_path,
+        "config_written": result.place.is_new,
+        "repositories": result.repositories,
+        "ready": result.is_ready,
+        "settings_to_change": result.plan.change,
+        "settings_waiting_for_restart": result.plan.waiting,
+        "applied": applied,
+        "restart_command": result.restart_command,
+        "missing_privileges": result.missing_privileges,
+        "archive_command": result.archive_command,
+    }
+
+
+def render_text(result: InitResult) -> str:
+    from pghaven.cli.render import render_block
+
+    place = result.place
+    pairs: list[tuple[str, object]] = [
+        ("configuration", place.config_path + (" (written)" if place.is_new else "")),
+        ("server", f"PostgreSQL {result.facts.version}, system identifier {result.facts.system_identifier}"),
+    ]
+    for repository in result.repositories:
+        done = "created, cluster registered" if repository.is_new else "cluster registered"
+        if not repository.is_new and not repository.newly_registered:
+            done = "cluster was registered before"
+        pairs.append((f"repository {repository.name}", f"{repository.url} ({done})"))
+    text = f"cluster {place.cluster.name}\n" + render_block(pairs, indent="  ")
+    return text + _render_settings(result) + _render_next(result)
+
+
+def _render_settings(result: InitResult) -> str:
+    from pghaven.cli.render import render_table
+    from pghaven.postgres.settings import SettingAdvice
+
+    def rows(advice: tuple[SettingAdvice, ...]) -> list[tuple[object, ...]]:
+        return [
+            (one.name, one.current or "(empty)", one.wanted or "(empty)", "yes" if one.needs_restart else "no")
+            for one in advice
+        ]
+
+    text = ""
+    if result.applied is None and result.plan.change:
+        text += "\nThe server's settings should be changed:\n\n"
+        text += render_table(("setting", "now", "should be", "restart"), rows(result.plan.change))
+        text += "\n" + "".join(f"  {one.name}: {one.reason}\n" for one in result.plan.change)
+    if result.applied is not None:
+        if result.applied.in_force:
+            text += f"\nchanged and in force: {', '.join(result.applied.in_force)}\n"
+        if result.applied.needs_restart:
+            text += f"\nchanged, in force after a restart: {', '.join(result.applied.needs_restart)}\n"
+    if result.plan.waiting:
+        text += f"\nchanged earlier, in force after a restart: {', '.join(one.name for one in result.plan.waiting)}\n"
+    return text
+
+
+def _render_next(result: InitResult) -> str:
+    cluster = result.place.cluster.name
+    lines = []
+    if result.applied is None and result.plan.change:
+        lines.append(f"Have them changed with: pghaven init {cluster} --apply")
+    if result.restart_command is not None:
+        lines.append(f"Restart the server with: {result.restart_command}")
+    if result.is_ready:
+        lines.append("All is well." if not result.did_anything else f"Try every link with: pghaven check {cluster}")
+    return "\n" + "\n".join(lines) + "\n" if lines else ""

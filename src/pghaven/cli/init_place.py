@@ -1,0 +1,115 @@
+"""Where ``init`` works: the cluster as configured, or as the options say where there is no configuration yet.
+
+The one idea: a configuration file is written only where there is none; one that is there has the word, and an option
+that says otherwise is an error instead of a silent change.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+
+from pghaven.config.loading import FILE_VARIABLE, LOCAL_FILE, SYSTEM_FILE, find_config_file, load_config
+from pghaven.config.starter import render_cluster, render_starter
+from pghaven.config.values import ClusterConfig, RepositoryConfig
+from pghaven.errors import NotPermitted, StoreUnreachable, UsageError
+from pghaven.runtime.durable import OwnerOf, make_directories_durably, write_durably
+
+# Root's file is for the server's user to read, and for nobody else: a conninfo may hold a password after all.
+_FILE_MODE = 0o640
+_DIRECTORY_MODE = 0o755
+_REPOSITORY_NAME = "main"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitOptions:
+    """What was given on the command line; None for what was not."""
+
+    data_directory: str | None
+    conninfo: str | None
+    repository_url: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitPlace:
+    """``is_new``: ``config_path`` is still to be written. ``cluster.data_directory`` may be empty as long as it is."""
+
+    config_path: str
+    is_new: bool
+    cluster: ClusterConfig
+    repositories: tuple[RepositoryConfig, ...]
+
+    def with_data_directory(self, data_directory: str) -> InitPlace:
+        """Completed with what the server says, if nobody else has said it."""
+        if self.cluster.data_directory:
+            return self
+        return replace(self, cluster=replace(self.cluster, data_directory=data_directory))
+
+
+def find_place(config_path: str | None, cluster: str, options: InitOptions) -> InitPlace:
+    """Raises ConfigError, and UsageError for options that contradict the configuration or are missing without one."""
+    found = find_config_file(config_path)
+    if found is not None and os.path.lexists(found):
+        return _configured(found, cluster, options)
+    path = found or os.path.abspath(SYSTEM_FILE if os.geteuid() == 0 else LOCAL_FILE)
+    if options.repository_url is None:
+        raise UsageError(
+            f"there is no configuration file, and --repository does not say where backups are to be kept in {path}",
+            hint=f"For example: pghaven init {cluster} --repository file:///var/lib/pghaven",
+        )
+    made = ClusterConfig(
+        name=cluster,
+        data_directory="" if options.data_directory is None else os.path.abspath(options.data_directory),
+        conninfo=options.conninfo or "",
+        repositories=(_REPOSITORY_NAME,),
+    )
+    repository = RepositoryConfig(name=_REPOSITORY_NAME, url=options.repository_url)
+    return InitPlace(config_path=path, is_new=True, cluster=made, repositories=(repository,))
+
+
+def _configured(path: str, cluster: str, options: InitOptions) -> InitPlace:
+    config = load_config(path)
+    if cluster not in config.clusters:
+        lines = render_cluster(cluster, options.data_directory or "/…", options.conninfo or "", (_REPOSITORY_NAME,))
+        raise UsageError(
+            f'cluster "{cluster}" is not in the configuration {path}',
+            detail=f"Add a section such as:\n{lines.rstrip()}",
+            hint="init writes a configuration only where there is none.",
+        )
+    known = config.clusters[cluster]
+    repositories = config.get_repositories(known)
+    urls = [one.url for one in repositories]
+    _require_same(path, "--data-directory", options.data_directory, [known.data_directory])
+    _require_same(path, "--conninfo", options.conninfo, [known.conninfo])
+    _require_same(path, "--repository", options.repository_url, urls)
+    return InitPlace(config_path=config.source, is_new=False, cluster=known, repositories=repositories)
+
+
+def _require_same(path: str, option: str, given: str | None, configured: list[str]) -> None:
+    if given is not None and given.rstrip("/") not in [one.rstrip("/") for one in configured]:
+        raise UsageError(
+            f'{option} is "{given}", but {path} says "{configured[0]}"',
+            hint="Change it there, or leave the option out.",
+        )
+
+
+def write_starter(place: InitPlace, group: int | None) -> None:
+    """Write the first configuration file. ``group`` may read it, where root writes it for a server's user.
+
+    Raises NotPermitted, StoreUnreachable; never replaces a file.
+    """
+    cluster = place.cluster
+    text = render_starter(cluster.name, cluster.data_directory, cluster.conninfo, place.repositories[0].url)
+    owner = None if group is None else OwnerOf(uid=os.geteuid(), gid=group)
+    try:
+        make_directories_durably(os.path.dirname(place.config_path), _DIRECTORY_MODE)
+        if os.path.lexists(place.config_path):
+            raise UsageError(f"{place.config_path} was made by somebody else just now", hint="Run the command again.")
+        write_durably(place.config_path, text.encode(), _FILE_MODE, owner)
+    except PermissionError as error:
+        raise NotPermitted(
+            f"could not write {place.config_path}: permission denied",
+            hint=f"Name another place with --config FILE or ${FILE_VARIABLE}.",
+        ) from error
+    except OSError as error:
+        raise StoreUnreachable(f"could not write {place.config_path}: {error.strerror}") from error

@@ -1,0 +1,183 @@
+"""What ``init`` does, in the order in which a failure leaves least behind.
+
+    ask the server → repository → registration → configuration file → settings
+
+The one idea: everything that can refuse is asked before anything is written.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass
+
+from pghaven.backup.checks import check_data_directory
+from pghaven.cli.init_place import InitPlace, write_starter
+from pghaven.clock import SYSTEM_CLOCK, Clock
+from pghaven.errors import NotPermitted, Refused
+from pghaven.events import Listener, Notice, Step
+from pghaven.server.connection import Connection
+from pghaven.server.identity import OsUser
+from pghaven.server.privileges import render_setup_sql
+from pghaven.server.probe import ServerFacts, probe_server
+from pghaven.server.settings_apply import AppliedSettings, OverriddenSetting, apply_settings
+from pghaven.setup.program import ProgramFailure, find_program, try_program
+from pghaven.setup.register import (
+    PreparedRepository,
+    find_server_os_user,
+    find_unwritable,
+    make_lineage,
+    open_server,
+    prepare_repository,
+    render_missing,
+)
+from pghaven.setup.restart import render_restart_command
+from pghaven.setup.settings import SetupPlan, plan_setup, read_written_command
+from pghaven.wal.commands import render_archive_command
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitRequest:
+    place: InitPlace
+    apply: bool
+    new_lineage: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitRepository:
+    name: str
+    url: str
+    is_new: bool
+    newly_registered: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitResult:
+    """``plan`` is as it was before anything was applied; ``applied`` is None without --apply or with nothing to do.
+    ``restart_command`` is None when no restart is needed."""
+
+    place: InitPlace
+    facts: ServerFacts
+    repositories: tuple[InitRepository, ...]
+    plan: SetupPlan
+    applied: AppliedSettings | None
+    restart_command: str | None
+    missing_privileges: tuple[str, ...]
+    archive_command: str
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the server archives from now on, without anything more to be done."""
+        if self.applied is None:
+            return self.plan.is_ready
+        done = set(self.applied.in_force)
+        open_ones = [one for one in self.plan.change if one.name not in done] + list(self.plan.waiting)
+        return not any(one.required for one in open_ones)
+
+    @property
+    def did_anything(self) -> bool:
+        new = any(one.is_new or one.newly_registered for one in self.repositories)
+        return new or self.place.is_new or self.applied is not None
+
+
+def run_init(request: InitRequest, listener: Listener, *, clock: Clock = SYSTEM_CLOCK) -> InitResult:
+    """Set a cluster up. Raises ServerUnsuitable, NotPermitted with every GRANT, Refused for a name or a directory of
+    another cluster and for a program the server cannot run, StoreUnreachable, UsageError."""
+    place = request.place
+    listener(Step(text="asking the server"))
+    access = open_server(place.cluster.conninfo, place.cluster.data_directory or None)
+    with closing(access.connection) as connection:
+        facts = probe_server(connection)
+        place = place.with_data_directory(facts.data_directory)
+        check_data_directory(place.cluster.data_directory, facts)
+        user = find_server_os_user(place.cluster.data_directory)
+        program = find_program(place.cluster.program)
+        command = render_archive_command(program, place.config_path, place.cluster.name)
+        repositories = _register(request, place, facts, user, clock)
+        if place.is_new:
+            write_starter(place, None if user is None else user.gid)
+        if access.missing:
+            _warn(
+                listener,
+                "privileges",
+                f'role "{facts.role}" lacks privileges',
+                render_missing(facts.role, access.missing),
+            )
+        failure = _find_obstacle(place, repositories, program, user)
+        plan = plan_setup(facts, command, read_written_command(connection))
+        applied = _apply(connection, plan, failure) if request.apply and plan.change else None
+    if failure is not None and applied is None:
+        _warn(listener, "program", f"archiving would fail: {failure.reason}", failure.hint)
+    for lost in applied.overridden if applied else ():
+        _warn_overridden(listener, lost)
+    restart = bool(plan.waiting or (applied and applied.needs_restart))
+    return InitResult(
+        place=place,
+        facts=facts,
+        repositories=tuple(one for one, _ in repositories),
+        plan=plan,
+        applied=applied,
+        restart_command=render_restart_command(facts, place.cluster.pg_bin) if restart else None,
+        missing_privileges=access.missing,
+        archive_command=command,
+    )
+
+
+def _register(
+    request: InitRequest, place: InitPlace, facts: ServerFacts, user: OsUser | None, clock: Clock
+) -> list[tuple[InitRepository, PreparedRepository]]:
+    done = []
+    for config in place.repositories:
+        prepared = prepare_repository(config.url, user, clock)
+        newly = prepared.repository.register_lineage(
+            place.cluster.name, make_lineage(facts, clock), new_lineage=request.new_lineage
+        )
+        told = InitRepository(name=config.name, url=config.url, is_new=prepared.is_new, newly_registered=newly)
+        done.append((told, prepared))
+    return done
+
+
+def _find_obstacle(
+    place: InitPlace,
+    repositories: list[tuple[InitRepository, PreparedRepository]],
+    program: tuple[str, ...],
+    user: OsUser | None,
+) -> ProgramFailure | None:
+    """Why the server's user could not archive, if something speaks against it."""
+    for _, prepared in repositories:
+        unwritable = find_unwritable(prepared.repository, user)
+        if unwritable is not None:
+            hint = "Give the directory, and what is in it, to the user the server runs as."
+            return ProgramFailure(reason=unwritable, hint=hint)
+    return try_program(program, place.config_path, place.cluster.name, user)
+
+
+def _apply(connection: Connection, plan: SetupPlan, failure: ProgramFailure | None) -> AppliedSettings:
+    if failure is not None:
+        raise Refused(
+            f"the server's settings are left as they are, because archiving would fail: {failure.reason}",
+            hint=failure.hint,
+        )
+    try:
+        return apply_settings(connection, plan.change)
+    except NotPermitted as error:
+        names = tuple(one.name for one in plan.change)
+        statements = render_setup_sql(connection.info.user, names)
+        raise NotPermitted(
+            error.message,
+            detail=f"These statements, run by a superuser, allow it:\n{statements.rstrip()}",
+            hint=error.hint,
+        ) from error
+
+
+def _warn(listener: Listener, code: str, text: str, hint: str) -> None:
+    listener(Notice(level="warning", code=code, text=text, hint=hint))
+
+
+def _warn_overridden(listener: Listener, lost: OverriddenSetting) -> None:
+    where = f" ({lost.place})" if lost.place else ""
+    _warn(
+        listener,
+        "overridden",
+        f"{lost.name} was written, but {lost.source}{where} wins over it",
+        "Remove it there, or change it there, and reload or restart the server.",
+    )

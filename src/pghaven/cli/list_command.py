@@ -1,0 +1,104 @@
+"""``pghaven list``: the backups there are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from pghaven.cli.invocation import Invocation
+from pghaven.cli.opening import choose_clusters, open_chosen_repository
+from pghaven.cli.render import Column, render_table
+from pghaven.errors import NotFound
+
+if TYPE_CHECKING:
+    from pghaven.proof.catalog import ListedBackup
+
+_COLUMNS = (
+    "backup",
+    "state",
+    "started",
+    Column(title="took", align="right"),
+    Column(title="size", align="right"),
+    Column(title="stored", align="right"),
+    Column(title="timeline", align="right"),
+    "start LSN",
+    "stop LSN",
+    "from",
+    Column(title="bad pages", align="right"),
+)
+
+
+@click.command("list")
+@click.argument("cluster", required=False)
+@click.pass_obj
+def command(invocation: Invocation, cluster: str | None) -> int:
+    """List the backups of CLUSTER, or of every configured cluster, oldest first.
+
+    Backups that are running or came to nothing are listed too. Only "complete" ones can be restored. Needs the
+    repository alone, no server.
+    """
+    from pghaven.proof.catalog import list_backups
+    from pghaven.repository.backups import BackupCatalog
+
+    config = invocation.config
+    chosen = choose_clusters(config, cluster)
+    shown: list[tuple[str, str, tuple[ListedBackup, ...]]] = []
+    for one in chosen:
+        for name in one.repositories:
+            repository = open_chosen_repository(config, one, name)
+            if not repository.list_lineages(one.name):
+                raise NotFound(
+                    f'cluster "{one.name}" is not registered in repository {repository.store.url}',
+                    hint=f"Register it with: pghaven init {one.name}",
+                )
+            shown.append((one.name, name, list_backups(BackupCatalog(repository, one.name))))
+    body = [{"cluster": name, "repository": place, "backups": _body(backups)} for name, place, backups in shown]
+    titled = len(shown) > 1
+    text = "\n".join(_title(name, place, titled) + render_backups(name, backups) for name, place, backups in shown)
+    return invocation.show("list", {"clusters": body}, text)
+
+
+def render_backups(cluster: str, backups: tuple[ListedBackup, ...]) -> str:
+    if not backups:
+        return f"no backups yet; take one: pghaven backup {cluster}\n"
+    return render_table(_COLUMNS, [_row(one) for one in backups])
+
+
+def _title(cluster: str, repository: str, titled: bool) -> str:
+    return f"cluster {cluster}, repository {repository}\n" if titled else ""
+
+
+def _row(backup: ListedBackup) -> tuple[object, ...]:
+    from pghaven.units import render_duration, render_size, render_time
+
+    state = backup.state.value
+    if backup.state.value == "running":
+        state = f"running on {backup.host} (process {backup.process})"
+    elif backup.reason:
+        state = f"{state}: {backup.reason}"
+    source = None if backup.from_standby is None else "standby" if backup.from_standby else "primary"
+    return (
+        backup.label,
+        state,
+        render_time(backup.started_at) if backup.started_at else None,
+        None if backup.seconds is None else render_duration(backup.seconds),
+        None if backup.total_bytes is None else render_size(backup.total_bytes),
+        None if backup.stored_bytes is None else render_size(backup.stored_bytes),
+        backup.timeline,
+        backup.start_lsn,
+        backup.stop_lsn,
+        source,
+        backup.bad_pages,
+    )
+
+
+def _body(backups: tuple[ListedBackup, ...]) -> list[dict[str, object]]:
+    from dataclasses import fields
+
+    found = []
+    for one in backups:
+        body = {field.name: getattr(one, field.name) for field in fields(one)}
+        body["system_identifier"] = None if one.system_identifier is None else str(one.system_identifier)
+        found.append(body)
+    return found

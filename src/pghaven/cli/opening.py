@@ -1,0 +1,47 @@
+"""From a cluster's name in the configuration to what operations take: its repository, its program, its processes."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from pghaven.errors import NotFound
+from pghaven.events import Listener, Notice, ignore
+
+if TYPE_CHECKING:
+    from pghaven.config.values import ClusterConfig, Config
+    from pghaven.repository.repository import Repository
+
+
+def open_chosen_repository(
+    config: Config, cluster: ClusterConfig, name: str | None, listener: Listener = ignore
+) -> Repository:
+    """The repository of this name among the cluster's, without a name its first; then a note says so.
+
+    Raises NotFound, StoreUnreachable, NotPermitted, Damaged, Refused.
+    """
+    from pghaven.repository.repository import open_repository
+    from pghaven.store.open import open_store
+
+    if name is not None and name not in cluster.repositories:
+        known = ", ".join(f'"{one}"' for one in cluster.repositories)
+        raise NotFound(
+            f'cluster "{cluster.name}" has no repository "{name}" in {config.source}', hint=f"There are: {known}."
+        )
+    if name is None and len(cluster.repositories) > 1:
+        text = f'repository "{cluster.repositories[0]}" is taken, the first of {len(cluster.repositories)}'
+        listener(Notice(level="info", code="repository", text=text, hint="--repository NAME chooses another."))
+    chosen = config.repositories[name or cluster.repositories[0]]
+    return open_repository(open_store(chosen.url))
+
+
+def choose_clusters(config: Config, name: str | None) -> tuple[ClusterConfig, ...]:
+    """The named cluster; without a name all of them. Raises NotFound, UsageError when there is none."""
+    if name is None and len(config.clusters) > 1:
+        return tuple(config.clusters.values())
+    return (config.get_cluster(name),)
+
+
+def count_processes(cluster: ClusterConfig) -> int:
+    """Worker processes as configured, else one for each core this process may use."""
+    return cluster.processes or len(os.sched_getaffinity(0))

@@ -1,0 +1,208 @@
+"""A restore's plan and its result, for people and for programs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from pghaven.cli.render import render_block
+from pghaven.postgres.recovery import TargetKind, render_target
+from pghaven.restore.execute import RestoreResult
+from pghaven.restore.recover import Recovery
+from pghaven.restore.request import RestorePlan, Root
+from pghaven.units import parse_time_utc, render_duration, render_size, render_time
+
+# For an estimate until rates have been measured on this host: a modest disk, and redo by one process.
+ASSUMED_RESTORE_BYTES_PER_SECOND = 200 << 20
+ASSUMED_REPLAY_BYTES_PER_SECOND = 64 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """Seconds for copying and for replaying WAL, at assumed rates."""
+
+    copy_seconds: float
+    replay_seconds: float
+
+    @property
+    def total_seconds(self) -> float:
+        return self.copy_seconds + self.replay_seconds
+
+
+def estimate(plan: RestorePlan) -> Estimate:
+    facts = plan.manifest.facts
+    return Estimate(
+        copy_seconds=facts.total_bytes / ASSUMED_RESTORE_BYTES_PER_SECOND,
+        replay_seconds=plan.wal.segment_count * facts.wal_segment_size / ASSUMED_REPLAY_BYTES_PER_SECOND,
+    )
+
+
+def render_plan(plan: RestorePlan, now: datetime) -> str:
+    """What will be done, ending in an empty line."""
+    request, facts, wal = plan.request, plan.manifest.facts, plan.wal
+    guess = estimate(plan)
+    end = render_time(now + timedelta(seconds=guess.total_seconds))
+    pairs: list[tuple[str, object]] = [
+        ("target", "follow the primary as a standby" if request.standby else render_target(request.target)),
+        ("then", None if request.standby else _describe_action(plan)),
+        ("last change", None if wal.moment is None else f"of {render_time(wal.moment)}"),
+        ("backup", f"{plan.backup.label}, taken {render_time(facts.stopped_at)}"),
+        ("timeline", _describe_path(plan)),
+        ("WAL", f"{_count(wal.segment_count)}, {wal.first_segment} to {wal.last_segment}, up to {wal.end_lsn}"),
+        ("to fetch", f"{render_size(plan.fetch_bytes)} in {len(plan.manifest.packs)} packs, and the WAL"),
+        ("to write", f"{render_size(facts.total_bytes)} in {facts.file_count} files"),
+    ]
+    for root in plan.roots:
+        pairs.append(("into" if not root.prefix else root.prefix, _describe_root(root)))
+    if plan.resumes:
+        pairs.append(("begins with", "clearing what an unfinished restore of this backup left there"))
+    pairs.append(("estimate", f"{render_duration(guess.total_seconds)}, so done at about {end} (at assumed rates)"))
+    return f"restore of cluster {request.cluster}\n" + render_block(pairs, indent="  ") + "\n"
+
+
+def _count(segments: int) -> str:
+    return "1 segment" if segments == 1 else f"{segments} segments"
+
+
+def _describe_action(plan: RestorePlan) -> str | None:
+    return {
+        "promote": "the server opens for writing on a new timeline",
+        "pause": "the server stays open for reading, paused",
+        "shutdown": "the server shuts down",
+    }[plan.request.target.action]
+
+
+def _describe_path(plan: RestorePlan) -> str:
+    parts = [
+        f"{part.timeline}" if part.end is None else f"{part.timeline} up to {part.end}" for part in plan.wal.path
+    ]
+    return ", then ".join(parts)
+
+
+def _describe_root(root: Root) -> str:
+    free = "unknown" if root.free_bytes is None else render_size(root.free_bytes)
+    return f"{root.path}, needs {render_size(root.needed_bytes)}, {free} free"
+
+
+def plan_body(plan: RestorePlan) -> dict[str, object]:
+    request, facts, wal = plan.request, plan.manifest.facts, plan.wal
+    target = request.target
+    return {
+        "cluster": request.cluster,
+        "target_dir": request.target_dir,
+        "target": {
+            "kind": target.kind.value,
+            "time": target.time,
+            "lsn": target.lsn,
+            "xid": target.xid,
+            "name": target.name,
+            "inclusive": target.inclusive,
+            "action": target.action,
+        },
+        "standby": request.standby,
+        "archiving": request.archiving,
+        "backup": plan.backup.label,
+        "backup_stopped_at": facts.stopped_at,
+        "timeline": wal.timeline,
+        "timeline_path": wal.path,
+        "first_segment": str(wal.first_segment),
+        "last_segment": str(wal.last_segment),
+        "segment_count": wal.segment_count,
+        "end_lsn": wal.end_lsn,
+        "moment": wal.moment,
+        "fetch_bytes": plan.fetch_bytes,
+        "total_bytes": facts.total_bytes,
+        "file_count": facts.file_count,
+        "places": [
+            {"path": root.path, "needed_bytes": root.needed_bytes, "free_bytes": root.free_bytes}
+            for root in plan.roots
+        ],
+        "resumes": plan.resumes,
+        "estimated_seconds": estimate(plan).total_seconds,
+    }
+
+
+# -- afterwards ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handover:
+    """How the restored directory becomes a server. ``user`` is the operating-system user it must run as."""
+
+    user: str
+    start_command: str
+
+
+def render_restored(result: RestoreResult, handover: Handover) -> str:
+    """After a restore that did not start the server."""
+    plan = result.plan
+    rate = result.written_bytes / result.fetch_seconds if result.fetch_seconds > 0 else 0.0
+    text = (
+        f"restored {render_size(result.written_bytes)} to {plan.request.target_dir} in "
+        f"{render_duration(result.total_seconds)} ({render_size(rate)}/s)\n"
+    )
+    pairs: list[tuple[str, object]] = [
+        ("start it with", handover.start_command),
+        ("as the user", handover.user),
+        ("it will", "follow its primary" if plan.request.standby else f"replay WAL up to {plan.wal.end_lsn} first"),
+        ("archiving", "as configured" if plan.request.archiving else "off, as fits a copy; see postgresql.auto.conf"),
+    ]
+    if plan.request.standby:
+        pairs.append(("primary", "to stream from one, set primary_conninfo before the start"))
+    return text + render_block(pairs, indent="  ")
+
+
+def render_recovered(result: RestoreResult, recovery: Recovery, last_commit: datetime | None) -> str:
+    """After a restore that started the server too."""
+    plan = result.plan
+    states = {
+        "open": "the server is open",
+        "paused": "the server is paused at the target and open for reading",
+        "shut down": "the server has shut down at the target",
+        "standby": "the server runs as a standby",
+    }
+    text = (
+        f"restored {render_size(result.written_bytes)} to {plan.request.target_dir} in "
+        f"{render_duration(result.total_seconds)}, recovered in {render_duration(recovery.seconds)}; "
+        f"{states[recovery.state]}\n"
+    )
+    pairs: list[tuple[str, object]] = [
+        ("target", None if plan.request.standby else render_target(plan.request.target)),
+        ("reached", f"{recovery.reached_lsn} on the way of timeline {plan.wal.timeline}{_describe_excess(plan, recovery)}"),
+        ("last transaction", _describe_commit(plan, last_commit)),
+        ("timeline now", recovery.timeline),
+        ("connect with", None if recovery.conninfo is None else f'psql "{recovery.conninfo}"'),
+        ("to go on", "SELECT pg_wal_replay_resume() lets the server open" if recovery.state == "paused" else None),
+    ]
+    return text + render_block(pairs, indent="  ")
+
+
+def _describe_excess(plan: RestorePlan, recovery: Recovery) -> str:
+    """How much later than planned recovery stopped; earlier ones are errors and do not come here."""
+    if plan.request.standby:
+        return ""
+    excess = recovery.reached_lsn - plan.wal.end_lsn
+    return ", as planned" if excess <= 0 else f", {render_size(excess)} after the planned {plan.wal.end_lsn}"
+
+
+def _describe_commit(plan: RestorePlan, last_commit: datetime | None) -> str | None:
+    if last_commit is None:
+        return None
+    target = plan.request.target
+    text = f"ended at {render_time(last_commit)}"
+    if target.kind is TargetKind.TIME and target.time is not None:
+        before = (target.time - last_commit).total_seconds()
+        text += f", {render_duration(max(0.0, before))} before the target time"
+    return text
+
+
+def recovery_body(plan: RestorePlan, recovery: Recovery, last_commit: datetime | None) -> dict[str, object]:
+    return {
+        "state": recovery.state,
+        "reached_lsn": recovery.reached_lsn,
+        "beyond_plan_bytes": recovery.reached_lsn - plan.wal.end_lsn,
+        "timeline": recovery.timeline,
+        "seconds": recovery.seconds,
+        "last_transaction_at": last_commit,
+        "conninfo": recovery.conninfo,
+    }

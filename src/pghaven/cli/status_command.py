@@ -1,0 +1,178 @@
+"""``pghaven status``: how much would be lost now, how far back one can go, what is wrong."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from pghaven.cli.invocation import Invocation
+from pghaven.cli.opening import choose_clusters
+from pghaven.errors import EXIT_WARNINGS
+
+if TYPE_CHECKING:
+    from pghaven.proof.states import (
+        ClusterStatus,
+        RecoveryPoint,
+        RepositorySilence,
+        RepositoryState,
+        ServerSilence,
+        ServerState,
+    )
+
+_WRAP_INDENT = "    "
+
+
+@click.command("status")
+@click.argument("cluster", required=False)
+@click.pass_obj
+def command(invocation: Invocation, cluster: str | None) -> int:
+    """Show what could be restored of CLUSTER, or of every configured cluster, and what is wrong.
+
+    Answers with whatever of the server and the repository can be reached. Ends with 3 when something is wrong.
+    """
+    from pghaven.proof.status import StatusSettings, gather_status
+
+    config = invocation.config
+    found: list[ClusterStatus] = []
+    with invocation.reporter as listener:
+        for one in choose_clusters(config, cluster):
+            settings = StatusSettings(
+                cluster=one.name,
+                data_directory=one.data_directory,
+                conninfo=one.conninfo,
+                repositories=tuple((place.name, place.url) for place in config.get_repositories(one)),
+            )
+            found.append(gather_status(settings, listener))
+    text = "\n".join(render_status(status) for status in found)
+    status = invocation.show("status", {"clusters": [render_body(one) for one in found]}, text)
+    return EXIT_WARNINGS if any(one.problems for one in found) else status
+
+
+def render_body(status: ClusterStatus) -> dict[str, object]:
+    """``server.up`` and ``repositories[].reachable`` tell which of the two forms an entry has."""
+    from pghaven.proof.states import ServerState
+
+    return {
+        "cluster": status.cluster,
+        "looked_at": status.looked_at,
+        "server": {"up": isinstance(status.server, ServerState), **_fields(status.server)},
+        "repositories": [_repository_body(one) for one in status.repositories],
+        "problems": status.problems,
+    }
+
+
+def _repository_body(state: RepositoryState | RepositorySilence) -> dict[str, object]:
+    from pghaven.proof.states import RepositorySilence
+
+    body = _fields(state)
+    if isinstance(state, RepositorySilence):
+        return {"reachable": False, **body}
+    windows = [{**_fields(window), "last_segment": str(window.last_segment)} for window in state.reach.windows]
+    gaps = [{"first": str(gap.first), "last": str(gap.last), "segments": gap.count} for gap in state.reach.gaps]
+    del body["backups"], body["reach"]
+    return {
+        "reachable": True,
+        **body,
+        "newest_backup": None if state.newest is None else state.newest.label,
+        "backup_count": _count_complete(state),
+        "running_backups": [one.label for one in state.backups if one.state.value == "running"],
+        "windows": windows,
+        "gaps": gaps,
+        "unusable_backups": [label for label, _ in state.reach.unusable],
+        "timelines_without_history": state.reach.unknown,
+    }
+
+
+def _fields(value: object) -> dict[str, object]:
+    from dataclasses import fields
+
+    body = {field.name: getattr(value, field.name) for field in fields(value)}  # type: ignore[arg-type]
+    if "system_identifier" in body:
+        body["system_identifier"] = str(body["system_identifier"])
+    return body
+
+
+# -- for people ------------------------------------------------------------------------------------------------------
+
+
+def render_status(status: ClusterStatus) -> str:
+    from pghaven.cli.render import render_block
+
+    pairs = [("server", _describe_server(status.server))]
+    for repository in status.repositories:
+        pairs += _describe_repository(repository, status.looked_at)
+    text = f"cluster {status.cluster}\n" + render_block(pairs, indent="  ")
+    if not status.problems:
+        return text + "  all is well\n"
+    for problem in status.problems:
+        text += f"  {problem.level.upper()}: {problem.text}\n"
+        if problem.hint:
+            text += f"{_WRAP_INDENT}HINT:  {problem.hint}\n"
+    return text
+
+
+def _describe_server(server: ServerState | ServerSilence) -> str:
+    from pghaven.proof.states import ServerSilence
+    from pghaven.units import render_time
+
+    if isinstance(server, ServerSilence):
+        return {True: "runs, but does not let us in", False: "down", None: "does not answer"}[server.is_running]
+    kind = "standby" if server.in_recovery else "primary"
+    return f"up since {render_time(server.started)}, {kind} on timeline {server.timeline}, PostgreSQL {server.version}"
+
+
+def _describe_repository(state: RepositoryState | RepositorySilence, now: datetime) -> list[tuple[str, str]]:
+    from pghaven.proof.states import RepositorySilence
+    from pghaven.units import render_duration, render_size
+
+    if isinstance(state, RepositorySilence):
+        return [(f"repository {state.name}", f"{state.url}: cannot be used")]
+    free = "" if state.free_bytes is None else f", {render_size(state.free_bytes)} free"
+    pairs = [(f"repository {state.name}", f"{state.url}{free}")]
+    newest = state.newest
+    if newest is not None and newest.stopped_at is not None:
+        age = render_duration(max(0.0, (now - newest.stopped_at).total_seconds()))
+        stored = render_size(newest.stored_bytes or 0)
+        pairs.append(("newest backup", f"{newest.label}, {age} old, {stored} stored; {_count_complete(state)} in all"))
+    for one in state.backups:
+        if one.state.value == "running":
+            pairs.append(("running backup", f"{one.label} on host {one.host}, process {one.process}"))
+    pairs.append(("would be lost", _describe_loss(state.recovery_point)))
+    pairs += _describe_windows(state)
+    return pairs
+
+
+def _describe_loss(point: RecoveryPoint | None) -> str:
+    """What the reader would lose if the server were gone now."""
+    from pghaven.units import render_duration, render_size, render_time
+
+    if point is None:
+        return "everything: nothing can be restored"
+    since = ""
+    if point.since is not None and point.seconds is not None:
+        since = f"written since {render_time(point.since)} ({render_duration(point.seconds)} ago)"
+    if point.unarchived_bytes is None:
+        return f"what the server has {since or f'written after {point.since_lsn}'}"
+    if point.unarchived_bytes == 0:
+        return "nothing: all WAL is in the repository"
+    return f"{render_size(point.unarchived_bytes)} of WAL{', ' if since else ''}{since}"
+
+
+def _describe_windows(state: RepositoryState) -> list[tuple[str, str]]:
+    from pghaven.units import render_time
+
+    found: list[tuple[str, str]] = []
+    for window in state.reach.windows:
+        end = render_time(window.end) if window.end else str(window.end_lsn)
+        text = f"timeline {window.timeline}: any moment from {render_time(window.begin)} to {end}"
+        found.append(("restorable" if not found else "", text))
+    for gap in state.reach.gaps:
+        text = f"{gap.first}" if gap.count == 1 else f"{gap.first} to {gap.last} ({gap.count} segments)"
+        found.append(("missing WAL", text))
+    return found
+
+
+def _count_complete(state: RepositoryState) -> int:
+    return sum(1 for one in state.backups if one.state.value == "complete")

@@ -1,0 +1,90 @@
+"""``pghaven wal``: archive a file, fetch one, list what is held.
+
+The one idea: this is the readable front of ``wal_run``, where push and get are done; PostgreSQL's own calls do not even
+come through here.
+"""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from pghaven.cli.invocation import Invocation
+from pghaven.cli.wal_run import EXIT_ABSENT, GetCall, PushCall, choose_cluster, get, push
+from pghaven.errors import EXIT_DONE
+
+_CLUSTER_OPTION = click.option(
+    "--cluster", metavar="CLUSTER", help="Default: the only one, or the one whose data directory is the current one."
+)
+
+
+@click.group("wal", no_args_is_help=True)
+def command() -> None:
+    """Archive and fetch write-ahead log."""
+
+
+@command.command("push")
+@_CLUSTER_OPTION
+@click.argument("path")
+@click.pass_obj
+def push_command(invocation: Invocation, cluster: str | None, path: str) -> int:
+    """Archive the WAL file PATH. For archive_command: `pghaven wal push %p`.
+
+    Ends with 0 only when the file is durable in every repository of the cluster.
+    """
+    config = invocation.config
+    chosen = choose_cluster(config, cluster)
+    with invocation.reporter as listener:
+        return push(PushCall(config=config, cluster=chosen, path=path, as_json=invocation.json), listener)
+
+
+@command.command("get")
+@_CLUSTER_OPTION
+@click.option("--plan", "plan_path", metavar="FILE", help="The restore plan that recovery is held to.")
+@click.option(
+    "--absent-status",
+    type=click.IntRange(1, 255),
+    default=EXIT_ABSENT,
+    show_default=True,
+    help="What to end with when the file is proven absent.",
+)
+@click.argument("name")
+@click.argument("path")
+@click.pass_obj
+def get_command(
+    invocation: Invocation, *, cluster: str | None, plan_path: str | None, absent_status: int, name: str, path: str
+) -> int:
+    """Fetch the WAL file NAME to PATH. For restore_command: `pghaven wal get %f %p`.
+
+    Ends with 0 when it is in place, with 1 when the archive is proven not to have it, and with 255, which stops
+    recovery, in all other cases.
+    """
+    config = invocation.config
+    call = GetCall(
+        config=config,
+        cluster=choose_cluster(config, cluster),
+        file_name=name,
+        target_path=path,
+        plan_path=plan_path,
+        absent_status=absent_status,
+        as_json=invocation.json,
+    )
+    with invocation.reporter as listener:
+        status = get(call, listener)
+    if status not in (EXIT_DONE, EXIT_ABSENT):
+        # Whoever asked for a status of its own wants exactly that one, and the root lets only 0 and 1 through.
+        os._exit(status)
+    return status
+
+
+@command.command("list")
+@_CLUSTER_OPTION
+@click.pass_obj
+def list_command(invocation: Invocation, cluster: str | None) -> int:
+    """List the WAL that is held: continuous ranges, and the gaps between them."""
+    from pghaven.cli.wal_list import describe_wal, list_wal, render_wal
+
+    config = invocation.config
+    listing = list_wal(config, choose_cluster(config, cluster))
+    return invocation.show("wal-list", describe_wal(listing), render_wal(listing))

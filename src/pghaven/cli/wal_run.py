@@ -1,0 +1,260 @@
+"""What ``pghaven wal push`` and ``wal get`` do, without the command-line library.
+
+The one idea: PostgreSQL starts these for every WAL file, and half of what a start costs is the parsing of options. So
+the command lines that ``wal.commands`` renders are recognised here, word for word; any other goes to ``wal_command``,
+which ends in the same functions. What fails is reported by the same code too, which may then be slow.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+from pghaven.config.loading import load_config
+from pghaven.config.values import ClusterConfig, Config
+from pghaven.errors import EXIT_DONE, EXIT_STOP_RECOVERY, Cancelled, PghavenError
+from pghaven.events import Event, Listener
+from pghaven.units import render_duration
+from pghaven.wal.archives import RepositoryPlace
+from pghaven.wal.commands import ABSENT_STATUS
+from pghaven.wal.limit import run_within
+
+EXIT_ABSENT = 1
+
+_PUSH_OPTIONS = frozenset({"--config", "--cluster"})
+_GET_OPTIONS = _PUSH_OPTIONS | {"--plan", "--absent-status"}
+_ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+_STATUS_MAX = 255
+
+
+def run_words(words: Sequence[str]) -> int | None:
+    """Run a command line as PostgreSQL is told to use it, and return its exit status; None if it is any other.
+
+    Only errors of ours and interrupts are reported here; a bug is raised.
+    """
+    if list(words[:2]) == ["wal", "push"]:
+        found = _split(words[2:], _PUSH_OPTIONS, operands=1)
+        failure_status = None
+    elif list(words[:2]) == ["wal", "get"]:
+        found = _split(words[2:], _GET_OPTIONS, operands=2)
+        failure_status = EXIT_STOP_RECOVERY
+    else:
+        return None
+    if found is None:
+        return None
+    options, operands = found
+    with _ending_signals_interrupt():
+        try:
+            config = load_config(options.get("--config"))
+            cluster = choose_cluster(config, options.get("--cluster"))
+            if failure_status is None:
+                return push(PushCall(config=config, cluster=cluster, path=operands[0]))
+            return get(
+                GetCall(
+                    config=config,
+                    cluster=cluster,
+                    file_name=operands[0],
+                    target_path=operands[1],
+                    plan_path=options.get("--plan"),
+                    absent_status=int(options.get("--absent-status", EXIT_ABSENT)),
+                )
+            )
+        except PghavenError as error:
+            return report(error, failure_status=failure_status)
+        except KeyboardInterrupt as interrupt:
+            reason = f"ended by {interrupt}" if interrupt.args else "interrupted"
+            return report(Cancelled(reason), failure_status=failure_status)
+
+
+def choose_cluster(config: Config, name: str | None) -> ClusterConfig:
+    """The named cluster; without a name the only one, or the one whose data directory is the current one.
+
+    Raises NotFound, UsageError.
+    """
+    if name is None and len(config.clusters) > 1:
+        here = os.path.realpath(".")
+        at_home = [one for one in config.clusters.values() if os.path.realpath(one.data_directory) == here]
+        if len(at_home) == 1:
+            return at_home[0]
+    return config.get_cluster(name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushCall:
+    config: Config
+    cluster: ClusterConfig
+    path: str
+    as_json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GetCall:
+    """``absent_status`` is what proven absence ends with."""
+
+    config: Config
+    cluster: ClusterConfig
+    file_name: str
+    target_path: str
+    plan_path: str | None = None
+    absent_status: int = EXIT_ABSENT
+    as_json: bool = False
+
+
+def push(call: PushCall, listener: Listener | None = None) -> int:
+    """Archive one file within the cluster's time limit; the exit status. A warning does not change it: PostgreSQL
+    takes anything but 0 for a failure and tries again. Raises Cancelled when time was up."""
+
+    def work() -> int:
+        from pghaven.wal.push import PushRequest, push_file
+
+        result = push_file(
+            PushRequest(
+                cluster=call.cluster.name,
+                repositories=_list_places(call.config, call.cluster),
+                path=call.path,
+                data_directory=call.cluster.data_directory,
+            ),
+            listener or _listen,
+        )
+        if call.as_json:
+            _show_json("wal-push", {"result": result})
+        return EXIT_DONE
+
+    seconds = call.cluster.wal_timeout_seconds
+    status = run_within(seconds, work, lambda error: report(error, as_json=call.as_json))
+    if status is None:
+        raise Cancelled(
+            f'"{os.path.basename(call.path)}" was not archived within {render_duration(seconds)}',
+            hint="The repository hangs or is slow; the limit is the option wal_timeout. The server will try again.",
+        )
+    if status < 0:
+        raise _was_killed(status)
+    return status
+
+
+def get(call: GetCall, listener: Listener | None = None) -> int:
+    """Fetch one file within the cluster's time limit; 0, the status for absence, or the one that stops recovery."""
+    from pghaven.wal.directory import find_data_directory, is_standby, read_system_identifier
+
+    standby = is_standby(os.curdir)  # recovery runs its commands in the data directory
+    parent = os.getpid()
+
+    def work() -> int:
+        from pghaven.wal.get import GetOutcome, GetRequest, get_file
+        from pghaven.wal.plan import read_plan
+
+        plan = None if call.plan_path is None else read_plan(call.plan_path)
+        identifier = plan.system_identifier if plan is not None else None
+        directory = find_data_directory(call.cluster.data_directory)
+        if identifier is None and directory is not None:
+            identifier = read_system_identifier(directory)
+        outcome = get_file(
+            GetRequest(
+                cluster=call.cluster.name,
+                repositories=_list_places(call.config, call.cluster),
+                file_name=call.file_name,
+                target_path=call.target_path,
+                system_identifier=identifier,
+                plan=plan,
+                standby=standby,
+                still_wanted=lambda: os.getppid() == parent,
+            ),
+            listener or _listen,
+        )
+        if call.as_json:
+            _show_json("wal-get", {"file_name": call.file_name, "outcome": outcome})
+        return EXIT_DONE if outcome is GetOutcome.FETCHED else ABSENT_STATUS
+
+    seconds = call.cluster.wal_timeout_seconds
+    failed = EXIT_STOP_RECOVERY
+    status = run_within(seconds, work, lambda error: report(error, as_json=call.as_json, failure_status=failed))
+    if status is None:
+        late = Cancelled(f'could not fetch "{call.file_name}" within {render_duration(seconds)}')
+        if not standby:
+            raise late
+        report(late)
+        return call.absent_status
+    if status < 0:
+        raise _was_killed(status)
+    # No other status may be handed on: 1 is what an interpreter in trouble ends with.
+    return {EXIT_DONE: EXIT_DONE, ABSENT_STATUS: call.absent_status}.get(status, failed)
+
+
+def report(error: BaseException, *, as_json: bool = False, failure_status: int | None = None) -> int:
+    """Show an error as all commands do, and return its exit status."""
+    from pghaven.cli.failure import report_failure
+    from pghaven.cli.output import prepare_streams
+
+    prepare_streams()
+    return report_failure(error, as_json=as_json, failure_status=failure_status)
+
+
+def _was_killed(status: int) -> Cancelled:
+    return Cancelled(f"the process that did the work was ended by {signal.Signals(-status).name}")
+
+
+def _list_places(config: Config, cluster: ClusterConfig) -> tuple[RepositoryPlace, ...]:
+    return tuple(RepositoryPlace(name=one.name, url=one.url) for one in config.get_repositories(cluster))
+
+
+def _listen(event: Event) -> None:
+    from pghaven.cli.output import prepare_streams
+    from pghaven.cli.progress import Reporter
+
+    prepare_streams()
+    Reporter()(event)
+
+
+def _show_json(name: str, body: dict[str, object]) -> None:
+    from pghaven.cli.output import write_out
+    from pghaven.cli.render import render_json
+
+    write_out(render_json(name, body))
+
+
+def _split(
+    words: Sequence[str], known: frozenset[str], *, operands: int
+) -> tuple[dict[str, str], tuple[str, ...]] | None:
+    """Options and operands of a plain command line; None for one that needs a real parser."""
+    options: dict[str, str] = {}
+    rest = list(words)
+    while rest and rest[0] in known and len(rest) > 1:
+        name, value = rest.pop(0), rest.pop(0)
+        if name in options or value.startswith("-"):
+            return None
+        options[name] = value
+    if len(rest) != operands or any(not word or word.startswith("-") for word in rest):
+        return None
+    status = options.get("--absent-status", "1")
+    if not (status.isascii() and status.isdecimal() and 0 < int(status) <= _STATUS_MAX):
+        return None
+    return options, tuple(rest)
+
+
+@contextmanager
+def _ending_signals_interrupt() -> Iterator[None]:
+    """Let signals that ask for an end interrupt, so that blocks clean up; a second one changes nothing, and one that
+    our parent ignores stays ignored."""
+    asked = False
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        if not asked:
+            asked = True
+            raise KeyboardInterrupt(signal.Signals(number).name)
+
+    earlier: dict[signal.Signals, Callable[[int, FrameType | None], object] | int | signal.Handlers | None] = {}
+    for number in _ENDING_SIGNALS:
+        handler = signal.getsignal(number)
+        if handler != signal.SIG_IGN:
+            earlier[number] = handler
+            signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)

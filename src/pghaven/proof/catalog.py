@@ -1,0 +1,110 @@
+"""The backups of a cluster as they are shown: complete ones, running ones, and what became of the others.
+
+The one idea: a backup without a decision is running if its process lives, by the same signs that decide whether another
+backup may begin (``backup.rivals``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from pghaven.postgres.lsn import Lsn
+from pghaven.postgres.timeline import Timeline
+from pghaven.repository.backups import BackupCatalog, BackupEntry, BackupState, Intent
+from pghaven.runtime.whoami import ProcessIdentity, is_alive
+from pghaven.units import parse_time_utc
+
+# A writer on another host is taken for running if it gave a sign of life within this time.
+_SILENCE = timedelta(minutes=10)
+
+
+class ShownState(StrEnum):
+    COMPLETE = "complete"
+    RUNNING = "running"
+    UNFINISHED = "unfinished"
+    GIVEN_UP = "given up"
+    RETIRED = "retired"
+
+
+_STATES = {
+    BackupState.COMMITTED: ShownState.COMPLETE,
+    BackupState.ABANDONED: ShownState.GIVEN_UP,
+    BackupState.RETIRED: ShownState.RETIRED,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedBackup:
+    """One backup. What only a complete one has is None for the others; ``seconds`` is from its start to its stop."""
+
+    label: str
+    state: ShownState
+    system_identifier: int | None
+    started_at: datetime | None
+    stopped_at: datetime | None
+    seconds: float | None
+    total_bytes: int | None
+    stored_bytes: int | None
+    timeline: Timeline | None
+    start_lsn: Lsn | None
+    stop_lsn: Lsn | None
+    from_standby: bool | None
+    bad_pages: int | None
+    server_version_num: int | None
+    host: str | None
+    process: int | None
+    reason: str | None
+
+
+def list_backups(catalog: BackupCatalog) -> tuple[ListedBackup, ...]:
+    """Every backup of a cluster, oldest first. Raises Damaged, StoreUnreachable."""
+    now = catalog.repository.clock.now()
+    return tuple(show_entry(entry, now) for entry in catalog.list_entries())
+
+
+def show_entry(entry: BackupEntry, now: datetime) -> ListedBackup:
+    intent, summary = entry.intent, entry.summary
+    started, stopped = _find_time(summary, "started_at"), _find_time(summary, "stopped_at")
+    if started is None and intent is not None:
+        started = intent.started_at
+    identifier = summary.get("system_identifier", intent.system_identifier if intent else None)
+    timeline = summary.get("timeline", intent.timeline if intent else None)
+    start_lsn = summary.get("start_lsn", intent.start_lsn if intent else None)
+    return ListedBackup(
+        label=entry.label,
+        state=_STATES[entry.state] if entry.state in _STATES else _judge_undecided(intent, entry.last_sign, now),
+        system_identifier=None if identifier is None else int(identifier),
+        started_at=started,
+        stopped_at=stopped,
+        seconds=(stopped - started).total_seconds() if stopped and started else None,
+        total_bytes=summary.get("total_bytes"),
+        stored_bytes=summary.get("stored_bytes"),
+        timeline=None if timeline is None else Timeline(int(timeline)),
+        start_lsn=None if start_lsn is None else Lsn.parse(start_lsn),
+        stop_lsn=Lsn.parse(summary["stop_lsn"]) if "stop_lsn" in summary else None,
+        from_standby=summary.get("from_standby"),
+        bad_pages=summary.get("bad_pages"),
+        server_version_num=summary.get("server_version_num"),
+        host=summary.get("host", intent.host if intent else None),
+        process=intent.process if intent else None,
+        reason=entry.reason,
+    )
+
+
+def _find_time(summary: Mapping[str, Any], name: str) -> datetime | None:
+    return parse_time_utc(summary[name]) if name in summary else None
+
+
+def _judge_undecided(intent: Intent | None, last_sign: datetime | None, now: datetime) -> ShownState:
+    if intent is None:
+        return ShownState.UNFINISHED
+    alive = is_alive(
+        ProcessIdentity(host=intent.host, boot_id=intent.boot_id, pid=intent.process, start=intent.process_start)
+    )
+    if alive is None:
+        alive = last_sign is not None and now - last_sign <= _SILENCE
+    return ShownState.RUNNING if alive else ShownState.UNFINISHED

@@ -1,0 +1,117 @@
+"""What is wrong with a cluster's protection, from what was found. Pure.
+
+The one idea: each problem is told in one sentence with the one thing to do about it, the gravest first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+
+from pghaven.proof.catalog import ListedBackup
+from pghaven.proof.judgements import BACKUP_AGE_WARNED
+from pghaven.proof.states import Problem, RepositorySilence, RepositoryState, ServerSilence, ServerState
+from pghaven.units import render_duration, render_time
+
+# Finished files that wait: a burst is normal, a queue is not.
+_WAITING_WARNED = 16
+
+
+def find_problems(
+    cluster: str,
+    server: ServerState | ServerSilence,
+    repositories: Sequence[RepositoryState | RepositorySilence],
+    now: datetime,
+) -> tuple[Problem, ...]:
+    """All problems, the critical ones first."""
+    found = [*_judge_server(cluster, server)]
+    for repository in repositories:
+        if isinstance(repository, RepositorySilence):
+            text = f'repository "{repository.name}" cannot be used: {repository.reason}'
+            found.append(Problem(level="critical", text=text, hint=repository.hint))
+        else:
+            found += _judge_repository(cluster, server, repository, now)
+    return tuple(sorted(found, key=lambda problem: problem.level))
+
+
+def _judge_server(cluster: str, server: ServerState | ServerSilence) -> Iterator[Problem]:
+    if isinstance(server, ServerSilence):
+        what = {
+            True: "the server runs, but does not let us in",
+            False: "the server is down",
+            None: "the server does not answer",
+        }
+        yield Problem(level="critical", text=f"{what[server.is_running]}: {server.reason}", hint=server.hint)
+        return
+    if server.archive_mode == "off":
+        hint = f"Run: pghaven init {cluster} --apply, and restart the server."
+        yield Problem(level="critical", text="archive_mode is off: no WAL reaches the repository", hint=hint)
+    elif server.archiver.is_failing:
+        since = server.archiver.last_archived_time
+        text = f"archiving fails ({server.archiver.last_failed_name})" + (
+            f"; the last file was archived at {render_time(since)}" if since else "; nothing was ever archived"
+        )
+        if server.waiting:
+            text += f"; {server.waiting} files wait in pg_wal"
+        hint = f"The server's log shows what archive_command said. Run: pghaven check {cluster}"
+        yield Problem(level="critical", text=text, hint=hint)
+    elif server.waiting is not None and server.waiting > _WAITING_WARNED:
+        text = f"archiving is behind: {server.waiting} finished WAL files wait"
+        yield Problem(level="warning", text=text, hint="Is the repository slow? Watch whether the number falls.")
+
+
+def _judge_repository(
+    cluster: str, server: ServerState | ServerSilence, repository: RepositoryState, now: datetime
+) -> Iterator[Problem]:
+    if repository.fenced is not None:
+        hint = "Stop this server, and rebuild it from the one that is primary now."
+        yield Problem(level="critical", text=repository.fenced, hint=hint)
+    newest = repository.newest
+    if newest is None:
+        text = f'there is no backup in repository "{repository.name}": nothing could be restored'
+        yield Problem(level="critical", text=text, hint=f"Run: pghaven backup {cluster}")
+    else:
+        yield from _judge_newest(cluster, newest, now)
+        yield from _judge_gaps(cluster, server, repository)
+    if repository.quarantined:
+        text = f"{repository.quarantined} WAL files of a server that was passed over are in quarantine"
+        hint = "Find the server that wrote them after another was promoted, and stop it."
+        yield Problem(level="warning", text=text, hint=hint)
+
+
+def _judge_newest(cluster: str, newest: ListedBackup, now: datetime) -> Iterator[Problem]:
+    assert newest.stopped_at is not None
+    age = now - newest.stopped_at
+    if age > BACKUP_AGE_WARNED:
+        text = f"the newest backup is {render_duration(age / timedelta(seconds=1))} old"
+        hint = f"A restore replays all WAL since then. Run: pghaven backup {cluster}"
+        yield Problem(level="warning", text=text, hint=hint)
+    if newest.bad_pages:
+        text = f"the newest backup holds {newest.bad_pages} damaged pages of the server"
+        yield Problem(level="critical", text=text, hint="Keep the older backups; they may hold these pages whole.")
+
+
+def _judge_gaps(cluster: str, server: ServerState | ServerSilence, repository: RepositoryState) -> Iterator[Problem]:
+    reach = repository.reach
+    for label, missing in reach.unusable:
+        text = f"backup {label} cannot be restored: WAL segment {missing} is missing"
+        yield Problem(level="critical", text=text, hint=f"Run: pghaven backup {cluster}")
+    timeline = server.timeline if isinstance(server, ServerState) else None
+    newest = repository.find_window(timeline)
+    for gap in reach.gaps:
+        spans = f"{gap.first}" if gap.count == 1 else f"{gap.first} to {gap.last} ({gap.count} segments)"
+        is_last = newest is None or newest.end_lsn <= gap.first.start_lsn
+        text = f"WAL segment {spans} is missing from the archive" if gap.count == 1 else f"WAL {spans} is missing"
+        if is_last:
+            text += ": nothing written after it can be restored"
+            hint = (
+                f"If pg_wal still has it, run: pghaven wal push PATH. Else take a new backup: pghaven backup {cluster}"
+            )
+            yield Problem(level="critical", text=text, hint=hint)
+        else:
+            hint = "Moments inside the gap cannot be restored; the windows say which can."
+            yield Problem(level="warning", text=text, hint=hint)
+    for timeline in reach.unknown:
+        text = f"the history of timeline {timeline} is not in the archive: its WAL cannot be used"
+        hint = f"Archive {timeline.history_name} from the pg_wal of a server that has it: pghaven wal push PATH"
+        yield Problem(level="warning", text=text, hint=hint)

@@ -1,0 +1,107 @@
+"""The values that ``status`` consists of: a server, its repositories, what would be lost, what is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from pghaven.postgres.lsn import Lsn
+from pghaven.postgres.timeline import Timeline
+from pghaven.proof.catalog import ListedBackup, ShownState
+from pghaven.proof.windows import Reach, Window
+from pghaven.server.probe import ArchiverFacts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerState:
+    """A server that answered. ``lsn`` is how far it has written, a standby: replayed.
+
+    ``waiting`` counts finished WAL files that are not archived yet, None when the role may not look.
+    """
+
+    version: str
+    in_recovery: bool
+    timeline: Timeline
+    lsn: Lsn
+    system_identifier: int
+    started: datetime
+    archive_mode: str
+    archiver: ArchiverFacts
+    waiting: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSilence:
+    """A server that did not answer. ``is_running`` tells whether its process is there, None when that is not known."""
+
+    is_running: bool | None
+    reason: str
+    hint: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoveryPoint:
+    """What would be lost if the server were gone now: the WAL written since ``since``.
+
+    ``seconds`` is how long ago that is, None when the archive does not know when its last segment was written;
+    ``unarchived_bytes`` is None when the server did not tell its position.
+    """
+
+    since: datetime | None
+    since_lsn: Lsn
+    seconds: float | None
+    unarchived_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepositoryState:
+    """A repository that answered. ``fenced`` says why what this server writes leads nowhere, if it does."""
+
+    name: str
+    url: str
+    free_bytes: int | None
+    system_identifier: int
+    backups: tuple[ListedBackup, ...]
+    reach: Reach
+    recovery_point: RecoveryPoint | None
+    quarantined: int
+    fenced: str | None
+
+    @property
+    def newest(self) -> ListedBackup | None:
+        complete = [one for one in self.backups if one.state is ShownState.COMPLETE]
+        return complete[-1] if complete else None
+
+    def find_window(self, timeline: Timeline | None) -> Window | None:
+        """The window that comes closest to now, on this timeline if there is one."""
+        windows = [one for one in self.reach.windows if timeline in (None, one.timeline)]
+        return max(windows or self.reach.windows, key=lambda one: one.end_lsn, default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepositorySilence:
+    """A repository that could not be opened, or does not know the cluster."""
+
+    name: str
+    url: str
+    reason: str
+    hint: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Something wrong, and what to do. A ``critical`` one means that data would be lost or cannot be brought back."""
+
+    level: Literal["critical", "warning"]
+    text: str
+    hint: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterStatus:
+    cluster: str
+    server: ServerState | ServerSilence
+    repositories: tuple[RepositoryState | RepositorySilence, ...]
+    problems: tuple[Problem, ...]
+    looked_at: datetime

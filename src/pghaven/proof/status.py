@@ -1,0 +1,166 @@
+"""What can be brought back at this moment, and what would be lost: the answer to the first question of an outage.
+
+The one idea: the server and each repository are asked independently, so that the answer is given with whatever of them
+is still there; and what is wrong is told together with what to do.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass, replace
+
+from pghaven.backup.archivewait import refuse_abandoned_timeline
+from pghaven.backup.checks import find_owner_name, read_control
+from pghaven.clock import SYSTEM_CLOCK, Clock
+from pghaven.errors import NotFound, PghavenError, Refused
+from pghaven.events import Listener, Step
+from pghaven.postgres.control import parse_control
+from pghaven.proof.catalog import show_entry
+from pghaven.proof.problems import find_problems
+from pghaven.proof.states import (
+    ClusterStatus,
+    RecoveryPoint,
+    RepositorySilence,
+    RepositoryState,
+    ServerSilence,
+    ServerState,
+)
+from pghaven.proof.windows import find_reach
+from pghaven.repository.backups import BackupCatalog, BackupState
+from pghaven.repository.repository import Lineage, Repository, open_repository
+from pghaven.repository.walstore import WalArchive
+from pghaven.server.backlog import count_waiting
+from pghaven.server.connection import connect
+from pghaven.server.postmaster import is_running
+from pghaven.server.probe import probe_server
+from pghaven.store.open import open_store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusSettings:
+    """``repositories`` are (name, URL)."""
+
+    cluster: str
+    data_directory: str
+    conninfo: str
+    repositories: tuple[tuple[str, str], ...]
+
+
+def gather_status(settings: StatusSettings, listener: Listener, *, clock: Clock = SYSTEM_CLOCK) -> ClusterStatus:
+    """Ask the server and every repository. Reads only. Raises nothing of ours: silence is part of the answer."""
+    listener(Step(text=f'asking the server of "{settings.cluster}"'))
+    server = _ask_server(settings)
+    repositories = []
+    for name, url in settings.repositories:
+        listener(Step(text=f"reading {url}"))
+        repositories.append(_ask_repository(settings, (name, url), server, clock))
+    now = clock.now()
+    return ClusterStatus(
+        cluster=settings.cluster,
+        server=server,
+        repositories=tuple(repositories),
+        problems=find_problems(settings.cluster, server, repositories, now),
+        looked_at=now,
+    )
+
+
+def _ask_server(settings: StatusSettings) -> ServerState | ServerSilence:
+    try:
+        owner = find_owner_name(settings.data_directory)
+        with closing(connect(settings.conninfo, os_user=owner)) as connection:
+            facts = probe_server(connection)
+            waiting = count_waiting(connection)
+    except PghavenError as error:
+        return ServerSilence(is_running=_find_running(settings), reason=error.message, hint=error.hint)
+    return ServerState(
+        version=facts.version,
+        in_recovery=facts.in_recovery,
+        timeline=facts.timeline,
+        lsn=facts.lsn,
+        system_identifier=facts.system_identifier,
+        started=facts.started,
+        archive_mode=facts.settings.get("archive_mode", ""),
+        archiver=facts.archiver,
+        waiting=waiting,
+    )
+
+
+def _find_running(settings: StatusSettings) -> bool | None:
+    try:
+        return is_running(settings.data_directory) is not None
+    except (PghavenError, OSError):
+        return None
+
+
+def _ask_repository(
+    settings: StatusSettings, place: tuple[str, str], server: ServerState | ServerSilence, clock: Clock
+) -> RepositoryState | RepositorySilence:
+    name, url = place
+    try:
+        repository = open_repository(open_store(url), clock=clock)
+        lineage = _find_lineage(settings, repository, server)
+        return _read_repository(settings.cluster, name, repository, lineage, server)
+    except PghavenError as error:
+        return RepositorySilence(name=name, url=url, reason=error.message, hint=error.hint)
+
+
+def _find_lineage(settings: StatusSettings, repository: Repository, server: ServerState | ServerSilence) -> Lineage:
+    """The life of the cluster that is meant: the server's, else the data directory's, else the newest one."""
+    if isinstance(server, ServerState):
+        return repository.require_lineage(settings.cluster, server.system_identifier)
+    lineages = repository.list_lineages(settings.cluster)
+    if not lineages:
+        raise NotFound(
+            f'cluster "{settings.cluster}" is not registered in repository {repository.store.url}',
+            hint=f"Register it with: pghaven init {settings.cluster}",
+        )
+    try:
+        identifier = parse_control(read_control(settings.data_directory, None)).system_identifier
+    except PghavenError:
+        return lineages[-1]
+    return next((one for one in lineages if one.system_identifier == identifier), lineages[-1])
+
+
+def _read_repository(
+    cluster: str, name: str, repository: Repository, lineage: Lineage, server: ServerState | ServerSilence
+) -> RepositoryState:
+    archive = WalArchive(repository, cluster, lineage.system_identifier, lineage.wal_segment_size)
+    entries = BackupCatalog(repository, cluster).list_entries()
+    backups = [show_entry(entry, repository.clock.now()) for entry in entries]
+    ours = {one.label for one in backups if one.system_identifier == lineage.system_identifier}
+    committed = [one for one in entries if one.state is BackupState.COMMITTED and one.label in ours]
+    state = RepositoryState(
+        name=name,
+        url=repository.store.url,
+        free_bytes=repository.store.free_bytes(),
+        system_identifier=lineage.system_identifier,
+        backups=tuple(one for one in backups if one.label in ours),
+        reach=find_reach(archive, committed),
+        recovery_point=None,
+        quarantined=len(archive.list_quarantine()),
+        fenced=_find_fence(archive, server),
+    )
+    return replace(state, recovery_point=_measure(state, server, repository.clock))
+
+
+def _find_fence(archive: WalArchive, server: ServerState | ServerSilence) -> str | None:
+    if isinstance(server, ServerSilence):
+        return None
+    try:
+        refuse_abandoned_timeline(archive, server.timeline, server.lsn)
+    except Refused as error:
+        return error.message
+    return None
+
+
+def _measure(state: RepositoryState, server: ServerState | ServerSilence, clock: Clock) -> RecoveryPoint | None:
+    """From the end of what can be restored up to now; None when nothing can be."""
+    window = state.find_window(server.timeline if isinstance(server, ServerState) else None)
+    if window is None:
+        return None
+    return RecoveryPoint(
+        since=window.end,
+        since_lsn=window.end_lsn,
+        seconds=None if window.end is None else max(0.0, (clock.now() - window.end).total_seconds()),
+        unarchived_bytes=max(0, server.lsn - window.end_lsn) if isinstance(server, ServerState) else None,
+    )

@@ -1,0 +1,149 @@
+"""How far back, and how close to now, a cluster can be restored: windows and gaps.
+
+The one idea: a window begins where a backup ends and goes as far as the WAL that follows it without a break, along one
+timeline's history. Backups whose WAL runs on into that of the next one share a window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from datetime import datetime
+
+from pghaven.errors import Damaged, ObjectMissing
+from pghaven.postgres.lsn import Lsn
+from pghaven.postgres.segment import SegmentName
+from pghaven.postgres.timeline import History, Timeline
+from pghaven.repository.backups import BackupEntry
+from pghaven.repository.ledger import Walk, walk_path
+from pghaven.repository.walstore import WalArchive
+from pghaven.restore.walsearch import read_written_time
+from pghaven.units import parse_time_utc
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """Every moment from ``begin`` to ``end`` can be restored to on this timeline.
+
+    ``end`` is when the last archived segment was last written, None when that was not recorded. ``backups`` are the
+    labels it can be reached from, oldest first.
+    """
+
+    timeline: Timeline
+    begin: datetime
+    begin_lsn: Lsn
+    end: datetime | None
+    end_lsn: Lsn
+    last_segment: SegmentName
+    backups: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """WAL that is missing between what is held before and behind it; both segments included."""
+
+    first: SegmentName
+    last: SegmentName
+
+    @property
+    def count(self) -> int:
+        return self.last.number - self.first.number + 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reach:
+    """All that can be restored. ``unusable`` are backups whose own WAL is incomplete, with the first segment missing;
+    ``unknown`` are timelines whose history is missing or damaged, so that nothing can be said about them."""
+
+    windows: tuple[Window, ...]
+    gaps: tuple[Gap, ...]
+    unusable: tuple[tuple[str, SegmentName], ...]
+    unknown: tuple[Timeline, ...]
+
+
+def find_reach(archive: WalArchive, entries: Sequence[BackupEntry]) -> Reach:
+    """What the backups (committed ones of this archive's system identifier, oldest first) and the WAL allow.
+
+    Lists the whole archive. Raises StoreUnreachable, NotPermitted.
+    """
+    held = {
+        timeline: {segment.name.number for segment in archive.list_segments(timeline)}
+        for timeline in archive.list_timelines()
+    }
+    windows: list[Window] = []
+    gaps: dict[str, Gap] = {}
+    unusable: dict[str, SegmentName] = {}
+    unknown: list[Timeline] = []
+    reached: set[str] = set()
+    for timeline in sorted(set(held) | {_timeline_of(entry) for entry in entries}):
+        try:
+            history = archive.read_history(timeline)
+        except (ObjectMissing, Damaged):
+            unknown.append(timeline)
+            continue
+        ways = [(entry, walk) for entry in entries if (walk := _find_walk(archive, history, entry, held)) is not None]
+        usable = [(entry, walk) for entry, walk in ways if _covers(entry, walk)]
+        reached |= {entry.label for entry, _ in usable}
+        unusable.update((entry.label, walk.first_missing) for entry, walk in ways if not _covers(entry, walk))
+        windows += _group(archive, history, usable)
+        for _, walk in ways:
+            if gap := _find_gap(walk):
+                gaps.setdefault(str(gap.first), gap)
+    return Reach(
+        windows=tuple(windows),
+        gaps=tuple(gaps.values()),
+        unusable=tuple((label, missing) for label, missing in unusable.items() if label not in reached),
+        unknown=tuple(unknown),
+    )
+
+
+def _timeline_of(entry: BackupEntry) -> Timeline:
+    return Timeline(int(entry.summary["timeline"]))
+
+
+def _stop_of(entry: BackupEntry) -> Lsn:
+    return Lsn.parse(entry.summary["stop_lsn"])
+
+
+def _find_walk(
+    archive: WalArchive, history: History, entry: BackupEntry, held: Mapping[Timeline, AbstractSet[int]]
+) -> Walk | None:
+    """The WAL that follows a backup on this history; None for a backup that does not lie on it."""
+    own = _timeline_of(entry)
+    if not history.contains_end(own, _stop_of(entry)):
+        return None
+    start = SegmentName.containing(own, Lsn.parse(entry.summary["start_lsn"]), archive.segment_size)
+    return walk_path(history, start, held)
+
+
+def _covers(entry: BackupEntry, walk: Walk) -> bool:
+    return walk.end_lsn >= _stop_of(entry)
+
+
+def _find_gap(walk: Walk) -> Gap | None:
+    if not walk.beyond:
+        return None
+    first = walk.first_missing
+    last = SegmentName(timeline=first.timeline, number=walk.beyond[0].number - 1, segment_size=first.segment_size)
+    return Gap(first=first, last=max(first, last))
+
+
+def _group(archive: WalArchive, history: History, ways: Sequence[tuple[BackupEntry, Walk]]) -> list[Window]:
+    """One window for all backups whose WAL ends with the same segment."""
+    by_end: dict[tuple[SegmentName, Lsn], list[BackupEntry]] = {}
+    for entry, walk in ways:
+        last = walk.tail or walk.segments[-1]
+        by_end.setdefault((last, walk.end_lsn), []).append(entry)
+    return [
+        Window(
+            timeline=history.timeline,
+            begin=parse_time_utc(entries[0].summary["stopped_at"]),
+            begin_lsn=_stop_of(entries[0]),
+            end=read_written_time(archive, last),
+            end_lsn=end_lsn,
+            last_segment=last,
+            backups=tuple(entry.label for entry in entries),
+        )
+        for (last, end_lsn), entries in by_end.items()
+    ]

@@ -1,0 +1,82 @@
+"""Work with a hard limit on its time. Each case is a process of its own, because the work is done in a fork."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+_PROGRAM = """
+import os, signal, sys, time
+from pghaven.wal.limit import run_within
+
+def report(error):
+    print("reported", type(error).__name__, flush=True)
+    return 77
+
+def interrupt(number, frame):
+    raise KeyboardInterrupt
+signal.signal(signal.SIGTERM, interrupt)
+
+def hang():
+    signal.pause()
+
+def interrupted():
+    try:
+        os.kill(os.getppid(), signal.SIGTERM)
+        signal.pause()
+    finally:
+        print("cleaned up", flush=True)
+
+def stubborn():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.kill(os.getppid(), signal.SIGTERM)
+    while True:
+        signal.pause()
+
+def fail():
+    raise ValueError
+
+work = {
+    "done": lambda: 5,
+    "hang": hang,
+    "fail": fail,
+    "exit": lambda: sys.exit(3),
+    "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "asked": lambda: os.kill(os.getpid(), signal.SIGTERM),
+    "interrupted": interrupted,
+    "stubborn": stubborn,
+}[sys.argv[1]]
+try:
+    print("status", run_within(float(sys.argv[2]), work, report))
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def run(what: str, seconds: float = 60) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", _PROGRAM, what, str(seconds)], capture_output=True, text=True, check=True, timeout=30
+    )
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("done", ["status 5"]),
+        ("fail", ["reported ValueError", "status 77"]),
+        ("exit", ["reported SystemExit", "status 77"]),
+        ("killed", ["status -9"]),
+        ("asked", ["status 18"]),
+        ("interrupted", ["cleaned up", "interrupted"]),
+        ("stubborn", ["interrupted"]),
+    ],
+)
+def test_how_work_ends(what: str, said: list[str]) -> None:
+    assert run(what) == said
+
+
+def test_work_that_hangs_is_left_when_time_is_up() -> None:
+    assert run("hang", 0.05) == ["status None"]
