@@ -13,7 +13,16 @@ from pghaven.config.loading import parse_config
 from pghaven.errors import NotFound, UsageError
 from pghaven.postgres.lsn import Lsn
 from pghaven.wal.commands import render_archive_command, render_restore_command
-from tests.support.walfile import CLUSTER, SEGMENT_SIZE, WalSite, make_segment, render_history, run_in, segment_name
+from tests.support.walfile import (
+    CLUSTER,
+    PROGRAM,
+    SEGMENT_SIZE,
+    WalSite,
+    make_segment,
+    render_history,
+    run_in,
+    segment_name,
+)
 
 
 @pytest.fixture
@@ -148,7 +157,7 @@ def test_the_list_shows_ranges_gaps_and_quarantine(site: WalSite) -> None:
     site.push(site.write(segment_name(8), make_segment(segment_name(8))))
     text = site.run("list").out
     assert text.index(str(segment_name(4))) < text.index("(gap)") < text.index(str(segment_name(6)))
-    assert "1 files" in text
+    assert "files in quarantine:  1" in text
     (archive,) = json.loads(site.run("list", "--json").out)["archives"]
     first, second = archive["timelines"]
     assert [(r["first_segment"], r["last_segment"], r["segments"]) for r in first["ranges"]] == [
@@ -161,12 +170,6 @@ def test_the_list_shows_ranges_gaps_and_quarantine(site: WalSite) -> None:
 
 def test_help_tells_of_each(site: WalSite) -> None:
     for words in (["wal"], ["wal", "push", "--help"], ["wal", "list", "--help"]):
-        shown = run_in(site.root, [*_program(), *words])
+        shown = run_in(site.root, [*PROGRAM, *words])
         assert "Traceback" not in shown.err
         assert "WAL" in shown.out + shown.err
-
-
-def _program() -> tuple[str, ...]:
-    from tests.support.walfile import PROGRAM
-
-    return PROGRAM

@@ -20,7 +20,15 @@ from pathlib import Path
 import pghaven
 from tests.support.places import is_open_to_plain, lock, programs_directory, run_as_plain
 
-_RUN = "import sys; from pghaven.cli.main import main; sys.exit(main())"
+# For sh and for Python, as installers write scripts whose interpreter has a long path: the program is then known by the
+# script's own path, as an installed one is.
+_SCRIPT = """#!/bin/sh
+'''exec' {command} "$0" "$@"
+' '''
+import sys
+from pghaven.cli.main import main
+sys.exit(main())
+"""
 # The packages with compiled parts, which are what breaks when interpreter and packages do not fit.
 _TRY = "import pghaven.errors, blake3, click, cryptography.hazmat.bindings._rust, google_crc32c, numpy, psycopg"
 
@@ -76,7 +84,7 @@ def _write_script(command: Sequence[str]) -> PghavenCommand:
     with lock("pghaven-script"):
         if not script.exists():
             unfinished = script.with_name("pghaven.tmp")
-            unfinished.write_text(f'#!/bin/sh\nexec {shlex.join([*command, "-c", _RUN])} "$@"\n')
+            unfinished.write_text(_SCRIPT.format(command=shlex.join(command)))
             unfinished.chmod(0o755)
             unfinished.rename(script)
     return PghavenCommand(words=("/bin/sh", str(script)))

@@ -50,6 +50,7 @@ class Forgery:
     context: bytes
     frames: Sequence[Frame] = ()
     meta: Mapping[str, Any] | bytes = b"{}"
+    meta_length: int | None = None
     frame_count: int | None = None
     plain_length: int | None = None
     index_offset: int | None = None
@@ -70,7 +71,7 @@ class Forgery:
         meta = self.meta if isinstance(self.meta, bytes) else json.dumps(self.meta).encode()
         index = b"".join(
             (
-                struct.pack("<I", len(meta)),
+                struct.pack("<I", len(meta) if self.meta_length is None else self.meta_length),
                 meta,
                 b"".join(struct.pack("<I", column[1]) for column in columns),
                 b"".join(struct.pack("<I", column[2]) for column in columns),

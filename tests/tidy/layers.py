@@ -14,6 +14,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("cli",),
     ("config",),
     ("proof",),
+    ("setup",),
     ("backup", "wal", "restore"),
     ("repository",),
     ("store", "server"),

@@ -5,6 +5,7 @@ The one idea: what the server needs is shown with the reason for each change; on
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -88,28 +89,29 @@ def render_text(result: InitResult) -> str:
 
 
 def _render_settings(result: InitResult) -> str:
-    from pghaven.cli.render import render_table
-    from pghaven.postgres.settings import SettingAdvice
-
-    def rows(advice: tuple[SettingAdvice, ...]) -> list[tuple[object, ...]]:
-        return [
-            (one.name, one.current or "(empty)", one.wanted or "(empty)", "yes" if one.needs_restart else "no")
-            for one in advice
-        ]
+    from pghaven.cli.render import render_block
 
     text = ""
     if result.applied is None and result.plan.change:
-        text += "\nThe server's settings should be changed:\n\n"
-        text += render_table(("setting", "now", "should be", "restart"), rows(result.plan.change))
-        text += "\n" + "".join(f"  {one.name}: {one.reason}\n" for one in result.plan.change)
+        text += "\nThe server's settings should be changed:\n"
+        for one in result.plan.change:
+            restart = " (in force after a restart)" if one.needs_restart else ""
+            text += f"  {one.name}\n" + render_block(
+                [
+                    ("now", one.current or "(empty)"),
+                    ("should be", (one.wanted or "(empty)") + restart),
+                    ("because", one.reason),
+                ],
+                indent="    ",
+            )
     if result.applied is not None:
-        if result.applied.in_force:
-            text += f"\nchanged and in force: {', '.join(result.applied.in_force)}\n"
-        if result.applied.needs_restart:
-            text += f"\nchanged, in force after a restart: {', '.join(result.applied.needs_restart)}\n"
-    if result.plan.waiting:
-        text += f"\nchanged earlier, in force after a restart: {', '.join(one.name for one in result.plan.waiting)}\n"
-    return text
+        text += _list_names("\nchanged and in force", result.applied.in_force)
+        text += _list_names("\nchanged, in force after a restart", result.applied.needs_restart)
+    return text + _list_names("\nchanged earlier, in force after a restart", [one.name for one in result.plan.waiting])
+
+
+def _list_names(title: str, names: Sequence[str]) -> str:
+    return f"{title}: {', '.join(names)}\n" if names else ""
 
 
 def _render_next(result: InitResult) -> str:

@@ -10,7 +10,7 @@ from pghaven.postgres.recovery import TargetKind, render_target
 from pghaven.restore.execute import RestoreResult
 from pghaven.restore.recover import Recovery
 from pghaven.restore.request import RestorePlan, Root
-from pghaven.units import parse_time_utc, render_duration, render_size, render_time
+from pghaven.units import render_duration, render_size, render_time
 
 # For an estimate until rates have been measured on this host: a modest disk, and redo by one process.
 ASSUMED_RESTORE_BYTES_PER_SECOND = 200 << 20
@@ -41,11 +41,12 @@ def render_plan(plan: RestorePlan, now: datetime) -> str:
     """What will be done, ending in an empty line."""
     request, facts, wal = plan.request, plan.manifest.facts, plan.wal
     guess = estimate(plan)
+    moment = None if request.target.kind is TargetKind.TIME else wal.moment
     end = render_time(now + timedelta(seconds=guess.total_seconds))
     pairs: list[tuple[str, object]] = [
         ("target", "follow the primary as a standby" if request.standby else render_target(request.target)),
         ("then", None if request.standby else _describe_action(plan)),
-        ("last change", None if wal.moment is None else f"of {render_time(wal.moment)}"),
+        ("last change", None if moment is None else f"made at {render_time(moment)}"),
         ("backup", f"{plan.backup.label}, taken {render_time(facts.stopped_at)}"),
         ("timeline", _describe_path(plan)),
         ("WAL", f"{_count(wal.segment_count)}, {wal.first_segment} to {wal.last_segment}, up to {wal.end_lsn}"),
@@ -73,9 +74,7 @@ def _describe_action(plan: RestorePlan) -> str | None:
 
 
 def _describe_path(plan: RestorePlan) -> str:
-    parts = [
-        f"{part.timeline}" if part.end is None else f"{part.timeline} up to {part.end}" for part in plan.wal.path
-    ]
+    parts = [f"{part.timeline}" if part.end_lsn is None else f"{part.timeline} up to {part.end_lsn}" for part in plan.wal.path]
     return ", then ".join(parts)
 
 
@@ -114,8 +113,7 @@ def plan_body(plan: RestorePlan) -> dict[str, object]:
         "total_bytes": facts.total_bytes,
         "file_count": facts.file_count,
         "places": [
-            {"path": root.path, "needed_bytes": root.needed_bytes, "free_bytes": root.free_bytes}
-            for root in plan.roots
+            {"path": root.path, "needed_bytes": root.needed_bytes, "free_bytes": root.free_bytes} for root in plan.roots
         ],
         "resumes": plan.resumes,
         "estimated_seconds": estimate(plan).total_seconds,
@@ -168,7 +166,10 @@ def render_recovered(result: RestoreResult, recovery: Recovery, last_commit: dat
     )
     pairs: list[tuple[str, object]] = [
         ("target", None if plan.request.standby else render_target(plan.request.target)),
-        ("reached", f"{recovery.reached_lsn} on the way of timeline {plan.wal.timeline}{_describe_excess(plan, recovery)}"),
+        (
+            "reached",
+            f"{recovery.reached_lsn} on the way of timeline {plan.wal.timeline}{_describe_excess(plan, recovery)}",
+        ),
         ("last transaction", _describe_commit(plan, last_commit)),
         ("timeline now", recovery.timeline),
         ("connect with", None if recovery.conninfo is None else f'psql "{recovery.conninfo}"'),

@@ -115,7 +115,7 @@ def _render_archive(archive: ListedArchive) -> str:
             ("system identifier", archive.system_identifier),
             ("PostgreSQL", archive.major),
             ("segment size", render_size(archive.wal_segment_size)),
-            ("quarantine", f"{len(holdings.quarantine)} files" if holdings.quarantine else None),
+            ("files in quarantine", len(holdings.quarantine) or None),
         ]
     )
     rows = [row for timeline in holdings.timelines for row in _list_rows(timeline)]

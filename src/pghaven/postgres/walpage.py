@@ -174,12 +174,15 @@ class WalPages:
         return WalStop(EndReason.END_OF_WAL, lsn, f"nothing was written to WAL page {Lsn(lsn)}")
 
     def is_followed(self, offset: int) -> bool:
-        """Whether any page of the segment after the one at ``offset`` was written."""
+        """Whether a page after the one at ``offset`` was written, in this segment or as the first of the next.
+
+        Takes the next segment, so it is for when reading ends.
+        """
         for later in range(offset + self._block_size, len(self.data) - SHORT_HEADER_SIZE + 1, self._block_size):
-            magic, _, _, page_lsn, _ = SHORT_HEADER.unpack_from(self.data, later)
-            if page_lsn == self.base + later and is_wal_magic(magic):
+            if _is_written(self.data, later, self.base + later):
                 return True
-        return False
+        _, data = next(self._segments, (None, b""))
+        return len(data) >= SHORT_HEADER_SIZE and _is_written(data, 0, self.base + self._segment_size)
 
     def cut_off(self, lsn: int) -> WalStop:
         """There are no bytes for what begins at ``lsn``."""
@@ -188,3 +191,9 @@ class WalPages:
             lsn,
             f'WAL segment "{self._name}" has only {len(self.data)} of {self._segment_size} bytes',
         )
+
+
+def _is_written(data: WalBytes, offset: int, lsn: int) -> bool:
+    """Whether there is the page that belongs at ``lsn``, by its header."""
+    magic, _, _, page_lsn, _ = SHORT_HEADER.unpack_from(data, offset)
+    return is_wal_magic(magic) and bool(page_lsn == lsn)

@@ -140,7 +140,13 @@ class WalReader:
             self._position = pages.contents + _align(pages.remaining)
             if self._position < pages.end:
                 break
-            pages.turn()
+            try:
+                pages.turn()
+            except WalStop as stop:
+                if stop.end.reason is not EndReason.EXHAUSTED:
+                    raise
+                message = f"a record that begins before {stop.end.lsn} goes on after it"
+                raise WalStop(EndReason.INCOMPLETE, stop.end.lsn, message) from stop
             self._position = pages.contents
 
     def _read_within_page(self) -> Iterator[WalRecord]:
@@ -242,11 +248,9 @@ class WalReader:
     def _abandon(self, start: int) -> None:
         """The server gave up the record at ``start``, and says so in the record that stands here instead."""
         pages = self._pages
-        self.aborted.append(Lsn(start))
-        self._position = pages.contents
+        at = self._position = pages.contents
         # Fixed header, two bytes that introduce the main data, and in it first the LSN of what was given up. This is
         # the first record of a page, so it is whole, if there are bytes.
-        at = self._position
         if pages.limit - at < _RECORD_SIZE + 10:
             raise pages.cut_off(pages.base + at)
         _, _, _, info, rmid, _ = _RECORD.unpack_from(pages.data, at)
@@ -254,6 +258,7 @@ class WalReader:
         if (rmid, info & INFO_MASK, overwritten) != (RM_XLOG, XLOG_OVERWRITE_CONTRECORD, start):
             message = f"the record at {Lsn(start)} is cut short, and what stands in its place is not about it"
             raise WalStop(EndReason.DAMAGED, pages.base + at, message)
+        self.aborted.append(Lsn(start))
 
     def _check_previous(self, found: int, expected: int | None, lsn: int) -> None:
         # Of the first record read, one can only say that its predecessor must lie before it.

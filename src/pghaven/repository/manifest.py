@@ -202,7 +202,7 @@ def render_manifest(manifest: Manifest, *, context: bytes, keyring: Keyring) -> 
 
 def _byte_planes(column: npt.NDArray[Any]) -> bytes:
     """All lowest bytes, then all second ones, …: neighbouring numbers share their high bytes, so zstd likes it."""
-    return np.ascontiguousarray(column.view(np.uint8).reshape(len(column), -1).T).tobytes()
+    return np.ascontiguousarray(column.view(np.uint8).reshape(len(column), column.itemsize).T).tobytes()
 
 
 def parse_manifest(container: Container) -> Manifest:
@@ -315,6 +315,8 @@ def _render_facts(facts: BackupFacts) -> dict[str, Any]:
 
 def _parse_facts(body: Mapping[str, Any]) -> BackupFacts:
     values: dict[str, Any] = {field.name: body[field.name] for field in fields(BackupFacts)}
+    if type(values["timeline"]) is not int or not isinstance(values["system_identifier"], str):
+        raise TypeError("timeline or system_identifier is of another type")
     for name in ("start_lsn", "stop_lsn"):
         values[name] = Lsn.parse(values[name])
     for name in ("started_at", "stopped_at"):

@@ -17,19 +17,19 @@ from pghaven.postgres.recovery import RecoveryTarget, TargetKind
 from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.timeline import History, Timeline
 from pghaven.repository.backups import BackupCatalog, BackupEntry
-from pghaven.repository.ledger import Walk, walk_path
+from pghaven.repository.ledger import Walk, list_legs, walk_path
 from pghaven.repository.repository import Lineage, Repository
 from pghaven.repository.walstore import WalArchive
 from pghaven.restore.places import plan_roots
-from pghaven.restore.request import PathPart, RestorePlan, RestoreRequest, WalPlan
+from pghaven.restore.request import RestorePlan, RestoreRequest, WalPlan
 from pghaven.restore.walsearch import (
     FoundRecord,
+    WalPath,
     find_archive_end,
     find_first_commit_after,
     find_last_commit,
     find_restore_points,
     find_transaction_end,
-    read_written_time,
 )
 from pghaven.units import parse_time_utc, render_time
 
@@ -41,6 +41,7 @@ class _Way:
     backup: BackupEntry
     history: History
     walk: Walk
+    path: WalPath
 
     @property
     def stop_lsn(self) -> Lsn:
@@ -49,10 +50,6 @@ class _Way:
     @property
     def stopped_at(self) -> datetime:
         return parse_time_utc(self.backup.summary["stopped_at"])
-
-    @property
-    def segments(self) -> tuple[SegmentName, ...]:
-        return self.walk.segments
 
 
 def plan_restore(repository: Repository, request: RestoreRequest) -> RestorePlan:
@@ -165,8 +162,10 @@ class _Planner:
                 continue
             start = SegmentName.containing(own, Lsn.parse(entry.summary["start_lsn"]), self._archive.segment_size)
             walk = walk_path(history, start, self._held)
-            way = _Way(backup=entry, history=history, walk=walk)
-            if walk.segments and walk.segments[-1].end_lsn >= way.stop_lsn:
+            segments = walk.segments if walk.tail is None else (*walk.segments, walk.tail)
+            path = WalPath(archive=self._archive, segments=segments, end_lsn=walk.end_lsn)
+            way = _Way(backup=entry, history=history, walk=walk, path=path)
+            if segments and walk.end_lsn >= way.stop_lsn:
                 ways.append(way)
             else:
                 self._warn(
@@ -208,9 +207,9 @@ class _Planner:
     def _locate(self, way: _Way) -> FoundRecord | None:
         target = self._target
         if target.xid is not None:
-            return find_transaction_end(self._archive, way.segments, target.xid)
+            return find_transaction_end(way.path, target.xid)
         assert target.name is not None
-        points = find_restore_points(self._archive, way.segments, target.name)
+        points = find_restore_points(way.path, target.name)
         if len(points) > 1:
             times = ", ".join(render_time(point.time) for point in points)
             self._note("restore_points", f'"{target.name}" was created several times ({times}); the last one is taken')
@@ -257,10 +256,10 @@ class _Planner:
         return self._wal_plan(way, recovery, found.end_lsn if target.inclusive else found.start_lsn, found.time)
 
     def _plan_latest(self, way: _Way) -> WalPlan:
-        end = find_archive_end(self._archive, way.segments)
+        end = find_archive_end(way.path)
         if end.start_lsn is None or end.end_lsn is None:
             raise Refused(f"the WAL after backup {way.backup.label} holds no whole record: {end.end.message}")
-        moment = find_last_commit(self._archive, way.segments)
+        moment = find_last_commit(way.path)
         if way.walk.beyond:
             self._warn(
                 "gap",
@@ -273,11 +272,11 @@ class _Planner:
     def _plan_time(self, way: _Way) -> WalPlan:
         target = self._target
         assert target.time is not None
-        found = find_first_commit_after(self._archive, way.segments, target.time, inclusive=target.inclusive)
+        found = find_first_commit_after(way.path, target.time, inclusive=target.inclusive)
         if found is not None:
             return self._wal_plan(way, target, max(found.start_lsn, way.stop_lsn), target.time)
         # Nothing was committed after the target. If the archive is known to cover it, its end is the target.
-        written = read_written_time(self._archive, way.segments[-1])
+        written = way.path.read_written_time()
         if written is None or written < target.time:
             raise Refused(
                 f"{render_time(target.time)} is after the end of the archive",
@@ -291,7 +290,7 @@ class _Planner:
     def _plan_lsn(self, way: _Way) -> WalPlan:
         target = self._target
         assert target.lsn is not None
-        end = find_archive_end(self._archive, way.segments)
+        end = find_archive_end(way.path)
         if end.start_lsn is None or end.end_lsn is None or target.lsn > end.end_lsn:
             raise Refused(
                 f"WAL position {target.lsn} is after the end of the archive",
@@ -305,11 +304,11 @@ class _Planner:
         return self._wal_plan(way, target, max(target.lsn, way.stop_lsn), None)
 
     def _wal_plan(self, way: _Way, recovery: RecoveryTarget, end_lsn: Lsn, moment: datetime | None) -> WalPlan:
-        needed = [segment for segment in way.segments if segment.start_lsn < end_lsn]
+        needed = [segment for segment in way.path.segments if segment.start_lsn < end_lsn]
         return WalPlan(
             recovery=recovery,
             timeline=way.history.timeline,
-            path=_path_parts(way.history),
+            path=list_legs(way.history),
             first_segment=needed[0],
             last_segment=needed[-1],
             segment_count=len(needed),
@@ -323,12 +322,12 @@ class _Planner:
     # -- words ------------------------------------------------------------------------------------------------------
 
     def _reachable(self, ways: Sequence[_Way]) -> str:
-        first, last = ways[0], ways[-1].segments[-1]
-        written = read_written_time(self._archive, last)
+        first, last = ways[0], ways[-1]
+        written = last.path.read_written_time()
         to_time = f" ({render_time(written)})" if written else ""
         return (
             f"Reachable on timeline {first.history.timeline}: from {first.stop_lsn} ({render_time(first.stopped_at)}, "
-            f"the end of backup {first.backup.label}) to {last.end_lsn}{to_time}."
+            f"the end of backup {first.backup.label}) to {last.path.end_lsn}{to_time}."
         )
 
     def _gap_hint(self, way: _Way) -> str:
@@ -341,12 +340,3 @@ class _Planner:
 
     def _warn(self, code: str, text: str) -> None:
         self.notices.append(Notice(level="warning", code=code, text=text))
-
-
-def _path_parts(history: History) -> tuple[PathPart, ...]:
-    parts = []
-    begin = Lsn(0)
-    for entry in history.entries:
-        parts.append(PathPart(timeline=entry.timeline, begin=begin, end=entry.switch_lsn))
-        begin = entry.switch_lsn
-    return (*parts, PathPart(timeline=history.timeline, begin=begin, end=None))

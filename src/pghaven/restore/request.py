@@ -17,6 +17,7 @@ from pghaven.postgres.recovery import RecoveryTarget
 from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.timeline import Timeline
 from pghaven.repository.backups import BackupEntry
+from pghaven.repository.ledger import PathLeg
 from pghaven.repository.manifest import Manifest
 from pghaven.units import render_time_utc
 
@@ -38,15 +39,6 @@ class RestoreRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PathPart:
-    """One timeline's part of the way: from ``begin`` up to ``end``, where the next part takes over (None: open)."""
-
-    timeline: Timeline
-    begin: Lsn
-    end: Lsn | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class WalPlan:
     """Which WAL leads to the target.
 
@@ -58,7 +50,7 @@ class WalPlan:
 
     recovery: RecoveryTarget
     timeline: Timeline
-    path: tuple[PathPart, ...]
+    path: tuple[PathLeg, ...]
     first_segment: SegmentName
     last_segment: SegmentName
     segment_count: int
@@ -98,7 +90,8 @@ def render_plan_file(plan: RestorePlan) -> dict[str, Any]:
         "system_identifier": str(plan.manifest.facts.system_identifier),
         "timeline": int(wal.timeline),
         "timeline_path": [
-            [int(part.timeline), str(part.begin), None if part.end is None else str(part.end)] for part in wal.path
+            [int(leg.timeline), str(leg.begin_lsn), None if leg.end_lsn is None else str(leg.end_lsn)]
+            for leg in wal.path
         ],
         "expected_end_lsn": str(wal.end_lsn),
         "last_segment": str(wal.last_segment),

@@ -7,7 +7,7 @@ transactions and restore points are found by looking for their bytes and reading
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -32,33 +32,53 @@ class FoundRecord:
     time: datetime
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WalPath:
+    """Continuous WAL in the archive, the files in the order in which a recovery needs them (not empty).
+
+    What the last file holds after ``end_lsn`` was left behind by a later timeline and is not part of it.
+    """
+
+    archive: WalArchive
+    segments: tuple[SegmentName, ...]
+    end_lsn: Lsn
+
+    def read(self, first: int, after: int | None = None) -> Iterator[tuple[SegmentName, bytes]]:
+        """The contents of the files from index ``first`` up to ``after``. Raises Damaged."""
+        for segment in self.segments[first:after]:
+            content = self.archive.get(str(segment))
+            yield segment, content if segment.end_lsn <= self.end_lsn else content[: self.end_lsn - segment.start_lsn]
+
+    def read_written_time(self, at: int = -1) -> datetime | None:
+        """``read_written_time`` of one of its files."""
+        return read_written_time(self.archive, self.segments[at])
+
+
 def read_written_time(archive: WalArchive, segment: SegmentName) -> datetime | None:
     """When the server last wrote this segment's file; no commit in it is later. None when it was not recorded."""
     text = archive.read_facts(str(segment)).get("source_mtime")
     return parse_time_utc(text) if isinstance(text, str) else None
 
 
-def find_archive_end(archive: WalArchive, segments: Sequence[SegmentName]) -> LastRecord:
-    """The last whole record of a continuous run of segments (not empty). Raises Damaged."""
+def find_archive_end(path: WalPath) -> LastRecord:
+    """The last whole record of a path. Raises Damaged."""
     last: LastRecord | None = None
-    for back in range(1, len(segments) + 1):
-        last = find_last_record(_read(archive, segments[-back:]))
+    for back in range(1, len(path.segments) + 1):
+        last = find_last_record(path.read(len(path.segments) - back))
         if last.start_lsn is not None:
             return last
     assert last is not None
     return last
 
 
-def find_first_commit_after(
-    archive: WalArchive, segments: Sequence[SegmentName], moment: datetime, *, inclusive: bool
-) -> FoundRecord | None:
+def find_first_commit_after(path: WalPath, moment: datetime, *, inclusive: bool) -> FoundRecord | None:
     """The first commit or abort that recovery to ``moment`` must not replay; None when there is none.
 
     With ``inclusive`` it is later than the moment, otherwise at or after it (recoveryStopsBefore in xlogrecovery.c).
     """
-    first = _first_written_at(archive, segments, moment - _SLACK)
+    first = _first_written_at(path, moment - _SLACK)
     # The record may begin in the segment before.
-    for record in iter_records(_read(archive, segments[max(first - 1, 0) :]), resource_managers=(RM_XACT,)):
+    for record in iter_records(path.read(max(first - 1, 0)), resource_managers=(RM_XACT,)):
         event = decode_xact(record)
         if event is None or event.time is None or not _ends(event.kind):
             continue
@@ -67,11 +87,11 @@ def find_first_commit_after(
     return None
 
 
-def find_last_commit(archive: WalArchive, segments: Sequence[SegmentName]) -> datetime | None:
-    """When the last transaction of these segments ended; looks back a few segments only."""
+def find_last_commit(path: WalPath) -> datetime | None:
+    """When the last transaction of a path ended; looks back a few segments only."""
     latest: datetime | None = None
-    for back in range(1, min(len(segments), 4) + 1):
-        for record in iter_records(_read(archive, segments[-back:]), resource_managers=(RM_XACT,)):
+    for back in range(1, min(len(path.segments), 4) + 1):
+        for record in iter_records(path.read(len(path.segments) - back), resource_managers=(RM_XACT,)):
             event = decode_xact(record)
             if event is not None and event.time is not None and (latest is None or event.time > latest):
                 latest = event.time
@@ -80,14 +100,14 @@ def find_last_commit(archive: WalArchive, segments: Sequence[SegmentName]) -> da
     return None
 
 
-def find_transaction_end(archive: WalArchive, segments: Sequence[SegmentName], xid: int) -> FoundRecord | None:
+def find_transaction_end(path: WalPath, xid: int) -> FoundRecord | None:
     """Where this transaction committed or aborted; the last one of that number, as numbers are used again."""
-    for at in reversed(range(len(segments))):
-        content = archive.get(str(segments[at]))
+    for at in reversed(range(len(path.segments))):
+        _, content = next(path.read(at))
         if not may_contain_xid(content, xid & 0xFFFFFFFF):
             continue
         found: FoundRecord | None = None
-        for record in _records_of(archive, segments, at, RM_XACT):
+        for record in _records_of(path, at, RM_XACT):
             event = decode_xact(record)
             if event is not None and event.time is not None and _ends(event.kind) and event.xid == xid & 0xFFFFFFFF:
                 found = _found(record, event.time)
@@ -96,34 +116,33 @@ def find_transaction_end(archive: WalArchive, segments: Sequence[SegmentName], x
     return None
 
 
-def find_restore_points(archive: WalArchive, segments: Sequence[SegmentName], name: str) -> tuple[FoundRecord, ...]:
+def find_restore_points(path: WalPath, name: str) -> tuple[FoundRecord, ...]:
     """All restore points of this name, oldest first."""
     found: list[FoundRecord] = []
-    for at, segment in enumerate(segments):
-        # Its name may lie across a segment's end: then its beginning is in the one before.
-        if may_contain_restore_point(archive.get(str(segment)), name):
-            for record in _records_of(archive, segments, at, RM_XLOG):
+    for at, (_, content) in enumerate(path.read(0)):
+        if may_contain_restore_point(content, name):
+            for record in _records_of(path, at, RM_XLOG):
                 point = decode_restore_point(record)
                 if point is not None and point.name == name:
                     found.append(_found(record, point.time))
     return tuple(found)
 
 
-def _records_of(archive: WalArchive, segments: Sequence[SegmentName], at: int, rmid: int) -> Iterator[WalRecord]:
+def _records_of(path: WalPath, at: int, rmid: int) -> Iterator[WalRecord]:
     """The records of one resource manager that begin in one segment, though they may end in the next."""
-    limit = segments[at].end_lsn
-    for record in iter_records(_read(archive, segments[max(at - 1, 0) : at + 2]), resource_managers=(rmid,)):
+    limit = path.segments[at].end_lsn
+    for record in iter_records(path.read(max(at - 1, 0), at + 2), resource_managers=(rmid,)):
         if record.start_lsn >= limit:
             return
         yield record
 
 
-def _first_written_at(archive: WalArchive, segments: Sequence[SegmentName], moment: datetime) -> int:
+def _first_written_at(path: WalPath, moment: datetime) -> int:
     """The index of the first segment whose file was written at or after a moment; 0 when times are not known."""
-    low, high = 0, len(segments)
+    low, high = 0, len(path.segments)
     while low < high:
         middle = (low + high) // 2
-        written = read_written_time(archive, segments[middle])
+        written = path.read_written_time(middle)
         if written is None:
             return 0
         if written < moment:
@@ -131,11 +150,6 @@ def _first_written_at(archive: WalArchive, segments: Sequence[SegmentName], mome
         else:
             high = middle
     return low
-
-
-def _read(archive: WalArchive, segments: Sequence[SegmentName]) -> Iterator[tuple[SegmentName, bytes]]:
-    for segment in segments:
-        yield segment, archive.get(str(segment))
 
 
 def _ends(kind: str) -> bool:

@@ -6,11 +6,11 @@ restart for a crash; so the server's own process is asked where it belongs.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 
 from pghaven.errors import PghavenError
-from pghaven.server.identity import find_owner
 from pghaven.server.postmaster import is_running
 from pghaven.server.probe import ServerFacts
 from pghaven.server.programs import find_programs
@@ -27,7 +27,8 @@ def render_restart_command(facts: ServerFacts, pg_bin: str | None) -> str:
     unit = _find_unit(facts.data_directory)
     if unit is not None:
         return f"systemctl restart {shlex.quote(unit)}"
-    return render_pg_ctl(facts.data_directory, facts.major.major, pg_bin, "restart")
+    bin_dir = pg_bin or _find_running_bin(facts.data_directory)
+    return render_pg_ctl(facts.data_directory, facts.major.major, bin_dir, "restart")
 
 
 def render_pg_ctl(data_directory: str, major: int, pg_bin: str | None, action: str) -> str:
@@ -39,13 +40,13 @@ def render_pg_ctl(data_directory: str, major: int, pg_bin: str | None, action: s
     return f"{shlex.quote(program)} -D {shlex.quote(data_directory)} {action}"
 
 
-def find_server_user(data_directory: str) -> str | None:
-    """The name of the user that owns a data directory; None when it is not here or has no name."""
+def _find_running_bin(data_directory: str) -> str | None:
+    """The directory of the programs that the server there runs from, as far as we may look."""
     try:
-        owner = find_owner(data_directory)
-    except OSError:
+        running = is_running(data_directory)
+        return None if running is None else os.path.dirname(os.readlink(f"/proc/{running.pid}/exe"))
+    except (OSError, PghavenError):
         return None
-    return owner.name if owner else None
 
 
 def _find_unit(data_directory: str) -> str | None:

@@ -187,6 +187,12 @@ def test_reading_that_begins_inside_a_long_record_begins_behind_it() -> None:
         assert describe(records) == describe_made(maker.made[2:])
 
 
+def test_a_long_record_without_its_beginning_and_its_end_is_not_complete() -> None:
+    maker = make_wal([100, 3 * MIB, 100])
+    records, reader = read(maker.segments()[1:3])
+    assert (records, get_reason(reader)) == ([], EndReason.INCOMPLETE)
+
+
 def test_segments_before_the_start_are_passed_over() -> None:
     maker = make_wal([60000] * 60)
     middle = maker.made[40]

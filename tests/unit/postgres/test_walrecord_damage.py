@@ -104,6 +104,18 @@ def test_a_hole_of_zeros_is_damage_and_not_the_end_of_wal(golden: GoldenSegment,
         assert get_end(reader) <= golden.name.start_lsn + at + size
 
 
+@pytest.mark.parametrize("kept", [0, 8192, 500_000, 1_000_000])
+def test_a_segment_that_ends_in_zeros_is_damage_if_the_next_one_was_written(kept: int) -> None:
+    maker = make_wal([1000] * 1200)
+    (first, one), second, *_ = maker.segments()
+    records, reader = read([(first, one[:kept].ljust(len(one), b"\0")), second])
+    assert describe(records) == describe_made(maker.made[: len(records)])
+    assert get_reason(reader) is EndReason.DAMAGED
+    unwritten = (second[0], bytes(len(one)))
+    records, reader = read([(first, one[: kept // 8192 * 8192].ljust(len(one), b"\0")), unwritten])
+    assert get_reason(reader) is EndReason.END_OF_WAL
+
+
 def test_a_valid_record_in_another_records_place_is_damage() -> None:
     maker = make_wal([100, 100, 100])
     first, second, _ = maker.made

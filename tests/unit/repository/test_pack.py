@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -28,7 +29,7 @@ def place_at(store: Store, ring: Keyring = OPEN_KEYRING, cluster: str = "shop") 
 
 
 def write(
-    place: PackPlace, frames: Sequence[Buffer], pack_bytes: int = 100
+    place: PackPlace, frames: Sequence[Buffer], pack_bytes: int = 40
 ) -> tuple[list[tuple[int, int]], Sequence[PackRef]]:
     writer = PackWriter(place, level=3, pack_bytes=pack_bytes)
     where = [writer.append(frame) for frame in frames]
@@ -192,8 +193,6 @@ def test_frames_near_each_other_come_in_one_range() -> None:
 
 
 def test_frames_far_apart_come_in_ranges_of_bounded_size() -> None:
-    import os
-
     store = RangeStore()
     frames = [os.urandom(FRAME_BYTES) for _ in range(12)]
     ref, index = write_one(place_at(store), frames)
@@ -228,12 +227,9 @@ def test_a_damaged_frame_is_named_with_its_pack() -> None:
 
 
 def test_the_header_is_looked_at_with_the_first_frame() -> None:
-    data = Forgery(
-        kind=PACK, context=place_at(MemoryStore()).context, frames=[Frame(plain=b"x" * 99)], header=bytes(16)
-    )
-    content = data.render()
     store = MemoryStore()
     place = place_at(store)
+    content = Forgery(kind=PACK, context=place.context, frames=[Frame(plain=b"x" * 99)], header=bytes(16)).render()
     store.create(place.name(hash_of(content)), [content])
     ref = PackRef(id=hash_of(content), size_bytes=len(content), tail_bytes=120 + 6 + 45, plain_length=99)
     with pytest.raises(Damaged, match="does not begin as"):

@@ -37,7 +37,7 @@ def test_a_program_over_its_time_is_ended_with_what_it_started(tmp_path: Path) -
 
 def test_a_program_that_cannot_be_started_is_said(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="no-such-program"):
-        run_program(["no-such-program"], timeout_seconds=30)
+        run_program([str(tmp_path / "no-such-program")], timeout_seconds=30)
     (tmp_path / "text").write_text("x")
     with pytest.raises(NotPermitted):
         run_program([str(tmp_path / "text")], timeout_seconds=30)

@@ -1,0 +1,225 @@
+"""``pghaven restore``: bring a cluster back as it was at a moment.
+
+The one idea: the plan is shown before anything is written, and what the restored server will need (a user, a program, a
+configuration it can read) is tried before hours are spent on copying.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shlex
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from pghaven.cli.invocation import Invocation
+from pghaven.cli.opening import count_processes, open_chosen_repository
+from pghaven.cli.output import write_out
+from pghaven.clock import SYSTEM_CLOCK
+from pghaven.errors import Refused
+from pghaven.events import Listener, Notice, Step
+
+if TYPE_CHECKING:
+    from pghaven.cli.restore_text import Handover
+    from pghaven.config.values import ClusterConfig
+    from pghaven.repository.repository import Repository
+    from pghaven.restore.execute import RestoreResult
+    from pghaven.restore.request import RestorePlan, RestoreRequest
+
+
+@click.command("restore")
+@click.argument("cluster")
+@click.option("--target-dir", required=True, metavar="DIR", help="The data directory to make; empty or not there yet.")
+@click.option("--target-time", metavar="TIME", help='Such as "2026-11-23 04:47:00+01:00", or "-2h" for two hours ago.')
+@click.option("--target-lsn", metavar="LSN", help='A WAL position such as "0/3000028".')
+@click.option("--target-xid", metavar="XID", help="The end of this transaction.")
+@click.option("--target-name", metavar="NAME", help="A restore point made with pg_create_restore_point().")
+@click.option("--immediate", is_flag=True, help="The end of the backup: the earliest consistent moment.")
+@click.option("--target-timeline", metavar="T", help="Follow this timeline.  [default: the newest]")
+@click.option(
+    "--target-action",
+    type=click.Choice(["promote", "pause", "shutdown"]),
+    help="What the server does at the target.  [default: promote]",
+)
+@click.option("--exclusive", is_flag=True, help="Stop before the target instead of just after it.")
+@click.option("--backup", metavar="LABEL", help="Begin with this backup.  [default: the last one before the target]")
+@click.option("--standby", is_flag=True, help="Make a standby that follows its primary.")
+@click.option("--tablespace-mapping", "tablespaces", multiple=True, metavar="OLD=NEW", help="Move a tablespace.")
+@click.option("--archive", is_flag=True, help="Let the restored cluster archive: it takes the original's place.")
+@click.option("--start", is_flag=True, help="Start the server, have it recover, and check the point it reached.")
+@click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
+@click.option("--repository", metavar="NAME", help="Which of the cluster's repositories to restore from.")
+@click.pass_obj
+def command(
+    invocation: Invocation,
+    *,
+    cluster: str,
+    target_dir: str,
+    target_time: str | None,
+    target_lsn: str | None,
+    target_xid: str | None,
+    target_name: str | None,
+    immediate: bool,
+    target_timeline: str | None,
+    target_action: Literal["promote", "pause", "shutdown"] | None,
+    exclusive: bool,
+    backup: str | None,
+    standby: bool,
+    tablespaces: tuple[str, ...],
+    archive: bool,
+    start: bool,
+    dry_run: bool,
+    repository: str | None,
+) -> int:
+    """Restore CLUSTER into a new data directory, as it was at the target; without a target, as it was last.
+
+    The plan is shown first. A time without a zone is read in the local one. A restored cluster does not archive, unless
+    told to with --archive: its original may still do so.
+    """
+    from pghaven.cli.restore_request import PlaceOptions, TargetOptions, make_request
+
+    request = make_request(
+        TargetOptions(
+            time=target_time,
+            lsn=target_lsn,
+            xid=target_xid,
+            name=target_name,
+            immediate=immediate,
+            timeline=target_timeline,
+            action=target_action,
+            exclusive=exclusive,
+        ),
+        PlaceOptions(
+            cluster=cluster,
+            target_dir=target_dir,
+            backup=backup,
+            standby=standby,
+            archive=archive,
+            tablespaces=tablespaces,
+        ),
+        SYSTEM_CLOCK.now(),
+    )
+    with invocation.reporter as listener:
+        chosen = invocation.get_cluster(cluster)
+        opened = open_chosen_repository(invocation.config, chosen, repository, listener)
+        job = _RestoreJob(invocation, chosen, opened, listener)
+        return job.run(request, start=start, dry_run=dry_run)
+
+
+class _RestoreJob:
+    def __init__(
+        self, invocation: Invocation, cluster: ClusterConfig, repository: Repository, listener: Listener
+    ) -> None:
+        self._invocation = invocation
+        self._cluster = cluster
+        self._repository = repository
+        self._tell = listener
+
+    def run(self, request: RestoreRequest, *, start: bool, dry_run: bool) -> int:
+        from pghaven.cli.restore_text import plan_body, render_plan, render_restored
+        from pghaven.restore.plan import plan_restore
+
+        invocation = self._invocation
+        self._tell(Step(text="planning"))
+        plan = plan_restore(self._repository, request)
+        self._check_program(plan, is_needed_now=start and not dry_run)
+        text = render_plan(plan, SYSTEM_CLOCK.now())
+        if dry_run:
+            for notice in plan.notices:
+                self._tell(notice)
+            return invocation.show("restore", {"plan": plan_body(plan), "dry_run": True}, text)
+        if not invocation.json and not invocation.quiet:
+            write_out(text)
+        result = self._restore(plan)
+        body: dict[str, object] = {
+            "plan": plan_body(plan),
+            "dry_run": False,
+            "written_bytes": result.written_bytes,
+            "fetch_seconds": result.fetch_seconds,
+            "total_seconds": result.total_seconds,
+        }
+        if start:
+            return self._start(result, body)
+        handover = self._hand_over(plan)
+        body["next"] = handover
+        return invocation.show("restore", body, render_restored(result, handover))
+
+    def _restore(self, plan: RestorePlan) -> RestoreResult:
+        from pghaven.repository.backups import BackupCatalog
+        from pghaven.restore.execute import RestoreSettings, find_owner_ids, run_restore
+        from pghaven.restore.request import PLAN_FILE
+        from pghaven.setup.program import find_program
+        from pghaven.wal.commands import render_restore_command
+
+        config, cluster = self._invocation.config, self._cluster
+        # A standby goes on past the plan, to wherever its primary leads.
+        plan_path = None if plan.request.standby else PLAN_FILE
+        program = find_program(cluster.program)
+        settings = RestoreSettings(
+            place=BackupCatalog(self._repository, cluster.name).pack_place,
+            processes=count_processes(cluster),
+            restore_command=render_restore_command(program, config.source, cluster.name, plan_path),
+            owner=find_owner_ids(plan.manifest),
+        )
+        return run_restore(plan, settings, self._tell)
+
+    def _start(self, result: RestoreResult, body: dict[str, object]) -> int:
+        from pghaven.cli.restore_text import recovery_body, render_recovered
+        from pghaven.proof.reached import find_last_transaction
+        from pghaven.repository.walstore import WalArchive
+        from pghaven.restore.recover import run_recovery
+
+        plan = result.plan
+        recovery = run_recovery(plan, self._cluster.pg_bin, self._tell)
+        facts = plan.manifest.facts
+        archive = WalArchive(self._repository, self._cluster.name, facts.system_identifier, facts.wal_segment_size)
+        last = None if plan.request.standby else find_last_transaction(archive, plan.wal, recovery.reached_lsn)
+        body["recovery"] = recovery_body(plan, recovery, last)
+        return self._invocation.show("restore", body, render_recovered(result, recovery, last))
+
+    # -- what the restored server will need -------------------------------------------------------------------------
+
+    def _check_program(self, plan: RestorePlan, *, is_needed_now: bool) -> None:
+        """Try restore_command's program as the user that the server will run as.
+
+        Raises Refused when the server is to be started now and could not fetch WAL, else warns; and NotFound when it is
+        to be started now and PostgreSQL is not installed.
+        """
+        from pghaven.restore.execute import find_owner_ids
+        from pghaven.server.identity import get_os_user
+        from pghaven.server.programs import find_programs
+        from pghaven.setup.program import find_program, try_program
+
+        if is_needed_now:
+            find_programs(plan.manifest.facts.major, self._cluster.pg_bin)
+        self._tell(Step(text="trying whether the restored server can fetch WAL"))
+        owner = find_owner_ids(plan.manifest)
+        user = None if owner is None else get_os_user(pwd.getpwuid(owner[0]).pw_name)
+        if user is not None and user.uid == 0:
+            raise Refused(
+                "the backup's files belong to root, and PostgreSQL does not run as root",
+                hint="Run the restore as the user the server is to run as.",
+            )
+        source = self._invocation.config.source
+        failure = try_program(find_program(self._cluster.program), source, self._cluster.name, user)
+        if failure is None:
+            return
+        text = f"the restored server could not fetch WAL: {failure.reason}"
+        if is_needed_now:
+            raise Refused(text, hint=failure.hint)
+        self._tell(Notice(level="warning", code="program", text=text, hint=failure.hint))
+
+    def _hand_over(self, plan: RestorePlan) -> Handover:
+        from pghaven.cli.restore_text import Handover
+        from pghaven.setup.restart import render_pg_ctl
+
+        target, facts = plan.request.target_dir, plan.manifest.facts
+        uid = os.stat(target).st_uid
+        try:
+            user = pwd.getpwuid(uid).pw_name
+        except KeyError:
+            user = str(uid)
+        log = shlex.quote(f"{target}/pghaven.recovery.log")
+        start = render_pg_ctl(target, facts.major, self._cluster.pg_bin, f"-l {log} start")
+        return Handover(user=user, start_command=start)
