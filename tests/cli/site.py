@@ -6,20 +6,27 @@ what is tested is what people get, from the first ``init`` on.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from tests.cli.running import TIMEOUT_SECONDS, Ended, clean_environment
-from tests.support.cluster import TestCluster
+from tests.support import binaries, commands, places
+from tests.support.cluster import Kind, TestCluster, adopt, make_cluster
 from tests.support.commands import PghavenCommand
+from tests.support.fixtures import require_programs
 from tests.support.places import own
 
 NAME = "main"
+CHECK_LINE = re.compile(r"(?P<name>[^:]+): (?P<text>.+): (?P<verdict>OK|WARNING|FAILED|skipped)")
 
 
 class Site:
@@ -32,28 +39,37 @@ class Site:
         self.config = place / "pghaven.toml"
         self.repository = place / "repository"
         self.url = f"file://{self.repository}"
+        self.target = place / "restored"
         # A restored server must not want its original's socket, which may still be in use.
-        self.sockets = place / "restored-sockets"
+        self.sockets = place / "s"
         self.sockets.mkdir()
         own(self.sockets)
         cluster.append_conf(unix_socket_directories=str(self.sockets))
 
+    # -- running ----------------------------------------------------------------------------------------------------
+
     def run(self, *words: str, environment: Mapping[str, str] | None = None) -> Ended:
         """``pghaven --config … WORDS`` as this process's user."""
-        return self.start(["--config", str(self.config), *words], environment)
+        return self.run_words("--config", str(self.config), *words, environment=environment)
 
-    def start(self, words: list[str], environment: Mapping[str, str] | None = None, cwd: Path | None = None) -> Ended:
+    def run_words(self, *words: str, environment: Mapping[str, str] | None = None, cwd: Path | None = None) -> Ended:
+        with self.start_words(*words, environment=environment, cwd=cwd) as process:
+            out, err = process.communicate(timeout=TIMEOUT_SECONDS)
+        return Ended(status=process.returncode, out=out, err=err)
+
+    def start_words(
+        self, *words: str, environment: Mapping[str, str] | None = None, cwd: Path | None = None
+    ) -> subprocess.Popen[str]:
         kept = {name: value for name, value in clean_environment(environment).items() if name != "PYTHONPATH"}
-        done = subprocess.run(
+        return subprocess.Popen(
             [*self.command.words, *words],
             cwd=cwd or self.place,
             env=kept,
-            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=TIMEOUT_SECONDS,
-            check=False,
         )
-        return Ended(status=done.returncode, out=done.stdout, err=done.stderr)
 
     def ok(self, *words: str, environment: Mapping[str, str] | None = None) -> str:
         """Standard output of a command that must succeed without warnings."""
@@ -61,27 +77,48 @@ class Site:
         assert ended.status == 0, f"{words}: {ended}"
         return ended.out
 
-    def json(self, *words: str, status: int = 0) -> dict[str, Any]:
+    def json(self, *words: str, status: int = 0, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
         """The object a command shows with --json."""
-        ended = self.run("--json", *words)
+        ended = self.run("--json", *words, environment=environment)
         assert ended.status == status, f"{words}: {ended}"
         body = json.loads(ended.out)
         assert isinstance(body, dict)
         return body
 
-    def error(self, *words: str, status: int) -> dict[str, str]:
-        """The error a command fails with."""
-        body = self.json(*words, status=status)
+    def error(self, *words: str, status: int, environment: Mapping[str, str] | None = None) -> dict[str, str]:
+        """The error a command fails with; missing parts are empty."""
+        body = self.json(*words, status=status, environment=environment)
         assert body["schema"] == "pghaven/error/1", body
         assert body["error"]["exit_status"] == status
         return {name: body["error"][name] or "" for name in ("code", "message", "detail", "hint")}
 
-    def write_config(self, **cluster: str) -> None:
-        """A configuration as people write it; keyword values join the cluster's section."""
-        options = {"data_directory": str(self.cluster.data_directory), "conninfo": self.cluster.conninfo, **cluster}
+    def check(self, *words: str, status: int) -> dict[str, tuple[str, str]]:
+        """What ``check`` says: name -> (verdict, text). Of several lines of one name the worst counts."""
+        ended = self.run("check", *words)
+        assert ended.status == status, ended
+        found: dict[str, tuple[str, str]] = {}
+        for line in ended.out.splitlines():
+            match = CHECK_LINE.fullmatch(line)
+            if match is None:
+                assert line.startswith("    HINT:  "), line
+                continue
+            if found.get(match["name"], ("OK", ""))[0] == "OK":
+                found[match["name"]] = (match["verdict"], match["text"])
+        return found
+
+    # -- the way to a protected cluster -----------------------------------------------------------------------------
+
+    def write_config(self, text: str = "", **cluster: str) -> None:
+        """A configuration as people write it; keyword values join the cluster's section, ``text`` comes after."""
+        options = {
+            "data_directory": str(self.cluster.data_directory),
+            "conninfo": self.cluster.conninfo,
+            "pg_bin": str(self.cluster.bin_dir),
+            **cluster,
+        }
         lines = [f"[repository.main]\nurl = {json.dumps(self.url)}\n\n[cluster.{NAME}]"]
         lines += [f"{name} = {json.dumps(value)}" for name, value in options.items()]
-        self.config.write_text("\n".join(lines) + "\n")
+        self.config.write_text("\n".join([*lines, text]) + "\n")
         own(self.config)
 
     def set_up(self) -> None:
@@ -91,16 +128,66 @@ class Site:
         self.ok("init", NAME, "--apply")
         self.cluster.restart()
 
-    def archive_all(self) -> None:
-        """Until everything written so far is in the repository."""
-        self.cluster.wait_archived(self.cluster.switch_wal())
+    def archive_all(self) -> str:
+        """Until everything written so far is in the repository; gives the last segment's name."""
+        segment = self.cluster.switch_wal()
+        self.cluster.wait_archived(segment)
+        return segment
 
-    @property
-    def target(self) -> Path:
-        return self.place / "restored"
+    def find_segment(self, name: str) -> Path:
+        """The object of a segment in the repository's directory."""
+        (found,) = self.repository.rglob(name)
+        return found
+
+    # -- restored servers -------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def started(self, *options: str, **environment: str) -> Iterator[dict[str, Any]]:
+        """``restore --start`` with these options; what it showed, with its server running until the block ends."""
+        try:
+            yield self.json(
+                "restore", NAME, "--target-dir", str(self.target), "--start", *options, environment=environment
+            )
+        finally:
+            if self.target.exists():
+                adopt(self.target, self.cluster.programs).stop_and_remove()
+                shutil.rmtree(self.target)
+
+    def ask_restored(self, query: str) -> Any:
+        """The first column of a query's first row, from the restored server."""
+        conninfo = f"host={self.sockets} port=5432 user=postgres dbname=postgres"
+        with psycopg.connect(conninfo, autocommit=True) as connection:
+            row = connection.execute(query.encode()).fetchone()
+        assert row is not None
+        return row[0]
 
 
 @pytest.fixture
-def site(pg_cluster: TestCluster, pghaven_command: PghavenCommand, server_path: Path) -> Iterator[Site]:
+def site(pg_cluster: TestCluster, pghaven_command: PghavenCommand, server_path: Path) -> Site:
     """A running server that pghaven knows nothing of yet."""
-    yield Site(pg_cluster, pghaven_command, server_path)
+    return Site(pg_cluster, pghaven_command, server_path)
+
+
+@pytest.fixture(scope="module")
+def protected() -> Iterator[Site]:
+    """A cluster that is set up and has one backup, shared by the tests of a module: they must leave it as it is."""
+    with shared_site() as made:
+        made.set_up()
+        made.ok("backup")
+        yield made
+
+
+@contextlib.contextmanager
+def shared_site() -> Iterator[Site]:
+    """As ``site``, for fixtures that live longer than a test."""
+    try:
+        command = commands.pghaven_command()
+    except commands.Unreachable as error:
+        pytest.skip(f"the server's user cannot run pghaven: {error}")
+    cluster = make_cluster(require_programs(binaries.MAJORS[-1]), Kind())
+    place = places.make_directory()
+    try:
+        yield Site(cluster, command, place)
+    finally:
+        cluster.stop_and_remove()
+        places.remove_directory(place)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -251,16 +251,22 @@ def archive_wal(repository: Repository, order: BackupOrder) -> None:
 
 def make_segment(number: int) -> bytes:
     """Not WAL, but of its size."""
-    return (b"segment %8d " % number) * (SEGMENT_SIZE // 16) + bytes(SEGMENT_SIZE % 16)
+    return (b"segment %7d " % number) * (SEGMENT_SIZE // 16)
 
 
-def store_files(catalog: BackupCatalog, source: SourceTree, order: BackupOrder) -> Manifest:
-    """Read everything with ``order.workers`` workers, in this process; returns the manifest that describes it."""
+def store_files(
+    catalog: BackupCatalog, source: SourceTree, order: BackupOrder, before_reading: Callable[[], None] = lambda: None
+) -> Manifest:
+    """Read everything with ``order.workers`` workers, in this process; returns the manifest that describes it.
+
+    ``before_reading`` is called when all is listed and nothing is read.
+    """
     rules = ListingRules(tablespace_oids=frozenset(one.oid for one in source.tablespaces), segment_blocks=131072)
     listing = list_data_directory(str(source.data_directory), rules)
     settings = WorkerSettings(place=catalog.pack_place, level=3, block_size=PAGE, verify=True)
     workers = [open_worker(settings) for _ in range(order.workers)]
     collector = Collector()
+    before_reading()
     for number, worker in enumerate(workers):
         worker.worker = number
     for number, job in enumerate(_split_jobs(listing, order)):

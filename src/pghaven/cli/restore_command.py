@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pghaven.repository.repository import Repository
     from pghaven.restore.execute import RestoreResult
     from pghaven.restore.request import RestorePlan, RestoreRequest
+    from pghaven.setup.program import ProgramFailure
 
 
 @click.command("restore")
@@ -123,7 +124,7 @@ class _RestoreJob:
         invocation = self._invocation
         self._tell(Step(text="planning"))
         plan = plan_restore(self._repository, request)
-        self._check_program(plan, is_needed_now=start and not dry_run)
+        self._check_surroundings(plan, is_needed_now=start and not dry_run)
         text = render_plan(plan, SYSTEM_CLOCK.now())
         if dry_run:
             for notice in plan.notices:
@@ -180,35 +181,47 @@ class _RestoreJob:
 
     # -- what the restored server will need -------------------------------------------------------------------------
 
-    def _check_program(self, plan: RestorePlan, *, is_needed_now: bool) -> None:
-        """Try restore_command's program as the user that the server will run as.
+    def _check_surroundings(self, plan: RestorePlan, *, is_needed_now: bool) -> None:
+        """Try what the restored server will need, as the user that it will run as.
 
-        Raises Refused when the server is to be started now and could not fetch WAL, else warns; and NotFound when it is
-        to be started now and PostgreSQL is not installed.
+        Raises Refused when the server is to be started now and could not run or fetch WAL, else warns; and NotFound
+        when it is to be started now and PostgreSQL is not installed.
         """
-        from pghaven.restore.execute import find_owner_ids
-        from pghaven.server.identity import get_os_user
         from pghaven.server.programs import find_programs
-        from pghaven.setup.program import find_program, try_program
 
         if is_needed_now:
             find_programs(plan.manifest.facts.major, self._cluster.pg_bin)
-        self._tell(Step(text="trying whether the restored server can fetch WAL"))
+        self._tell(Step(text="trying whether the restored server can run here and fetch WAL"))
+        failure = self._find_obstacle(plan)
+        if failure is None:
+            return
+        if is_needed_now:
+            raise Refused(failure.reason, hint=failure.hint)
+        self._tell(Notice(level="warning", code="program", text=failure.reason, hint=failure.hint))
+
+    def _find_obstacle(self, plan: RestorePlan) -> ProgramFailure | None:
+        from pghaven.restore.execute import find_owner_ids
+        from pghaven.server.identity import get_os_user
+        from pghaven.setup.program import ProgramFailure, find_closed_directory, find_program, try_program
+
         owner = find_owner_ids(plan.manifest)
         user = None if owner is None else get_os_user(pwd.getpwuid(owner[0]).pw_name)
+        name = "this user" if user is None else f'operating-system user "{user.name}"'
         if user is not None and user.uid == 0:
             raise Refused(
                 "the backup's files belong to root, and PostgreSQL does not run as root",
                 hint="Run the restore as the user the server is to run as.",
             )
+        for root in plan.roots:
+            closed = find_closed_directory(root.path, user)
+            if closed is not None:
+                reason = f'the server could not run in "{root.path}": {name} may not enter "{closed}"'
+                return ProgramFailure(reason=reason, hint="Restore to another directory, or open that one to the user.")
         source = self._invocation.config.source
         failure = try_program(find_program(self._cluster.program), source, self._cluster.name, user)
         if failure is None:
-            return
-        text = f"the restored server could not fetch WAL: {failure.reason}"
-        if is_needed_now:
-            raise Refused(text, hint=failure.hint)
-        self._tell(Notice(level="warning", code="program", text=text, hint=failure.hint))
+            return None
+        return ProgramFailure(reason=f"the restored server could not fetch WAL: {failure.reason}", hint=failure.hint)
 
     def _hand_over(self, plan: RestorePlan) -> Handover:
         from pghaven.cli.restore_text import Handover

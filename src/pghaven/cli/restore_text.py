@@ -15,18 +15,19 @@ from pghaven.units import render_duration, render_size, render_time
 # For an estimate until rates have been measured on this host: a modest disk, and redo by one process.
 ASSUMED_RESTORE_BYTES_PER_SECOND = 200 << 20
 ASSUMED_REPLAY_BYTES_PER_SECOND = 64 << 20
+ASSUMED_OVERHEAD_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """Seconds for copying and for replaying WAL, at assumed rates."""
+    """Seconds for copying and for replaying WAL at assumed rates, beside a little for starting and ending."""
 
     copy_seconds: float
     replay_seconds: float
 
     @property
     def total_seconds(self) -> float:
-        return self.copy_seconds + self.replay_seconds
+        return self.copy_seconds + self.replay_seconds + ASSUMED_OVERHEAD_SECONDS
 
 
 def estimate(plan: RestorePlan) -> Estimate:
@@ -49,7 +50,7 @@ def render_plan(plan: RestorePlan, now: datetime) -> str:
         ("last change", None if moment is None else f"made at {render_time(moment)}"),
         ("backup", f"{plan.backup.label}, taken {render_time(facts.stopped_at)}"),
         ("timeline", _describe_path(plan)),
-        ("WAL", f"{_count(wal.segment_count)}, {wal.first_segment} to {wal.last_segment}, up to {wal.end_lsn}"),
+        ("WAL", f"{_describe_segments(plan)}, up to {wal.end_lsn}"),
         ("to fetch", f"{render_size(plan.fetch_bytes)} in {len(plan.manifest.packs)} packs, and the WAL"),
         ("to write", f"{render_size(facts.total_bytes)} in {facts.file_count} files"),
     ]
@@ -61,8 +62,11 @@ def render_plan(plan: RestorePlan, now: datetime) -> str:
     return f"restore of cluster {request.cluster}\n" + render_block(pairs, indent="  ") + "\n"
 
 
-def _count(segments: int) -> str:
-    return "1 segment" if segments == 1 else f"{segments} segments"
+def _describe_segments(plan: RestorePlan) -> str:
+    wal = plan.wal
+    if wal.segment_count == 1:
+        return f"1 segment, {wal.first_segment}"
+    return f"{wal.segment_count} segments, {wal.first_segment} to {wal.last_segment}"
 
 
 def _describe_action(plan: RestorePlan) -> str | None:
@@ -74,8 +78,8 @@ def _describe_action(plan: RestorePlan) -> str | None:
 
 
 def _describe_path(plan: RestorePlan) -> str:
-    parts = [f"{part.timeline}" if part.end_lsn is None else f"{part.timeline} up to {part.end_lsn}" for part in plan.wal.path]
-    return ", then ".join(parts)
+    ends = ("" if part.end_lsn is None else f" up to {part.end_lsn}" for part in plan.wal.path)
+    return ", then ".join(f"{part.timeline}{end}" for part, end in zip(plan.wal.path, ends, strict=True))
 
 
 def _describe_root(root: Root) -> str:

@@ -35,6 +35,8 @@ from pghaven.server.postmaster import is_running
 from pghaven.server.probe import probe_server
 from pghaven.store.open import open_store
 
+_STORE_HINT = "Is its file system mounted? Is the URL in the configuration right?"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusSettings:
@@ -101,7 +103,7 @@ def _ask_repository(
         lineage = _find_lineage(settings, repository, server)
         return _read_repository(settings.cluster, name, repository, lineage, server)
     except PghavenError as error:
-        return RepositorySilence(name=name, url=url, reason=error.message, hint=error.hint)
+        return RepositorySilence(name=name, url=url, reason=error.message, hint=error.hint or _STORE_HINT)
 
 
 def _find_lineage(settings: StatusSettings, repository: Repository, server: ServerState | ServerSilence) -> Lineage:

@@ -93,11 +93,10 @@ class WalArchive:
             repository.create_container(name, finished)
         except ObjectExists:
             there = repository.read_container(name, Kind.WAL)
-            there_hash = str(there.meta.get("hash"))
-            if there_hash != _hash(content) or there.read_all() != content:
+            if _prove(there, name, file_name) != content:
                 raise Refused(
                     f'"{file_name}" is in the archive with other contents',
-                    detail=f"Archived: BLAKE3 {there_hash} from {_source(there.meta)}; "
+                    detail=f"Archived: BLAKE3 {there.meta['hash']} from {_source(there.meta)}; "
                     f"refused: BLAKE3 {_hash(content)} from {_source(facts)}.",
                     hint="Two servers write the same timeline of one cluster (split brain, or a copy that archives), "
                     "or this file has changed since it was archived. Find out which server is the right one.",

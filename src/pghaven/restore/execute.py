@@ -34,6 +34,7 @@ from pghaven.restore.fetch import (
     writing_error,
 )
 from pghaven.restore.handover import write_configuration, write_label, write_recovery
+from pghaven.restore.places import is_leftover
 from pghaven.restore.request import PLAN_FILE, RestorePlan, render_plan_file
 from pghaven.runtime.crew import Crew
 from pghaven.runtime.durable import OwnerOf, fsync_directory, sync_filesystem, write_durably
@@ -130,6 +131,8 @@ class _Writer:
         for root in plan.roots:
             os.makedirs(root.path, 0o700, exist_ok=True)
             os.chmod(root.path, 0o700)
+        for name in filter(is_leftover, os.listdir(self._target)):
+            os.unlink(f"{self._target}/{name}")
         text = json.dumps(render_plan_file(plan), indent=2) + "\n"
         write_durably(f"{self._target}/{PLAN_FILE}", text.encode(), 0o600, self._owner)
         self._make_directories()

@@ -114,7 +114,7 @@ def read_unfinished(target: str) -> dict[str, Any] | None:
 
 def _require_empty(path: str, *, is_target: bool) -> None:
     try:
-        entries = sorted(os.listdir(path))
+        entries = sorted(name for name in os.listdir(path) if not is_leftover(name))
     except FileNotFoundError:
         _require_parent(path)
         return
@@ -167,9 +167,13 @@ def find_foreign(roots: Mapping[str, str], manifest: Manifest) -> Iterator[str]:
             for name in names:
                 path = "/".join(part for part in (prefix, "" if relative == "." else relative, name) if part)
                 # A write that was cut short leaves the temporary name it had.
-                cut_short = name.startswith(".") and name.endswith(".tmp")
-                if path not in ours and not cut_short and not path.startswith(CONFIG_DIRECTORY + "/"):
+                if path not in ours and not is_leftover(name) and not path.startswith(CONFIG_DIRECTORY + "/"):
                     yield path
+
+
+def is_leftover(name: str) -> bool:
+    """Whether this is the temporary name of a file that we write and rename; a kill leaves one behind."""
+    return name.startswith(tuple(f".{one}." for one in (*GENERATED_FILES, "pg_control"))) and name.endswith(".tmp")
 
 
 CONFIG_DIRECTORY = "pghaven.config"

@@ -118,18 +118,18 @@ def find_transaction_end(path: WalPath, xid: int) -> FoundRecord | None:
 
 def find_restore_points(path: WalPath, name: str) -> tuple[FoundRecord, ...]:
     """All restore points of this name, oldest first."""
-    found: list[FoundRecord] = []
+    found: dict[Lsn, FoundRecord] = {}
     for at, (_, content) in enumerate(path.read(0)):
         if may_contain_restore_point(content, name):
             for record in _records_of(path, at, RM_XLOG):
                 point = decode_restore_point(record)
                 if point is not None and point.name == name:
-                    found.append(_found(record, point.time))
-    return tuple(found)
+                    found[record.start_lsn] = _found(record, point.time)
+    return tuple(found[lsn] for lsn in sorted(found))
 
 
 def _records_of(path: WalPath, at: int, rmid: int) -> Iterator[WalRecord]:
-    """The records of one resource manager that begin in one segment, though they may end in the next."""
+    """The records of one resource manager that have any byte in one segment; those of the one before come too."""
     limit = path.segments[at].end_lsn
     for record in iter_records(path.read(max(at - 1, 0), at + 2), resource_managers=(rmid,)):
         if record.start_lsn >= limit:

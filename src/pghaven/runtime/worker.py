@@ -1,7 +1,7 @@
 """The inside of a worker process of a ``crew``.
 
-The one idea: a worker serves until it is told to close, told to stop (SIGTERM), or alone. Stopping is an exception in
-the main thread, so that what a job has begun is cleaned up by the job's own ``finally``.
+The one idea: a worker serves until it is told to close, told to stop (SIGTERM), or alone. Once it is ready, stopping is
+an exception in the main thread, so that what a job has begun is cleaned up by the job's own ``finally``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ GRACE_SECONDS = 5.0  # from being told to stop to being ended without asking
 def serve(descriptor: int) -> None:
     """Do what comes over this socket, then return. The main function of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the crew decides what an interrupt means
-    signal.signal(signal.SIGTERM, _leave)
     os.set_inheritable(descriptor, False)
     connection = socket.socket(fileno=descriptor)
     threading.Thread(target=_end_when_alone, args=(descriptor,), name="pghaven-alone", daemon=True).start()
@@ -41,6 +40,7 @@ def serve(descriptor: int) -> None:
 def _work(channel: Channel) -> None:
     _, setup = _receive(channel)
     worker = pickle.loads(setup)()  # type: ignore[arg-type]  # noqa: S301 our own parent sent it
+    signal.signal(signal.SIGTERM, _leave)  # not before: an exception amid imports may be lost in their callbacks
     channel.send(Kind.READY, None)
     while True:
         kind, job = _receive(channel)

@@ -66,6 +66,8 @@ def list_relations(
     is_shared_done = False
     for database in databases:
         if not database.is_connectable:
+            if database.is_template:
+                continue  # template0 is made so: nothing in it is anybody's
             _skip(listener, database, "it does not allow connections")
             continue
         try:

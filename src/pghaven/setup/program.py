@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pghaven.errors import EXIT_DONE, EXIT_WARNINGS, UsageError
-from pghaven.server.identity import OsUser, child_identity
+from pghaven.server.identity import OsUser, acting_as, child_identity
 
 PROGRAM_NAME: Final = "pghaven"
 _TRY_SECONDS: Final = 30
@@ -84,6 +84,20 @@ def try_program(words: Sequence[str], config_path: str, cluster: str, user: OsUs
         )
     lines = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
     return _failure(words, user, lines[-1].strip() if lines else f"exit status {done.returncode}")
+
+
+def find_closed_directory(path: str, user: OsUser | None) -> str | None:
+    """The first directory on the way to ``path`` that ``user`` (None: ourselves) may not enter; None when all are
+    open or not made yet. A server that cannot enter one of them cannot be started there."""
+    with acting_as(user):
+        current = "/"
+        for part in os.path.abspath(path).split("/")[1:]:
+            if not os.access(current, os.X_OK, effective_ids=True):
+                return current
+            current = os.path.join(current, part)
+            if not os.path.lexists(current):
+                return None
+    return None
 
 
 def _failure(words: Sequence[str], user: OsUser | None, reason: str) -> ProgramFailure:

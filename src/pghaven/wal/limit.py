@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from pghaven.errors import Cancelled
 
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _GRACE_SECONDS = 2.0
 _POLL_MAX_MS = (1 << 31) - 1
 
@@ -28,9 +29,12 @@ def run_within(seconds: float, work: Callable[[], int], report: Callable[[BaseEx
     Raises Cancelled if no process can be made.
     """
     reader, writer = os.pipe()  # the child holds the writing end for as long as it lives
+    # An interrupt between the fork and the block below would leave a child that nobody ends.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS)
     try:
         child = os.fork()
     except OSError as error:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTS)
         os.close(reader)
         os.close(writer)
         raise Cancelled(f"could not start a process: {error.strerror}") from error
@@ -39,6 +43,7 @@ def run_within(seconds: float, work: Callable[[], int], report: Callable[[BaseEx
         _end_as_child(work, report)
     os.close(writer)
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTS)
         if not _has_ended(reader, seconds):
             os.kill(child, signal.SIGKILL)
             return None
@@ -61,6 +66,7 @@ def _has_ended(reader: int, seconds: float) -> bool:
 def _end_as_child(work: Callable[[], int], report: Callable[[BaseException], int]) -> None:
     status = Cancelled.exit_status
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTS)
         status = work()
     except KeyboardInterrupt:
         pass  # whoever interrupted us is answered by our parent

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,7 +60,7 @@ def test_ranges_hold_exactly_the_segments_given_and_never_touch(members: set[tup
     ranges = find_ranges(seg(number, timeline) for timeline, number in members)
     found = [segment for one in ranges for segment in one]
     assert names(tuple(found)) == sorted(members)
-    for one, following in zip(ranges, ranges[1:], strict=False):
+    for one, following in pairwise(ranges):
         assert one.last.timeline != following.first.timeline or one.last.number + 1 < following.first.number
 
 

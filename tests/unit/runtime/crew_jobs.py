@@ -78,8 +78,8 @@ class Act:
 
     def do_wait_for_ever(self) -> None:
         """Until stopped; leaves a sign that its cleaning up ran."""
-        self._sign("waiting")
         try:
+            self._sign("waiting")
             threading.Event().wait()
         finally:
             self._sign("cleaned")

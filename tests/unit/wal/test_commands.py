@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pghaven.errors import UsageError
 from pghaven.wal.commands import ABSENT_STATUS, render_archive_command, render_restore_command
 
-_TEXT = st.text(st.characters(blacklist_characters="\0", blacklist_categories=("Cs",)), min_size=1, max_size=20)
+_TEXT = st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=20)
 
 
 def replace_percent(command: str, **values: str) -> str:

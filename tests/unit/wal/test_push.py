@@ -356,5 +356,5 @@ def test_one_repository_that_fails_fails_the_push_but_keeps_no_other_from_its_co
 
 def test_each_repository_that_fails_is_named(site: WalSite, tmp_path: Path) -> None:
     name = segment_name(3)
-    with pytest.raises(StoreUnreachable, match='repository "r1".*; repository "r2"'):
+    with pytest.raises(StoreUnreachable, match=r'repository "r1".*; repository "r2"'):
         push(site, name, make_segment(name), tmp_path / "gone", tmp_path / "lost")
