@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 
-from pghaven.errors import Cancelled, Locked, NotPermitted, Refused, ServerUnsuitable
+from pghaven.errors import Cancelled, Locked, NotPermitted, Refused, ServerUnsuitable, StoreUnreachable
+from pghaven.server.privileges import render_least_privilege_sql
 from tests.cli.site import NAME, Site
 from tests.support.cluster import Kind
 from tests.support.fixtures import ClusterFactory
@@ -75,7 +76,8 @@ def test_without_archiving_there_is_no_backup(site: Site) -> None:
 
 def test_a_cluster_nobody_has_registered_is_told(site: Site, make_cluster: ClusterFactory) -> None:
     site.write_config()
-    assert "there is no repository at" in _message(site, status=14)
+    error = site.error("backup", status=StoreUnreachable.exit_status)
+    assert error["hint"].endswith("If there is no repository yet: pghaven init main")
     site.ok("init", NAME)
     other = make_cluster(kind=Kind(variant=1))
     site.write_config(data_directory=str(other.data_directory), conninfo=other.conninfo)
@@ -83,8 +85,13 @@ def test_a_cluster_nobody_has_registered_is_told(site: Site, make_cluster: Clust
     assert f'is not known under the name "{NAME}"' in error["message"]
 
 
-def _message(site: Site, *, status: int) -> str:
-    return site.error("backup", status=status)["message"]
+def test_a_role_with_the_least_privileges_suffices(protected: Site) -> None:
+    protected.cluster.sql(render_least_privilege_sql("frugal"))
+    conninfo = protected.cluster.conninfo.replace("user=postgres", "user=frugal")
+    environment = {"PGHAVEN_CLUSTER__MAIN__CONNINFO": conninfo}
+    assert protected.json("backup", environment=environment)["bad_pages"] == []
+    (status,) = protected.json("status", environment=environment)["clusters"]
+    assert status["server"]["waiting"] == 0
 
 
 def test_a_role_that_may_not_is_told_the_grant(protected: Site) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from pghaven.errors import NotFound
+from pghaven.errors import NotFound, StoreUnreachable
 from pghaven.events import Listener, Notice, ignore
 
 if TYPE_CHECKING:
@@ -32,7 +32,11 @@ def open_chosen_repository(
         text = f'repository "{cluster.repositories[0]}" is taken, the first of {len(cluster.repositories)}'
         listener(Notice(level="info", code="repository", text=text, hint="--repository NAME chooses another."))
     chosen = config.repositories[name or cluster.repositories[0]]
-    return open_repository(open_store(chosen.url))
+    try:
+        return open_repository(open_store(chosen.url))
+    except StoreUnreachable as error:
+        hint = f"Is its file system mounted? If there is no repository yet: pghaven init {cluster.name}"
+        raise StoreUnreachable(error.message, detail=error.detail, hint=error.hint or hint) from error
 
 
 def choose_clusters(config: Config, name: str | None) -> tuple[ClusterConfig, ...]:

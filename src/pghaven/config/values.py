@@ -78,7 +78,7 @@ class ClusterConfig:
     compression_level: int = option(
         count(1, 19),
         default=3,
-        doc="Level of zstd compression for backups and WAL. Level 1 costs about a third less processor time than 3.",
+        doc="Level of zstd compression for backups. Level 1 costs about a third less processor time than 3.",
         example="1",
     )
     backup_archive_timeout_seconds: float = option(

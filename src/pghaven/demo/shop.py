@@ -15,6 +15,7 @@ from typing import Final
 
 import psycopg
 
+from pghaven.clock import Clock
 from pghaven.errors import ServerUnsuitable
 from pghaven.events import Listener, Progress, Step
 from pghaven.server.connection import Connection, connect, fetch_one, server_errors
@@ -65,7 +66,8 @@ _MASTER_DATA: Final = """
 INSERT INTO customer (id, email, name)
 SELECT i, 'customer' || i || '@example.org', 'Customer ' || md5(i::text) FROM generate_series(1, {customers}) AS i;
 INSERT INTO product
-SELECT i, 'Product ' || md5('product' || i), 1 + i * 37 % 9900 / 100.0, 1000000000 FROM generate_series(1, {products}) i;
+SELECT i, 'Product ' || md5('product' || i), 1 + i * 37 % 9900 / 100.0, 1000000000
+  FROM generate_series(1, {products}) AS i;
 INSERT INTO release VALUES ('4.1', '2026-01-01 00:00Z');
 """
 _ORDERS: Final = """
@@ -89,24 +91,28 @@ _KEYS: Final = (
     "ANALYZE",
 )
 _PLACE_ORDER: Final = """
-CREATE FUNCTION place_order(customer bigint) RETURNS bigint LANGUAGE plpgsql AS $$
+CREATE FUNCTION place_order(buyer bigint) RETURNS bigint LANGUAGE plpgsql SET search_path = public AS $$
 DECLARE
     placed bigint;
     chosen record;
     total numeric := 0;
 BEGIN
-    INSERT INTO orders (customer_id, reference) VALUES (customer, md5(random()::text)) RETURNING id INTO placed;
+    INSERT INTO orders (customer_id, reference) VALUES (buyer, md5(random()::text)) RETURNING id INTO placed;
     FOR number IN 1..3 LOOP
-        -- In one order for everybody, so that two orders never wait for one another in a circle.
-        UPDATE product SET stock = stock - number WHERE id = 1 + (placed * 31 % 600) * 3 + number
+        UPDATE product SET stock = stock - number WHERE id = 1 + (placed * 31 + number * 977) % 2000
             RETURNING id, price INTO chosen;
         INSERT INTO order_line VALUES (placed, number, chosen.id, number, chosen.price);
         total := total + number * chosen.price;
     END LOOP;
-    UPDATE customer SET balance = balance + total WHERE id = customer;
+    UPDATE customer SET balance = balance + total WHERE id = buyer;
     RETURN placed;
 END
 $$;
+"""
+_DIGEST: Final = """
+SELECT count(*), coalesce(sum(hashtextextended(t::text, 1)), 0)::text,
+       coalesce(bit_xor(hashtextextended(t::text, 2)), 0)::text
+  FROM public.{name} AS t
 """
 
 
@@ -161,8 +167,7 @@ def read_tables(connection: Connection) -> tuple[TableState, ...]:
                 continue
             rows, total, mixed = fetch_one(
                 connection,
-                "SELECT count(*), coalesce(sum(hashtextextended(t::text, 1)), 0)::text,"
-                f" coalesce(bit_xor(hashtextextended(t::text, 2)), 0)::text FROM public.{name} AS t",  # noqa: S608
+                _DIGEST.format(name=name),
             )
             found.append(TableState(name=name, rows=rows, digest=f"{total}/{mixed}"))
     return tuple(found)
@@ -195,12 +200,15 @@ def count_orders_since(connection: Connection, moment: datetime) -> int:
 class Customers:
     """Customers who order one after another, over a connection of their own, in a thread."""
 
-    def __init__(self, conninfo: str, number: int, pause_seconds: float) -> None:
+    def __init__(self, conninfo: str, number: int, pause_seconds: float, clock: Clock) -> None:
         self.placed = 0
         """Orders whose commit the server has acknowledged."""
+        self.slowest_seconds = 0.0
+        """What the one that took longest took."""
         self._conninfo = conninfo
         self._number = number
         self._pause_seconds = pause_seconds
+        self._clock = clock
         self._enough = threading.Event()
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._order, name="customers", daemon=True)
@@ -228,7 +236,9 @@ class Customers:
         try:
             with connect(self._conninfo) as connection:
                 while not self._enough.wait(self._pause_seconds):
+                    began = self._clock.monotonic()
                     place_order(connection, 1 + self.placed * 7919 % self._number)
+                    self.slowest_seconds = max(self.slowest_seconds, self._clock.monotonic() - began)
                     self.placed += 1
         except (psycopg.Error, ServerUnsuitable) as error:
             self._failure = error

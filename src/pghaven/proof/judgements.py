@@ -12,7 +12,7 @@ from typing import Final
 
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.settings import OLD_RECIPES, SettingAdvice
-from pghaven.proof.results import CheckResult, fail, good, skip, warn
+from pghaven.proof.results import CheckResult, count_files, fail, good, skip, warn
 from pghaven.repository.backups import BackupEntry
 from pghaven.repository.repository import Lineage
 from pghaven.server.privileges import render_grant
@@ -100,7 +100,7 @@ def judge_archive_command(command: str, wanted: str, cluster: str) -> CheckResul
 
 def judge_archiver(facts: ServerFacts, waiting: int | None) -> CheckResult:
     archiver = facts.archiver
-    behind = f"; {waiting} finished files wait" if waiting else ""
+    behind = f"; {count_files(waiting)}" if waiting else ""
     if archiver.is_failing and archiver.last_failed_time is not None:
         ago = render_duration(max(0.0, (facts.probed - archiver.last_failed_time).total_seconds()))
         return fail(

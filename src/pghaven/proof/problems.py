@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 
 from pghaven.proof.catalog import ListedBackup
 from pghaven.proof.judgements import BACKUP_AGE_WARNED
+from pghaven.proof.results import count_files
 from pghaven.proof.states import Problem, RepositorySilence, RepositoryState, ServerSilence, ServerState
 from pghaven.units import render_duration, render_time
 
@@ -52,11 +53,11 @@ def _judge_server(cluster: str, server: ServerState | ServerSilence) -> Iterator
             f"; the last file was archived at {render_time(since)}" if since else "; nothing was ever archived"
         )
         if server.waiting:
-            text += f"; {server.waiting} files wait in pg_wal"
+            text += f"; {count_files(server.waiting)} in pg_wal"
         hint = f"The server's log shows what archive_command said. Run: pghaven check {cluster}"
         yield Problem(level="critical", text=text, hint=hint)
     elif server.waiting is not None and server.waiting > _WAITING_WARNED:
-        text = f"archiving is behind: {server.waiting} finished WAL files wait"
+        text = f"archiving is behind: {count_files(server.waiting)}"
         yield Problem(level="warning", text=text, hint="Is the repository slow? Watch whether the number falls.")
 
 

@@ -47,3 +47,8 @@ def judge(results: Iterable[CheckResult]) -> Verdict:
     """The worst of them: FAILED, WARNING or OK."""
     verdicts = {result.verdict for result in results}
     return next((one for one in (Verdict.FAILED, Verdict.WARNING) if one in verdicts), Verdict.OK)
+
+
+def count_files(number: int) -> str:
+    """ "1 finished WAL file waits", "3 finished WAL files wait"."""
+    return "1 finished WAL file waits" if number == 1 else f"{number} finished WAL files wait"

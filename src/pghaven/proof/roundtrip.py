@@ -15,6 +15,7 @@ from pghaven.events import Listener, Step
 from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.version import MajorVersion
 from pghaven.postgres.waldata import check_segment
+from pghaven.proof.results import count_files
 from pghaven.repository.walstore import WalArchive
 from pghaven.server.backlog import count_waiting
 from pghaven.server.connection import Connection
@@ -93,4 +94,4 @@ def _give_up_if_hopeless(connection: Connection, segment: SegmentName, failed_be
 
 def _count_waiting(connection: Connection) -> str | None:
     count = count_waiting(connection)
-    return None if count is None else f"{count} finished WAL files wait to be archived."
+    return None if count is None else f"{count_files(count)} to be archived."

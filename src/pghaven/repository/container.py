@@ -46,6 +46,10 @@ class Kind(IntEnum):
     WAL = 3
 
 
+# What is read whole into memory holds no more than this: a manifest of 200 million runs, the largest WAL segment.
+_PLAIN_BYTES_MAX = {Kind.MANIFEST: 4 << 30, Kind.WAL: 1 << 30}
+
+
 def _blake3(data: Buffer) -> bytes:
     import blake3
 
@@ -166,10 +170,10 @@ class ContainerWriter:
         """
         count = len(self._crcs)
         meta_text = json.dumps(meta, separators=(",", ":"), sort_keys=True).encode("ascii")
-        if count > _FRAMES_MAX or len(meta_text) > _META_BYTES_MAX:
-            raise Refused(
-                f"an object of {count} frames and {len(meta_text)} bytes of facts is more than any reader takes"
-            )
+        too_large = self.plain_length > _PLAIN_BYTES_MAX.get(self._kind, self.plain_length)
+        if too_large or count > _FRAMES_MAX or len(meta_text) > _META_BYTES_MAX:
+            sizes = f"{self.plain_length} bytes in {count} frames, with {len(meta_text)} bytes of facts"
+            raise Refused(f"an object of {sizes} is more than any reader takes")
         index = b"".join(
             (
                 struct.pack("<I", len(meta_text)),
@@ -308,6 +312,8 @@ class Container:
             raise Damaged(f"it has only {len(self._data)} bytes")
         self.index = parse_tail(data, size_bytes=len(self._data), kind=kind, context=context, keyring=keyring)
         check_header(self._data, kind)
+        if self.index.plain_length > _PLAIN_BYTES_MAX.get(kind, self.index.plain_length):
+            raise Damaged(f"it would unpack to {self.index.plain_length} bytes")
 
     @property
     def size_bytes(self) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 from pghaven.errors import NotPermitted, Refused, UsageError
 from pghaven.repository.manifest import Manifest
 from pghaven.restore.request import PLAN_FILE, RestoreRequest, Root
-from pghaven.server.postmaster import is_running
+from pghaven.server.postmaster import is_running, list_server_processes
 
 # Beside the files of the backup the data directory needs room for WAL while it is replayed.
 _WAL_SEGMENTS = 16
@@ -30,10 +30,10 @@ def plan_roots(request: RestoreRequest, manifest: Manifest) -> tuple[tuple[Root,
     target = request.target_dir
     paths = _tablespace_paths(request, manifest)
     sizes = _sizes_by_root(manifest)
-    running = is_running(target) if os.path.isdir(target) else None
+    running = _find_server(target)
     if running is not None:
         raise Refused(
-            f'a server is running on "{target}" (process {running.pid})',
+            f'a server is running on "{target}" (process {running})',
             hint="Stop it first, or restore to another directory.",
         )
     unfinished = read_unfinished(target)
@@ -49,6 +49,14 @@ def plan_roots(request: RestoreRequest, manifest: Manifest) -> tuple[tuple[Root,
     if unfinished is None:
         _require_space(roots)
     return tuple(roots), unfinished is not None
+
+
+def _find_server(target: str) -> int | None:
+    """A process that works on this directory; also one of a server whose postmaster was killed, as it still writes."""
+    if not os.path.isdir(target):
+        return None
+    running = is_running(target)
+    return running.pid if running else next(iter(list_server_processes(target)), None)
 
 
 def _tablespace_paths(request: RestoreRequest, manifest: Manifest) -> dict[str, str]:

@@ -90,7 +90,8 @@ class Crew(Generic[Job, Result]):
         never more than two jobs a worker are between them. A worker that was not ready when the last job was given
         away may be ended without setup or close. Whatever fails first, in a worker, in ``jobs`` or in ``on_result``,
         ends all workers and is raised; Cancelled if a worker process died. An error from a worker that is no
-        PghavenError carries the worker's traceback as a note.
+        PghavenError carries the worker's traceback as a note. A worker ended at work runs its job's ``finally``
+        blocks (SystemExit is raised in it) and has five seconds for that.
         """
         if self._was_run or len(self._hands) != self._size:
             raise RuntimeError("a crew runs once, inside its block")

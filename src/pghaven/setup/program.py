@@ -22,7 +22,6 @@ PROGRAM_NAME: Final = "pghaven"
 _TRY_SECONDS: Final = 30
 # What a service manager leaves of the environment.
 _KEPT_VARIABLES: Final = ("PATH", "LANG", "LC_ALL", "TZ")
-_CANNOT_RUN: Final = 126
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

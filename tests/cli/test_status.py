@@ -1,0 +1,169 @@
+"""``pghaven status``: what would be lost, what can be restored, what is wrong; whatever is still there."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import datetime
+from typing import Any
+
+from tests.cli.site import NAME, Site
+from tests.support.waiting import wait_until
+
+WARNINGS = 3
+
+
+def look(site: Site, *, status: int, environment: dict[str, str] | None = None) -> dict[str, Any]:
+    (cluster,) = site.json("status", status=status, environment=environment)["clusters"]
+    assert isinstance(cluster, dict)
+    return cluster
+
+
+def test_all_is_well_where_all_is_well(protected: Site) -> None:
+    protected.archive_all()
+    text = protected.ok("status")
+    assert text.endswith("  all is well\n")
+    found = look(protected, status=0)
+    (repository,) = found["repositories"]
+    assert found["server"]["up"] is True
+    assert repository["reachable"] is True
+    assert repository["gaps"] == []
+    (window,) = repository["windows"]
+    assert window["begin"] < window["end"]
+    assert window["backups"][-1] == repository["newest_backup"]
+
+
+def test_what_would_be_lost_is_measured(protected: Site) -> None:
+    protected.archive_all()
+    before = protected.cluster.value("SELECT clock_timestamp()")
+    protected.cluster.sql("SELECT pg_logical_emit_message(false, 'x', repeat('y', 300000))")
+    point = look(protected, status=0)["repositories"][0]["recovery_point"]
+    assert 300_000 <= point["unarchived_bytes"] < 1 << 20
+    assert datetime.fromisoformat(point["since"]) < before
+    assert point["seconds"] > 0
+    assert "KiB of WAL, written since" in protected.ok("status")
+
+
+def test_with_the_server_down_the_repository_still_answers(site: Site) -> None:
+    site.set_up()
+    site.ok("backup")
+    site.archive_all()
+    site.cluster.stop()
+    found = look(site, status=WARNINGS)
+    assert (found["server"]["up"], found["server"]["is_running"]) == (False, False)
+    assert found["problems"][0]["text"].startswith("the server is down: could not connect")
+    (repository,) = found["repositories"]
+    assert repository["windows"]
+    assert repository["recovery_point"]["unarchived_bytes"] is None
+    assert "would be lost:    what the server has written since" in site.run("status").out
+
+
+def test_with_the_repository_away_the_server_still_answers(protected: Site) -> None:
+    environment = {"PGHAVEN_REPOSITORY__MAIN__URL": "file:///nonexistent/place"}
+    found = look(protected, status=WARNINGS, environment=environment)
+    assert found["server"]["up"] is True
+    assert found["repositories"] == [
+        {
+            "reachable": False,
+            "name": "main",
+            "url": "file:///nonexistent/place",
+            "reason": "could not open file:///nonexistent/place: No such file or directory",
+            "hint": "Is its file system mounted? Is the URL in the configuration right?",
+        }
+    ]
+    assert 'repository "main" cannot be used' in found["problems"][0]["text"]
+
+
+def test_with_both_away_there_is_still_an_answer(protected: Site) -> None:
+    environment = {
+        "PGHAVEN_REPOSITORY__MAIN__URL": "file:///nonexistent/place",
+        "PGHAVEN_CLUSTER__MAIN__CONNINFO": "host=/nonexistent",
+    }
+    ended = protected.run("status", environment=environment)
+    assert ended.status == WARNINGS
+    assert ended.out.count("CRITICAL: ") == 2
+    assert "runs, but does not let us in" in ended.out
+
+
+def test_before_the_first_backup_everything_would_be_lost(site: Site) -> None:
+    site.set_up()
+    ended = site.run("status")
+    assert ended.status == WARNINGS
+    assert "would be lost:    everything: nothing can be restored" in ended.out
+    assert "HINT:  Run: pghaven backup main" in ended.out
+
+
+def test_a_cluster_nobody_has_registered_is_told(site: Site) -> None:
+    site.write_config()
+    site.ok("init", NAME)
+    shutil.rmtree(site.repository / "clusters")
+    (repository,) = look(site, status=WARNINGS)["repositories"]
+    assert repository["reachable"] is False
+    assert repository["hint"] == "Register it with: pghaven init main"
+
+
+def test_a_gap_is_named_by_its_segments_and_splits_the_windows(site: Site) -> None:
+    site.set_up()
+    site.ok("backup")
+    lost = [site.archive_all() for _ in range(3)][1]
+    site.find_segment(lost).unlink()
+    site.archive_all()
+    found = look(site, status=WARNINGS)
+    (repository,) = found["repositories"]
+    assert repository["gaps"] == [{"first": lost, "last": lost, "segments": 1}]
+    (window,) = repository["windows"]
+    assert window["last_segment"] < lost
+    (problem,) = found["problems"]
+    assert problem["level"] == "critical"
+    assert problem["text"].startswith(f"WAL segment {lost} is missing from the archive: nothing written after it")
+    assert repository["recovery_point"]["since_lsn"] == window["end_lsn"]
+
+    site.ok("backup")
+    found = look(site, status=WARNINGS)
+    assert len(found["repositories"][0]["windows"]) == 2
+    assert [problem["level"] for problem in found["problems"]] == ["warning"]
+
+
+def test_a_backup_without_its_wal_is_told(site: Site) -> None:
+    site.set_up()
+    first = site.json("backup")
+    site.find_segment(first["first_segment"]).unlink()
+    problems = look(site, status=WARNINGS)["problems"]
+    expected = f"backup {first['label']} cannot be restored: WAL segment {first['first_segment']} is missing"
+    assert expected in [problem["text"] for problem in problems]
+
+
+def test_archiving_that_fails_is_the_first_thing_told(site: Site) -> None:
+    site.set_up()
+    site.ok("backup")
+    site.cluster.sql("ALTER SYSTEM SET archive_command = 'false'")
+    site.cluster.reload()
+    site.cluster.switch_wal()
+    site.cluster.wait_for("SELECT failed_count > 0 FROM pg_stat_archiver")
+    problem = look(site, status=WARNINGS)["problems"][0]
+    assert problem["level"] == "critical"
+    assert problem["text"].startswith("archiving fails (")
+    assert "1 finished WAL file waits in pg_wal" in problem["text"]
+
+
+def test_after_a_promotion_the_old_timeline_s_window_leads_into_the_new_one(site: Site) -> None:
+    site.set_up()
+    site.ok("backup")
+    site.archive_all()
+    site.cluster.stop()
+    with open(site.cluster.data_directory / "recovery.signal", "w"):
+        pass
+    site.cluster.append_conf(restore_command="false")
+    site.cluster.start()
+    site.archive_all()
+    wait_until(lambda: "00000002.history" in {path.name for path in site.repository.rglob("*.history")}, "the history")
+    found = look(site, status=0)
+    windows = {window["timeline"]: window for window in found["repositories"][0]["windows"]}
+    assert found["server"]["timeline"] == 2
+    assert set(windows) == {1, 2}
+    assert windows[2]["begin"] == windows[1]["begin"]
+    assert windows[2]["end"] > windows[1]["end"]
+
+
+def test_a_cluster_that_is_not_configured_is_not_found(protected: Site) -> None:
+    assert protected.error("status", "nobody", status=10)["code"] == "not_found"
+    assert f"cluster {NAME}\n" in protected.ok("status", NAME)

@@ -1,0 +1,225 @@
+"""A small but complete repository, and everything a reader does with each kind of its objects.
+
+The one idea: damage is done to one object of a store that is otherwise whole, the reader of that kind of object runs
+to its end, and what it came to is compared with what it should have come to.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+
+from pghaven.postgres.timeline import Timeline
+from pghaven.repository.backups import BackupCatalog
+from pghaven.repository.blockmap import invert
+from pghaven.repository.container import Kind
+from pghaven.repository.manifest import Manifest
+from pghaven.repository.repository import Repository
+from pghaven.repository.seal import Keyring
+from pghaven.restore.fetch import FetchJob, FetchSettings, FileTarget, open_fetcher
+from pghaven.store.memory import MemoryStore
+from tests.support.synthetic import (
+    CLUSTER,
+    GENERATED,
+    SYSTEM_IDENTIFIER,
+    BackupOrder,
+    SourceTree,
+    make_lineage,
+    make_repository,
+    make_segment,
+    make_source,
+    open_archive,
+    read_tree,
+    remove_target,
+    reopen,
+    restore,
+    take_backup,
+)
+
+OTHER_CLUSTER = "other"
+FIRST, SECOND = BackupOrder(number=1), BackupOrder(number=2, workers=1)
+ELSEWHERE = replace(FIRST, cluster=OTHER_CLUSTER)
+HISTORY = b"1\t0/600000\tno recovery target specified\n"
+LEFT_BEHIND = "000000010000000000000007"
+
+
+class ObjectKind(StrEnum):
+    DESCRIPTOR = "descriptor"
+    LINEAGE = "lineage"
+    INTENT = "intent"
+    DECISION = "decision"
+    SIGN = "alive"
+    MANIFEST = "manifest"
+    PACK = "pack"
+    WAL = "wal"
+    QUARANTINE = "quarantine"
+
+
+def kind_of(name: str) -> ObjectKind:
+    parts = name.split("/")
+    if len(parts) == 1:
+        return ObjectKind.DESCRIPTOR
+    if parts[2] == "backups":
+        return ObjectKind(parts[4])
+    return ObjectKind({"lineages": "lineage", "packs": "pack"}.get(parts[2], parts[2]))
+
+
+Found = dict[str, bytes]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """The repository in memory; ``content`` is every object as it should be."""
+
+    store: MemoryStore
+    keyring: Keyring
+    sources: dict[str, SourceTree]
+    content: dict[str, bytes]
+    jobs: dict[str, FetchJob]
+    scratch: Path
+
+    def names(self, *kinds: ObjectKind) -> list[str]:
+        return [name for name in self.content if not kinds or kind_of(name) in kinds]
+
+    @contextmanager
+    def holding(self, name: str, content: bytes | None) -> Iterator[None]:
+        """With other bytes under this name, or none."""
+        self.store.delete(name)
+        if content is not None:
+            self.store.create(name, [content])
+        try:
+            yield
+        finally:
+            self.store.delete(name)
+            self.store.create(name, [self.content[name]])
+
+    def open(self) -> Repository:
+        return reopen(self.store, keyring=self.keyring)
+
+    # -- readers --------------------------------------------------------------------------------------------------
+
+    def read(self, name: str) -> Found:
+        """Everything a reader would make of this object, in its cluster. Raises what the reader raises."""
+        kind = kind_of(name)
+        if kind is ObjectKind.WAL:
+            return self.read_wal(name)
+        if kind is ObjectKind.PACK:
+            return self.fetch(name)
+        if kind is ObjectKind.QUARANTINE:
+            return {name: self.open().read_container(name, Kind.WAL).read_all()}
+        is_of_backup = kind in (ObjectKind.INTENT, ObjectKind.DECISION, ObjectKind.MANIFEST)
+        return self.restore(name.split("/")[3] if is_of_backup else None)
+
+    def fetch(self, name: str) -> Found:
+        """What a restore's worker makes of a pack: the parts of files that lie in it."""
+        root = self.scratch / "fetch"
+        settings = FetchSettings(place=BackupCatalog(self.open(), CLUSTER).pack_place, roots=(("", str(root)),))
+        job = self.jobs[name]
+        for file in job.files:
+            (root / file.directory).mkdir(parents=True, exist_ok=True)
+        worker = open_fetcher(settings)
+        try:
+            worker(job)
+            return {f"{file.directory}/{os.fsdecode(file.name)}": _path(root, file).read_bytes() for file in job.files}
+        finally:
+            worker.close()
+            for file in job.files:
+                _path(root, file).unlink(missing_ok=True)
+
+    def read_wal(self, name: str) -> Found:
+        repository = self.open()
+        archive = open_archive(repository, name.split("/")[1])
+        file_name = name.rpartition("/")[2]
+        facts = archive.read_facts(file_name)
+        content = archive.get(file_name)
+        if file_name.endswith(".history"):
+            archive.read_history(Timeline.parse_history_name(file_name))
+        return {file_name: content, "facts": repr(sorted(facts.items())).encode()}
+
+    def restore(self, label: str | None) -> Found:
+        """Restore the backups of the first cluster (or one of them); every file by label and path."""
+        repository = self.open()
+        repository.require_lineage(CLUSTER, SYSTEM_IDENTIFIER)
+        found: Found = {}
+        labels = [entry.label for entry in BackupCatalog(repository, CLUSTER).list_committed()]
+        for one in [label] if label else labels:
+            target = self.scratch / "target"
+            before = set(os.listdir("/proc/self/fd"))
+            try:
+                restore(repository, one, target)
+                files, _ = read_tree(target)
+            except Exception:
+                assert not (target / "global" / "pg_control").exists(), "what was not restored could be started"
+                # A worker process that fails ends; one that works in this process leaves what it had open.
+                for descriptor in set(os.listdir("/proc/self/fd")) - before:
+                    with suppress(OSError):
+                        os.close(int(descriptor))
+                raise
+            finally:
+                remove_target(target)
+            found.update({f"{one}/{path}": content for path, content in files.items() if path not in GENERATED})
+        return found
+
+
+def make_reference(root: Path, keyring: Keyring) -> Reference:
+    """Two backups and WAL of one cluster, one backup of another that looks the same, and what history left behind."""
+    store = MemoryStore()
+    repository = make_repository(store, keyring=keyring)
+    repository.register_lineage(OTHER_CLUSTER, make_lineage(), new_lineage=False)
+    sources = {}
+    for order in (FIRST, SECOND):
+        directory = root / order.label
+        directory.mkdir()
+        sources[order.label] = make_source(directory, salt=order.number, tablespaces=order is FIRST)
+        take_backup(repository, sources[order.label], order)
+    BackupCatalog(repository, CLUSTER).sign_of_life(FIRST.label, 1)
+    take_backup(repository, sources[FIRST.label], ELSEWHERE)
+    archive = open_archive(repository)
+    archive.put("00000002.history", HISTORY, {"host": "db2"})
+    archive.put("000000020000000000000006", make_segment(6), {"host": "db2"})
+    archive.put_quarantine(LEFT_BEHIND, make_segment(7), {"host": "db1"})
+    archive.put_quarantine(LEFT_BEHIND, make_segment(77), {"host": "db1"})
+    scratch = root / "scratch"
+    scratch.mkdir()
+    catalog = BackupCatalog(repository, CLUSTER)
+    return Reference(
+        store=store,
+        keyring=keyring,
+        sources=sources,
+        content={info.name: store.read(info.name) for info in store.list("")},
+        jobs={
+            name: job
+            for entry in catalog.list_committed()
+            for name, job in _jobs(catalog, catalog.load_manifest(entry))
+        },
+        scratch=scratch,
+    )
+
+
+def _jobs(catalog: BackupCatalog, manifest: Manifest) -> Iterator[tuple[str, FetchJob]]:
+    """A worker's job for each pack of a backup."""
+    files = manifest.files
+    targets = [
+        FileTarget(
+            os.fsdecode(files.directories[files.directory[number]]), name, int(files.size[number]), 0o600, 0, -1, -1
+        )
+        for number, name in enumerate(files.names)
+    ]
+    for part in invert(manifest.block_map):
+        ref = manifest.packs[part.pack]
+        numbers = sorted(set(part.file.tolist()))
+        local = [numbers.index(number) for number in part.file.tolist()]
+        columns = (local, part.file_offset.tolist(), part.length.tolist(), part.pack_offset.tolist())
+        runs = tuple(zip(*columns, strict=True))
+        yield (
+            catalog.pack_place.name(ref.id),
+            FetchJob(pack=ref, files=tuple(targets[number] for number in numbers), runs=runs),
+        )
+
+
+def _path(root: Path, file: FileTarget) -> Path:
+    return root / file.directory / os.fsdecode(file.name)

@@ -1,0 +1,154 @@
+"""What is told to be wrong, in which order."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from pghaven.postgres.lsn import Lsn
+from pghaven.postgres.segment import SegmentName
+from pghaven.postgres.timeline import Timeline
+from pghaven.proof.catalog import ListedBackup, ShownState
+from pghaven.proof.problems import find_problems
+from pghaven.proof.states import Problem, RepositorySilence, RepositoryState, ServerSilence, ServerState
+from pghaven.proof.windows import Gap, Reach, Window
+from pghaven.server.probe import ArchiverFacts
+
+NOW = datetime(2026, 11, 23, tzinfo=UTC)
+SIZE = 1 << 24
+ARCHIVER = ArchiverFacts(
+    archived_count=5,
+    last_archived_name="000000010000000000000005",
+    last_archived_time=NOW - timedelta(minutes=1),
+    failed_count=0,
+    last_failed_name=None,
+    last_failed_time=None,
+    stats_reset=None,
+)
+SERVER = ServerState(
+    version="17.1",
+    in_recovery=False,
+    timeline=Timeline(1),
+    lsn=Lsn(6 * SIZE),
+    system_identifier=77,
+    started=NOW,
+    archive_mode="on",
+    archiver=ARCHIVER,
+    waiting=0,
+)
+BACKUP = ListedBackup(
+    label="b",
+    state=ShownState.COMPLETE,
+    system_identifier=77,
+    started_at=NOW - timedelta(hours=2),
+    stopped_at=NOW - timedelta(hours=1),
+    seconds=3600.0,
+    total_bytes=1,
+    stored_bytes=1,
+    timeline=Timeline(1),
+    start_lsn=Lsn(SIZE),
+    stop_lsn=Lsn(SIZE + 1),
+    from_standby=False,
+    bad_pages=0,
+    server_version_num=170001,
+    host="h",
+    process=1,
+    reason=None,
+)
+
+
+def segment(number: int) -> SegmentName:
+    return SegmentName(timeline=Timeline(1), number=number, segment_size=SIZE)
+
+
+WINDOW = Window(
+    timeline=Timeline(1),
+    begin=NOW - timedelta(hours=1),
+    begin_lsn=Lsn(SIZE + 1),
+    end=NOW,
+    end_lsn=Lsn(6 * SIZE),
+    last_segment=segment(5),
+    backups=("b",),
+)
+REACH = Reach(windows=(WINDOW,), gaps=(), unusable=(), unknown=())
+REPOSITORY = RepositoryState(
+    name="main",
+    url="file:///r",
+    free_bytes=None,
+    system_identifier=77,
+    backups=(BACKUP,),
+    reach=REACH,
+    recovery_point=None,
+    quarantined=0,
+    fenced=None,
+)
+
+
+def problems(
+    server: ServerState | ServerSilence = SERVER, repository: RepositoryState | RepositorySilence = REPOSITORY
+) -> tuple[Problem, ...]:
+    return find_problems("main", server, [repository], NOW)
+
+
+def only(found: tuple[Problem, ...]) -> Problem:
+    (problem,) = found
+    return problem
+
+
+def test_nothing_is_wrong_where_nothing_is() -> None:
+    assert problems() == ()
+
+
+def test_the_critical_ones_come_first() -> None:
+    old = replace(BACKUP, stopped_at=NOW - timedelta(days=9))
+    silence = ServerSilence(is_running=False, reason="nobody there", hint=None)
+    found = problems(silence, replace(REPOSITORY, backups=(old,)))
+    assert [problem.level for problem in found] == ["critical", "warning"]
+    assert found[1].text == "the newest backup is 9 d 0 h old"
+
+
+def test_a_running_backup_is_no_backup_yet() -> None:
+    running = replace(BACKUP, state=ShownState.RUNNING, stopped_at=None)
+    found = problems(repository=replace(REPOSITORY, backups=(running,), reach=replace(REACH, windows=())))
+    assert "there is no backup" in only(found).text
+
+
+def test_archiving_that_fails_is_told_with_what_waits() -> None:
+    failing = replace(ARCHIVER, failed_count=3, last_failed_name="X", last_failed_time=NOW)
+    problem = only(problems(replace(SERVER, archiver=failing, waiting=4)))
+    assert problem.level == "critical"
+    assert problem.text.endswith("4 finished WAL files wait in pg_wal")
+
+
+def test_archiving_that_was_mended_since_is_fine() -> None:
+    mended = replace(ARCHIVER, failed_count=3, last_failed_name="X", last_failed_time=NOW - timedelta(hours=1))
+    assert problems(replace(SERVER, archiver=mended)) == ()
+
+
+def test_archiving_that_is_behind_is_a_warning() -> None:
+    assert only(problems(replace(SERVER, waiting=40))).level == "warning"
+    assert problems(replace(SERVER, waiting=3)) == ()
+
+
+def test_a_gap_is_critical_only_while_it_cuts_off_the_present() -> None:
+    gap = Gap(first=segment(3), last=segment(3))
+    past = only(problems(repository=replace(REPOSITORY, reach=replace(REACH, gaps=(gap,)))))
+    assert (past.level, past.text) == ("warning", f"WAL segment {gap.first} is missing from the archive")
+    short = replace(WINDOW, end_lsn=Lsn(3 * SIZE))
+    present = only(problems(repository=replace(REPOSITORY, reach=replace(REACH, gaps=(gap,), windows=(short,)))))
+    assert (present.level, present.text) == ("critical", f"{past.text}: nothing written after it can be restored")
+
+
+def test_damaged_pages_quarantine_and_a_fence_are_told() -> None:
+    bad = replace(REPOSITORY, backups=(replace(BACKUP, bad_pages=2),), quarantined=3, fenced="passed over")
+    assert [problem.text for problem in problems(repository=bad)] == [
+        "passed over",
+        "the newest backup holds 2 damaged pages of the server",
+        "3 WAL files of a server that was passed over are in quarantine",
+    ]
+
+
+def test_a_silent_repository_keeps_its_own_hint() -> None:
+    silence = RepositorySilence(name="main", url="file:///r", reason="gone", hint="Mount it.")
+    problem = only(problems(repository=silence))
+    assert (problem.text, problem.hint) == ('repository "main" cannot be used: gone', "Mount it.")
