@@ -19,10 +19,10 @@ import psycopg
 import pytest
 
 from tests.cli.running import TIMEOUT_SECONDS, Ended, clean_environment
-from tests.support import binaries, commands, places
+from tests.support import commands, places
 from tests.support.cluster import Kind, TestCluster, adopt, make_cluster
 from tests.support.commands import PghavenCommand
-from tests.support.fixtures import require_programs
+from tests.support.fixtures import require_programs, wanted_versions
 from tests.support.places import own
 
 NAME = "main"
@@ -149,9 +149,13 @@ class Site:
                 "restore", NAME, "--target-dir", str(self.target), "--start", *options, environment=environment
             )
         finally:
-            if self.target.exists():
-                adopt(self.target, self.cluster.programs).stop_and_remove()
-                shutil.rmtree(self.target)
+            self.remove_target()
+
+    def remove_target(self) -> None:
+        """End the restored server, if one runs, and remove its files."""
+        if self.target.exists():
+            adopt(self.target, self.cluster.programs).stop_and_remove()
+            shutil.rmtree(self.target)
 
     def ask_restored(self, query: str) -> Any:
         """The first column of a query's first row, from the restored server."""
@@ -169,22 +173,22 @@ def site(pg_cluster: TestCluster, pghaven_command: PghavenCommand, server_path: 
 
 
 @pytest.fixture(scope="module")
-def protected() -> Iterator[Site]:
+def protected(request: pytest.FixtureRequest) -> Iterator[Site]:
     """A cluster that is set up and has one backup, shared by the tests of a module: they must leave it as it is."""
-    with shared_site() as made:
+    with shared_site(request.config) as made:
         made.set_up()
         made.ok("backup")
         yield made
 
 
 @contextlib.contextmanager
-def shared_site() -> Iterator[Site]:
+def shared_site(config: pytest.Config) -> Iterator[Site]:
     """As ``site``, for fixtures that live longer than a test."""
     try:
         command = commands.pghaven_command()
     except commands.Unreachable as error:
         pytest.skip(f"the server's user cannot run pghaven: {error}")
-    cluster = make_cluster(require_programs(binaries.MAJORS[-1]), Kind())
+    cluster = make_cluster(require_programs(wanted_versions(config)[-1]), Kind())
     place = places.make_directory()
     try:
         yield Site(cluster, command, place)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -37,8 +36,8 @@ class Journal:
 
 
 @pytest.fixture(scope="module")
-def journal() -> Iterator[Journal]:
-    with shared_site() as site:
+def journal(request: pytest.FixtureRequest) -> Iterator[Journal]:
+    with shared_site(request.config) as site:
         site.set_up()
         cluster = site.cluster
         before = cluster.value("SELECT clock_timestamp()")
@@ -56,6 +55,14 @@ def journal() -> Iterator[Journal]:
             cluster.sql(f"SELECT pg_create_restore_point('after {number}')")
         site.archive_all()
         yield Journal(site, label, before, tuple(moments), tuple(positions), tuple(xids))
+
+
+@pytest.fixture(autouse=True)
+def clean_target(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whatever a test restored is gone before the next one."""
+    yield
+    if "journal" in request.fixturenames:
+        request.getfixturevalue("journal").site.remove_target()
 
 
 def plan(site: Site, *options: str, status: int = 0, **environment: str) -> dict[str, object]:
@@ -221,12 +228,10 @@ def test_a_restored_directory_is_ready_to_start_by_hand(journal: Journal, make_c
     assert f"as the user:    {plain_user().name}\n" in text
     assert f"pg_ctl -D {site.target} -l {site.target}/pghaven.recovery.log start" in text
     assert {path.stat().st_uid for path in site.target.iterdir()} == {plain_user().uid}
-    restored = make_cluster.adopt(site.target)
+    restored = make_cluster.adopt(site.target, version=site.cluster.version)
     restored.start()
     restored.wait_for("SELECT NOT pg_is_in_recovery()")
     assert restored.value("SELECT max(i) FROM t") == 2
-    restored.stop()
-    shutil.rmtree(site.target)
 
 
 @pytest.mark.parametrize(
@@ -317,7 +322,6 @@ def test_the_plan_stays_with_the_directory_and_a_quiet_restore_shows_its_result_
     text = site.ok("restore", NAME, "--target-dir", str(site.target), "--quiet")
     left = json.loads((site.target / "pghaven.restore.json").read_text())
     configuration = (site.target / "postgresql.auto.conf").read_text()
-    shutil.rmtree(site.target)
     assert text.startswith("restored ")
     assert left["backup"] == journal.label
     assert "--plan pghaven.restore.json" in configuration

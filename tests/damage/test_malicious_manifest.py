@@ -17,13 +17,14 @@ import pytest
 
 from pghaven.errors import Damaged, ObjectMissing, PghavenError, Refused
 from pghaven.events import ignore
+from pghaven.postgres.datadir import RESTORE_PLAN_FILE
 from pghaven.postgres.recovery import RecoveryTarget, TargetKind
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.container import FRAME_BYTES
 from pghaven.repository.repository import Repository
 from pghaven.restore.execute import run_restore
 from pghaven.restore.plan import plan_restore
-from pghaven.restore.request import PLAN_FILE, RestorePlan, RestoreRequest
+from pghaven.restore.request import RestorePlan, RestoreRequest
 from pghaven.store.memory import MemoryStore
 from tests.support.forging import PACK, Forgery, Frame, hash_of
 from tests.support.manifests import Edit, ManifestParts, forge_backup
@@ -210,7 +211,7 @@ def test_a_directory_that_cannot_be_one(stage: Stage, path: bytes) -> None:
         pytest.param(add_directory(b"PG_VERSION"), id="a directory called as a file"),
         pytest.param(add_file(b"pg_tblspc", b"16400"), id="a file called as a tablespace"),
         pytest.param(add_file(b"global", b"pg_control"), id="the file that comes last"),
-        pytest.param(add_file(b"", PLAN_FILE.encode()), id="the file that comes first"),
+        pytest.param(add_file(b"", RESTORE_PLAN_FILE.encode()), id="the file that comes first"),
         pytest.param(lambda parts: parts.names.reverse(), id="files out of order"),
         pytest.param(lambda parts: parts.directories.reverse(), id="directories out of order"),
         pytest.param(lambda parts: parts.names.append(b"x"), id="a name more"),

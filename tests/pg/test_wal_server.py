@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pghaven.postgres.datadir import RESTORE_PLAN_FILE
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.timeline import Timeline
@@ -19,7 +20,7 @@ from pghaven.repository.walstore import WalArchive
 from pghaven.server.postmaster import STATUS_READY
 from pghaven.store.open import create_root
 from pghaven.wal.commands import render_archive_command, render_restore_command
-from pghaven.wal.directory import PLAN_FILE, read_system_identifier
+from pghaven.wal.directory import read_system_identifier
 from tests.support.cluster import TestCluster
 from tests.support.commands import PghavenCommand
 from tests.support.fixtures import ClusterFactory
@@ -103,11 +104,11 @@ class Protected:
         (directory / signal).touch()
         own(directory / signal)
         if plan is not None:
-            path = directory / PLAN_FILE
+            path = directory / RESTORE_PLAN_FILE
             path.write_text(json.dumps({"format": 1, "archiving": "off", **plan}))
             own(path)
         command = render_restore_command(
-            executable or self.command.words, str(self.config), "main", PLAN_FILE if plan is not None else None
+            executable or self.command.words, str(self.config), "main", RESTORE_PLAN_FILE if plan is not None else None
         )
         restored = self.make_cluster.adopt(directory, version=self.primary.version)
         # Without hot_standby nobody gets in before recovery has ended, so that starting says how it ended.

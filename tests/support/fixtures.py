@@ -40,7 +40,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "pg_version" in metafunc.fixturenames:
-        metafunc.parametrize("pg_version", _wanted(metafunc.config), indirect=True, ids=lambda major: f"pg{major}")
+        metafunc.parametrize(
+            "pg_version", wanted_versions(metafunc.config), indirect=True, ids=lambda major: f"pg{major}"
+        )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -49,7 +51,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.pg)
 
 
-def _wanted(config: pytest.Config) -> tuple[int, ...]:
+def wanted_versions(config: pytest.Config) -> tuple[int, ...]:
+    """The major versions this run is to test, oldest first."""
     chosen = config.getoption("--pg")
     return binaries.MAJORS if chosen is None else tuple(int(major) for major in chosen.split(","))
 
@@ -95,7 +98,7 @@ class ClusterFactory:
 @pytest.fixture
 def make_cluster(request: pytest.FixtureRequest) -> Iterator[ClusterFactory]:
     """Makes clusters of ``pg_version`` if the test has it, else of the newest version."""
-    newest = _wanted(request.config)[-1]
+    newest = wanted_versions(request.config)[-1]
     version = request.getfixturevalue("pg_version") if "pg_version" in request.fixturenames else newest
     with contextlib.ExitStack() as cleanup:
         yield ClusterFactory(version, cleanup)

@@ -25,6 +25,7 @@ from pghaven.backup.session import summarize
 from pghaven.clock import Clock, ManualClock
 from pghaven.events import ignore
 from pghaven.postgres.control import parse_control
+from pghaven.postgres.datadir import RESTORE_PLAN_FILE
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.page import checksums
 from pghaven.postgres.recovery import RecoveryTarget, TargetKind
@@ -36,8 +37,9 @@ from pghaven.repository.repository import Lineage, Repository, create_repository
 from pghaven.repository.seal import OPEN_KEYRING, Keyring
 from pghaven.repository.walstore import WalArchive
 from pghaven.restore.execute import RestoreSettings, run_restore
+from pghaven.restore.places import CONFIG_DIRECTORY
 from pghaven.restore.plan import plan_restore
-from pghaven.restore.request import PLAN_FILE, RestorePlan, RestoreRequest
+from pghaven.restore.request import RestorePlan, RestoreRequest
 from pghaven.runtime.whoami import ProcessIdentity, read_own_identity
 from pghaven.store.api import Store
 from pghaven.units import render_time_utc
@@ -53,7 +55,9 @@ START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 _OLD_NS = 1_700_000_000_123_456_789
 
 # What a restore makes itself, or makes over.
-GENERATED = frozenset({PLAN_FILE, "backup_label", "recovery.signal", "postgresql.auto.conf", "global/pg_control"})
+GENERATED = frozenset(
+    {RESTORE_PLAN_FILE, "backup_label", "recovery.signal", "postgresql.auto.conf", "global/pg_control"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -387,8 +391,9 @@ def read_tree(root: Path) -> tuple[dict[str, bytes], set[str]]:
 def assert_restored(source: SourceTree, target: Path) -> None:
     """The target holds what the source held, byte for byte, and nothing that was not to be kept."""
     files, directories = read_tree(target)
-    assert {name: content for name, content in files.items() if name not in GENERATED} == source.files
-    assert directories == source.directories
+    ours = {name for name in files if name in GENERATED or name.startswith(CONFIG_DIRECTORY + "/")}
+    assert {name: content for name, content in files.items() if name not in ours} == source.files
+    assert directories - {CONFIG_DIRECTORY} == source.directories
     assert files["global/pg_control"] == CONTROL
 
 

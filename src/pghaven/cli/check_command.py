@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pghaven.cli.invocation import Invocation
-from pghaven.cli.opening import choose_clusters
+from pghaven.cli.opening import choose_clusters, list_places
 from pghaven.cli.output import make_printable
 from pghaven.errors import EXIT_WARNINGS, CheckFailed
 
@@ -74,7 +74,7 @@ def _parse_timeout(text: str | None) -> float:
 
 
 def _make_settings(config: Config, cluster: ClusterConfig, round_trip_seconds: float) -> CheckSettings:
-    from pghaven.proof.check import CheckSettings, RepositoryAddress
+    from pghaven.proof.check import CheckSettings
     from pghaven.setup.program import find_program
     from pghaven.wal.commands import render_archive_command
 
@@ -83,7 +83,7 @@ def _make_settings(config: Config, cluster: ClusterConfig, round_trip_seconds: f
         cluster=cluster.name,
         data_directory=cluster.data_directory,
         conninfo=cluster.conninfo,
-        repositories=tuple(RepositoryAddress(name=one.name, url=one.url) for one in config.get_repositories(cluster)),
+        repositories=list_places(config, cluster),
         config_path=config.source,
         program=program,
         archive_command=render_archive_command(program, config.source, cluster.name),

@@ -109,14 +109,19 @@ def run_init(request: InitRequest, listener: Listener, *, clock: Clock = SYSTEM_
         _warn(listener, "program", f"archiving would fail: {failure.reason}", failure.hint)
     for lost in applied.overridden if applied else ():
         _warn_overridden(listener, lost)
-    restart = bool(plan.waiting or (applied and applied.needs_restart))
+    restart = None
+    if plan.waiting or (applied and applied.needs_restart):
+        config_file = facts.settings.get("config_file", "")
+        restart = render_restart_command(
+            place.cluster.data_directory, config_file, facts.major.major, place.cluster.pg_bin
+        )
     return InitResult(
         place=place,
         facts=facts,
         repositories=tuple(one for one, _ in repositories),
         plan=plan,
         applied=applied,
-        restart_command=render_restart_command(facts, place.cluster.pg_bin) if restart else None,
+        restart_command=restart,
         missing_privileges=access.missing,
         archive_command=command,
     )

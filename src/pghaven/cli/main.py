@@ -41,6 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     failure_status = find_failure_status(words)
     try:
+        if words[:1] == ["wal"]:
+            # PostgreSQL's own calls, once for every WAL file, do not wait for the library that parses options.
+            from pghaven.cli.wal_run import run_words
+
+            status = run_words(words)
+            if status is not None:
+                return status
         from pghaven.cli.root import run
 
         return run(words, failure_status=failure_status)

@@ -11,6 +11,7 @@ from pghaven.events import Listener, Notice, ignore
 if TYPE_CHECKING:
     from pghaven.config.values import ClusterConfig, Config
     from pghaven.repository.repository import Repository
+    from pghaven.wal.archives import RepositoryPlace
 
 
 def open_chosen_repository(
@@ -37,6 +38,13 @@ def open_chosen_repository(
     except StoreUnreachable as error:
         hint = f"Is its file system mounted? If there is no repository yet: pghaven init {cluster.name}"
         raise StoreUnreachable(error.message, detail=error.detail, hint=error.hint or hint) from error
+
+
+def list_places(config: Config, cluster: ClusterConfig) -> tuple[RepositoryPlace, ...]:
+    """All repositories of a cluster, in the order of its option."""
+    from pghaven.wal.archives import RepositoryPlace
+
+    return tuple(RepositoryPlace(name=one.name, url=one.url) for one in config.get_repositories(cluster))
 
 
 def choose_clusters(config: Config, name: str | None) -> tuple[ClusterConfig, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pwd
 import shlex
+from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
 import click
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pghaven.config.values import ClusterConfig
     from pghaven.repository.repository import Repository
     from pghaven.restore.execute import RestoreResult
+    from pghaven.restore.recover import Recovery
     from pghaven.restore.request import RestorePlan, RestoreRequest
     from pghaven.setup.program import ProgramFailure
 
@@ -101,38 +103,38 @@ def command(
         ),
         SYSTEM_CLOCK.now(),
     )
-    with invocation.reporter as listener:
-        chosen = invocation.get_cluster(cluster)
-        opened = open_chosen_repository(invocation.config, chosen, repository, listener)
-        job = _RestoreJob(invocation, chosen, opened, listener)
-        return job.run(request, start=start, dry_run=dry_run)
+    chosen = invocation.get_cluster(cluster)
+    opened = open_chosen_repository(invocation.config, chosen, repository, invocation.reporter)
+    return _RestoreJob(invocation, chosen, opened).run(request, start=start, dry_run=dry_run)
 
 
 class _RestoreJob:
-    def __init__(
-        self, invocation: Invocation, cluster: ClusterConfig, repository: Repository, listener: Listener
-    ) -> None:
+    """Work that reports progress is done in a block of the reporter, and results are shown outside of it."""
+
+    def __init__(self, invocation: Invocation, cluster: ClusterConfig, repository: Repository) -> None:
         self._invocation = invocation
         self._cluster = cluster
         self._repository = repository
-        self._tell = listener
 
     def run(self, request: RestoreRequest, *, start: bool, dry_run: bool) -> int:
-        from pghaven.cli.restore_text import plan_body, render_plan, render_restored
+        from pghaven.cli.restore_text import plan_body, recovery_body, render_plan, render_recovered, render_restored
         from pghaven.restore.plan import plan_restore
 
         invocation = self._invocation
-        self._tell(Step(text="planning"))
-        plan = plan_restore(self._repository, request)
-        self._check_surroundings(plan, is_needed_now=start and not dry_run)
+        with invocation.reporter as listener:
+            listener(Step(text="planning"))
+            plan = plan_restore(self._repository, request)
+            self._check_surroundings(plan, listener, is_needed_now=start and not dry_run)
         text = render_plan(plan, SYSTEM_CLOCK.now())
         if dry_run:
             for notice in plan.notices:
-                self._tell(notice)
+                invocation.reporter(notice)
             return invocation.show("restore", {"plan": plan_body(plan), "dry_run": True}, text)
         if not invocation.json and not invocation.quiet:
             write_out(text)
-        result = self._restore(plan)
+        with invocation.reporter as listener:
+            result = self._restore(plan, listener)
+            recovery = self._recover(plan, listener) if start else None
         body: dict[str, object] = {
             "plan": plan_body(plan),
             "dry_run": False,
@@ -140,22 +142,24 @@ class _RestoreJob:
             "fetch_seconds": result.fetch_seconds,
             "total_seconds": result.total_seconds,
         }
-        if start:
-            return self._start(result, body)
+        if recovery is not None:
+            last = self._find_last_transaction(plan, recovery)
+            body["recovery"] = recovery_body(plan, recovery, last)
+            return invocation.show("restore", body, render_recovered(result, recovery, last))
         handover = self._hand_over(plan)
         body["next"] = handover
         return invocation.show("restore", body, render_restored(result, handover))
 
-    def _restore(self, plan: RestorePlan) -> RestoreResult:
+    def _restore(self, plan: RestorePlan, listener: Listener) -> RestoreResult:
+        from pghaven.postgres.datadir import RESTORE_PLAN_FILE
         from pghaven.repository.backups import BackupCatalog
         from pghaven.restore.execute import RestoreSettings, find_owner_ids, run_restore
-        from pghaven.restore.request import PLAN_FILE
         from pghaven.setup.program import find_program
         from pghaven.wal.commands import render_restore_command
 
         config, cluster = self._invocation.config, self._cluster
         # A standby goes on past the plan, to wherever its primary leads.
-        plan_path = None if plan.request.standby else PLAN_FILE
+        plan_path = None if plan.request.standby else RESTORE_PLAN_FILE
         program = find_program(cluster.program)
         settings = RestoreSettings(
             place=BackupCatalog(self._repository, cluster.name).pack_place,
@@ -163,25 +167,26 @@ class _RestoreJob:
             restore_command=render_restore_command(program, config.source, cluster.name, plan_path),
             owner=find_owner_ids(plan.manifest),
         )
-        return run_restore(plan, settings, self._tell)
+        return run_restore(plan, settings, listener)
 
-    def _start(self, result: RestoreResult, body: dict[str, object]) -> int:
-        from pghaven.cli.restore_text import recovery_body, render_recovered
-        from pghaven.proof.reached import find_last_transaction
-        from pghaven.repository.walstore import WalArchive
+    def _recover(self, plan: RestorePlan, listener: Listener) -> Recovery:
         from pghaven.restore.recover import run_recovery
 
-        plan = result.plan
-        recovery = run_recovery(plan, self._cluster.pg_bin, self._tell)
+        return run_recovery(plan, self._cluster.pg_bin, listener)
+
+    def _find_last_transaction(self, plan: RestorePlan, recovery: Recovery) -> datetime | None:
+        from pghaven.proof.reached import find_last_transaction
+        from pghaven.repository.walstore import WalArchive
+
+        if plan.request.standby:
+            return None
         facts = plan.manifest.facts
         archive = WalArchive(self._repository, self._cluster.name, facts.system_identifier, facts.wal_segment_size)
-        last = None if plan.request.standby else find_last_transaction(archive, plan.wal, recovery.reached_lsn)
-        body["recovery"] = recovery_body(plan, recovery, last)
-        return self._invocation.show("restore", body, render_recovered(result, recovery, last))
+        return find_last_transaction(archive, plan.wal, recovery.reached_lsn)
 
     # -- what the restored server will need -------------------------------------------------------------------------
 
-    def _check_surroundings(self, plan: RestorePlan, *, is_needed_now: bool) -> None:
+    def _check_surroundings(self, plan: RestorePlan, listener: Listener, *, is_needed_now: bool) -> None:
         """Try what the restored server will need, as the user that it will run as.
 
         Raises Refused when the server is to be started now and could not run or fetch WAL, else warns; and NotFound
@@ -191,13 +196,13 @@ class _RestoreJob:
 
         if is_needed_now:
             find_programs(plan.manifest.facts.major, self._cluster.pg_bin)
-        self._tell(Step(text="trying whether the restored server can run here and fetch WAL"))
+        listener(Step(text="trying whether the restored server can run here and fetch WAL"))
         failure = self._find_obstacle(plan)
         if failure is None:
             return
         if is_needed_now:
             raise Refused(failure.reason, hint=failure.hint)
-        self._tell(Notice(level="warning", code="program", text=failure.reason, hint=failure.hint))
+        listener(Notice(level="warning", code="program", text=failure.reason, hint=failure.hint))
 
     def _find_obstacle(self, plan: RestorePlan) -> ProgramFailure | None:
         from pghaven.restore.execute import find_owner_ids

@@ -170,10 +170,7 @@ def render_recovered(result: RestoreResult, recovery: Recovery, last_commit: dat
     )
     pairs: list[tuple[str, object]] = [
         ("target", None if plan.request.standby else render_target(plan.request.target)),
-        (
-            "reached",
-            f"{recovery.reached_lsn} on the way of timeline {plan.wal.timeline}{_describe_excess(plan, recovery)}",
-        ),
+        ("reached", f"{recovery.reached_lsn} of timeline {plan.wal.timeline}{_describe_excess(plan, recovery)}"),
         ("last transaction", _describe_commit(plan, last_commit)),
         ("timeline now", recovery.timeline),
         ("connect with", None if recovery.conninfo is None else f'psql "{recovery.conninfo}"'),
@@ -187,7 +184,10 @@ def _describe_excess(plan: RestorePlan, recovery: Recovery) -> str:
     if plan.request.standby:
         return ""
     excess = recovery.reached_lsn - plan.wal.end_lsn
-    return ", as planned" if excess <= 0 else f", {render_size(excess)} after the planned {plan.wal.end_lsn}"
+    # The end of the archive is planned as where its last record begins.
+    if excess <= 0 or plan.request.target.kind is TargetKind.LATEST:
+        return ", as planned"
+    return f", {render_size(excess)} after the planned {plan.wal.end_lsn}"
 
 
 def _describe_commit(plan: RestorePlan, last_commit: datetime | None) -> str | None:

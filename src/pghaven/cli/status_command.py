@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pghaven.cli.invocation import Invocation
-from pghaven.cli.opening import choose_clusters
+from pghaven.cli.opening import choose_clusters, list_places
 from pghaven.errors import EXIT_WARNINGS
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def command(invocation: Invocation, cluster: str | None) -> int:
                 cluster=one.name,
                 data_directory=one.data_directory,
                 conninfo=one.conninfo,
-                repositories=tuple((place.name, place.url) for place in config.get_repositories(one)),
+                repositories=list_places(config, one),
             )
             found.append(gather_status(settings, listener))
     text = "\n".join(render_status(status) for status in found)

@@ -10,12 +10,13 @@ from pghaven.demo.protection import CLUSTER, Protected
 from pghaven.demo.results import RestoreNumbers
 from pghaven.demo.servers import DemoServer
 from pghaven.events import Listener, Step
+from pghaven.postgres.datadir import RESTORE_PLAN_FILE
 from pghaven.postgres.recovery import RecoveryTarget, TargetKind
 from pghaven.repository.backups import BackupCatalog
 from pghaven.restore.execute import RestoreSettings, find_owner_ids, run_restore
 from pghaven.restore.plan import plan_restore
 from pghaven.restore.recover import run_recovery
-from pghaven.restore.request import PLAN_FILE, RestoreRequest
+from pghaven.restore.request import RestoreRequest
 from pghaven.setup.program import find_program
 from pghaven.wal.commands import render_restore_command
 
@@ -40,7 +41,7 @@ def come_back(
     settings = RestoreSettings(
         place=BackupCatalog(protected.repository, CLUSTER).pack_place,
         processes=protected.processes,
-        restore_command=render_restore_command(program, protected.config.source, CLUSTER, PLAN_FILE),
+        restore_command=render_restore_command(program, protected.config.source, CLUSTER, RESTORE_PLAN_FILE),
         owner=find_owner_ids(plan.manifest),
     )
     restored = run_restore(plan, settings, listener, clock=clock)

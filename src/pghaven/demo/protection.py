@@ -27,6 +27,7 @@ from pghaven.server.probe import probe_server
 from pghaven.server.settings_apply import apply_settings
 from pghaven.setup.register import make_lineage, prepare_repository
 from pghaven.setup.settings import plan_setup, read_written_command
+from pghaven.wal.archives import RepositoryPlace
 from pghaven.wal.commands import render_archive_command
 
 CLUSTER: Final = "shop"
@@ -116,7 +117,8 @@ def take_backup(protected: Protected, listener: Listener) -> BackupResult:
 def measure(protected: Protected, clock: Clock) -> tuple[RecoveryPoint, Window]:
     """What would be lost at this moment, and what can be restored. Raises CheckFailed when nothing can be."""
     cluster = protected.cluster
-    places = tuple((one.name, one.url) for one in protected.config.get_repositories(cluster))
+    configured = protected.config.get_repositories(cluster)
+    places = tuple(RepositoryPlace(name=one.name, url=one.url) for one in configured)
     settings = StatusSettings(
         cluster=cluster.name,
         data_directory=cluster.data_directory,

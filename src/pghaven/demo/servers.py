@@ -20,6 +20,7 @@ from pghaven.server.connection import Connection, connect, server_errors
 from pghaven.server.instance import Instance
 
 ROLE: Final = "postgres"
+_LOG_LINES: Final = 15
 _PORTS: Final = {ORIGINAL: 5432, RESTORED: 5433}
 _INITDB: Final = ("-U", ROLE, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions")
 _SETTINGS: Final = {
@@ -70,6 +71,10 @@ class DemoServer:
         lines = [f"{name} = {quote_setting(value)}\n" for name, value in {**(settings or {}), **listen}.items()]
         with open(f"{self.data_directory}/postgresql.conf", "a", encoding="utf-8") as file:
             file.writelines(["\n# Added by pghaven demo.\n", *lines])
+
+    def read_log_tail(self) -> str:
+        """Empty when nothing was printed."""
+        return self._instance.read_log_tail(_LOG_LINES)
 
     def restart(self) -> None:
         self._instance.stop()

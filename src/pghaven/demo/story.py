@@ -57,7 +57,7 @@ from pghaven.demo.shop import (
     plan_shop,
     read_tables,
 )
-from pghaven.errors import CheckFailed
+from pghaven.errors import CheckFailed, PghavenError
 from pghaven.events import Listener, Progress, Step
 from pghaven.server.connection import fetch_one, server_errors
 from pghaven.server.probe import read_clock, read_lsn
@@ -91,7 +91,12 @@ def run_demo(request: DemoRequest, tell: Teller, listener: Listener, *, clock: C
     that will not do, and whatever the steps raise. Nothing is left behind unless ``keep``.
     """
     with _open_ground(request, listener, clock) as ground:
-        return _Story(request, ground, tell, listener, clock).run()
+        story = _Story(request, ground, tell, listener, clock)
+        try:
+            return story.run()
+        except PghavenError as error:
+            story.explain(error)
+            raise
 
 
 @contextmanager
@@ -161,6 +166,15 @@ class _Story:
             total_seconds=self._clock.monotonic() - self._began,
             kept=self._describe_kept(protected) if self._request.keep else None,
         )
+
+    def explain(self, error: PghavenError) -> None:
+        """Add what the servers said last: their logs are about to be removed."""
+        parts = [error.detail or ""]
+        for server in (self._original, self._restored):
+            tail = server.read_log_tail()
+            if tail and tail not in parts[0]:
+                parts.append(f"The log {server.log_path} ends with:\n{tail}")
+        error.detail = "\n".join(part for part in parts if part) or None
 
     # -- chapters ---------------------------------------------------------------------------------------------------
 

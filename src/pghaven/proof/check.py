@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from pghaven.backup.checks import check_data_directory
 from pghaven.clock import SYSTEM_CLOCK, Clock
-from pghaven.errors import Damaged, NotFound, NotPermitted, PghavenError, Refused
+from pghaven.errors import NotPermitted, PghavenError
 from pghaven.events import Listener, Step
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.version import require_supported
@@ -46,15 +46,10 @@ from pghaven.setup.register import find_server_os_user, find_unwritable
 from pghaven.setup.settings import plan_setup, read_written_command
 from pghaven.store.open import open_store
 from pghaven.units import render_duration, render_size, render_time
+from pghaven.wal.archives import RepositoryPlace
 
 _RESTORE_POINT = "pg_create_restore_point"
 _SWITCH = "pg_switch_wal"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RepositoryAddress:
-    name: str
-    url: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +60,7 @@ class CheckSettings:
     cluster: str
     data_directory: str
     conninfo: str
-    repositories: tuple[RepositoryAddress, ...]
+    repositories: tuple[RepositoryPlace, ...]
     config_path: str
     program: tuple[str, ...]
     archive_command: str
@@ -126,7 +121,7 @@ class _Checks:
 
     # -- repository -------------------------------------------------------------------------------------------------
 
-    def _check_repository(self, address: RepositoryAddress) -> None:
+    def _check_repository(self, address: RepositoryPlace) -> None:
         label = "repository" if len(self._settings.repositories) == 1 else f'repository "{address.name}"'
         self._tell(Step(text=f"opening {address.url}"))
         try:
@@ -280,7 +275,7 @@ class _Checks:
     def _guarded(self, name: str, make: Callable[[], list[CheckResult]]) -> None:
         try:
             self._results += make()
-        except (Refused, NotFound, Damaged, PghavenError) as error:
+        except PghavenError as error:
             detail = f" ({error.detail})" if error.detail else ""
             self._results.append(fail(name, f"{error.message}{detail}", error.hint))
 

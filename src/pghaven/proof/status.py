@@ -34,18 +34,17 @@ from pghaven.server.connection import connect
 from pghaven.server.postmaster import is_running
 from pghaven.server.probe import probe_server
 from pghaven.store.open import open_store
+from pghaven.wal.archives import RepositoryPlace
 
 _STORE_HINT = "Is its file system mounted? Is the URL in the configuration right?"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusSettings:
-    """``repositories`` are (name, URL)."""
-
     cluster: str
     data_directory: str
     conninfo: str
-    repositories: tuple[tuple[str, str], ...]
+    repositories: tuple[RepositoryPlace, ...]
 
 
 def gather_status(settings: StatusSettings, listener: Listener, *, clock: Clock = SYSTEM_CLOCK) -> ClusterStatus:
@@ -53,9 +52,9 @@ def gather_status(settings: StatusSettings, listener: Listener, *, clock: Clock 
     listener(Step(text=f'asking the server of "{settings.cluster}"'))
     server = _ask_server(settings)
     repositories = []
-    for name, url in settings.repositories:
-        listener(Step(text=f"reading {url}"))
-        repositories.append(_ask_repository(settings, (name, url), server, clock))
+    for place in settings.repositories:
+        listener(Step(text=f"reading {place.url}"))
+        repositories.append(_ask_repository(settings, place, server, clock))
     now = clock.now()
     return ClusterStatus(
         cluster=settings.cluster,
@@ -95,15 +94,15 @@ def _find_running(settings: StatusSettings) -> bool | None:
 
 
 def _ask_repository(
-    settings: StatusSettings, place: tuple[str, str], server: ServerState | ServerSilence, clock: Clock
+    settings: StatusSettings, place: RepositoryPlace, server: ServerState | ServerSilence, clock: Clock
 ) -> RepositoryState | RepositorySilence:
-    name, url = place
     try:
-        repository = open_repository(open_store(url), clock=clock)
+        repository = open_repository(open_store(place.url), clock=clock)
         lineage = _find_lineage(settings, repository, server)
-        return _read_repository(settings.cluster, name, repository, lineage, server)
+        return _read_repository(settings.cluster, place.name, repository, lineage, server)
     except PghavenError as error:
-        return RepositorySilence(name=name, url=url, reason=error.message, hint=error.hint or _STORE_HINT)
+        hint = error.hint or _STORE_HINT
+        return RepositorySilence(name=place.name, url=place.url, reason=error.message, hint=hint)
 
 
 def _find_lineage(settings: StatusSettings, repository: Repository, server: ServerState | ServerSilence) -> Lineage:

@@ -82,7 +82,7 @@ def find_reach(archive: WalArchive, entries: Sequence[BackupEntry]) -> Reach:
         except (ObjectMissing, Damaged):
             unknown.append(timeline)
             continue
-        ways = [(entry, walk) for entry in entries if (walk := _find_walk(archive, history, entry, held)) is not None]
+        ways = _find_ways(archive, history, entries, held)
         usable = [(entry, walk) for entry, walk in ways if _covers(entry, walk)]
         reached |= {entry.label for entry, _ in usable}
         unusable.update((entry.label, walk.first_missing) for entry, walk in ways if not _covers(entry, walk))
@@ -106,15 +106,30 @@ def _stop_of(entry: BackupEntry) -> Lsn:
     return Lsn.parse(entry.summary["stop_lsn"])
 
 
-def _find_walk(
-    archive: WalArchive, history: History, entry: BackupEntry, held: Mapping[Timeline, AbstractSet[int]]
-) -> Walk | None:
-    """The WAL that follows a backup on this history; None for a backup that does not lie on it."""
-    own = _timeline_of(entry)
-    if not history.contains_end(own, _stop_of(entry)):
-        return None
-    start = SegmentName.containing(own, Lsn.parse(entry.summary["start_lsn"]), archive.segment_size)
-    return walk_path(history, start, held)
+def _find_ways(
+    archive: WalArchive, history: History, entries: Sequence[BackupEntry], held: Mapping[Timeline, AbstractSet[int]]
+) -> list[tuple[BackupEntry, Walk]]:
+    """The WAL that follows each backup that lies on this history.
+
+    A backup that begins in the midst of an earlier one's WAL shares its walk: an archive is walked once, not once a
+    backup.
+    """
+    ways: list[tuple[BackupEntry, Walk]] = []
+    for entry in entries:
+        own = _timeline_of(entry)
+        if not history.contains_end(own, _stop_of(entry)):
+            continue
+        start = SegmentName.containing(own, Lsn.parse(entry.summary["start_lsn"]), archive.segment_size)
+        if ways and _passes(ways[-1][1], start):
+            ways.append((entry, ways[-1][1]))
+        else:
+            ways.append((entry, walk_path(history, start, held)))
+    return ways
+
+
+def _passes(walk: Walk, segment: SegmentName) -> bool:
+    at = segment.number - walk.segments[0].number if walk.segments else -1
+    return 0 <= at < len(walk.segments) and walk.segments[at] == segment
 
 
 def _covers(entry: BackupEntry, walk: Walk) -> bool:

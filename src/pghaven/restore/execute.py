@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pghaven.clock import SYSTEM_CLOCK, Clock
 from pghaven.errors import NotFound
 from pghaven.events import Listener, Notice, Progress, Step
+from pghaven.postgres.datadir import RESTORE_PLAN_FILE
 from pghaven.repository.blockmap import HOLE, PackRuns, invert
 from pghaven.repository.container import FRAME_BYTES
 from pghaven.repository.manifest import Manifest
@@ -35,7 +36,7 @@ from pghaven.restore.fetch import (
 )
 from pghaven.restore.handover import write_configuration, write_label, write_recovery
 from pghaven.restore.places import is_leftover
-from pghaven.restore.request import PLAN_FILE, RestorePlan, render_plan_file
+from pghaven.restore.request import RestorePlan, render_plan_file
 from pghaven.runtime.crew import Crew
 from pghaven.runtime.durable import OwnerOf, fsync_directory, sync_filesystem, write_durably
 from pghaven.units import render_size
@@ -134,7 +135,7 @@ class _Writer:
         for name in filter(is_leftover, os.listdir(self._target)):
             os.unlink(f"{self._target}/{name}")
         text = json.dumps(render_plan_file(plan), indent=2) + "\n"
-        write_durably(f"{self._target}/{PLAN_FILE}", text.encode(), 0o600, self._owner)
+        write_durably(f"{self._target}/{RESTORE_PLAN_FILE}", text.encode(), 0o600, self._owner)
         self._make_directories()
 
     def _make_directories(self) -> None:
@@ -273,7 +274,7 @@ def _clear(path: str) -> None:
     if not os.path.isdir(path):
         return
     for entry in list(os.scandir(path)):
-        if entry.name == PLAN_FILE:
+        if entry.name == RESTORE_PLAN_FILE:
             continue  # whose this is must stay known until the new plan takes its place
         if entry.is_dir(follow_symlinks=False):
             shutil.rmtree(entry.path)

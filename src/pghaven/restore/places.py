@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from pghaven.errors import NotPermitted, Refused, UsageError
+from pghaven.postgres.datadir import RESTORE_PLAN_FILE
 from pghaven.repository.manifest import Manifest
-from pghaven.restore.request import PLAN_FILE, RestoreRequest, Root
+from pghaven.restore.request import RestoreRequest, Root
 from pghaven.server.postmaster import is_running, list_server_processes
 
 # Beside the files of the backup the data directory needs room for WAL while it is replayed.
@@ -113,7 +114,7 @@ def read_unfinished(target: str) -> dict[str, Any] | None:
     if os.path.lexists(f"{target}/global/pg_control"):
         return None
     try:
-        with open(f"{target}/{PLAN_FILE}", encoding="utf-8") as file:
+        with open(f"{target}/{RESTORE_PLAN_FILE}", encoding="utf-8") as file:
             plan = json.load(file)
     except (FileNotFoundError, NotADirectoryError, ValueError, PermissionError):
         return None
@@ -186,7 +187,7 @@ def is_leftover(name: str) -> bool:
 
 CONFIG_DIRECTORY = "pghaven.config"
 GENERATED_FILES = (
-    PLAN_FILE,
+    RESTORE_PLAN_FILE,
     "backup_label",
     "recovery.signal",
     "standby.signal",

@@ -21,8 +21,6 @@ from pghaven.repository.ledger import PathLeg
 from pghaven.repository.manifest import Manifest
 from pghaven.units import render_time_utc
 
-PLAN_FILE = "pghaven.restore.json"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreRequest:

@@ -12,23 +12,25 @@ import shlex
 
 from pghaven.errors import PghavenError
 from pghaven.server.postmaster import is_running
-from pghaven.server.probe import ServerFacts
 from pghaven.server.programs import find_programs
 
 _DEBIAN_CONFIG = re.compile(r"/etc/postgresql/([0-9]+)/([^/]+)/postgresql\.conf")
 _UNIT = re.compile(r"/([^/]+\.service)$")
 
 
-def render_restart_command(facts: ServerFacts, pg_bin: str | None) -> str:
-    """A command line for an administrator of the server's host. Looks at the host; raises nothing."""
-    debian = _DEBIAN_CONFIG.fullmatch(facts.settings.get("config_file", ""))
+def render_restart_command(data_directory: str, config_file: str, major: int, pg_bin: str | None) -> str:
+    """A command line for an administrator of the server's host. ``config_file`` is the server's setting.
+
+    Looks at the host; raises nothing.
+    """
+    debian = _DEBIAN_CONFIG.fullmatch(config_file)
     if debian is not None:
         return f"pg_ctlcluster {debian[1]} {debian[2]} restart"
-    unit = _find_unit(facts.data_directory)
+    unit = _find_unit(data_directory)
     if unit is not None:
         return f"systemctl restart {shlex.quote(unit)}"
-    bin_dir = pg_bin or _find_running_bin(facts.data_directory)
-    return render_pg_ctl(facts.data_directory, facts.major.major, bin_dir, "restart")
+    bin_dir = pg_bin or _find_running_bin(data_directory)
+    return render_pg_ctl(data_directory, major, bin_dir, "restart")
 
 
 def render_pg_ctl(data_directory: str, major: int, pg_bin: str | None, action: str) -> str:

@@ -11,8 +11,8 @@ import os
 import struct
 
 from pghaven.errors import NotPermitted, Refused, StoreUnreachable
+from pghaven.postgres.datadir import RESTORE_PLAN_FILE
 
-PLAN_FILE = "pghaven.restore.json"
 _CONTROL_FILE = "global/pg_control"
 _STANDBY_SIGNAL = "standby.signal"
 
@@ -21,7 +21,7 @@ def find_data_directory(configured: str | None, current: str = ".") -> str | Non
     """The current directory if it is a data directory, else the configured one if that is; None for neither."""
     for directory in (current, configured):
         if directory is not None and any(
-            os.path.lexists(os.path.join(directory, name)) for name in (_CONTROL_FILE, PLAN_FILE)
+            os.path.lexists(os.path.join(directory, name)) for name in (_CONTROL_FILE, RESTORE_PLAN_FILE)
         ):
             return directory
     return None
@@ -61,7 +61,7 @@ def refuse_restored_copy(directory: str) -> None:
     A copy has its source's system identifier and goes on with its timelines, so nothing else would keep it from
     writing into its source's archive.
     """
-    path = os.path.join(directory, PLAN_FILE)
+    path = os.path.join(directory, RESTORE_PLAN_FILE)
     try:
         with open(path, encoding="utf-8") as file:
             plan = json.load(file)
@@ -77,5 +77,5 @@ def _refused(directory: str, reason: str) -> Refused:
     return Refused(
         f'the server in "{os.path.abspath(directory)}" is a restored copy and may not archive: {reason}',
         hint="If it takes the place of the server it was restored from, make sure that one never runs again and write "
-        f'"archiving": "allowed" in {PLAN_FILE} there. A copy for tests runs with archive_mode = off.',
+        f'"archiving": "allowed" in {RESTORE_PLAN_FILE} there. A copy for tests runs with archive_mode = off.',
     )

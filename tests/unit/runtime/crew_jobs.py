@@ -7,11 +7,11 @@ import os
 import signal
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import NoReturn
 
 from pghaven.errors import Damaged, Refused
+from tests.support.waiting import wait_until
 
 
 class Echo:
@@ -62,8 +62,7 @@ class Act:
 
     def do_meet(self) -> str:
         self._sign("meeting")
-        while len(list(self._directory.glob("meeting-*"))) < 2:
-            time.sleep(0.005)
+        wait_until(lambda: len(list(self._directory.glob("meeting-*"))) >= 2, "the other worker", 30.0)
         return "met"
 
     def do_die(self) -> None:
@@ -105,8 +104,7 @@ def fail_setup(settings: str) -> Echo:
 
 
 def wait_for_file(settings: Path) -> Echo:
-    while not settings.exists():
-        time.sleep(0.005)
+    wait_until(settings.exists, f"{settings}", 30.0)
     return Echo("waited")
 
 

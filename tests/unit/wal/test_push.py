@@ -11,10 +11,10 @@ import pytest
 from pghaven.clock import ManualClock
 from pghaven.errors import Damaged, NotFound, PghavenError, Refused, StoreUnreachable
 from pghaven.events import Event, Notice
+from pghaven.postgres.datadir import RESTORE_PLAN_FILE
 from pghaven.postgres.lsn import Lsn
 from pghaven.repository.walstore import PutOutcome
 from pghaven.wal.archives import RepositoryPlace
-from pghaven.wal.directory import PLAN_FILE
 from pghaven.wal.push import PushRequest, PushResult, push_file
 from tests.support.walfile import (
     CLUSTER,
@@ -228,15 +228,15 @@ def test_what_is_no_file_is_refused(site: WalSite) -> None:
 
 @pytest.mark.parametrize("plan", ['{"archiving": "off"}', "{}", "[]", "not json", ""])
 def test_a_restored_copy_may_not_archive(site: WalSite, plan: str) -> None:
-    (site.data_directory / PLAN_FILE).write_text(plan)
+    (site.data_directory / RESTORE_PLAN_FILE).write_text(plan)
     with pytest.raises(Refused, match="restored copy") as refused:
         push(site, segment_name(3), make_segment(segment_name(3)))
-    assert PLAN_FILE in str(refused.value.hint)
+    assert RESTORE_PLAN_FILE in str(refused.value.hint)
     assert not site.archive.exists(str(segment_name(3)))
 
 
 def test_a_restored_server_that_was_allowed_to_may_archive(site: WalSite) -> None:
-    (site.data_directory / PLAN_FILE).write_text(json.dumps({"format": 1, "archiving": "allowed"}))
+    (site.data_directory / RESTORE_PLAN_FILE).write_text(json.dumps({"format": 1, "archiving": "allowed"}))
     assert outcome(push(site, segment_name(3), make_segment(segment_name(3)))) is PutOutcome.STORED
 
 
@@ -244,7 +244,7 @@ def test_the_configured_directory_counts_when_the_current_one_is_none(
     site: WalSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = os.path.abspath(site.write(segment_name(3), make_segment(segment_name(3))))
-    (site.data_directory / PLAN_FILE).write_text('{"archiving": "off"}')
+    (site.data_directory / RESTORE_PLAN_FILE).write_text('{"archiving": "off"}')
     monkeypatch.chdir(site.root)
     request = PushRequest(
         cluster=CLUSTER, repositories=places(site), path=path, data_directory=str(site.data_directory)
