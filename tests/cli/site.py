@@ -54,7 +54,10 @@ class Site:
 
     def run_words(self, *words: str, environment: Mapping[str, str] | None = None, cwd: Path | None = None) -> Ended:
         with self.start_words(*words, environment=environment, cwd=cwd) as process:
-            out, err = process.communicate(timeout=TIMEOUT_SECONDS)
+            try:
+                out, err = process.communicate(timeout=TIMEOUT_SECONDS)
+            finally:
+                process.kill()
         return Ended(status=process.returncode, out=out, err=err)
 
     def start_words(

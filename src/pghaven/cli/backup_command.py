@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def command(invocation: Invocation, cluster: str | None, full: bool, repository: str | None) -> int:  # noqa: ARG001
     """Take a backup of CLUSTER, whose server must be running on this host.
 
-    CLUSTER can be left out if only one is configured. The command ends when the backup and all the WAL it needs are in the
-    repository; whatever goes wrong before, no backup was made.
+    CLUSTER can be left out if only one is configured. The command ends when the backup and all the WAL it needs are in
+    the repository; whatever goes wrong before, no backup was made.
     """
     from pghaven.backup.session import BackupSettings, run_backup
 
