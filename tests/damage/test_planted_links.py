@@ -164,10 +164,6 @@ def test_a_hard_link_in_place_of_a_file_in_one_piece_is_not_written_to(stage: St
     assert (stage.outside / "secret").read_text() == "keep"
 
 
-@pytest.mark.xfail(
-    reason="fetch._descriptor opens a file that comes in pieces without O_EXCL and does not look at st_nlink",
-    strict=True,
-)
 def test_a_hard_link_in_place_of_a_file_in_pieces_is_not_written_to(stage: Stage) -> None:
     plan = stage.plan()
     stage.store.then = lambda: (stage.target / "base/5/20000").hardlink_to(stage.outside / "secret")
@@ -176,7 +172,6 @@ def test_a_hard_link_in_place_of_a_file_in_pieces_is_not_written_to(stage: Stage
     assert (stage.outside / "secret").read_text() == "keep"
 
 
-@pytest.mark.xfail(reason="execute._Writer.finish writes by path and so through links in it", strict=True)
 @pytest.mark.parametrize("name", ["global", "pg_tblspc", "pghaven.config"])
 def test_the_last_steps_do_not_follow_links_either(stage: Stage, name: str) -> None:
     (stage.outside / "16400").rmdir()
@@ -192,7 +187,6 @@ def test_the_last_steps_do_not_follow_links_either(stage: Stage, name: str) -> N
     assert stage.watch() == stage.before
 
 
-@pytest.mark.xfail(reason="handover.write_recovery opens postgresql.auto.conf without O_NOFOLLOW", strict=True)
 def test_what_a_link_leads_to_is_not_read_into_the_configuration(stage: Stage) -> None:
     """As root it would give the server's user any file's contents."""
     plan = stage.plan()
@@ -243,10 +237,6 @@ def test_a_foreign_file_in_an_unfinished_restore_stops_it(stage: Stage) -> None:
     assert (stage.target / "base" / "mine").read_text() == "keep"
 
 
-@pytest.mark.xfail(
-    reason="places.plan_roots takes the roots of an unfinished restore from the new request, not from its plan file",
-    strict=True,
-)
 def test_doing_it_over_never_empties_a_tablespace_it_did_not_fill(stage: Stage) -> None:
     """The mapping was forgotten the second time: the tablespace's own place, where the source lives, is named."""
     interrupt(stage)
@@ -258,7 +248,6 @@ def test_doing_it_over_never_empties_a_tablespace_it_did_not_fill(stage: Stage) 
     assert {path: path.read_bytes() for path in live.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.xfail(reason="execute._Writer lets OSError through before and after the files are fetched", strict=True)
 @pytest.mark.parametrize("name", ["backup_label", "recovery.signal", "pghaven.config"])
 def test_what_is_in_the_way_of_the_last_steps_is_reported_as_ours(stage: Stage, name: str) -> None:
     """Somebody else writes into the target, or its disk fails: not a bug of the program."""

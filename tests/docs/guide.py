@@ -8,7 +8,7 @@ The one idea: a page is a session. Its blocks are run in order in one shell:
 - ```` ```sql ````: run by a superuser in the database ``postgres``.
 - ``<!-- run`` … ``-->``: commands that prepare what the reader is assumed to have; readers do not see them.
 
-Blocks of other kinds (``sh``, ``toml``, …) are not run. Paths such as ``/var/lib/pghaven`` stand for ones in the
+Blocks of other kinds (``sh``, ``toml``, …) are not run. Paths such as ``/mnt/backup`` stand for ones in the
 directory, and ``sudo``, ``psql`` and ``systemctl`` for small scripts that find the server there.
 """
 
@@ -101,15 +101,17 @@ class World:
         self.etc = place / "etc"
         self.programs = place / "bin"
         self.servers = place / "srv"
+        self.mount = place / "mnt"
         self.sockets = cluster.socket_directory
-        for directory in (self.etc, self.programs, self.servers):
+        for directory in (self.etc, self.programs, self.servers, self.mount):
             directory.mkdir()
             directory.chmod(0o755)
             own(directory)
         self.paths = {
             "/var/lib/postgresql/17/main": str(cluster.data_directory),
             "/etc/pghaven": str(self.etc),
-            "/var/lib/pghaven": str(place / "repository"),
+            "/mnt/backup/": f"{self.mount}/",
+            "/opt/pghaven/bin/": f"{self.programs}/",
             "/srv/": f"{self.servers}/",
         }
         # A restored server reads the same file, so both find their socket where the scripts look for it.

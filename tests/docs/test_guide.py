@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from pghaven.server.privileges import render_least_privilege_sql
 from tests.docs.guide import World, find_fault, read_commands
 from tests.support.cluster import TestCluster
 from tests.support.commands import PghavenCommand
-from tests.tidy.source import ROOT
+from tests.tidy.source import ROOT, SOURCE, list_modules
 
 GUIDE = ROOT / "docs" / "guide"
 PAGES = [page for page in [ROOT / "README.md", *sorted(GUIDE.glob("*.md"))] if read_commands(page)]
@@ -57,3 +58,16 @@ def test_a_command_that_shows_something_else_is_found(world: World, tmp_path: Pa
 
 def test_the_least_privileges_are_the_ones_the_program_knows() -> None:
     assert f"```sql\n{render_least_privilege_sql('pghaven')}```" in (GUIDE / "least-privilege.md").read_text()
+
+
+def list_quoted_messages() -> list[str]:
+    """What the tables of the troubleshooting page quote from the program, in pieces that stand in its source."""
+    rows = re.findall(r"^\| `([^`]*…[^`]*)` \|", (GUIDE / "troubleshooting.md").read_text(), re.MULTILINE)
+    return [piece.strip(' ":') for row in rows for piece in row.split("…") if piece.strip(' ":')]
+
+
+def test_the_messages_that_troubleshooting_quotes_exist() -> None:
+    source = re.sub(r'"\s*\n\s*f?"', "", "\n".join(module.text for module in list_modules(SOURCE)))
+    pieces = list_quoted_messages()
+    assert len(pieces) > 8
+    assert not [piece for piece in pieces if piece not in source.replace("\\'", "'")]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -326,7 +325,7 @@ def make_facts(source: SourceTree, listing: Listing, order: BackupOrder) -> Back
         method="local",
         changes="full",
         parent=None,
-        host=socket.gethostname(),
+        host="db1",
         data_directory=order.parent_directory,
         written_by="pghaven tests",
         backup_label=f"START WAL LOCATION: {order.start_lsn}\n",

@@ -153,6 +153,6 @@ def _render_kept(kept: Kept) -> str:
 def _render_next() -> str:
     return (
         "\nProtect a server of your own, as root or as the user it runs as:\n"
-        "  pghaven init main --repository file:///var/lib/pghaven --apply\n"
+        "  pghaven init main --repository file:///mnt/backup/pghaven --apply\n"
         "Then restart the server as init says, and: pghaven backup. The way is in docs/guide/protect-a-server.md.\n"
     )

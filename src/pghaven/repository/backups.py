@@ -152,14 +152,21 @@ class BackupCatalog:
     # -- reading ----------------------------------------------------------------------------------------------------
 
     def list_entries(self) -> tuple[BackupEntry, ...]:
-        """Every backup ever begun here that has not been collected, oldest first by when it was started."""
+        """Every backup ever begun here that has not been collected, oldest first by when it was started.
+
+        Raises Damaged naming the first object that is.
+        """
+        entries = [self._read_entry(label, found) for label, found in self._list_parts().items()]
+        return tuple(sorted(entries, key=_started))
+
+    def _list_parts(self) -> dict[str, dict[str, datetime]]:
+        """For each label its objects and their times."""
         parts: dict[str, dict[str, datetime]] = {}
         prefix = layout.backups_prefix(self.cluster)
         for info in self._repository.store.list(prefix):
             label, _, part = info.name.removeprefix(prefix).partition("/")
             parts.setdefault(label, {})[part] = info.modified
-        entries = [self._read_entry(label, found) for label, found in parts.items()]
-        return tuple(sorted(entries, key=_started))
+        return parts
 
     def list_committed(self) -> tuple[BackupEntry, ...]:
         """The backups there are, oldest first."""
@@ -207,13 +214,17 @@ class BackupCatalog:
         return Intent(**known)
 
     def find_entry(self, label: str) -> BackupEntry:
-        """The committed backup of this label or unique beginning of one. Raises NotFound saying what there is."""
-        entries = self.list_committed()
-        matches = [entry for entry in entries if entry.label.startswith(label)]
-        exact = [entry for entry in matches if entry.label == label]
-        if len(matches) == 1 or exact:
-            return (exact or matches)[0]
-        there = ", ".join(entry.label for entry in entries[-5:]) or "none"
+        """The committed backup of this label or unique beginning of one. Raises NotFound saying what there is.
+
+        Reads nothing of other backups, so that damage to one does not stand in the way of all.
+        """
+        parts = self._list_parts()
+        labels = [label] if label in parts else [one for one in parts if one.startswith(label)]
+        entries = [self._read_entry(one, parts[one]) for one in labels]
+        matches = [entry for entry in entries if entry.state is BackupState.COMMITTED]
+        if len(matches) == 1:
+            return matches[0]
+        there = ", ".join(entry.label for entry in self.list_committed()[-5:]) or "none"
         what = "more than one backup begins with" if matches else "there is no backup"
         raise NotFound(f'{what} "{label}" of cluster "{self.cluster}"', hint=f"Newest backups: {there}.")
 

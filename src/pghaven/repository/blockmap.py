@@ -128,29 +128,46 @@ class PackRuns:
     pack_offset: U8
 
 
-def invert(block_map: BlockMap) -> list[PackRuns]:
-    """The map from the packs' side, so that each pack is read once, in order, in the order of their numbers."""
-    runs = block_map.runs_of_file.astype(np.int64)
-    file = np.repeat(np.arange(len(runs), dtype=np.uint32), runs)
-    ends = np.cumsum(block_map.length, dtype=np.uint64)
-    starts = ends - block_map.length
-    first_run = np.cumsum(runs) - runs
-    base = starts[np.minimum(first_run, max(len(starts) - 1, 0))] if len(starts) else starts
-    file_offset = starts - np.repeat(base, runs) if len(starts) else starts
-    kept = np.flatnonzero(block_map.pack != HOLE)
-    order = kept[np.lexsort((block_map.offset[kept], block_map.pack[kept]))]
-    pack = block_map.pack[order]
-    cuts = np.flatnonzero(np.diff(pack)) + 1
-    result = []
-    for part in np.split(order, cuts):
-        if len(part):
-            result.append(
-                PackRuns(
-                    pack=int(block_map.pack[part[0]]),
-                    file=file[part],
-                    file_offset=file_offset[part],
-                    length=block_map.length[part],
-                    pack_offset=block_map.offset[part],
-                )
-            )
-    return result
+class PackSide:
+    """A block map from the packs' side: what each needed pack holds, in the order of their numbers.
+
+    Each is made when it is asked for: a cluster of ten terabytes has some eighty thousand packs.
+    """
+
+    def __init__(self, block_map: BlockMap) -> None:
+        runs = block_map.runs_of_file
+        self._map = block_map
+        self._file = np.repeat(np.arange(len(runs), dtype=np.uint32), runs)
+        self._file_offset = _file_offsets(block_map)
+        kept = np.flatnonzero(block_map.pack != HOLE)
+        self._order = kept[np.lexsort((block_map.offset[kept], block_map.pack[kept]))]
+        cuts = np.flatnonzero(np.diff(block_map.pack[self._order])) + 1
+        self._bounds = [0, *cuts.tolist(), len(self._order)] if len(self._order) else [0]
+
+    def __len__(self) -> int:
+        return len(self._bounds) - 1
+
+    def __getitem__(self, index: int) -> PackRuns:
+        number = range(len(self))[index]
+        part = self._order[self._bounds[number] : self._bounds[number + 1]]
+        return PackRuns(
+            pack=int(self._map.pack[part[0]]),
+            file=self._file[part],
+            file_offset=self._file_offset[part],
+            length=self._map.length[part],
+            pack_offset=self._map.offset[part],
+        )
+
+
+def _file_offsets(block_map: BlockMap) -> U8:
+    """Where each run begins in its file."""
+    starts = np.cumsum(block_map.length, dtype=np.uint64) - block_map.length
+    runs = block_map.runs_of_file[block_map.runs_of_file > 0]
+    first_run = np.cumsum(runs, dtype=np.int64) - runs
+    offsets: U8 = starts - np.repeat(starts[first_run], runs)
+    return offsets
+
+
+def invert(block_map: BlockMap) -> PackSide:
+    """The map from the packs' side, so that each pack is read once and in order."""
+    return PackSide(block_map)

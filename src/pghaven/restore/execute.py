@@ -12,15 +12,19 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import chain, zip_longest
+
+import numpy as np
 
 from pghaven.clock import SYSTEM_CLOCK, Clock
 from pghaven.errors import NotFound
 from pghaven.events import Listener, Notice, Progress, Step
 from pghaven.postgres.datadir import RESTORE_PLAN_FILE
-from pghaven.repository.blockmap import HOLE, PackRuns, invert
+from pghaven.repository.blockmap import HOLE, BlockMap, PackRuns, PackSide, invert
 from pghaven.repository.container import FRAME_BYTES
 from pghaven.repository.manifest import Manifest
 from pghaven.repository.pack import PackPlace
@@ -30,21 +34,24 @@ from pghaven.restore.fetch import (
     FetchResult,
     FetchSettings,
     FileTarget,
+    Run,
     open_fetcher,
-    settle,
     writing_error,
 )
-from pghaven.restore.handover import write_configuration, write_label, write_recovery
+from pghaven.restore.handover import Handover
 from pghaven.restore.places import is_leftover
 from pghaven.restore.request import RestorePlan, render_plan_file
 from pghaven.runtime.crew import Crew
-from pghaven.runtime.durable import OwnerOf, fsync_directory, sync_filesystem, write_durably
+from pghaven.runtime.durable import OwnerOf, sync_filesystem, write_durably
 from pghaven.units import render_size
 
 # Set-user-id bits and the like have no place in a data directory, and the world none either.
 _FILE_MODE_MASK = 0o640
 _DIRECTORY_MODE_MASK = 0o750
 _FLUSH_SECONDS = 1.0
+# Work is handed out in parts of a pack, so that workers end together and tell how far they are.
+_JOB_BYTES = 128 << 20
+_EMPTY_FILES_PER_JOB = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,37 +125,32 @@ class _Writer:
         self._roots = tuple((root.prefix, root.path) for root in plan.roots)
         self._uid, self._gid = settings.owner or (-1, -1)
         self._owner = OwnerOf(uid=self._uid, gid=self._gid) if settings.owner else None
-        self._in_parts: set[int] = set()
+        self._in_parts: list[int] = []
 
     # -- before -----------------------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
         """The plan file and all directories."""
         plan = self._plan
-        if plan.resumes:
-            self._tell(Step(text="clearing what an unfinished restore left"))
+        with _reported(self._target):
+            if plan.resumes:
+                self._tell(Step(text="clearing what an unfinished restore left"))
+                for root in plan.roots:
+                    _clear(root.path)
             for root in plan.roots:
-                _clear(root.path)
-        for root in plan.roots:
-            os.makedirs(root.path, 0o700, exist_ok=True)
-            os.chmod(root.path, 0o700)
-        for name in filter(is_leftover, os.listdir(self._target)):
-            os.unlink(f"{self._target}/{name}")
-        text = json.dumps(render_plan_file(plan), indent=2) + "\n"
-        write_durably(f"{self._target}/{RESTORE_PLAN_FILE}", text.encode(), 0o600, self._owner)
-        self._make_directories()
+                os.makedirs(root.path, 0o700, exist_ok=True)
+                os.chmod(root.path, 0o700)
+            for name in filter(is_leftover, os.listdir(self._target)):
+                os.unlink(f"{self._target}/{name}")
+            text = json.dumps(render_plan_file(plan), indent=2) + "\n"
+            write_durably(f"{self._target}/{RESTORE_PLAN_FILE}", text.encode(), 0o600, self._owner)
+            self._make_directories()
 
     def _make_directories(self) -> None:
         files = self._plan.manifest.files
-        places = Directories(self._roots)
-        try:
+        with closing(Directories(self._roots)) as places:
             for path, mode in zip(files.directories, files.directory_mode.tolist(), strict=True):
-                relative = os.fsdecode(path)
-                places.make(relative, mode & _DIRECTORY_MODE_MASK | 0o700, self._uid, self._gid)
-        except OSError as error:
-            raise writing_error(error, self._target) from error
-        finally:
-            places.close()
+                places.make(os.fsdecode(path), mode & _DIRECTORY_MODE_MASK | 0o700, self._uid, self._gid)
 
     # -- files ------------------------------------------------------------------------------------------------------
 
@@ -165,24 +167,50 @@ class _Writer:
             done += result.written_bytes
             self._tell(Progress(phase="restoring", done_bytes=done, total_bytes=total))
 
-        packs = invert(plan.manifest.block_map)
-        self._make_unstored()
+        block_map = plan.manifest.block_map
         crew: Crew[FetchJob, FetchResult]
         with Crew(size=self._settings.processes, setup=open_fetcher, settings=settings) as crew:
-            crew.run(self._iter_jobs(packs), take)
+            unstored = self._sort_out(block_map)
+            crew.run(chain(self._iter_jobs(invert(block_map)), self._iter_unstored(unstored)), take)
         self._settle_parts()
         return done
 
-    def _iter_jobs(self, packs: list[PackRuns]) -> Iterator[FetchJob]:
-        manifest = self._plan.manifest
-        for part in packs:
-            numbers, local = _unique(part.file.tolist())
-            runs = zip(local, part.file_offset.tolist(), part.length.tolist(), part.pack_offset.tolist(), strict=True)
+    def _sort_out(self, block_map: BlockMap) -> list[int]:
+        """The files that are nowhere stored: empty ones, and those that are all zero. Remembers those in parts."""
+        runs = block_map.runs_of_file
+        sizes = self._plan.manifest.files.size
+        file = np.repeat(np.arange(len(runs)), runs)
+        is_stored = np.bincount(file[block_map.pack != HOLE], minlength=len(runs)) > 0
+        self._in_parts = np.flatnonzero(is_stored & ((runs > 1) | (sizes > FRAME_BYTES))).tolist()
+        return np.flatnonzero(~is_stored).tolist()
+
+    def _iter_jobs(self, packs: PackSide) -> Iterator[FetchJob]:
+        """From both ends in turn: neighbouring packs hold parts of the same big files, and the kernel lets only one
+        process at a time write into a file."""
+        waiting = deque(range(len(packs)))
+
+        def walk(take: Callable[[], int]) -> Iterator[FetchJob]:
+            while waiting:
+                yield from self._iter_pack_jobs(packs[take()])
+
+        for pair in zip_longest(walk(waiting.popleft), walk(waiting.pop)):
+            yield from (job for job in pair if job is not None)
+
+    def _iter_pack_jobs(self, part: PackRuns) -> Iterator[FetchJob]:
+        pack = self._plan.manifest.packs[part.pack]
+        columns = (part.file.tolist(), part.file_offset.tolist(), part.length.tolist(), part.pack_offset.tolist())
+        for runs in _cut(zip(*columns, strict=True), _JOB_BYTES):
+            numbers, local = _unique([run[0] for run in runs])
             yield FetchJob(
-                pack=manifest.packs[part.pack],
+                pack=pack,
                 files=tuple(self._target_of(number) for number in numbers),
-                runs=tuple(runs),
+                runs=tuple((place, *run[1:]) for place, run in zip(local, runs, strict=True)),
             )
+
+    def _iter_unstored(self, numbers: Sequence[int]) -> Iterator[FetchJob]:
+        for start in range(0, len(numbers), _EMPTY_FILES_PER_JOB):
+            files = tuple(self._target_of(number) for number in numbers[start : start + _EMPTY_FILES_PER_JOB])
+            yield FetchJob(pack=None, files=files, runs=())
 
     def _target_of(self, number: int) -> FileTarget:
         files = self._plan.manifest.files
@@ -195,33 +223,6 @@ class _Writer:
             uid=self._uid,
             gid=self._gid,
         )
-
-    def _make_unstored(self) -> None:
-        """Files without any stored byte: empty ones, and those that are all zero."""
-        manifest = self._plan.manifest
-        block_map = manifest.block_map
-        files = manifest.files
-        runs = block_map.runs_of_file.tolist()
-        packs = block_map.pack.tolist()
-        places = Directories(self._roots)
-        at = 0
-        try:
-            for number, count in enumerate(runs):
-                stored = any(pack != HOLE for pack in packs[at : at + count])
-                if stored and (count > 1 or files.size[number] > FRAME_BYTES):
-                    self._in_parts.add(number)
-                elif not stored:
-                    file = self._target_of(number)
-                    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-                    fd = os.open(file.name, flags, file.mode, dir_fd=places.open(file.directory))
-                    os.ftruncate(fd, file.size)
-                    settle(fd, file)
-                    os.close(fd)
-                at += count
-        except OSError as error:
-            raise writing_error(error, self._target) from error
-        finally:
-            places.close()
 
     def _settle_parts(self) -> None:
         """The times of files that came in several pieces, perhaps from several workers."""
@@ -238,28 +239,38 @@ class _Writer:
 
     def finish(self) -> None:
         """Everything that makes a server of the files; pg_control last."""
-        plan, target = self._plan, self._target
+        plan = self._plan
         for path, leads_to in plan.manifest.facts.links:
             text = f'"{path}" was a symbolic link to "{leads_to}"; it is restored as what it led to'
             self._tell(Notice(level="info", code="link", text=text))
-        self._link_tablespaces()
-        write_label(target, plan.manifest, self._owner)
-        write_configuration(target, plan.manifest, self._owner, self._tell)
-        write_recovery(plan, self._settings.restore_command, self._owner)
-        self._tell(Step(text="waiting until everything is on disk"))
-        for _, path in self._roots:
-            sync_filesystem(path)
-        control = f"{target}/global/pg_control"
-        write_durably(control, plan.manifest.control, 0o600, self._owner)
-        fsync_directory(target)
+        with closing(Directories(self._roots)) as places, _reported(self._target):
+            self._link_tablespaces(places)
+            handover = Handover(plan, places, self._owner)
+            handover.write_label()
+            handover.write_configuration(self._tell)
+            handover.write_recovery(self._settings.restore_command)
+            self._tell(Step(text="waiting until everything is on disk"))
+            for _, path in self._roots:
+                sync_filesystem(path)
+            handover.write_control()
 
-    def _link_tablespaces(self) -> None:
+    def _link_tablespaces(self, places: Directories) -> None:
         for prefix, path in self._roots:
             if prefix:
-                link = f"{self._target}/{prefix}"
-                os.symlink(path, link)
+                directory, _, name = prefix.rpartition("/")
+                above = places.open(directory)
+                os.symlink(path, name, dir_fd=above)
                 if self._uid >= 0:
-                    os.lchown(link, self._uid, self._gid)
+                    os.chown(name, self._uid, self._gid, dir_fd=above, follow_symlinks=False)
+
+
+@contextmanager
+def _reported(target: str) -> Iterator[None]:
+    """Failures of the system while the target is written, as ours."""
+    try:
+        yield
+    except OSError as error:
+        raise writing_error(error, str(error.filename or target)) from error
 
 
 def _unique(values: list[int]) -> tuple[list[int], list[int]]:
@@ -267,6 +278,22 @@ def _unique(values: list[int]) -> tuple[list[int], list[int]]:
     places: dict[int, int] = {}
     local = [places.setdefault(value, len(places)) for value in values]
     return list(places), local
+
+
+def _cut(runs: Iterable[Run], size: int) -> Iterator[list[Run]]:
+    """The runs in lists of at most ``size`` bytes each; a run that is longer is cut."""
+    part: list[Run] = []
+    room = size
+    for file, file_offset, length, pack_offset in runs:
+        for done in range(0, length, size):
+            step = min(size, length - done)
+            if step > room:
+                yield part
+                part, room = [], size
+            part.append((file, file_offset + done, step, pack_offset + done))
+            room -= step
+    if part:
+        yield part
 
 
 def _clear(path: str) -> None:

@@ -1,4 +1,4 @@
-"""What a restore's worker process does: read one pack in order and put its pages where they belong.
+"""What a restore's worker process does: read a pack in order and put its pages where they belong.
 
 The one idea: jobs come by pack, not by file, so each pack is read once and each request is large. Paths are opened
 below directories that this restore made itself, component by component without following links, so nothing outside the
@@ -7,6 +7,7 @@ target is ever written, whatever a manifest says.
 
 from __future__ import annotations
 
+import errno
 import os
 from bisect import bisect_right
 from collections import OrderedDict
@@ -42,14 +43,20 @@ class FileTarget:
     gid: int
 
 
+Run = tuple[int, int, int, int]
+"""A place in a job's ``files``, then file offset, length and offset in the pack."""
+
+
 @dataclass(frozen=True, slots=True)
 class FetchJob:
-    """One pack and what is needed of it: columns of (index in ``files``, file offset, length, offset in the pack),
-    ordered by the last."""
+    """A pack and runs of it that are needed, in the order of their offsets in it.
 
-    pack: PackRef
+    Without a pack the files are made with their sizes and nothing in them.
+    """
+
+    pack: PackRef | None
     files: tuple[FileTarget, ...]
-    runs: tuple[tuple[int, int, int, int], ...]
+    runs: tuple[Run, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +73,12 @@ class FetchWorker:
         self._open: OrderedDict[tuple[str, bytes], tuple[int, FileTarget]] = OrderedDict()
 
     def __call__(self, job: FetchJob) -> FetchResult:
+        if job.pack is None:
+            for target in job.files:
+                self._make_empty(target)
+            return FetchResult(written_bytes=0)
         index = load_pack_index(self._place, job.pack)
-        needed = _needed_frames(job, index.plain_offsets)
+        needed = _needed_frames(job.runs, index.plain_offsets)
         written = 0
         for number, plain in iter_pack_frames(self._place, job.pack, index, sorted(needed)):
             start, end = index.plain_offsets[number], index.plain_offsets[number + 1]
@@ -82,6 +93,17 @@ class FetchWorker:
         while self._open:
             self._close_oldest()
         self._directories.close()
+
+    def _make_empty(self, file: FileTarget) -> None:
+        try:
+            fd = os.open(file.name, _FILE_FLAGS | os.O_EXCL, file.mode, dir_fd=self._directories.open(file.directory))
+            try:
+                os.ftruncate(fd, file.size)
+                settle(fd, file)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise writing_error(error, f"{file.directory}/{os.fsdecode(file.name)}") from error
 
     def _write(self, file: FileTarget, offset: int, part: memoryview) -> None:
         try:
@@ -116,6 +138,8 @@ class FetchWorker:
             self._close_oldest()
         fd = os.open(file.name, _FILE_FLAGS, file.mode, dir_fd=self._directories.open(file.directory))
         self._open[key] = fd, file
+        if os.fstat(fd).st_nlink != 1:
+            raise FileExistsError(errno.EEXIST, "it has another name somewhere else")
         os.ftruncate(fd, file.size)
         if file.uid >= 0:
             os.fchown(fd, file.uid, file.gid)
@@ -200,10 +224,10 @@ def writing_error(error: OSError, path: str) -> Exception:
     )
 
 
-def _needed_frames(job: FetchJob, plain_offsets: tuple[int, ...]) -> dict[int, list[tuple[int, int, int, int]]]:
+def _needed_frames(runs: tuple[Run, ...], plain_offsets: tuple[int, ...]) -> dict[int, list[Run]]:
     """The runs that touch each frame; frames that nobody needs are not in it."""
-    needed: dict[int, list[tuple[int, int, int, int]]] = {}
-    for run in job.runs:
+    needed: dict[int, list[Run]] = {}
+    for run in runs:
         _file, _file_offset, length, offset = run
         first = bisect_right(plain_offsets, offset) - 1
         last = bisect_right(plain_offsets, offset + length - 1) - 1

@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 
 from pghaven.events import Listener, Notice
+from pghaven.postgres.datadir import RESTORE_PLAN_FILE
 from pghaven.postgres.recovery import (
     quote_setting,
     render_recovery_settings,
     render_settings_block,
     replace_settings_block,
 )
-from pghaven.repository.manifest import ConfigFile, Manifest
+from pghaven.repository.manifest import ConfigFile
+from pghaven.restore.fetch import Directories
 from pghaven.restore.places import CONFIG_DIRECTORY
 from pghaven.restore.request import RestorePlan
 from pghaven.runtime.durable import OwnerOf, write_durably
@@ -23,36 +25,92 @@ from pghaven.runtime.durable import OwnerOf, write_durably
 _NAMES = {"config": "postgresql.conf", "hba": "pg_hba.conf", "ident": "pg_ident.conf"}
 
 
-def write_label(target: str, manifest: Manifest, owner: OwnerOf | None) -> None:
-    """``backup_label`` tells the server where replay must begin; without it the copy would start and be corrupt."""
-    _replace(f"{target}/backup_label", manifest.facts.backup_label, owner)
+class Handover:
+    """Writes these files below directories that were reached without following a link.
 
-
-def write_configuration(target: str, manifest: Manifest, owner: OwnerOf | None, listener: Listener) -> None:
-    """Configuration that lay outside the data directory (Debian's /etc/postgresql).
-
-    The originals are put into ``pghaven.config/``; files that the data directory itself lacks are made from them, so
-    that it can be started as it is.
+    The restore may run as root while the directories already belong to the server's user, who could exchange one for
+    a link at any moment; so each is named by its open descriptor.
     """
-    outside = manifest.config_files
-    if not outside:
-        return
-    directory = f"{target}/{CONFIG_DIRECTORY}"
-    os.makedirs(directory, 0o700, exist_ok=True)
-    if owner is not None:
-        owner.give(directory)
-    for number, file in enumerate(outside):
-        _replace(f"{directory}/{number}-{os.path.basename(file.path)}", file.content, owner)
-    made = [file for file in outside if file.role in _NAMES and not os.path.exists(f"{target}/{_NAMES[file.role]}")]
-    for file in made:
-        content = _inside(file, target, outside) if file.role == "config" else file.content
-        _replace(f"{target}/{_NAMES[file.role]}", content, owner)
-    places = ", ".join(sorted({os.path.dirname(file.path) for file in outside}))
-    text = (
-        f"the server's configuration lay in {places}: its files are in {CONFIG_DIRECTORY}/, and "
-        f"{', '.join(_NAMES[file.role] for file in made) or 'none'} in the data directory were made from them"
-    )
-    listener(Notice(level="info", code="configuration", text=text))
+
+    def __init__(self, plan: RestorePlan, places: Directories, owner: OwnerOf | None) -> None:
+        self._plan = plan
+        self._places = places
+        self._owner = owner
+
+    def write_label(self) -> None:
+        """``backup_label`` tells the server where replay must begin; without it the copy would start and be corrupt."""
+        self._replace("", "backup_label", self._plan.manifest.facts.backup_label)
+
+    def write_control(self) -> None:
+        """``global/pg_control``: with it the directory can be started, so everything else must be durable before."""
+        self._replace("global", "pg_control", self._plan.manifest.control)
+        os.fsync(self._places.open(""))
+
+    def write_configuration(self, listener: Listener) -> None:
+        """Configuration that lay outside the data directory (Debian's /etc/postgresql).
+
+        The originals are put into ``pghaven.config/``; files that the data directory itself lacks are made from them,
+        so that it can be started as it is.
+        """
+        outside = self._plan.manifest.config_files
+        if not outside:
+            return
+        uid, gid = (self._owner.uid, self._owner.gid) if self._owner else (-1, -1)
+        self._places.make(CONFIG_DIRECTORY, 0o700, uid, gid)
+        for number, file in enumerate(outside):
+            self._replace(CONFIG_DIRECTORY, f"{number}-{os.path.basename(file.path)}", file.content)
+        made = [file for file in outside if file.role in _NAMES and not self._exists(_NAMES[file.role])]
+        for file in made:
+            content = _inside(file, self._plan.request.target_dir, outside) if file.role == "config" else file.content
+            self._replace("", _NAMES[file.role], content)
+        places = ", ".join(sorted({os.path.dirname(file.path) for file in outside}))
+        text = (
+            f"the server's configuration lay in {places}: its files are in {CONFIG_DIRECTORY}/, and "
+            f"{', '.join(_NAMES[file.role] for file in made) or 'none'} in the data directory were made from them"
+        )
+        listener(Notice(level="info", code="configuration", text=text))
+
+    def write_recovery(self, restore_command: str) -> None:
+        """Recovery settings and the signal file."""
+        wal, request = self._plan.wal, self._plan.request
+        settings = [
+            *render_recovery_settings(
+                wal.recovery,
+                restore_command=restore_command,
+                timeline="latest" if request.standby else wal.timeline,
+            )
+        ]
+        header = (
+            f"Restored by pghaven from backup {self._plan.backup.label} of cluster {request.cluster}.\n"
+            f"These settings lead recovery to the planned point; {RESTORE_PLAN_FILE} holds the plan."
+        )
+        if not request.archiving:
+            settings.append(("archive_mode", "off"))
+            header += "\narchive_mode is off: a copy must not write into the archive of the cluster it was copied from."
+        text = self._read("postgresql.auto.conf")
+        self._replace("", "postgresql.auto.conf", replace_settings_block(text, render_settings_block(settings, header)))
+        self._replace("", f"{'standby' if request.standby else 'recovery'}.signal", "")
+
+    def _replace(self, directory: str, name: str, content: str | bytes) -> None:
+        data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
+        write_durably(f"/proc/self/fd/{self._places.open(directory)}/{name}", data, 0o600, self._owner)
+
+    def _exists(self, name: str) -> bool:
+        try:
+            os.stat(name, dir_fd=self._places.open(""), follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _read(self, name: str) -> str:
+        """A restored file's text; empty when the backup had none. Links are not followed."""
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            descriptor = os.open(name, flags, dir_fd=self._places.open(""))
+        except FileNotFoundError:
+            return ""
+        with open(descriptor, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read()
 
 
 def _inside(file: ConfigFile, target: str, outside: tuple[ConfigFile, ...]) -> bytes:
@@ -79,35 +137,3 @@ def _inside(file: ConfigFile, target: str, outside: tuple[ConfigFile, ...]) -> b
 
 def _is_include(line: str) -> bool:
     return line.lstrip().startswith(("include", "include_dir", "include_if_exists"))
-
-
-def write_recovery(plan: RestorePlan, restore_command: str, owner: OwnerOf | None) -> None:
-    """Recovery settings and the signal file."""
-    target, wal, request = plan.request.target_dir, plan.wal, plan.request
-    settings = [
-        *render_recovery_settings(
-            wal.recovery,
-            restore_command=restore_command,
-            timeline="latest" if request.standby else wal.timeline,
-        )
-    ]
-    if not request.archiving:
-        settings.append(("archive_mode", "off"))
-    header = (
-        f"Restored by pghaven from backup {plan.backup.label} of cluster {request.cluster}.\n"
-        "These settings lead recovery to the planned point; pghaven.restore.json holds the plan."
-    )
-    if not request.archiving:
-        header += "\narchive_mode is off: a copy must not write into the archive of the cluster it was copied from."
-    path = f"{target}/postgresql.auto.conf"
-    text = ""
-    if os.path.exists(path):
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            text = file.read()
-    _replace(path, replace_settings_block(text, render_settings_block(settings, header)), owner)
-    _replace(f"{target}/{'standby' if request.standby else 'recovery'}.signal", "", owner)
-
-
-def _replace(path: str, content: str | bytes, owner: OwnerOf | None) -> None:
-    data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
-    write_durably(path, data, 0o600, owner)

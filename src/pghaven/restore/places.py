@@ -38,11 +38,12 @@ def plan_roots(request: RestoreRequest, manifest: Manifest) -> tuple[tuple[Root,
             hint="Stop it first, or restore to another directory.",
         )
     unfinished = read_unfinished(target)
-    if unfinished is None:
-        for path in (target, *paths.values()):
+    ours = {path for _, path in unfinished["roots"]} if unfinished is not None else set()
+    for path in (target, *paths.values()):
+        if path not in ours:
             _require_empty(path, is_target=path == target)
-    else:
-        _require_own(unfinished, target, paths, manifest)
+    if unfinished is not None:
+        _require_own(unfinished, target, {prefix: path for prefix, path in paths.items() if path in ours}, manifest)
     wal_bytes = _WAL_SEGMENTS * manifest.facts.wal_segment_size
     roots = [Root(prefix="", path=target, needed_bytes=sizes.get("", 0) + wal_bytes, free_bytes=_free(target))]
     for prefix, path in paths.items():

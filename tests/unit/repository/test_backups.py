@@ -157,6 +157,24 @@ def test_a_backup_is_found_by_its_label_or_its_beginning(catalog: BackupCatalog,
     assert LABEL in caught.value.hint
 
 
+def test_a_backup_is_found_by_its_label_whatever_became_of_the_others(
+    repository: Repository, source: SourceTree
+) -> None:
+    catalog = BackupCatalog(repository, CLUSTER)
+    for number in (1, 2, 12):
+        take_backup(repository, source, BackupOrder(number=number))
+    for part in ("intent", "decision"):
+        name = f"clusters/{CLUSTER}/backups/{BackupOrder(number=2).label}/{part}"
+        repository.store.delete(name)
+        repository.store.create(name, [b"rotten"])
+        with pytest.raises(Damaged, match=name):
+            catalog.list_entries()
+        assert catalog.find_entry(LABEL).label == LABEL
+        assert catalog.find_entry("20260302").label == BackupOrder(number=12).label
+        with pytest.raises(Damaged, match=name):
+            catalog.find_entry(BackupOrder(number=2).label)
+
+
 def test_only_committed_backups_are_found(catalog: BackupCatalog, source: SourceTree) -> None:
     take_backup(catalog.repository, source, ORDER)
     retire(catalog, LABEL)

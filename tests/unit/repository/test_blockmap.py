@@ -147,5 +147,5 @@ def test_the_map_from_the_packs_side_is_in_the_order_of_the_packs() -> None:
 
 
 def test_holes_and_empty_files_need_no_pack() -> None:
-    assert invert(make([[(5, HOLE, 0)], []])) == []
-    assert invert(make([])) == []
+    assert list(invert(make([[(5, HOLE, 0)], []]))) == []
+    assert list(invert(make([]))) == []

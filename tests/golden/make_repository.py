@@ -1,0 +1,60 @@
+"""Make the golden repository of the current format version.
+
+    python -m tests.golden.make_repository
+
+Only for a version that has not been released: the repository of one that has must be readable for ever, as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from blake3 import blake3
+
+from pghaven.repository.descriptor import FORMAT_VERSION
+from pghaven.repository.manifest import ConfigFile, Tablespace
+from pghaven.runtime.whoami import ProcessIdentity
+from pghaven.store.open import create_root
+from tests.support.synthetic import (
+    CONTROL,
+    TABLESPACE_OID,
+    BackupOrder,
+    make_repository,
+    make_segment,
+    make_source,
+    open_archive,
+    take_backup,
+)
+
+GOLDEN = Path(__file__).parent
+WRITER = ProcessIdentity(host="db1", boot_id="f00d", pid=4711, start="123")
+CONFIG = ConfigFile(role="config", path="/etc/postgresql/postgresql.conf", mode=0o640, content=b"port = 5433\n")
+
+
+def main() -> None:
+    target = GOLDEN / f"repository-v{FORMAT_VERSION}"
+    shutil.rmtree(target, ignore_errors=True)
+    repository = make_repository(create_root(f"file://{target}"))
+    expected: dict[str, dict[str, str]] = {}
+    for number in (1, 2):
+        order = BackupOrder(number=number, workers=number, identity=WRITER, config_files=(CONFIG,))
+        with tempfile.TemporaryDirectory() as root:
+            source = make_source(Path(root), salt=number, big=number == 2)
+            tablespaces = (Tablespace(oid=TABLESPACE_OID, name="space", path="/srv/space"),)
+            manifest = take_backup(repository, replace(source, tablespaces=tablespaces), order)
+        label = manifest.facts.backup_label.encode()
+        files = {**source.files, "global/pg_control": CONTROL, "backup_label": label}
+        expected[order.label] = {name: blake3(content).hexdigest() for name, content in sorted(files.items())}
+    archive = open_archive(repository)
+    archive.put("00000002.history", b"1\t0/600000\tno recovery target specified\n", {"host": "db2"})
+    archive.put_quarantine("000000010000000000000007", make_segment(7), {"host": "db1"})
+    text = json.dumps(expected, indent=1, sort_keys=True) + "\n"
+    (GOLDEN / f"repository-v{FORMAT_VERSION}.json").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
