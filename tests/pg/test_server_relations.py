@@ -73,7 +73,7 @@ def test_names_of_no_known_encoding_are_shown_escaped(make_cluster: ClusterFacto
     found, events = list_all(cluster)
     names = {one.name for one in found if one.schema == "public"}
     assert names == {"caf\\xe9", "ländlich"}
-    assert len(events) == 1
+    assert events == []
 
 
 def test_listing_can_be_given_up_halfway(pg_cluster: TestCluster) -> None:

@@ -7,7 +7,7 @@ it.
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from pghaven.errors import Locked
 from pghaven.events import Listener, Notice
@@ -31,7 +31,7 @@ def make_way(catalog: BackupCatalog, own_label: str | None, listener: Listener) 
             return  # entries are in the order they began: those after us yield to us
         if entry.state is not BackupState.UNDECIDED or entry.intent is None:
             continue
-        if _seems_dead(catalog, entry):
+        if seems_dead(entry, catalog.repository.clock.now()):
             reason = f'its process {entry.intent.process} on host "{entry.intent.host}" is gone'
             if catalog.abandon(entry.label, reason):
                 text = f'backup "{entry.label}" was never finished and is given up: {reason}'
@@ -44,12 +44,13 @@ def make_way(catalog: BackupCatalog, own_label: str | None, listener: Listener) 
         )
 
 
-def _seems_dead(catalog: BackupCatalog, entry: BackupEntry) -> bool:
+def seems_dead(entry: BackupEntry, now: datetime) -> bool:
+    """Whether the writer of an undecided backup is gone: known for this host, judged by its silence for others."""
     intent = entry.intent
-    assert intent is not None
+    if intent is None:
+        return True
     identity = ProcessIdentity(host=intent.host, boot_id=intent.boot_id, pid=intent.process, start=intent.process_start)
     alive = is_alive(identity)
     if alive is not None:
         return not alive
-    now = catalog.repository.clock.now()
     return entry.last_sign is None or now - entry.last_sign > _SILENCE

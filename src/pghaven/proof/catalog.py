@@ -8,18 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from pghaven.backup.rivals import seems_dead
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import Timeline
-from pghaven.repository.backups import BackupCatalog, BackupEntry, BackupState, Intent
-from pghaven.runtime.whoami import ProcessIdentity, is_alive
+from pghaven.repository.backups import BackupCatalog, BackupEntry, BackupState
 from pghaven.units import parse_time_utc
-
-# A writer on another host is taken for running if it gave a sign of life within this time.
-_SILENCE = timedelta(minutes=10)
 
 
 class ShownState(StrEnum):
@@ -76,7 +73,7 @@ def show_entry(entry: BackupEntry, now: datetime) -> ListedBackup:
     start_lsn = summary.get("start_lsn", intent.start_lsn if intent else None)
     return ListedBackup(
         label=entry.label,
-        state=_STATES[entry.state] if entry.state in _STATES else _judge_undecided(intent, entry.last_sign, now),
+        state=_STATES[entry.state] if entry.state in _STATES else _judge_undecided(entry, now),
         system_identifier=None if identifier is None else int(identifier),
         started_at=started,
         stopped_at=stopped,
@@ -99,12 +96,5 @@ def _find_time(summary: Mapping[str, Any], name: str) -> datetime | None:
     return parse_time_utc(summary[name]) if name in summary else None
 
 
-def _judge_undecided(intent: Intent | None, last_sign: datetime | None, now: datetime) -> ShownState:
-    if intent is None:
-        return ShownState.UNFINISHED
-    alive = is_alive(
-        ProcessIdentity(host=intent.host, boot_id=intent.boot_id, pid=intent.process, start=intent.process_start)
-    )
-    if alive is None:
-        alive = last_sign is not None and now - last_sign <= _SILENCE
-    return ShownState.RUNNING if alive else ShownState.UNFINISHED
+def _judge_undecided(entry: BackupEntry, now: datetime) -> ShownState:
+    return ShownState.UNFINISHED if seems_dead(entry, now) else ShownState.RUNNING
