@@ -26,6 +26,8 @@ from tests.support.waiting import wait_until
 
 SMALL = ("--size", "4MiB")
 SECONDS = 120
+# What somebody's shell says about other servers must not matter.
+ELSEWHERE = {"PGHAVEN_CONFIG": "/no/such", "PGHAVEN_CLUSTER__OTHER__PROCESSES": "x", "PGHOST": "no.such.host.invalid"}
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root acts as somebody else")
 
@@ -44,7 +46,7 @@ class Stage:
         environment = {name: value for name, value in clean_environment().items() if name != "PYTHONPATH"}
         return subprocess.Popen(
             [*(program or self.words), "demo", *words],
-            env={**environment, "TMPDIR": str(self.temporary)},
+            env={**environment, **ELSEWHERE, "TMPDIR": str(self.temporary)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -8,8 +8,8 @@ Only for a version that has not been released: the repository of one that has mu
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from blake3 import blake3
 
 from pghaven.repository.descriptor import FORMAT_VERSION
 from pghaven.repository.manifest import ConfigFile, Tablespace
+from pghaven.repository.repository import Repository
 from pghaven.runtime.whoami import ProcessIdentity
 from pghaven.store.open import create_root
 from tests.support.synthetic import (
@@ -36,9 +37,18 @@ CONFIG = ConfigFile(role="config", path="/etc/postgresql/postgresql.conf", mode=
 
 
 def main() -> None:
-    target = GOLDEN / f"repository-v{FORMAT_VERSION}"
-    shutil.rmtree(target, ignore_errors=True)
-    repository = make_repository(create_root(f"file://{target}"))
+    with tempfile.TemporaryDirectory() as place:
+        root = Path(place)
+        expected = fill(make_repository(create_root(f"file://{root}")))
+        with zipfile.ZipFile(GOLDEN / f"repository-v{FORMAT_VERSION}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            for path in sorted(path for path in root.rglob("*") if path.is_file()):
+                archive.write(path, path.relative_to(root))
+    text = json.dumps(expected, indent=1, sort_keys=True) + "\n"
+    (GOLDEN / f"repository-v{FORMAT_VERSION}.json").write_text(text, encoding="utf-8")
+
+
+def fill(repository: Repository) -> dict[str, dict[str, str]]:
+    """Two backups, WAL and quarantine; gives the hash of every file that a restore must have, by label and path."""
     expected: dict[str, dict[str, str]] = {}
     for number in (1, 2):
         order = BackupOrder(number=number, workers=number, identity=WRITER, config_files=(CONFIG,))
@@ -52,8 +62,7 @@ def main() -> None:
     archive = open_archive(repository)
     archive.put("00000002.history", b"1\t0/600000\tno recovery target specified\n", {"host": "db2"})
     archive.put_quarantine("000000010000000000000007", make_segment(7), {"host": "db1"})
-    text = json.dumps(expected, indent=1, sort_keys=True) + "\n"
-    (GOLDEN / f"repository-v{FORMAT_VERSION}.json").write_text(text, encoding="utf-8")
+    return expected
 
 
 if __name__ == "__main__":

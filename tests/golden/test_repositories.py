@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,23 +19,28 @@ from tests.golden import second_reader
 from tests.support.synthetic import CLUSTER, SYSTEM_IDENTIFIER, open_archive, read_tree, restore
 
 GOLDEN = Path(__file__).parent
-REPOSITORIES = sorted(GOLDEN.glob("repository-v*.json"))
+REPOSITORIES = sorted(GOLDEN.glob("repository-v*.zip"))
 MADE = {"pghaven.restore.json", "recovery.signal", "postgresql.auto.conf"}
 
 
-@pytest.fixture(params=REPOSITORIES, ids=lambda path: path.stem)
-def golden(request: pytest.FixtureRequest) -> Path:
+@dataclass(frozen=True)
+class Golden:
+    """A golden repository, unpacked, and the hash of every file by label and path."""
+
+    root: Path
+    expected: dict[str, dict[str, str]]
+
+    def open(self) -> Repository:
+        return open_repository(RecordingStore(open_store(f"file://{self.root}")), clock=ManualClock())
+
+
+@pytest.fixture(scope="module", params=REPOSITORIES, ids=lambda path: path.stem)
+def golden(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Golden:
     path: Path = request.param
-    return path
-
-
-def open_golden(golden: Path) -> Repository:
-    return open_repository(RecordingStore(open_store(f"file://{golden.with_suffix('')}")), clock=ManualClock())
-
-
-def expected_of(golden: Path) -> dict[str, dict[str, str]]:
-    expected: dict[str, dict[str, str]] = json.loads(golden.read_text(encoding="utf-8"))
-    return expected
+    root = tmp_path_factory.mktemp(path.stem)
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(root)
+    return Golden(root, json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))
 
 
 def hashes(files: dict[str, bytes]) -> dict[str, str]:
@@ -45,27 +52,26 @@ def test_there_is_one() -> None:
     assert REPOSITORIES
 
 
-def test_every_backup_restores_as_it_was_and_nothing_is_written(golden: Path, tmp_path: Path) -> None:
-    repository = open_golden(golden)
-    expected = expected_of(golden)
-    assert [entry.label for entry in BackupCatalog(repository, CLUSTER).list_committed()] == list(expected)
-    for label, files in expected.items():
+def test_every_backup_restores_as_it_was_and_nothing_is_written(golden: Golden, tmp_path: Path) -> None:
+    repository = golden.open()
+    assert [entry.label for entry in BackupCatalog(repository, CLUSTER).list_committed()] == list(golden.expected)
+    for label, files in golden.expected.items():
         restore(repository, label, tmp_path / label)
         assert hashes(read_tree(tmp_path / label)[0]) == files
     assert isinstance(repository.store, RecordingStore)
     assert repository.store.mutations == ()
 
 
-def test_the_second_reader_reads_it_too(golden: Path, tmp_path: Path) -> None:
-    reader = second_reader.Repository(golden.with_suffix(""))
-    for label, files in expected_of(golden).items():
+def test_the_second_reader_reads_it_too(golden: Golden, tmp_path: Path) -> None:
+    reader = second_reader.Repository(golden.root)
+    for label, files in golden.expected.items():
         second_reader.Backup(reader, CLUSTER, label).extract(tmp_path / label)
         assert hashes(read_tree(tmp_path / label)[0]) == files
 
 
-def test_wal_and_quarantine_are_read(golden: Path) -> None:
-    archive = open_archive(open_golden(golden))
-    reader = second_reader.Repository(golden.with_suffix(""))
+def test_wal_and_quarantine_are_read(golden: Golden) -> None:
+    archive = open_archive(golden.open())
+    reader = second_reader.Repository(golden.root)
     names = [str(segment.name) for timeline in archive.list_timelines() for segment in archive.list_segments(timeline)]
     assert names == [f"0000000100000000{number:08X}" for number in (3, 4, 5)]
     for name in [*names, "00000002.history"]:

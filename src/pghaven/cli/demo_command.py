@@ -37,6 +37,9 @@ def command(invocation: Invocation, *, keep: bool, directory: str | None, size: 
         clear(os.path.abspath(remove), SYSTEM_CLOCK)
         return invocation.show("demo-remove", {"removed": remove}, f"{make_printable(remove)} is removed\n")
     request = DemoRequest(directory=directory, size_bytes=_parse_size(size), keep=keep)
+    # What leads pghaven and libpq to clusters of the reader's own has no place in it, nor in what its servers start.
+    for name in [name for name in os.environ if name.startswith("PG")]:
+        del os.environ[name]
     reporter = invocation.reporter
 
     def tell(told: Chapter | Said) -> None:

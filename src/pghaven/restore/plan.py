@@ -81,6 +81,7 @@ class _Planner:
         self._target = request.target
         self.catalog = BackupCatalog(repository, request.cluster)
         self.notices: list[Notice] = []
+        self._found: FoundRecord | None = None
         lineages = repository.list_lineages(request.cluster)
         if not lineages:
             known = ", ".join(repository.list_clusters()) or "none"
@@ -116,18 +117,20 @@ class _Planner:
         """The newest backup from which the target can be reached, on the newest timeline that has one."""
         refusal: PghavenError | None = None
         for timeline in self._timelines():
-            ways = self._list_ways(timeline)
-            if not ways:
+            history = self._read_history(timeline)
+            entries = [entry for entry in self._entries if history is not None and _is_on(history, entry)]
+            if history is None or not entries:
                 continue
             try:
-                way = self._choose_among(ways)
+                way = self._choose_among(history, entries)
             except Refused as error:
                 refusal = refusal or error
                 if self._target.timeline is None and self._target.kind in (TargetKind.XID, TargetKind.NAME):
                     continue  # it may have happened on another branch
                 raise
-            self._mention_branches(timeline)
-            return way
+            if way is not None:
+                self._mention_branches(timeline)
+                return way
         if refusal is not None:
             raise refusal
         where = f"timeline {self._target.timeline}" if self._target.timeline else "any timeline in the archive"
@@ -143,66 +146,82 @@ class _Planner:
         ours = {Timeline(int(entry.summary["timeline"])) for entry in self._entries}
         return sorted(ours | set(self._held), reverse=True)
 
-    def _list_ways(self, timeline: Timeline) -> list[_Way]:
-        """Each backup on this timeline's history, with the WAL that follows it, oldest first."""
+    def _read_history(self, timeline: Timeline) -> History | None:
+        """None when it is not in the archive and nobody asked for this timeline."""
         try:
-            history = self._archive.read_history(timeline)
+            return self._archive.read_history(timeline)
         except ObjectMissing:
-            if self._target.timeline is not None:
-                raise Refused(
-                    f"the history file of timeline {timeline} is not in the archive",
-                    detail=f"The archive holds WAL of timelines {', '.join(map(str, self._held)) or '(none)'}.",
-                    hint="Choose another --target-timeline, or archive the file from a server that still has it.",
-                ) from None
-            return []
-        ways = []
-        for entry in self._entries:
-            own = Timeline(int(entry.summary["timeline"]))
-            if not history.contains_end(own, Lsn.parse(entry.summary["stop_lsn"])):
+            if self._target.timeline is None:
+                return None
+            raise Refused(
+                f"the history file of timeline {timeline} is not in the archive",
+                detail=f"The archive holds WAL of timelines {', '.join(map(str, self._held)) or '(none)'}.",
+                hint="Choose another --target-timeline, or archive the file from a server that still has it.",
+            ) from None
+
+    def _find_way(self, history: History, entry: BackupEntry) -> _Way | None:
+        """The WAL that follows a backup; None, with a warning, when it does not even reach the backup's own end."""
+        own = Timeline(int(entry.summary["timeline"]))
+        start = SegmentName.containing(own, Lsn.parse(entry.summary["start_lsn"]), self._archive.segment_size)
+        walk = walk_path(history, start, self._held)
+        segments = walk.segments if walk.tail is None else (*walk.segments, walk.tail)
+        path = WalPath(archive=self._archive, segments=segments, end_lsn=walk.end_lsn)
+        way = _Way(backup=entry, history=history, walk=walk, path=path)
+        if segments and walk.end_lsn >= way.stop_lsn:
+            return way
+        text = f'backup "{entry.label}" cannot be used: WAL segment {walk.first_missing} is missing'
+        if all(notice.text != text for notice in self.notices):
+            self._warn("backup_gap", text)
+        return None
+
+    def _find_windows(self, history: History, entries: Sequence[BackupEntry]) -> list[_Way]:
+        """The first usable backup of each stretch of continuous WAL, oldest first; gaps lie between them."""
+        windows: list[_Way] = []
+        for entry in entries:
+            if windows and Lsn.parse(entry.summary["stop_lsn"]) <= windows[-1].path.end_lsn:
                 continue
-            start = SegmentName.containing(own, Lsn.parse(entry.summary["start_lsn"]), self._archive.segment_size)
-            walk = walk_path(history, start, self._held)
-            segments = walk.segments if walk.tail is None else (*walk.segments, walk.tail)
-            path = WalPath(archive=self._archive, segments=segments, end_lsn=walk.end_lsn)
-            way = _Way(backup=entry, history=history, walk=walk, path=path)
-            if segments and walk.end_lsn >= way.stop_lsn:
-                ways.append(way)
-            else:
-                self._warn(
-                    "backup_gap", f'backup "{entry.label}" cannot be used: WAL segment {walk.first_missing} is missing'
-                )
-        return ways
+            way = self._find_way(history, entry)
+            if way is not None:
+                windows.append(way)
+        return windows
 
-    def _choose_among(self, ways: Sequence[_Way]) -> _Way:
+    def _choose_among(self, history: History, entries: Sequence[BackupEntry]) -> _Way | None:
+        """The newest usable backup that ends before the target; None when no backup is usable at all."""
         target = self._target
-        if target.kind in (TargetKind.LATEST, TargetKind.IMMEDIATE):
-            return ways[-1]
-        if target.kind is TargetKind.TIME:
-            assert target.time is not None
-            before = [way for way in ways if way.stopped_at <= target.time]
-            if not before:
-                raise self._before_all(ways, f"{render_time(target.time)} is")
-            return before[-1]
-        lsn = self._find_lsn(ways)
-        before = [way for way in ways if way.stop_lsn <= lsn]
-        if not before:
-            raise self._before_all(ways, f"WAL position {lsn} is")
-        return before[-1]
+        lsn: Lsn | None = None
+        if target.kind in (TargetKind.LSN, TargetKind.XID, TargetKind.NAME):
+            windows = self._find_windows(history, entries)
+            if not windows:
+                return None
+            lsn = self._find_lsn(windows)
+        for entry in reversed(entries):
+            if target.time is not None and parse_time_utc(entry.summary["stopped_at"]) > target.time:
+                continue
+            if lsn is not None and Lsn.parse(entry.summary["stop_lsn"]) > lsn:
+                continue
+            way = self._find_way(history, entry)
+            if way is not None:
+                return way
+        windows = self._find_windows(history, entries)
+        if not windows:
+            return None
+        raise self._before_all(windows, f"WAL position {lsn} is" if lsn is not None else f"{_show(target.time)} is")
 
-    def _find_lsn(self, ways: Sequence[_Way]) -> Lsn:
+    def _find_lsn(self, windows: Sequence[_Way]) -> Lsn:
         """The position that an LSN, transaction or restore point target means."""
         target = self._target
         if target.lsn is not None:
             return target.lsn
-        found = self._locate(ways[0])
-        if found is None:
-            what = f"transaction {target.xid} does not end" if target.xid is not None else f'no "{target.name}" is'
-            raise Refused(
-                f"{what} in the archived WAL that follows the oldest backup",
-                detail=self._reachable(ways),
-                hint="Is the number or name right? With --target-timeline other branches can be searched.",
-            )
-        return found.start_lsn
+        for way in reversed(windows):
+            self._found = self._locate(way)
+            if self._found is not None:
+                return self._found.start_lsn
+        what = f"transaction {target.xid} does not end" if target.xid is not None else f'no "{target.name}" is'
+        raise Refused(
+            f"{what} in the archived WAL that follows the oldest backup",
+            detail=self._reachable(windows),
+            hint="Is the number or name right? With --target-timeline other branches can be searched.",
+        )
 
     def _locate(self, way: _Way) -> FoundRecord | None:
         target = self._target
@@ -247,8 +266,8 @@ class _Planner:
             return self._plan_time(way)
         if target.kind is TargetKind.LSN:
             return self._plan_lsn(way)
-        found = self._locate(way)
-        assert found is not None  # choose_way found it in the WAL of an older backup
+        found = self._found
+        assert found is not None  # choose_way looked for it
         recovery = target
         if target.name is not None:
             # The server stops at the first restore point of a name; this one may be a later one.
@@ -340,3 +359,11 @@ class _Planner:
 
     def _warn(self, code: str, text: str) -> None:
         self.notices.append(Notice(level="warning", code=code, text=text))
+
+
+def _is_on(history: History, entry: BackupEntry) -> bool:
+    return history.contains_end(Timeline(int(entry.summary["timeline"])), Lsn.parse(entry.summary["stop_lsn"]))
+
+
+def _show(moment: datetime | None) -> str:
+    return render_time(moment) if moment is not None else "the target"
