@@ -26,6 +26,7 @@ from pghaven.restore.execute import run_restore
 from pghaven.restore.plan import plan_restore
 from pghaven.restore.request import RestorePlan, RestoreRequest
 from pghaven.store.memory import MemoryStore
+from tests.golden import second_reader
 from tests.support.forging import PACK, Forgery, Frame, hash_of
 from tests.support.manifests import Edit, ManifestParts, forge_backup
 from tests.support.places import make_directory, remove_directory
@@ -128,7 +129,21 @@ def assert_refused(stage: Stage, *errors: type[PghavenError]) -> PghavenError:
         stage.restore(space(stage))
     assert stage.watch() == before
     assert not (stage.target / "global" / "pg_control").exists()
+    if Refused not in errors:
+        assert_the_page_says_so(stage)
     return caught.value
+
+
+def assert_the_page_says_so(stage: Stage) -> None:
+    """The second reader, written from docs/format.md, refuses it as well, in its own words."""
+    directory = stage.place / "repository"
+    for info in stage.repository.store.list(""):
+        path = directory / info.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(stage.repository.store.read(info.name))
+    reader = second_reader.Repository(directory)
+    with pytest.raises((second_reader.Unreadable, LookupError, TypeError, ValueError, FileNotFoundError)):
+        second_reader.Backup(reader, CLUSTER, ORDER.label).extract(stage.place / "extracted")
 
 
 def test_what_is_not_changed_is_restored(stage: Stage) -> None:
@@ -403,6 +418,28 @@ def set_facts(**facts: Any) -> Edit:
 def test_numbers_that_do_not_add_up(stage: Stage, edit: Edit) -> None:
     stage.forge(edit)
     assert_refused(stage, Damaged)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("pack_size", 0),
+        ("pack_size", 1 << 63),
+        ("pack_size", (1 << 64) - 1),
+        ("pack_tail", 0),
+        ("pack_tail", 119),
+        ("pack_tail", (1 << 32) - 1),
+        ("pack_plain", 1 << 63),
+    ],
+)
+def test_a_pack_of_impossible_size_is_refused_before_anything_is_asked_for(
+    stage: Stage, column: str, value: int
+) -> None:
+    """A range of such a length or place would be memory allocated, or no offset the system knows."""
+    stage.forge(lambda parts: parts.columns[column].__setitem__(0, value))
+    with pytest.raises(Damaged, match="manifest"):
+        stage.plan(space(stage))
+    assert not stage.target.exists()
 
 
 def test_a_pack_that_does_not_exist_is_missed(stage: Stage) -> None:

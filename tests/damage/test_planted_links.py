@@ -146,7 +146,7 @@ def test_a_directory_exchanged_for_a_link_is_not_followed(stage: Stage, name: st
     assert not (stage.target / "global" / "pg_control").exists()
 
 
-@pytest.mark.parametrize("name", ["PG_VERSION", "base/5/16384", "base/5/20000"])
+@pytest.mark.parametrize("name", ["PG_VERSION", "empty", "base/5/16384", "base/5/20000"])
 @pytest.mark.parametrize("goal", ["secret", "new"])
 def test_a_link_in_place_of_a_file_is_not_followed(stage: Stage, name: str, goal: str) -> None:
     plan = stage.plan()
@@ -156,9 +156,10 @@ def test_a_link_in_place_of_a_file_is_not_followed(stage: Stage, name: str, goal
     assert stage.watch() == stage.before
 
 
-def test_a_hard_link_in_place_of_a_file_in_one_piece_is_not_written_to(stage: Stage) -> None:
+@pytest.mark.parametrize("name", ["PG_VERSION", "empty"])
+def test_a_hard_link_in_place_of_a_file_in_one_piece_is_not_written_to(stage: Stage, name: str) -> None:
     plan = stage.plan()
-    stage.store.then = lambda: (stage.target / "PG_VERSION").hardlink_to(stage.outside / "secret")
+    stage.store.then = lambda: (stage.target / name).hardlink_to(stage.outside / "secret")
     with pytest.raises(Refused, match="exists already"):
         stage.carry_out(plan)
     assert (stage.outside / "secret").read_text() == "keep"

@@ -49,6 +49,24 @@ COLUMNS = {
 }
 
 
+FACTS = {
+    "label": str,
+    "cluster": str,
+    "system_identifier": str,
+    "timeline": int,
+    "start_lsn": str,
+    "stop_lsn": str,
+    "wal_segment_size": int,
+    "block_size": int,
+    "segment_blocks": int,
+    "backup_label": str,
+    "file_count": int,
+    "total_bytes": int,
+    "tablespaces": list,
+    "owners": list,
+}
+
+
 class Unreadable(Exception):
     """What is there is not what was stored, or is beyond the limits."""
 
@@ -222,6 +240,7 @@ class Backup:
         require((self.facts["cluster"], self.facts["label"]) == (cluster, label), "another backup's manifest")
         self._plain = plain
         self._places = index.facts["columns"]
+        self._config_files = index.facts["config_files"]
         self.columns = {column: self._column(column, width) for column, width in COLUMNS.items()}
         self.directories = self._names("directories", len(self.columns["directory_mode"]))
         self.names = self._names("file_names", len(self.columns["file_size"]))
@@ -244,8 +263,28 @@ class Backup:
         require(names.pop() == b"" and len(names) == count, f"{blob} has another number of names")
         return names
 
+    def _check_facts(self) -> None:
+        facts = self.facts
+        for name, kind in FACTS.items():
+            require(type(facts[name]) is kind, f"{name} is of another type")
+        first, last = (
+            int(high, 16) << 32 | int(low, 16) for high, low in map(split_lsn, (facts["start_lsn"], facts["stop_lsn"]))
+        )
+        size = facts["wal_segment_size"]
+        require(first <= last and facts["block_size"] > 0 and facts["segment_blocks"] > 0, "facts that cannot be")
+        require(MIB <= size <= 1024 * MIB and size & (size - 1) == 0, "no size of WAL segments")
+        oids = [one["oid"] for one in facts["tablespaces"]]
+        require(
+            all(type(oid) is int and 0 < oid < 1 << 32 for oid in oids) and len(set(oids)) == len(oids), "tablespaces"
+        )
+        paths = [one["path"] for one in facts["tablespaces"]] + [row[1] for row in self._config_files]
+        require(all(isinstance(path, str) and path and "\0" not in path for path in paths), "a path that cannot be")
+        contents = sum(length for _, _, _, length in self._config_files)
+        require(contents == self._places["config_contents"][1], "configuration files of another length")
+
     def _check(self) -> None:
         columns = self.columns
+        self._check_facts()
         for table in ("file", "run", "pack"):
             require(
                 len({len(column) for name, column in columns.items() if name.startswith(table)}) == 1,
@@ -269,6 +308,7 @@ class Backup:
             )
             previous = (directory, name)
             require(self.path(directory, name) not in taken, "a file that cannot be")
+        require(all(owner < len(self.facts["owners"]) for owner in columns["file_owner"]), "a file of nobody")
         require(len(self.pack_ids) == 32 * len(columns["pack_size"]), "packs without ids")
         require(self.facts["file_count"] == len(self.names), "another number of files")
         require(self.facts["total_bytes"] == sum(columns["file_size"]), "another number of bytes")
@@ -279,7 +319,7 @@ class Backup:
         require(sum(columns["file_runs"]) == len(columns["run_length"]), "another number of runs")
         run = 0
         for size, count in zip(columns["file_size"], columns["file_runs"], strict=True):
-            require(sum(columns["run_length"][run : run + count]) == size, "runs do not make the file")
+            require(sum(columns["run_length"][run : run + count]) == size <= 1 << 60, "runs do not make the file")
             run += count
         for length, pack, offset in zip(columns["run_length"], columns["run_pack"], columns["run_offset"], strict=True):
             require(length > 0, "an empty run")
@@ -336,6 +376,11 @@ class Backup:
                 if frame.plain_at < end and first < frame.plain_at + frame.plain_length:
                     file.seek(frame.at)
                     yield frame, frame.open(file.read(frame.stored_length))
+
+
+def split_lsn(text: str) -> list[str]:
+    require(re.fullmatch("[0-9A-F]{1,8}/[0-9A-F]{1,8}", text) is not None, "no WAL position")
+    return text.split("/")
 
 
 def is_name(name: bytes) -> bool:

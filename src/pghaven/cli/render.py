@@ -39,8 +39,11 @@ def render_table(columns: Sequence[str | Column], rows: Iterable[Sequence[object
 
 
 def render_block(pairs: Iterable[tuple[str, object]], indent: str = "") -> str:
-    """Names and values, the values aligned, one pair a line; pairs whose value is None are left out."""
-    shown = [(f"{name}:", _cell(value)) for name, value in pairs if value is not None]
+    """Names and values, the values aligned, one pair a line; pairs whose value is None are left out.
+
+    An empty name goes on with the one above.
+    """
+    shown = [(f"{name}:" if name else "", _cell(value)) for name, value in pairs if value is not None]
     width = max((measure_width(name) for name, _ in shown), default=0)
     return "".join(f"{indent}{name}{' ' * (width - measure_width(name))}{GAP}{value}\n" for name, value in shown)
 

@@ -22,7 +22,10 @@ from pghaven.server.instance import Instance
 ROLE: Final = "postgres"
 _LOG_LINES: Final = 15
 _PORTS: Final = {ORIGINAL: 5432, RESTORED: 5433}
-_INITDB: Final = ("-U", ROLE, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions")
+_INITDB: Final = (
+    *("-U", ROLE, "-A", "trust", "-E", "UTF8", "--locale=C"),
+    *("--data-checksums", "--no-sync", "--no-instructions"),
+)
 _SETTINGS: Final = {
     "listen_addresses": "",
     "shared_buffers": "128MB",

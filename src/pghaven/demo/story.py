@@ -66,11 +66,12 @@ from pghaven.units import render_duration, render_size, render_time
 
 _CHAPTERS: Final = 7
 _RELEASE: Final = "4.2"
-# One order each so often: enough to fill WAL segments while one looks on, and to leave the processor to the backup.
-_PAUSE_SECONDS: Final = 0.004
-_WRITING_SEGMENTS: Final = 2
+# Between two orders: enough of them to fill WAL while one looks on, and the processor is left to the backup.
+_PAUSE_SECONDS: Final = 0.002
+# More than a segment, so that at least one is finished and archived after the backup; with little data, less than that.
+_WRITING_SEGMENTS: Final = 1.25
 _WRITING_SHARE: Final = 8
-_WRITING_SECONDS_MAX: Final = 5.0
+_WRITING_SECONDS_MAX: Final = 12.0
 _ARCHIVE_SECONDS_MAX: Final = 60.0
 _POLL_SECONDS: Final = 0.05
 
@@ -229,7 +230,8 @@ class _Story:
     def _go_on(self, protected: Protected) -> None:
         self._begin("Business goes on, and every WAL segment is archived as it fills up")
         customers = self._customers()
-        wanted = min(_WRITING_SEGMENTS * protected.archive.segment_size, self._request.size_bytes // _WRITING_SHARE)
+        segments = _WRITING_SEGMENTS * protected.archive.segment_size
+        wanted = int(min(segments, self._request.size_bytes / _WRITING_SHARE))
         began = self._clock.monotonic()
         with closing(self._original.connect()) as connection, customers.ordering():
             start = read_lsn(connection)

@@ -58,7 +58,11 @@ def run_recovery(plan: RestorePlan, pg_bin: str | None, listener: Listener, *, c
         return _start_standby(plan, instance, began, clock)
     sockets = _private_directory(target)
     try:
-        settings = {"listen_addresses": "", "unix_socket_directories": sockets}
+        settings = {
+            "listen_addresses": "",
+            "unix_socket_directories": sockets,
+            "recovery_init_sync_method": "syncfs",  # the restore has just flushed all files; one by one takes minutes
+        }
         if action != "pause":
             settings["hot_standby"] = "off"  # a pause needs it; otherwise nobody may look in before the end
         instance.start(settings, timeout_seconds=None)

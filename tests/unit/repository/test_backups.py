@@ -22,6 +22,7 @@ from tests.support.synthetic import (
     START,
     BackupOrder,
     SourceTree,
+    archive_wal,
     commit,
     make_intent,
     make_repository,
@@ -222,6 +223,39 @@ def test_the_same_commit_again_is_success(source: SourceTree, ring: Keyring) -> 
     commit(catalog, manifest, ORDER)
     assert store.mutations == before
     assert catalog.load_manifest(catalog.find_entry(LABEL)).facts == manifest.facts
+
+
+class Confirming(MemoryStore):
+    """Remembers which objects were asked to be durable."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.confirmed: list[str] = []
+
+    def confirm(self, name: str) -> None:
+        super().confirm(name)
+        self.confirmed.append(name)
+
+
+@pytest.mark.parametrize("ring", RINGS)
+def test_what_was_there_already_is_durable_before_it_is_relied_on(source: SourceTree, ring: Keyring) -> None:
+    """Whoever wrote it may have died before it was; success says that it is on disk."""
+    store = Confirming()
+    catalog = BackupCatalog(make_repository(store, keyring=ring), CLUSTER)
+    for _ in range(2):
+        catalog.announce(LABEL, make_intent(ORDER))
+        manifest = store_files(catalog, source, ORDER)
+    commit(catalog, manifest, ORDER)
+    commit(catalog, manifest, ORDER)
+    archive_wal(catalog.repository, ORDER)
+    archive_wal(catalog.repository, ORDER)
+    packs = {catalog.pack_place.name(pack.id) for pack in manifest.packs}
+    again = {info.name for info in store.list(f"clusters/{CLUSTER}/") if "/lineages/" not in info.name}
+    if ring is SEALED:  # sealed twice they are other packs
+        again = {name for name in again if "/packs/" not in name}
+    else:
+        assert packs <= again
+    assert set(store.confirmed) == again
 
 
 @pytest.mark.parametrize("ring", RINGS)

@@ -13,6 +13,7 @@ from pghaven.repository.seal import OPEN_KEYRING
 from pghaven.repository.walstore import PutOutcome, WalArchive
 from pghaven.store.memory import MemoryStore
 from pghaven.store.open import open_store
+from tests.support.forging import WAL, Forgery, Frame
 from tests.support.synthetic import SEALED, SEGMENT_SIZE, make_repository, make_segment, open_archive
 
 NAME = "000000010000000000000003"
@@ -118,6 +119,25 @@ def test_facts_are_read_from_the_end_alone(repository: Repository, archive: WalA
     assert {name: facts[name] for name in FACTS} == FACTS
     assert facts["note"] == "n" * size
     assert facts["size"] == SEGMENT_SIZE
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        pytest.param({"name": NAME[:-1] + "4"}, id="another name"),
+        pytest.param({"hash": blake3(b"other").hexdigest()}, id="another hash"),
+        pytest.param({"name": None, "hash": None}, id="nothing"),
+    ],
+)
+def test_a_proven_object_that_says_it_is_another_file_is_damage(facts: dict[str, str | None]) -> None:
+    archive = open_archive(make_repository(MemoryStore()))
+    name = object_of(archive, NAME)
+    good = {"name": NAME, "hash": blake3(b"content").hexdigest(), "size": 7}
+    context = archive._repository.context(name).encode()
+    content = Forgery(kind=WAL, context=context, frames=[Frame(plain=b"content")], meta={**good, **facts}).render()
+    archive._repository.store.create(name, [content])
+    with pytest.raises(Damaged, match=NAME):
+        archive.get(NAME)
 
 
 def test_facts_cannot_take_the_place_of_what_proves_the_content(archive: WalArchive) -> None:

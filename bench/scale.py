@@ -1,0 +1,331 @@
+"""How the parts that grow with a cluster grow: a million files and ten terabytes, in memory, without the data.
+
+    python -m bench.scale [--files 1000000] [--terabytes 10] [--pages]
+
+Makes the listing that a walk of such a data directory would give and the results that workers would send, then runs the
+real code over them: jobs, collector, block map, manifest written and read, and a restore's jobs. Each part is timed and
+its peak of memory taken (VmHWM, set back between parts). ``--pages`` adds the worst a block map may become: a file
+every 8 KiB of which lies somewhere else.
+
+The one idea: what a coordinator holds must be columns, so that a file costs bytes, not objects.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.common import MIB, describe_machine, render_table, save
+from pghaven.backup.collect import Collector
+from pghaven.backup.listing import RANGE_BYTES, Listing, ReadJob, iter_jobs
+from pghaven.backup.pipeline import ReadResult, WorkerPacks
+from pghaven.postgres.lsn import Lsn
+from pghaven.postgres.timeline import Timeline
+from pghaven.repository.blockmap import BlockMap, invert
+from pghaven.repository.container import Container, Kind
+from pghaven.repository.manifest import (
+    BackupFacts,
+    FileColumns,
+    Manifest,
+    Tablespace,
+    parse_manifest,
+    render_manifest,
+    render_relation,
+)
+from pghaven.repository.pack import PACK_BYTES, PackRef
+from pghaven.repository.seal import OPEN_KEYRING
+
+GIB = 1 << 30
+_RATIO = 4
+_PACK_PLAIN = PACK_BYTES * _RATIO
+_CONTEXT = b"scale"
+_WORKERS = 2
+
+
+# -- measuring ---------------------------------------------------------------------------------------------------------
+
+
+class Rows:
+    """What each part took: name, seconds, peak memory beyond the interpreter's own, and a remark."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self._base = read_memory("VmRSS")
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[list[str]]:
+        reset_peak()
+        remarks: list[str] = []
+        began = time.perf_counter()
+        yield remarks
+        row = {
+            "part": name,
+            "seconds": round(time.perf_counter() - began, 2),
+            "peak_mib": round((read_memory("VmHWM") - self._base) / MIB),
+            "held_mib": round((read_memory("VmRSS") - self._base) / MIB),
+            "remark": ", ".join(remarks),
+        }
+        self.rows.append(row)
+
+
+def read_memory(name: str) -> int:
+    with open("/proc/self/status", encoding="ascii") as file:
+        for line in file:
+            if line.startswith(name):
+                return int(line.split()[1]) * 1024
+    raise KeyError(name)
+
+
+def reset_peak() -> None:
+    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+        file.write("5")
+
+
+# -- what a cluster of that size looks like ----------------------------------------------------------------------------
+
+
+def make_listing(files: int, total_bytes: int) -> Listing:
+    """The listing of a cluster with this many files; what small ones do not fill lies in files of 1 GiB."""
+    listing = Listing(data_directory="/data")
+    databases = max(files // 20_000, 1)
+    for path in ("", "global", "base"):
+        listing.directories.append(path)
+        listing.directory_mode.append(0o700)
+    for number in range(databases):
+        listing.directories.append(f"base/{16384 + number}")
+        listing.directory_mode.append(0o700)
+    listing.owners.append((100, 100))
+    big = max((total_bytes - files * 16384) // GIB, 0)
+    every = max(files // max(big, 1), 1)
+    mtime = 1_700_000_000_000_000_000
+    per_database = -(-files // databases)
+    for number in range(files):
+        inside = number % per_database
+        kind = (b"", b"_fsm", b"_vm", b"")[inside % 4]
+        listing.names.append(b"%d%s" % (20_000 + inside // 4 * 4 + (3 if inside % 4 == 3 else 0), kind))
+        listing.directory.append(3 + number // per_database)
+        listing.size.append(GIB if big and number % every == 0 and number // every < big else 8192 * (1 + number % 3))
+        listing.mode.append(0o600)
+        listing.mtime_ns.append(mtime + number * 1_000_003)
+        listing.first_block.append(0)
+        listing.owner.append(0)
+    return listing
+
+
+class Workers:
+    """Answers jobs as two workers would that compress everything fourfold."""
+
+    def __init__(self) -> None:
+        self._plain = [0] * _WORKERS
+        self._turn = 0
+
+    def answer(self, job: ReadJob) -> ReadResult:
+        worker = self._turn = (self._turn + 1) % _WORKERS
+        columns = array("I"), array("Q"), array("Q"), array("I"), array("Q")
+        for number, _path, start, length, _block in job.files:
+            done = 0
+            while done < length:
+                pack, offset = divmod(self._plain[worker], _PACK_PLAIN)
+                size = min(length - done, _PACK_PLAIN - offset)
+                for column, value in zip(columns, (number, start + done, size, pack, offset), strict=True):
+                    column.append(value)
+                done += size
+                self._plain[worker] += size
+        return ReadResult(
+            worker=worker,
+            read_bytes=job.size_bytes,
+            pieces=tuple(column.tobytes() for column in columns),  # type: ignore[arg-type]
+            vanished=(),
+            suspects=(),
+        )
+
+    def close(self) -> Iterator[WorkerPacks]:
+        for worker, plain in enumerate(self._plain):
+            yield WorkerPacks(worker=worker, packs=tuple(map(_make_pack, range(-(-plain // _PACK_PLAIN)))))
+
+
+def _make_pack(number: int) -> PackRef:
+    return PackRef(
+        id=os.urandom(32),
+        size_bytes=PACK_BYTES + number % 1000,
+        tail_bytes=8000 + number % 100,
+        plain_length=_PACK_PLAIN,
+    )
+
+
+def make_relations(files: int) -> bytes:
+    return b"".join(
+        render_relation((16384, "tenants", 1663, n, "public", f"t{n}_pkey", "i")) for n in range(files // 4)
+    )
+
+
+def make_facts(files: int, total: int) -> BackupFacts:
+    now = datetime.now(UTC)
+    return BackupFacts(
+        label="scale",
+        cluster="scale",
+        system_identifier=1,
+        server_version_num=170000,
+        catalog_version=1,
+        control_version=1300,
+        block_size=8192,
+        segment_blocks=131072,
+        wal_segment_size=16 * MIB,
+        data_checksums=True,
+        timeline=Timeline(1),
+        start_lsn=Lsn(1),
+        stop_lsn=Lsn(2),
+        started_at=now,
+        stopped_at=now,
+        from_standby=False,
+        method="local",
+        changes="full",
+        parent=None,
+        host="host",
+        data_directory="/data",
+        written_by="bench",
+        backup_label="",
+        tablespace_map=None,
+        tablespaces=(Tablespace(oid=1, name="t", path="/t"),),
+        owners=(("postgres", "postgres"),),
+        links=(),
+        bad_pages=(),
+        file_count=files,
+        total_bytes=total,
+        stored_bytes=total // _RATIO,
+    )
+
+
+# -- the two sides -----------------------------------------------------------------------------------------------------
+
+
+def run_backup_side(files: int, total_bytes: int, path: Path) -> list[dict[str, Any]]:
+    rows = Rows()
+    with rows.part("listing (columns only, no walk)") as remarks:
+        listing = make_listing(files, total_bytes)
+        total = sum(listing.size)
+        remarks.append(f"{total / 1e12:.1f} TB")
+    collector, workers = Collector(), Workers()
+    with rows.part("jobs made, results collected") as remarks:
+        jobs = 0
+        for job in iter_jobs(listing, 8192):
+            collector.take(workers.answer(job))
+            jobs += 1
+        for last in workers.close():
+            collector.take(last)
+        remarks.append(f"{jobs} jobs")
+    with rows.part("relation names"):
+        relations = make_relations(files)
+    with rows.part("block map") as remarks:
+        columns, block_map = collector.finish(listing, verified=True)
+        packs = collector.packs
+        remarks.append(f"{len(block_map.length)} runs in {len(packs)} packs")
+    manifest = Manifest(
+        facts=make_facts(files, total),
+        files=columns,
+        block_map=block_map,
+        packs=packs,
+        relations=relations,
+        config_files=(),
+        control=b"",
+    )
+    with rows.part("manifest written") as remarks:
+        finished = render_manifest(manifest, context=_CONTEXT, keyring=OPEN_KEYRING)
+        with path.open("wb") as file:
+            file.writelines(finished.content)
+        remarks.append(f"{finished.size_bytes / MIB:.1f} MiB, {finished.size_bytes / files:.1f} bytes a file")
+    return rows.rows
+
+
+def run_restore_side(path: Path) -> list[dict[str, Any]]:
+    rows = Rows()
+    with rows.part("manifest read and checked") as remarks:
+        manifest = parse_manifest(
+            Container(path.read_bytes(), kind=Kind.MANIFEST, context=_CONTEXT, keyring=OPEN_KEYRING)
+        )
+        remarks.append(f"{len(manifest.files.size)} files")
+    with rows.part("inverted to packs") as remarks:
+        packs = invert(manifest.block_map)
+        remarks.append(f"{len(packs)} packs")
+    with rows.part("a restore's jobs") as remarks:
+        remarks.append(f"{sum(1 for _ in packs)} runs")
+    return rows.rows
+
+
+def run_pages_side(gibibytes: int) -> list[dict[str, Any]]:
+    """A block map without two pages that follow one another."""
+    runs = gibibytes * GIB // 8192
+    rows = Rows()
+    random = np.random.default_rng(1)
+    with rows.part(f"{gibibytes} GiB in runs of one page: made"):
+        block_map = BlockMap(
+            runs_of_file=np.full(gibibytes, GIB // 8192, np.uint32),
+            length=np.full(runs, 8192, np.uint64),
+            pack=random.integers(0, 1000, runs, np.uint32),
+            offset=random.integers(0, _PACK_PLAIN // 8192 - 1, runs, np.uint64) * np.uint64(8192),
+        )
+    with rows.part("inverted to packs"):
+        invert(block_map)
+    return rows.rows
+
+
+def run_side(name: str, *arguments: object) -> list[dict[str, Any]]:
+    """Each side in a process of its own, so that no memory of the other is counted."""
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.scale", "--side", name, *map(str, arguments)],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    rows: list[dict[str, Any]] = eval(done.stdout)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure what grows with a cluster.")
+    parser.add_argument("--files", type=int, default=1_000_000)
+    parser.add_argument("--terabytes", type=float, default=10)
+    parser.add_argument("--pages", type=int, default=0, metavar="GIB")
+    parser.add_argument("--side", nargs="+", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.side:
+        name, *rest = options.side
+        sides: dict[str, Any] = {
+            "backup": lambda: run_backup_side(int(rest[0]), int(float(rest[1])), Path(rest[2])),
+            "restore": lambda: run_restore_side(Path(rest[0])),
+            "pages": lambda: run_pages_side(int(rest[0])),
+        }
+        print(sides[name]())
+        return
+    with tempfile.TemporaryDirectory(prefix="pghaven-scale-") as directory:
+        path = Path(directory) / "manifest"
+        rows = [("backup", row) for row in run_side("backup", options.files, options.terabytes * 1e12, path)]
+        rows += [("restore", row) for row in run_side("restore", path)]
+    if options.pages:
+        rows += [("pages", row) for row in run_side("pages", options.pages)]
+    table = render_table(
+        ["side", "part", "seconds", "peak MiB", "held MiB", ""],
+        [
+            [side, *(str(row[name]) for name in ("part", "seconds", "peak_mib", "held_mib", "remark"))]
+            for side, row in rows
+        ],
+    )
+    result = {"machine": describe_machine(), "files": options.files, "terabytes": options.terabytes, "rows": rows}
+    save("scale", result, table)
+
+
+if __name__ == "__main__":
+    main()
