@@ -145,8 +145,8 @@ class Reference:
         repository = self.open()
         repository.require_lineage(CLUSTER, SYSTEM_IDENTIFIER)
         found: Found = {}
-        labels = [entry.label for entry in BackupCatalog(repository, CLUSTER).list_committed()]
-        for one in [label] if label else labels:
+        labels = [label] if label else [one.label for one in BackupCatalog(repository, CLUSTER).list_committed()]
+        for one in labels:
             target = self.scratch / "target"
             before = set(os.listdir("/proc/self/fd"))
             try:

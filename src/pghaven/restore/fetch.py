@@ -14,7 +14,9 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from pghaven.errors import NotPermitted, Refused, StoreUnreachable
+from pghaven.repository.container import FRAME_BYTES
 from pghaven.repository.pack import PackPlace, PackRef, iter_pack_frames, load_pack_index
+from pghaven.runtime.direct import DirectWriter, open_direct
 
 _OPEN_FILES_MAX = 128
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -41,6 +43,11 @@ class FileTarget:
     mtime_ns: int
     uid: int
     gid: int
+
+    @property
+    def path(self) -> str:
+        """Relative to the data directory, for messages."""
+        return f"{self.directory}/{os.fsdecode(self.name)}"
 
 
 Run = tuple[int, int, int, int]
@@ -70,7 +77,8 @@ class FetchWorker:
     def __init__(self, settings: FetchSettings) -> None:
         self._place = settings.place
         self._directories = Directories(settings.roots)
-        self._open: OrderedDict[tuple[str, bytes], tuple[int, FileTarget]] = OrderedDict()
+        self._open: OrderedDict[tuple[str, bytes], _OpenFile] = OrderedDict()
+        self._direct = DirectWriter(FRAME_BYTES)
 
     def __call__(self, job: FetchJob) -> FetchResult:
         if job.pack is None:
@@ -90,8 +98,12 @@ class FetchWorker:
         return FetchResult(written_bytes=written)
 
     def close(self) -> None:
-        while self._open:
-            self._close_oldest()
+        try:
+            while self._open:
+                self._close_oldest()
+        except OSError as error:
+            raise writing_error(error, _find_path(error, "")) from error
+        self._direct.close()
         self._directories.close()
 
     def _make_empty(self, file: FileTarget) -> None:
@@ -103,19 +115,22 @@ class FetchWorker:
             finally:
                 os.close(fd)
         except OSError as error:
-            raise writing_error(error, f"{file.directory}/{os.fsdecode(file.name)}") from error
+            raise writing_error(error, file.path) from error
 
     def _write(self, file: FileTarget, offset: int, part: memoryview) -> None:
         try:
             if len(part) == file.size:
                 self._write_whole(file, part)
                 return
-            fd = self._descriptor(file)
+            opened = self._open_file(file)
+            if opened.direct is not None and self._direct.fits(offset, len(part)):
+                self._direct.write((opened.direct, opened.fd), offset, part, file.path)
+                return
             while part:
-                done = os.pwrite(fd, part, offset)
+                done = os.pwrite(opened.fd, part, offset)
                 part, offset = part[done:], offset + done
         except OSError as error:
-            raise writing_error(error, f"{file.directory}/{os.fsdecode(file.name)}") from error
+            raise writing_error(error, _find_path(error, file.path)) from error
 
     def _write_whole(self, file: FileTarget, part: memoryview) -> None:
         """A file that comes in one piece: most are small, so each system call counts."""
@@ -127,28 +142,41 @@ class FetchWorker:
         finally:
             os.close(fd)
 
-    def _descriptor(self, file: FileTarget) -> int:
-        """An open file, kept for the next piece; several workers may write one file."""
+    def _open_file(self, file: FileTarget) -> _OpenFile:
+        """Open, and kept so for the next piece; several workers may write one file."""
         key = (file.directory, file.name)
         found = self._open.get(key)
         if found is not None:
             self._open.move_to_end(key)
-            return found[0]
+            return found
         if len(self._open) >= _OPEN_FILES_MAX:
             self._close_oldest()
         fd = os.open(file.name, _FILE_FLAGS, file.mode, dir_fd=self._directories.open(file.directory))
-        self._open[key] = fd, file
+        opened = self._open[key] = _OpenFile(file, fd)
         if os.fstat(fd).st_nlink != 1:
             raise FileExistsError(errno.EEXIST, "it has another name somewhere else")
         os.ftruncate(fd, file.size)
         if file.uid >= 0:
             os.fchown(fd, file.uid, file.gid)
-        return fd
+        opened.direct = open_direct(fd)
+        return opened
 
     def _close_oldest(self) -> None:
-        _, (fd, file) = self._open.popitem(last=False)
-        settle(fd, file)
-        os.close(fd)
+        self._direct.drain()
+        _, opened = self._open.popitem(last=False)
+        settle(opened.fd, opened.file)
+        os.close(opened.fd)
+        if opened.direct is not None:
+            os.close(opened.direct)
+
+
+@dataclass(slots=True)
+class _OpenFile:
+    """A file that comes in pieces. ``direct`` is a second descriptor that passes by the page cache."""
+
+    file: FileTarget
+    fd: int
+    direct: int | None = None
 
 
 class Directories:
@@ -222,6 +250,11 @@ def writing_error(error: OSError, path: str) -> Exception:
         hint="The restore is not finished and the directory cannot be started. Make room or mend the disk, "
         "then run the same command again.",
     )
+
+
+def _find_path(error: OSError, current: str) -> str:
+    """What could not be written: a direct write fails while the next file is at work already, and names its own."""
+    return error.filename if isinstance(error.filename, str) else current
 
 
 def _needed_frames(runs: tuple[Run, ...], plain_offsets: tuple[int, ...]) -> dict[int, list[Run]]:
