@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import platform
@@ -73,13 +74,17 @@ def scratch_directory(path: Path, *, keep: bool) -> Iterator[Path]:
     if was_used and not (path / ".bench").exists():
         raise BenchError(f'"{path}" holds other things; choose another directory with --scratch')
     path.mkdir(parents=True, exist_ok=True)
-    (path / ".bench").touch()
     give(path)
-    try:
-        yield path
-    finally:
-        if not keep:
-            shutil.rmtree(path)
+    with (path / ".bench").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BenchError(f'another bench uses "{path}"; choose another directory with --scratch') from None
+        try:
+            yield path
+        finally:
+            if not keep:
+                shutil.rmtree(path)
 
 
 def give(path: Path) -> None:

@@ -20,7 +20,6 @@ from pghaven.backup.collect import Collector
 from pghaven.backup.listing import Listing, ListingRules, ReadJob, iter_jobs, list_data_directory, name_owner
 from pghaven.backup.pipeline import WorkerSettings, open_worker
 from pghaven.backup.rivals import make_way
-from pghaven.backup.session import summarize
 from pghaven.clock import Clock, ManualClock
 from pghaven.events import ignore
 from pghaven.postgres.control import parse_control
@@ -30,7 +29,7 @@ from pghaven.postgres.page import checksums
 from pghaven.postgres.recovery import RecoveryTarget, TargetKind
 from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.timeline import Timeline
-from pghaven.repository.backups import BackupCatalog, BackupEntry, Intent
+from pghaven.repository.backups import BackupCatalog, BackupEntry, Intent, summarize
 from pghaven.repository.manifest import BackupFacts, ConfigFile, Manifest, Tablespace, render_relation
 from pghaven.repository.repository import Lineage, Repository, create_repository, open_repository
 from pghaven.repository.seal import OPEN_KEYRING, Keyring

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import os
 
-from pghaven.backup.listing import read_whole
+from pghaven.backup.listing import ListingRules, read_whole
 from pghaven.errors import NotPermitted, PghavenError, Refused, ServerUnsuitable, StoreUnreachable
 from pghaven.postgres.control import ControlFile, parse_control
+from pghaven.postgres.label import parse_tablespace_map
 from pghaven.repository.repository import Lineage
+from pghaven.runtime.whoami import find_parent
+from pghaven.server.bracket import OpenBackup, StoppedBackup
 from pghaven.server.connection import Connection
 from pghaven.server.identity import find_owner
-from pghaven.server.probe import ServerFacts, read_archiver
+from pghaven.server.probe import ServerFacts, read_archiver, read_timeline
 
 _CONTROL_BYTES = 8192
+_START_SECONDS_MAX = 3600
 
 
 def check_server(cluster: str, facts: ServerFacts, lineage: Lineage) -> None:
@@ -55,7 +59,7 @@ def check_data_directory(data_directory: str, facts: ServerFacts) -> ControlFile
     """Raises Refused unless the running server is the one whose files are in this directory.
 
     The same system identifier is not enough: a standby, or yesterday's copy, has it too. The server's own lock file
-    says when it was started.
+    names its process.
     """
     control = parse_control(read_control(data_directory, None))
     if control.system_identifier != facts.system_identifier:
@@ -64,17 +68,70 @@ def check_data_directory(data_directory: str, facts: ServerFacts) -> ControlFile
             f"{control.system_identifier}, the server's is {facts.system_identifier}",
             hint="Correct data_directory or conninfo in the configuration.",
         )
-    lock = read_whole(f"{data_directory}/postmaster.pid", 4096) if _exists(f"{data_directory}/postmaster.pid") else b""
-    lines = lock.decode("utf-8", "replace").splitlines()
-    started = int(lines[2]) if len(lines) > 2 and lines[2].isdecimal() else None
-    # The lock file has whole seconds, and is written a moment before the time the server reports.
-    if started is None or abs(started - facts.started.timestamp()) > 5:
+    if not _is_served(data_directory, facts):
         raise Refused(
-            f'"{data_directory}" is not the directory the server runs on: its lock file is '
-            + ("missing" if started is None else "another server's"),
+            f'"{data_directory}" is not the directory the server runs on: '
+            "its lock file is missing or another server's",
             hint=f'The server says its data directory is "{facts.data_directory}".',
         )
     return control
+
+
+def _is_served(data_directory: str, facts: ServerFacts) -> bool:
+    """Whether the server we talk to is the one whose process the directory's lock file names."""
+    lock = read_whole(f"{data_directory}/postmaster.pid", 4096) if _exists(f"{data_directory}/postmaster.pid") else b""
+    lines = lock.decode("utf-8", "replace").splitlines()
+    if len(lines) < 3 or not lines[0].lstrip("-").isdecimal() or not lines[2].isdecimal():
+        return False
+    parent = find_parent(facts.backend_pid) if facts.backend_pid else None
+    if parent is not None:
+        return parent == abs(int(lines[0]))
+    # The server numbers its processes elsewhere (a container). The lock file is written first, and what is loaded
+    # before the server calls itself started may take a while.
+    return -1 <= facts.started.timestamp() - int(lines[2]) <= _START_SECONDS_MAX
+
+
+def make_listing_rules(data_directory: str, facts: ServerFacts, control: ControlFile) -> ListingRules:
+    """What the walk of the data directory must know of this server."""
+    home = os.path.realpath(data_directory)
+    places = (os.path.realpath(os.path.join(home, tablespace.path)) for tablespace in facts.tablespaces)
+    return ListingRules(
+        tablespace_oids=frozenset(tablespace.oid for tablespace in facts.tablespaces),
+        segment_blocks=facts.segment_size // facts.block_size,
+        tablespace_version=f"PG_{facts.major}_{control.catalog_version}",
+        tablespaces_inside=frozenset(os.path.relpath(path, home) for path in places if path.startswith(home + "/")),
+    )
+
+
+def refuse_changing_timeline(connection: Connection, backup: OpenBackup) -> None:
+    """Raises ServerUnsuitable when a standby replays another timeline than its last restart point is on.
+
+    Its backup would begin on the old timeline and end on the new one.
+    """
+    if not backup.from_standby:
+        return
+    current = read_timeline(connection)
+    if current != backup.timeline:
+        raise ServerUnsuitable(
+            f"the standby follows timeline {current}, but its last restart point is on timeline {backup.timeline}",
+            hint="Run CHECKPOINT on the primary and then on this standby, and take the backup again.",
+        )
+
+
+def check_copied(facts: ServerFacts, backup: OpenBackup, stopped: StoppedBackup, control: ControlFile) -> None:
+    """Raises ServerUnsuitable when what was copied does not fit what the server says it must hold."""
+    needed = {oid for oid, _ in parse_tablespace_map(stopped.tablespace_map or "")}
+    missing = needed - {tablespace.oid for tablespace in facts.tablespaces}
+    if missing:
+        raise ServerUnsuitable(
+            f"tablespace {', '.join(map(str, sorted(missing)))} came while the backup began and was not copied",
+            hint="Take the backup again.",
+        )
+    if backup.from_standby and control.min_recovery_timeline not in (None, 0, backup.timeline):
+        raise ServerUnsuitable(
+            f"the standby went from timeline {backup.timeline} to {control.min_recovery_timeline} while it was copied",
+            hint="Take the backup again.",
+        )
 
 
 def _exists(path: str) -> bool:

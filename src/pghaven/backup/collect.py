@@ -71,6 +71,7 @@ class Collector:
         return files, block_map
 
     def _pieces(self, kept: npt.NDArray[np.bool_], numbers: npt.NDArray[np.int64]) -> Placements:
+        assert self._columns.keys() <= self._packs.keys(), "a worker has not told its packs"
         parts: list[list[npt.NDArray[np.int64]]] = [[] for _ in _TYPES]
         base = 0
         for worker in sorted(self._packs):

@@ -61,10 +61,16 @@ class Listing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListingRules:
-    """What the walk must know of the server: its tablespaces' OIDs, and how many blocks a relation's file has."""
+    """What the walk must know of the server: its tablespaces' OIDs, and how many blocks a relation's file has.
+
+    In a tablespace's place only ``tablespace_version`` (``PG_<major>_<catalog version>``) is this server's; None takes
+    all. ``tablespaces_inside`` are relative paths of tablespaces that lie in the data directory: they are stored once.
+    """
 
     tablespace_oids: frozenset[int]
     segment_blocks: int
+    tablespace_version: str | None = None
+    tablespaces_inside: frozenset[str] = frozenset()
 
 
 def list_data_directory(data_directory: str, rules: ListingRules) -> Listing:
@@ -121,24 +127,22 @@ class _Walker:
         relations = is_relation_directory(relative)
         unlogged = find_unlogged(entry.name for entry in entries) if relations else frozenset()
         prefix = f"{relative}/" if relative else ""
+        version = self._rules.tablespace_version if _is_tablespace_place(relative) else None
         for entry in entries:
             name = entry.name
-            try:
-                found = entry.stat(follow_symlinks=False)
-                if stat.S_ISLNK(found.st_mode):
-                    target = self._follow(relative, entry)
-                    if target is None:
-                        continue
-                    found = target
-            except FileNotFoundError:
+            if (version is not None and name != version) or prefix + name in self._rules.tablespaces_inside:
                 continue
-            except PermissionError as error:
-                raise _not_permitted(entry.path) from error
+            found = self._look_at(relative, entry)
+            if found is None:
+                continue
             path = prefix + name
             if is_excluded_file(path):
                 continue
             if stat.S_ISDIR(found.st_mode):
-                subdirectories.append(name)
+                if relative == _TABLESPACES and not self._is_tablespace(name):
+                    self.listing.skipped.append(f'"{path}" is not a tablespace the server knows')
+                else:
+                    subdirectories.append(name)
                 continue
             if not stat.S_ISREG(found.st_mode) or path == "global/pg_control":
                 continue  # sockets and the like; pg_control is read last of all, by the session itself
@@ -149,6 +153,16 @@ class _Walker:
                 continue
             self._take(directory, name, found, relfile)
         return subdirectories
+
+    def _look_at(self, relative: str, entry: os.DirEntry[str]) -> os.stat_result | None:
+        """What an entry is, links followed where they are; None when it is gone or not to be taken."""
+        try:
+            found = entry.stat(follow_symlinks=False)
+            return self._follow(relative, entry) if stat.S_ISLNK(found.st_mode) else found
+        except FileNotFoundError:
+            return None
+        except PermissionError as error:
+            raise _not_permitted(entry.path) from error
 
     def _take(self, directory: int, name: str, found: os.stat_result, relfile: RelFile | None) -> None:
         listing = self.listing
@@ -165,6 +179,9 @@ class _Walker:
             listing.owners.append(owner)
         listing.owner.append(number)
 
+    def _is_tablespace(self, name: str) -> bool:
+        return name.isdecimal() and int(name) in self._rules.tablespace_oids
+
     def _follow(self, relative: str, entry: os.DirEntry[str]) -> os.stat_result | None:
         """What a symbolic link leads to, or None when it is not followed.
 
@@ -174,8 +191,7 @@ class _Walker:
         listing = self.listing
         path = f"{relative}/{entry.name}" if relative else entry.name
         if relative == _TABLESPACES:
-            known = entry.name.isdecimal() and int(entry.name) in self._rules.tablespace_oids
-            if not known:
+            if not self._is_tablespace(entry.name):
                 listing.skipped.append(f'"{path}" is not a tablespace the server knows')
                 return None
             return entry.stat()
@@ -189,6 +205,10 @@ class _Walker:
             return None
         listing.links.append((path, os.readlink(entry.path)))
         return found
+
+
+def _is_tablespace_place(relative: str) -> bool:
+    return relative.startswith(f"{_TABLESPACES}/") and relative.count("/") == 1
 
 
 def _name(entry: os.DirEntry[str]) -> bytes:

@@ -14,16 +14,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
 import pghaven
 from pghaven.backup.archivewait import ArchiveWait, refuse_abandoned_timeline, wait_for_wal
-from pghaven.backup.checks import check_data_directory, check_server, explain_archiver, find_owner_name, read_control
+from pghaven.backup.checks import (
+    check_copied,
+    check_data_directory,
+    check_server,
+    explain_archiver,
+    find_owner_name,
+    make_listing_rules,
+    read_control,
+    refuse_changing_timeline,
+)
 from pghaven.backup.collect import Collector
 from pghaven.backup.damage import RelationNames, judge_suspects
 from pghaven.backup.listing import (
     Listing,
-    ListingRules,
     ReadJob,
     iter_jobs,
     list_data_directory,
@@ -35,7 +42,7 @@ from pghaven.backup.rivals import SIGN_OF_LIFE_SECONDS, make_way
 from pghaven.errors import NotPermitted, PghavenError, StoreUnreachable
 from pghaven.events import Listener, Notice, Progress, Step
 from pghaven.postgres.control import ControlFile, parse_control
-from pghaven.repository.backups import BackupCatalog, Intent
+from pghaven.repository.backups import BackupCatalog, Intent, summarize
 from pghaven.repository.manifest import BackupFacts, BadPage, ConfigFile, Manifest, Tablespace, render_relation
 from pghaven.repository.repository import Repository
 from pghaven.repository.walstore import WalArchive
@@ -43,9 +50,9 @@ from pghaven.runtime.crew import Crew
 from pghaven.runtime.whoami import read_own_identity
 from pghaven.server.bracket import OpenBackup, StoppedBackup, backup_bracket
 from pghaven.server.connection import Connection, connect
-from pghaven.server.probe import ServerFacts, probe_server, read_clock
+from pghaven.server.probe import ServerFacts, probe_server, read_clock, read_tablespaces
 from pghaven.server.relations import list_relations
-from pghaven.units import render_size, render_time_utc
+from pghaven.units import render_size
 
 _CONFIG_BYTES_MAX = 16 << 20
 # What a worker process holds: interpreter and NumPy, two packs, the read buffer and what compression needs; measured
@@ -165,7 +172,9 @@ class _Session:
         except BaseException as error:
             reason = error.message if isinstance(error, PghavenError) else f"interrupted ({type(error).__name__})"
             with suppress(PghavenError):  # a repository out of reach: the next backup finds our process gone
-                self._catalog.abandon(self._label, reason)
+                if not self._catalog.abandon(self._label, reason):
+                    text = f'backup "{self._label}" is committed all the same: only the answer was lost'
+                    self._tell(Notice(level="warning", code="committed", text=text))
             raise
 
     # -- copy -------------------------------------------------------------------------------------------------------
@@ -174,11 +183,12 @@ class _Session:
         self, connection: Connection, control: ControlFile, facts: ServerFacts, backup: OpenBackup, crew: _Crew
     ) -> _Copy:
         began = self._clock.monotonic()
-        rules = ListingRules(
-            tablespace_oids=frozenset(tablespace.oid for tablespace in facts.tablespaces),
-            segment_blocks=facts.segment_size // facts.block_size,
+        refuse_changing_timeline(connection, backup)
+        # Asked now, not before: one that was made while the checkpoint went on is not in the WAL that is replayed.
+        facts = replace(facts, tablespaces=read_tablespaces(connection))
+        listing = list_data_directory(
+            self._settings.data_directory, make_listing_rules(self._settings.data_directory, facts, control)
         )
-        listing = list_data_directory(self._settings.data_directory, rules)
         total = sum(listing.size)
         self._tell_plan(listing, total)
         collector = Collector()
@@ -194,6 +204,7 @@ class _Session:
         control_data = read_control(self._settings.data_directory, control.system_identifier)
         self._tell(Step(text="stopping the backup"))
         stopped = backup.stop()
+        check_copied(facts, backup, stopped, parse_control(control_data))
         return _Copy(
             facts=facts,
             backup=backup,
@@ -317,7 +328,7 @@ class _Session:
             stop_lsn=copy.stopped.stop_lsn,
             started_at=facts.probed,
             stopped_at=copy.stopped_at,
-            from_standby=facts.in_recovery,
+            from_standby=copy.backup.from_standby,
             method="local",
             changes="full",
             parent=None,
@@ -364,28 +375,3 @@ def _connected(settings: BackupSettings) -> Iterator[Connection]:
         yield connection
     finally:
         connection.close()
-
-
-def summarize(facts: BackupFacts, first_segment: str, last_segment: str) -> dict[str, Any]:
-    """What the decision carries of a backup, so that listing and choosing one need no manifest."""
-    return {
-        "system_identifier": str(facts.system_identifier),
-        "server_version_num": facts.server_version_num,
-        "wal_segment_size": facts.wal_segment_size,
-        "timeline": int(facts.timeline),
-        "start_lsn": str(facts.start_lsn),
-        "stop_lsn": str(facts.stop_lsn),
-        "started_at": render_time_utc(facts.started_at),
-        "stopped_at": render_time_utc(facts.stopped_at),
-        "from_standby": facts.from_standby,
-        "method": facts.method,
-        "changes": facts.changes,
-        "parent": facts.parent,
-        "host": facts.host,
-        "first_segment": first_segment,
-        "last_segment": last_segment,
-        "file_count": facts.file_count,
-        "total_bytes": facts.total_bytes,
-        "stored_bytes": facts.stored_bytes,
-        "bad_pages": len(facts.bad_pages),
-    }

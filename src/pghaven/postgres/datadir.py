@@ -51,7 +51,19 @@ EXCLUDED_PREFIXES: Final = ("pgsql_tmp", "pg_internal.init")
 RESTORE_PLAN_FILE: Final = "pghaven.restore.json"
 """Our own file in a restored data directory: the plan that ``wal get`` and ``wal push`` hold its server to."""
 
-EXCLUDED_TOP_FILES: Final = frozenset({"recovery.signal", "standby.signal", "promote", RESTORE_PLAN_FILE})
+CONFIG_COPY_DIRECTORY: Final = "pghaven.config"
+"""What a restore keeps of configuration that lay elsewhere."""
+
+EXCLUDED_TOP_FILES: Final = frozenset(
+    {
+        "recovery.signal",
+        "standby.signal",
+        "promote",
+        RESTORE_PLAN_FILE,
+        CONFIG_COPY_DIRECTORY,
+        "pghaven.recovery.log",
+    }
+)
 """Left out at the top only: a restore writes its own, according to its own target."""
 
 _RELATION_DIRECTORY = re.compile(r"global|base/[0-9]+|pg_tblspc/[0-9]+/PG_[0-9]+_[0-9]+/[0-9]+", re.ASCII)

@@ -25,12 +25,14 @@ class ShownState(StrEnum):
     UNFINISHED = "unfinished"
     GIVEN_UP = "given up"
     RETIRED = "retired"
+    DAMAGED = "damaged"
 
 
 _STATES = {
     BackupState.COMMITTED: ShownState.COMPLETE,
     BackupState.ABANDONED: ShownState.GIVEN_UP,
     BackupState.RETIRED: ShownState.RETIRED,
+    BackupState.DAMAGED: ShownState.DAMAGED,
 }
 
 

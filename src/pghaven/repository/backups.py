@@ -18,7 +18,7 @@ from typing import Any
 from pghaven.errors import Cancelled, Damaged, NotFound, ObjectExists, ObjectMissing
 from pghaven.repository import layout
 from pghaven.repository.container import Container, Kind
-from pghaven.repository.manifest import Manifest, parse_manifest, render_manifest
+from pghaven.repository.manifest import BackupFacts, Manifest, parse_manifest, render_manifest
 from pghaven.repository.pack import PackPlace
 from pghaven.repository.repository import Repository
 from pghaven.units import parse_time_utc, render_time_utc
@@ -29,6 +29,7 @@ class BackupState(StrEnum):
     COMMITTED = "committed"
     ABANDONED = "abandoned"
     RETIRED = "retired"
+    DAMAGED = "damaged"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,9 +155,23 @@ class BackupCatalog:
     def list_entries(self) -> tuple[BackupEntry, ...]:
         """Every backup ever begun here that has not been collected, oldest first by when it was started.
 
-        Raises Damaged naming the first object that is.
+        One whose intent or decision is damaged is DAMAGED with the reason: it is told, it may still be somebody's last
+        backup, and it does not stand in the way of the others.
         """
-        entries = [self._read_entry(label, found) for label, found in self._list_parts().items()]
+        entries = []
+        for label, found in self._list_parts().items():
+            try:
+                entries.append(self._read_entry(label, found))
+            except Damaged as error:
+                entries.append(
+                    BackupEntry(
+                        label=label,
+                        state=BackupState.DAMAGED,
+                        intent=None,
+                        last_sign=max(found.values(), default=None),
+                        reason=error.message,
+                    )
+                )
         return tuple(sorted(entries, key=_started))
 
     def _list_parts(self) -> dict[str, dict[str, datetime]]:
@@ -246,3 +261,28 @@ class BackupCatalog:
 def _started(entry: BackupEntry) -> tuple[str, str]:
     moment = entry.intent.started_at if entry.intent else entry.last_sign
     return (render_time_utc(moment) if moment else "", entry.label)
+
+
+def summarize(facts: BackupFacts, first_segment: str, last_segment: str) -> dict[str, Any]:
+    """What the decision carries of a backup, so that listing and choosing one need no manifest."""
+    return {
+        "system_identifier": str(facts.system_identifier),
+        "server_version_num": facts.server_version_num,
+        "wal_segment_size": facts.wal_segment_size,
+        "timeline": int(facts.timeline),
+        "start_lsn": str(facts.start_lsn),
+        "stop_lsn": str(facts.stop_lsn),
+        "started_at": render_time_utc(facts.started_at),
+        "stopped_at": render_time_utc(facts.stopped_at),
+        "from_standby": facts.from_standby,
+        "method": facts.method,
+        "changes": facts.changes,
+        "parent": facts.parent,
+        "host": facts.host,
+        "first_segment": first_segment,
+        "last_segment": last_segment,
+        "file_count": facts.file_count,
+        "total_bytes": facts.total_bytes,
+        "stored_bytes": facts.stored_bytes,
+        "bad_pages": len(facts.bad_pages),
+    }

@@ -106,7 +106,10 @@ def find_owner_ids(manifest: Manifest) -> tuple[int, int] | None:
     import grp
     import pwd
 
-    user, group = manifest.facts.owners[0]
+    # Some file of root's may lie about; this one is the server's own.
+    files = manifest.files
+    own = [number for number, name in enumerate(files.names) if name == b"PG_VERSION" and not files.directory[number]]
+    user, group = manifest.facts.owners[files.owner[own[0]] if own else 0]
     try:
         return pwd.getpwnam(user).pw_uid, grp.getgrnam(group).gr_gid
     except KeyError:

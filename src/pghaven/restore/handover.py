@@ -123,11 +123,11 @@ def _inside(file: ConfigFile, target: str, outside: tuple[ConfigFile, ...]) -> b
         f"ident_file = {quote_setting(target + '/pg_ident.conf')}",
         "external_pid_file = ''",
     ]
-    for number, other in enumerate(outside):
-        if other.role == "include":
-            lines.insert(
-                2, f"include_if_exists = {quote_setting(f'{CONFIG_DIRECTORY}/{number}-{os.path.basename(other.path)}')}"
-            )
+    lines[2:2] = [
+        f"include_if_exists = {quote_setting(f'{CONFIG_DIRECTORY}/{number}-{os.path.basename(other.path)}')}"
+        for number, other in enumerate(outside)
+        if other.role == "include"
+    ]
     body = file.content.decode("utf-8", "surrogateescape")
     kept = [
         f"# {line}  # (pghaven: see the end of this file)" if _is_include(line) else line for line in body.splitlines()

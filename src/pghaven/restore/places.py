@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pghaven.errors import NotPermitted, Refused, UsageError
-from pghaven.postgres.datadir import RESTORE_PLAN_FILE
+from pghaven.postgres.datadir import CONFIG_COPY_DIRECTORY, RESTORE_PLAN_FILE
 from pghaven.repository.manifest import Manifest
 from pghaven.restore.request import RestoreRequest, Root
 from pghaven.server.postmaster import is_running, list_server_processes
@@ -186,7 +186,7 @@ def is_leftover(name: str) -> bool:
     return name.startswith(tuple(f".{one}." for one in (*GENERATED_FILES, "pg_control"))) and name.endswith(".tmp")
 
 
-CONFIG_DIRECTORY = "pghaven.config"
+CONFIG_DIRECTORY = CONFIG_COPY_DIRECTORY
 GENERATED_FILES = (
     RESTORE_PLAN_FILE,
     "backup_label",

@@ -12,12 +12,15 @@ from datetime import datetime
 
 from pghaven.errors import NotFound, ObjectMissing, PghavenError, Refused
 from pghaven.events import Notice
+from pghaven.postgres.control import parse_control
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.recovery import RecoveryTarget, TargetKind
 from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.timeline import History, Timeline
-from pghaven.repository.backups import BackupCatalog, BackupEntry
+from pghaven.postgres.waldata import LONG_HEADER_SIZE, SHORT_HEADER_SIZE
+from pghaven.repository.backups import BackupCatalog, BackupEntry, BackupState
 from pghaven.repository.ledger import Walk, list_legs, walk_path
+from pghaven.repository.manifest import Manifest
 from pghaven.repository.repository import Lineage, Repository
 from pghaven.repository.walstore import WalArchive
 from pghaven.restore.places import plan_roots
@@ -32,6 +35,8 @@ from pghaven.restore.walsearch import (
     find_transaction_end,
 )
 from pghaven.units import parse_time_utc, render_time
+
+_WAL_PAGE_BYTES = 8192  # XLOG_BLCKSZ of every packaged server
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +65,8 @@ def plan_restore(repository: Repository, request: RestoreRequest) -> RestorePlan
     """
     planner = _Planner(repository, request)
     way = planner.choose_way()
-    wal = planner.plan_wal(way)
     manifest = planner.catalog.load_manifest(way.backup)
+    wal = planner.plan_wal(way, manifest)
     roots, resumes = plan_roots(request, manifest)
     return RestorePlan(
         request=request,
@@ -102,7 +107,11 @@ class _Planner:
         """The backups to choose from, oldest first: of the one asked for, or of the newest lineage that has any."""
         if self._request.backup_label is not None:
             return [self.catalog.find_entry(self._request.backup_label)]
-        committed = self.catalog.list_committed()
+        known = self.catalog.list_entries()
+        for entry in known:
+            if entry.state is BackupState.DAMAGED:
+                self._warn("backup_damaged", f'backup "{entry.label}" cannot be used: {entry.reason}')
+        committed = [entry for entry in known if entry.state is BackupState.COMMITTED]
         for lineage in reversed(lineages):
             entries = [one for one in committed if int(one.summary["system_identifier"]) == lineage.system_identifier]
             if entries:
@@ -256,12 +265,15 @@ class _Planner:
 
     # -- which WAL --------------------------------------------------------------------------------------------------
 
-    def plan_wal(self, way: _Way) -> WalPlan:
+    def plan_wal(self, way: _Way, manifest: Manifest) -> WalPlan:
         target = self._target
         if self._request.standby or target.kind is TargetKind.LATEST:
             return self._plan_latest(way)
         if target.kind is TargetKind.IMMEDIATE:
-            return self._wal_plan(way, target, way.stop_lsn, way.stopped_at)
+            # A standby's backup is consistent where its pg_control says, which was read just before its stop.
+            control = parse_control(manifest.control)
+            end_lsn = control.min_recovery_point if manifest.facts.from_standby else way.stop_lsn
+            return self._wal_plan(way, target, end_lsn, way.stopped_at)
         if target.kind is TargetKind.TIME:
             return self._plan_time(way)
         if target.kind is TargetKind.LSN:
@@ -323,6 +335,7 @@ class _Planner:
         return self._wal_plan(way, target, max(target.lsn, way.stop_lsn), None)
 
     def _wal_plan(self, way: _Way, recovery: RecoveryTarget, end_lsn: Lsn, moment: datetime | None) -> WalPlan:
+        end_lsn = _without_page_header(end_lsn, self._archive.segment_size)
         needed = [segment for segment in way.path.segments if segment.start_lsn < end_lsn]
         return WalPlan(
             recovery=recovery,
@@ -367,3 +380,14 @@ def _is_on(history: History, entry: BackupEntry) -> bool:
 
 def _show(moment: datetime | None) -> str:
     return render_time(moment) if moment is not None else "the target"
+
+
+def _without_page_header(lsn: Lsn, segment_size: int) -> Lsn:
+    """A position just behind a page's header as the page's beginning.
+
+    The record that follows begins behind the header, the one before ended ahead of it, and that is what a recovery
+    that stops in between reports.
+    """
+    if lsn % segment_size <= LONG_HEADER_SIZE:
+        return Lsn(lsn - lsn % segment_size)
+    return Lsn(lsn - lsn % _WAL_PAGE_BYTES) if lsn % _WAL_PAGE_BYTES <= SHORT_HEADER_SIZE else lsn

@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from pghaven.errors import Damaged
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.waldata import may_contain_restore_point, may_contain_xid
 from pghaven.postgres.walevent import decode_restore_point, decode_xact
+from pghaven.postgres.walpage import EndReason
 from pghaven.postgres.walrecord import RM_XACT, RM_XLOG, LastRecord, WalRecord, find_last_record, iter_records
 from pghaven.repository.walstore import WalArchive
 from pghaven.units import parse_time_utc
@@ -78,12 +80,15 @@ def find_first_commit_after(path: WalPath, moment: datetime, *, inclusive: bool)
     """
     first = _first_written_at(path, moment - _SLACK)
     # The record may begin in the segment before.
-    for record in iter_records(path.read(max(first - 1, 0)), resource_managers=(RM_XACT,)):
+    reader = iter_records(path.read(max(first - 1, 0)), resource_managers=(RM_XACT,))
+    for record in reader:
         event = decode_xact(record)
         if event is None or event.time is None or not _ends(event.kind):
             continue
         if event.time > moment or (event.time == moment and not inclusive):
             return _found(record, event.time)
+    if reader.end is not None and reader.end.reason is EndReason.DAMAGED:
+        raise Damaged(f"the archived WAL cannot be read beyond {reader.end.lsn}: {reader.end.message}")
     return None
 
 

@@ -39,12 +39,21 @@ def _boot_id() -> str:
     return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
 
 
+def find_parent(pid: int) -> int | None:
+    """The process that started this one; None when there is no such process here."""
+    fields = _fields_of(pid)
+    return None if fields is None else int(fields[1])
+
+
 def _start_of(pid: int) -> str | None:
-    """Field 22 of /proc/<pid>/stat (proc(5)); the name before it may hold anything, so count from its bracket."""
+    fields = _fields_of(pid)
+    return None if fields is None or fields[0] in (b"Z", b"X") else fields[19].decode("ascii")
+
+
+def _fields_of(pid: int) -> list[bytes] | None:
+    """/proc/<pid>/stat from its third field, the state (proc(5)); the name before it may hold anything."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            text = file.read()
+            return file.read().rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    fields = text.rpartition(b")")[2].split()
-    return None if fields[0] in (b"Z", b"X") else fields[19].decode("ascii")

@@ -97,6 +97,8 @@ class ServerFacts:
     archiver: ArchiverFacts
     role: str
     is_superuser: bool
+    backend_pid: int = 0
+    """The process that serves this session, by the numbers of the server's host; 0 when it was not asked."""
     started: datetime
     probed: datetime
 
@@ -143,6 +145,7 @@ def probe_server(connection: Connection) -> ServerFacts:
             settings=settings,
             pending_restart=pending,
             config_files=_read_config_files(connection, settings, data_directory),
+            backend_pid=connection.info.backend_pid,
             tablespaces=_read_tablespaces(connection),
             databases=_read_databases(connection),
             archiver=_read_archiver(connection),
@@ -275,3 +278,9 @@ def read_clock(connection: Connection) -> datetime:
         (now,) = fetch_one(connection, "SELECT clock_timestamp()")
     assert isinstance(now, datetime)
     return now
+
+
+def read_tablespaces(connection: Connection) -> tuple[Tablespace, ...]:
+    """The tablespaces there are now, without the two built in. Raises ServerUnsuitable."""
+    with server_errors(connection, "list the tablespaces"):
+        return _read_tablespaces(connection)

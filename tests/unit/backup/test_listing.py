@@ -98,10 +98,6 @@ def test_a_tablespace_the_server_does_not_know_is_told_and_passed_over(source: S
     assert '"pg_tblspc/99999" is not a tablespace' in text
 
 
-@pytest.mark.xfail(
-    reason="listing._take_files walks into directories of pg_tblspc that are no tablespace; no manifest may hold them",
-    strict=True,
-)
 def test_a_directory_left_among_the_tablespaces_does_not_prevent_a_backup(source: SourceTree, tmp_path: Path) -> None:
     (source.data_directory / "pg_tblspc" / "old").mkdir()
     (source.data_directory / "pg_tblspc" / "old" / "file").write_bytes(b"x")
