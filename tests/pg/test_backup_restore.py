@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pghaven.errors import Locked, Refused
+from pghaven.errors import Locked, Refused, ServerUnsuitable
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.page import checksums
 from pghaven.postgres.recovery import RecoveryTarget, TargetKind
@@ -550,8 +550,6 @@ def test_a_server_started_by_hand_cannot_come_up_short(
             victim.unlink()
         restored = adopt(plan.request.target_dir)
         restored.start(wait=False)
-        from pghaven.errors import ServerUnsuitable
-
         with pytest.raises(ServerUnsuitable):
             while True:
                 restored.instance.wait_ready(timeout_seconds=30)
@@ -571,3 +569,93 @@ def test_restoring_over_something_else_is_refused(make_cluster: ClusterFactory, 
     with pytest.raises(Refused, match="not empty"):
         site.plan(target_dir=str(full))
     assert (full / "precious").read_text() == "x"
+
+
+def test_a_copy_never_recovers_into_a_tablespace_of_its_source(
+    pg_version: int, make_cluster: ClusterFactory, protect: Protect, adopt: Adopt
+) -> None:
+    """The tablespace is newer than the backup: replay would make it at the very place where the source's files lie."""
+    site = protect(make_cluster())
+    source = site.cluster
+    site.backup()
+    place = site.place / "new space"
+    place.mkdir()
+    os.chown(place, *owner_of(source.data_directory))
+    source.sql(f"CREATE TABLESPACE side LOCATION '{place}'")
+    source.sql("CREATE TABLE t TABLESPACE side AS SELECT i FROM generate_series(1, 1000) i")
+    source.sql("CHECKPOINT")
+    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    assert before
+    site.settle()
+    plan = site.plan()
+    site.carry_out(plan)
+    copy = adopt(plan.request.target_dir)
+    with pytest.raises(ServerUnsuitable):
+        copy.start()
+    assert "which is not empty" in copy.log()
+    assert {path: path.read_bytes() for path in before} == before
+
+    source.stop()
+    place.rename(site.place / "moved away")
+    place.mkdir()
+    os.chown(place, *owner_of(source.data_directory))
+    copy.start()
+    copy.wait_for("SELECT NOT pg_is_in_recovery()")
+    assert copy.value("SELECT count(*) FROM t") == 1000
+
+
+def test_a_recovery_that_ends_behind_a_page_header_is_as_planned(
+    make_cluster: ClusterFactory, protect: Protect, adopt: Adopt
+) -> None:
+    """The commit that recovery must not replay is the first record of its segment."""
+    site = protect(make_cluster())
+    fill(site.cluster, 10)
+    site.backup()
+    with site.cluster.connect() as session, session.transaction():
+        session.execute("INSERT INTO ledger (note) VALUES ('late')")
+        (xid,) = session.execute("SELECT pg_current_xact_id()::text::bigint").fetchone() or (0,)
+        session.execute("SELECT pg_switch_wal()")
+    site.settle()
+    restored = recovered(site, adopt, RecoveryTarget(kind=TargetKind.XID, xid=xid, inclusive=False))
+    assert notes(restored) == []
+
+
+def test_a_tablespace_made_while_the_checkpoint_goes_on_is_backed_up(
+    make_cluster: ClusterFactory, protect: Protect, adopt: Adopt
+) -> None:
+    site = protect(make_cluster())
+    source = site.cluster
+    place, mapped = site.place / "just made", site.place / "mapped"
+    for path in (place, mapped):
+        path.mkdir()
+        os.chown(path, *owner_of(source.data_directory))
+    (place / "lost+found").mkdir(mode=0o700)
+    (place / "lost+found").rmdir()  # a server wants an empty directory; it comes back below
+
+    def make(event: object) -> None:
+        if "waiting for a checkpoint" in str(event):
+            source.sql(f"CREATE TABLESPACE side LOCATION '{place}'")
+            source.sql("CREATE TABLE t TABLESPACE side AS SELECT i FROM generate_series(1, 1000) i")
+            (place / "lost+found").mkdir(mode=0o700)
+            (place / "PG_9.6_201608131").mkdir()
+
+    site.tell = make  # type: ignore[method-assign]
+    label = site.backup().facts.label
+    manifest = site.catalog.load_manifest(site.catalog.find_entry(label))
+    assert [tablespace.name for tablespace in manifest.facts.tablespaces] == ["side"]
+    assert not [path for path in manifest.files.directories if path.endswith((b"lost+found", b"PG_9.6_201608131"))]
+    site.settle()
+    restored = recovered(
+        site, adopt, RecoveryTarget(kind=TargetKind.LATEST), tablespace_mapping={str(place): str(mapped)}
+    )
+    assert restored.value("SELECT count(*) FROM t") == 1000
+
+
+def test_files_belong_to_the_server_s_user_whatever_lies_beside_them(
+    make_cluster: ClusterFactory, protect: Protect
+) -> None:
+    site = protect(make_cluster())
+    (site.cluster.data_directory / ".keep").write_text("")  # root's, when root runs the tests
+    site.backup()
+    directory = site.restore(RecoveryTarget(kind=TargetKind.IMMEDIATE))
+    assert owner_of(directory / "PG_VERSION") == owner_of(site.cluster.data_directory)

@@ -34,6 +34,7 @@ from pghaven.runtime.durable import OwnerOf, write_fully
 from pghaven.wal.archives import OpenArchive, PlaceFailure, RepositoryPlace, join_failures, open_archive, open_place
 from pghaven.wal.commands import render_archive_command, render_restore_command
 from pghaven.wal.fence import find_current_fork, load_later_histories
+from pghaven.wal.occupied import refuse_occupied_tablespaces
 from pghaven.wal.plan import FollowedPlan, Verdict
 
 __all__ = ["GetOutcome", "GetRequest", "get_file", "render_archive_command", "render_restore_command"]
@@ -161,7 +162,9 @@ def _find_segment(opened: OpenArchive, request: GetRequest, listener: Listener) 
         )
     content = _read_segment(opened, segment)
     if content is not None:
-        return _cut(content, segment, plan.find_cut(segment))
+        content = _cut(content, segment, plan.find_cut(segment))
+        refuse_occupied_tablespaces(segment, content, plan)
+        return content
     if verdict is Verdict.NEEDED:
         return _Absence(
             objection=f'WAL segment "{segment}" is missing from the archive, but restore plan "{plan.source}" '
