@@ -289,6 +289,15 @@ def count_tree(path: Path) -> tuple[int, int]:
     return files, size
 
 
+def empty_files(path: Path) -> None:
+    """Set the space of a tree's files free and keep the files."""
+    for directory, _, names in os.walk(path):
+        for name in names:
+            file = os.path.join(directory, name)
+            if os.path.isfile(file) and not os.path.islink(file):
+                os.truncate(file, 0)
+
+
 def warm(path: Path) -> None:
     """Read every file once, so that all tools find the page cache warm."""
     buffer = bytearray(8 * MIB)

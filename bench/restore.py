@@ -3,7 +3,9 @@
     python -m bench.restore [--shape mixed|files] [--rounds 3] [--quick] …
 
 Each tool restores the backup it has made itself, and what it restored is compared with the original once. Order
-A B C A B C …; the repositories are in the page cache, and everything restored is on disk when a tool is done.
+A B C A B C …; the repositories are in the page cache, and everything restored is on disk when a tool is done. Nothing that
+was restored is deleted before the last round: ext4 searches past each recently deleted inode when it makes files, and
+would charge one tool with the deletion of another's.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from bench.common import (
     MIB,
     BenchError,
     Measurement,
+    empty_files,
     find_differences,
     make_directory,
     make_ratio,
@@ -37,17 +40,21 @@ _NOT_COMPARED = frozenset({"pg_internal.init", "pgsql_tmp"})
 def run_rounds(server: BenchServer, tools: Sequence[Tool], rounds: int) -> dict[str, Any]:
     """Measures every tool; each has a backup. The server runs, and does nothing."""
     taken: dict[str, list[Measurement]] = {tool.name: [] for tool in tools}
-    target = server.directory / "restored"
+    place = server.directory / "restored"
+    remove(place)
+    make_directory(place)
     for number in range(rounds):
         for tool in tools:
-            remove(target)
-            make_directory(target).chmod(0o700)
+            target = make_directory(place / f"{tool.name}-{number + 1}")
+            target.chmod(0o700)
+            tool.warm()
             command = tool.restore_command(target)
             taken[tool.name].append(measure(command, log=tool.log, server_pid=server.pid))
             print(f"  restore {number + 1}/{rounds} {tool.name}: {taken[tool.name][-1].wall_seconds:.1f} s", flush=True)
             if number == 0:
                 _compare(server.data / "base", target / "base", tool.name)
-    remove(target)
+            empty_files(target)
+    remove(place)
     return {tool.name: median(taken[tool.name]) | {"version": tool.version} for tool in tools}
 
 

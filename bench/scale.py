@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -30,7 +29,7 @@ import numpy as np
 
 from bench.common import MIB, describe_machine, render_table, save
 from pghaven.backup.collect import Collector
-from pghaven.backup.listing import RANGE_BYTES, Listing, ReadJob, iter_jobs
+from pghaven.backup.listing import Listing, ReadJob, iter_jobs
 from pghaven.backup.pipeline import ReadResult, WorkerPacks
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import Timeline
@@ -38,7 +37,6 @@ from pghaven.repository.blockmap import BlockMap, invert
 from pghaven.repository.container import Container, Kind
 from pghaven.repository.manifest import (
     BackupFacts,
-    FileColumns,
     Manifest,
     Tablespace,
     parse_manifest,

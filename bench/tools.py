@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from bench.common import BenchError, count_tree, make_directory, make_temporary_file, remove, run
+from bench.common import BenchError, count_tree, make_directory, make_temporary_file, remove, run, warm
 from bench.data import BenchServer
 
 PROCESSES = 2
@@ -34,6 +34,9 @@ class Tool(Protocol):
     def backup_command(self) -> Sequence[str]: ...
 
     def restore_command(self, target: Path) -> Sequence[str]: ...
+
+    def warm(self) -> None:
+        """Have the repository in the page cache."""
 
     def count_repository(self) -> tuple[int, int]:
         """(objects, bytes) of the backup, without archived WAL."""
@@ -77,6 +80,9 @@ class Pghaven:
 
     def restore_command(self, target: Path) -> Sequence[str]:
         return self._command("restore", "main", "--target-dir", str(target))
+
+    def warm(self) -> None:
+        warm(self._repository)
 
     def count_repository(self) -> tuple[int, int]:
         cluster = self._repository / "clusters" / "main"
@@ -129,6 +135,9 @@ class PgBackRest:
     def restore_command(self, target: Path) -> Sequence[str]:
         return self._command(f"--pg1-path={target}", "restore")
 
+    def warm(self) -> None:
+        warm(self._repository)
+
     def count_repository(self) -> tuple[int, int]:
         return count_tree(self._repository / "backup")
 
@@ -160,6 +169,9 @@ class PgBaseBackup:
         tar, zstd = require_program("tar"), require_program("zstd")
         base, into = shlex.quote(str(self._backup / "base.tar.zst")), shlex.quote(str(target))
         return ["/bin/sh", "-c", f"{zstd} -dcq {base} | {tar} -xf - -C {into} && sync -f {into}"]
+
+    def warm(self) -> None:
+        warm(self._backup)
 
     def count_repository(self) -> tuple[int, int]:
         return count_tree(self._backup)

@@ -35,7 +35,7 @@ def test_all_is_well_where_all_is_well(protected: Site) -> None:
 def test_what_would_be_lost_is_measured(protected: Site) -> None:
     protected.archive_all()
     before = protected.cluster.value("SELECT clock_timestamp()")
-    protected.cluster.sql("SELECT pg_logical_emit_message(false, 'x', repeat('y', 300000))")
+    protected.cluster.sql("SELECT pg_logical_emit_message(true, 'x', repeat('y', 300000))")
     point = look(protected, status=0)["repositories"][0]["recovery_point"]
     assert 300_000 <= point["unarchived_bytes"] < 1 << 20
     assert datetime.fromisoformat(point["since"]) < before
