@@ -3,9 +3,9 @@
     python -m bench.restore [--shape mixed|files] [--rounds 3] [--quick] …
 
 Each tool restores the backup it has made itself, and what it restored is compared with the original once. Order
-A B C A B C …; the repositories are in the page cache, and everything restored is on disk when a tool is done. Nothing that
-was restored is deleted before the last round: ext4 searches past each recently deleted inode when it makes files, and
-would charge one tool with the deletion of another's.
+A B C A B C …; the repositories are in the page cache, and everything restored is on disk when a tool is done. Nothing
+that was restored is deleted before the last round: ext4 searches past each recently deleted inode when it makes files,
+and would charge one tool with the deletion of another's.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The tools that are measured, each as its own documentation says it should be used, with two processes and zstd 3.
 
-The one idea: every tool is a handful of command lines; everything else is the same for all. Each archives WAL by its own
-archive command and proves at a backup's end that the WAL is there, flushes what it writes by its own rules, and verifies
-page checksums.
+The one idea: every tool is a handful of command lines; everything else is the same for all. Each archives WAL by its
+own archive command and proves at a backup's end that the WAL is there, flushes what it writes by its own rules, and
+verifies page checksums.
 """
 
 from __future__ import annotations
