@@ -15,9 +15,15 @@ from pghaven.postgres.lsn import Lsn
 from pghaven.repository.manifest import BadPage
 
 # (tablespace OID, database OID, file node) of a relation's files, as pg_class knows it -> database.schema.name
-RelationNames = dict[tuple[int, int, int], str]
+RelationKey = tuple[int, int, int]
+RelationNames = dict[RelationKey, str]
 _GLOBAL_TABLESPACE = 1664
 _DEFAULT_TABLESPACE = 1663
+
+
+def find_relations(suspects: Iterable[SuspectPage], listing: Listing) -> set[RelationKey]:
+    """The relations that pages in doubt belong to: the only ones whose names are needed."""
+    return {relation_key(listing.relative_path(page.file)) for page in suspects}
 
 
 def judge_suspects(

@@ -28,7 +28,7 @@ from pghaven.backup.checks import (
     refuse_changing_timeline,
 )
 from pghaven.backup.collect import Collector
-from pghaven.backup.damage import RelationNames, judge_suspects
+from pghaven.backup.damage import RelationKey, RelationNames, find_relations, judge_suspects
 from pghaven.backup.listing import (
     Listing,
     ReadJob,
@@ -266,7 +266,7 @@ class _Session:
             on_wait=self._sign_of_life,
             explain=lambda: explain_archiver(connection, facts.in_recovery),
         )
-        relations, names = self._read_relations(facts)
+        relations, names = self._read_relations(facts, find_relations(copy.collector.suspects, copy.listing))
         first, last = wait_for_wal(archive, wait, self._tell)
         files, block_map = copy.collector.finish(copy.listing, verified=facts.data_checksums)
         packs = copy.collector.packs
@@ -295,8 +295,8 @@ class _Session:
             copy_seconds=copy.seconds,
         )
 
-    def _read_relations(self, facts: ServerFacts) -> tuple[bytes, RelationNames]:
-        """The names of relations, as lines of the manifest and by file for messages about damaged pages."""
+    def _read_relations(self, facts: ServerFacts, wanted: set[RelationKey]) -> tuple[bytes, RelationNames]:
+        """The names of relations: all as lines of the manifest, the wanted ones by file for messages."""
         owner = find_owner_name(self._settings.data_directory)
         lines: list[bytes] = []
         names: RelationNames = {}
@@ -307,7 +307,8 @@ class _Session:
         for one in list_relations(open_database, facts.databases, self._tell):
             key = (one.tablespace_oid, one.database_oid, one.filenode)
             lines.append(render_relation((one.database_oid, one.database, *key[::2], one.schema, one.name, one.kind)))
-            names[key] = f"{one.database}.{one.schema}.{one.name}" if one.database else f"{one.schema}.{one.name}"
+            if key in wanted:
+                names[key] = f"{one.database}.{one.schema}.{one.name}" if one.database else f"{one.schema}.{one.name}"
         return b"".join(lines), names
 
     def _facts(self, copy: _Copy, bad_pages: tuple[BadPage, ...], total: int, stored: int) -> BackupFacts:
