@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from pghaven.clock import SYSTEM_CLOCK, Clock
 from pghaven.errors import Damaged
 from pghaven.units import since_epoch
 
@@ -25,6 +26,10 @@ STATUS_STANDBY: Final = "standby"
 # edb-postgres and the like are postgres too; the kernel cuts names to 15 characters.
 _NAMES: Final = ("postgres", "postmaster")
 _GONE_STATES: Final = "ZX"
+# PostgreSQL makes the file first and writes into it then (CreateLockFile in miscinit.c); on a busy host a reader gets
+# between the two. One that stays empty is what a crash left.
+_EMPTY_SECONDS: Final = 5.0
+_EMPTY_POLL_SECONDS: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,14 +49,23 @@ class PidFile:
     status: str | None
 
 
-def read_pid_file(data_directory: str) -> PidFile | None:
-    """None when there is no such file. Raises Damaged for one PostgreSQL did not write, and OSError."""
+def read_pid_file(data_directory: str, *, clock: Clock = SYSTEM_CLOCK) -> PidFile | None:
+    """None when there is no such file. Raises Damaged for one PostgreSQL did not write, and OSError.
+
+    Blocks for some seconds while the file is there but empty, as it is for a moment in every start.
+    """
     path = os.path.join(data_directory, PID_FILE_NAME)
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            lines = [line.strip() for line in file.read().splitlines()]
-    except FileNotFoundError:
-        return None
+    deadline = clock.monotonic() + _EMPTY_SECONDS
+    while True:
+        try:
+            with open(path, encoding="utf-8", errors="surrogateescape") as file:
+                text = file.read()
+        except FileNotFoundError:
+            return None
+        if text or clock.monotonic() >= deadline:
+            break
+        clock.sleep(_EMPTY_POLL_SECONDS)
+    lines = [line.strip() for line in text.splitlines()]
     lines += [""] * (8 - len(lines))
     # A standalone backend (postgres --single) writes its process id as a negative number.
     if not lines[0].removeprefix("-").isdecimal():

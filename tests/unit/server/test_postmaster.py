@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pghaven.clock import ManualClock
 from pghaven.errors import Damaged
 from pghaven.server.postmaster import PidFile, is_alive, is_running, list_server_processes, read_pid_file
 from tests.support.waiting import wait_until
@@ -64,7 +65,30 @@ def test_no_file_is_no_server(tmp_path: Path) -> None:
     assert list_server_processes(str(tmp_path)) == ()
 
 
-@pytest.mark.parametrize("text", ["", "x\n", "\n4711\n"])
+class _ServerThatWritesLate(ManualClock):
+    """While somebody waits, the server gets to fill the file it has made."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self._directory = directory
+
+    def sleep(self, seconds: float) -> None:
+        super().sleep(seconds)
+        write(self._directory, COMPLETE)
+
+
+def test_file_that_is_being_written_is_waited_for(tmp_path: Path) -> None:
+    found = read_pid_file(write(tmp_path, ""), clock=_ServerThatWritesLate(tmp_path))
+    assert found is not None
+    assert found.pid == 4711
+
+
+def test_file_that_stays_empty_is_damage(tmp_path: Path) -> None:
+    with pytest.raises(Damaged, match="does not begin with a process id"):
+        read_pid_file(write(tmp_path, ""), clock=ManualClock())
+
+
+@pytest.mark.parametrize("text", ["x\n", "\n4711\n"])
 def test_file_nobody_of_postgresql_wrote_is_damage(tmp_path: Path, text: str) -> None:
     with pytest.raises(Damaged, match="does not begin with a process id"):
         is_running(write(tmp_path, text))
