@@ -157,6 +157,7 @@ class Workers:
 
 def _make_pack(number: int) -> PackRef:
     return PackRef(
+        label="20260301T130000Z-0001",
         id=os.urandom(32),
         size_bytes=PACK_BYTES + number % 1000,
         tail_bytes=8000 + number % 100,

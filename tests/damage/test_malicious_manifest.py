@@ -533,12 +533,13 @@ def bomb(size: int) -> bytes:
 def with_forged_pack(stage: Stage, forgery: Callable[[bytes], Forgery], plain_length: int) -> None:
     """Point a new file at a pack of our own making."""
     place = BackupCatalog(stage.repository, CLUSTER).pack_place
-    content = forgery(place.context).render()
-    stage.repository.store.create(place.name(hash_of(content)), [content])
+    content = forgery(place.context(ORDER.label)).render()
+    stage.repository.store.create(place.name(ORDER.label, hash_of(content)), [content])
     index_length = int.from_bytes(content[-112:-108], "little")
 
     def edit(parts: ManifestParts) -> None:
         for column, value in (
+            ("pack_writer", 0),
             ("pack_size", len(content)),
             ("pack_tail", 120 + index_length),
             ("pack_plain", plain_length),

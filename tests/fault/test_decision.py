@@ -14,8 +14,9 @@ from pghaven.backup.rivals import make_way
 from pghaven.clock import ManualClock
 from pghaven.errors import Cancelled, Locked, PghavenError, StoreUnreachable
 from pghaven.events import Event, Notice, ignore
-from pghaven.repository.backups import BackupCatalog, BackupState
+from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.descriptor import Descriptor
+from pghaven.repository.entry import BackupState
 from pghaven.repository.manifest import Manifest
 from pghaven.repository.repository import Repository
 from pghaven.repository.seal import OPEN_KEYRING, Keyring

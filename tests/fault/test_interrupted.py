@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from pghaven.repository.backups import BackupState
+from pghaven.repository.entry import BackupState
 from tests.cli.running import clean_environment
 from tests.fault.volumes import needs_root
 from tests.support.cluster import TestCluster

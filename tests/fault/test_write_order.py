@@ -18,7 +18,8 @@ import pytest
 
 from pghaven.errors import NotFound, PghavenError
 from pghaven.postgres.datadir import RESTORE_PLAN_FILE
-from pghaven.repository.backups import BackupCatalog, BackupState
+from pghaven.repository.backups import BackupCatalog
+from pghaven.repository.entry import BackupState
 from pghaven.repository.seal import OPEN_KEYRING, Keyring
 from pghaven.store.api import Store
 from pghaven.store.memory import MemoryStore
@@ -123,13 +124,13 @@ def test_the_order_is_intent_packs_manifest_decision(place: Path) -> None:
     recorded, sources = record(place, OPEN_KEYRING)
     names = [mutation.name for mutation in recorded.mutations]
     for label in sources:
-        parts = [name.rpartition("/")[2] for name in names if f"/{label}/" in name]
+        parts = [name.rpartition("/")[2] for name in names if f"/backups/{label}/" in name]
         assert parts == ["intent", "manifest", "decision"]
     catalog = BackupCatalog(reopen(recorded), CLUSTER)
     for entry in catalog.list_committed():
         manifest_at = names.index(f"clusters/{CLUSTER}/backups/{entry.label}/manifest")
         for pack in catalog.load_manifest(entry).packs:
-            assert names.index(catalog.pack_place.name(pack.id)) < manifest_at
+            assert names.index(catalog.pack_place.name(pack.label, pack.id)) < manifest_at
 
 
 @pytest.mark.parametrize("early", ["manifest", "decision"])

@@ -43,6 +43,7 @@ COLUMNS = {
     "run_length": 8,
     "run_pack": 4,
     "run_offset": 8,
+    "pack_writer": 4,
     "pack_size": 8,
     "pack_tail": 4,
     "pack_plain": 8,
@@ -102,6 +103,7 @@ class Frame:
     plain_length: int
     codec: int
     proof: bytes
+    by_cells: bool
 
     def open(self, stored: bytes) -> bytes:
         require(len(stored) == self.stored_length, "a frame is cut short")
@@ -115,8 +117,12 @@ class Frame:
                 require(decoder.decompress(b"", max_length=1) == b"" and decoder.eof, "a frame is longer than it says")
             require(not decoder.unused_data, "bytes behind a frame")
         require(len(plain) == self.plain_length, "a frame is shorter than it says")
-        require(blake3(plain).digest() == self.proof, "a frame's hash is wrong")
+        require(blake3(hash_cells(plain) if self.by_cells else plain).digest() == self.proof, "a frame's hash is wrong")
         return plain
+
+
+def hash_cells(plain: bytes) -> bytes:
+    return b"".join(blake3(plain[at : at + 8192]).digest()[:16] for at in range(0, len(plain), 8192))
 
 
 @dataclass(frozen=True)
@@ -157,10 +163,11 @@ def parse_end(end: bytes, size: int, kind: int, context: bytes) -> Index:
     for number in range(count):
         require(0 < plain[number] <= MIB and 0 < stored[number] <= plain[number], "a frame out of bounds")
         found = proofs[32 * number : 32 * number + 32]
-        frames.append(Frame(where, stored[number], plain_where, plain[number], codecs[number], found))
+        frames.append(Frame(where, stored[number], plain_where, plain[number], codecs[number], found, kind == PACK))
         where += stored[number]
         plain_where += plain[number]
-    require(where == index_at and plain_where == plain_length, "frames do not fill it")
+    cells = sum(-(-length // 8192) for length in plain) if kind == PACK else 0
+    require(where + 16 * cells == index_at and plain_where == plain_length, "frames do not fill it")
     return Index(proof, facts, frames, plain_length)
 
 
@@ -198,12 +205,28 @@ class Repository:
         """Labels and decisions of the backups that are there."""
         for label in children(self.root / "clusters" / cluster / "backups"):
             prefix = f"clusters/{cluster}/backups/{label}/"
-            if not (self.root / prefix / "decision").is_file() or (self.root / prefix / "retire").exists():
+            if not all((self.root / prefix / part).is_file() for part in ("intent", "decision")):
                 continue
             decision = self.document(prefix + "decision")
             require(decision["decision"] in ("commit", "abandon"), "no decision")
-            if decision["decision"] == "commit":
+            of_backup = self.document(prefix + "intent")["purpose"] == "backup"
+            if decision["decision"] == "commit" and of_backup and not self.is_retired(prefix):
                 yield label, decision
+
+    def is_retired(self, prefix: str) -> bool:
+        retired = children(self.root / prefix / "retire")
+        fate = prefix + f"fate/{retired[-1]}" if retired else ""
+        return bool(retired) and not ((self.root / fate).is_file() and self.document(fate)["fate"] == "keep")
+
+    def find_manifest(self, cluster: str, label: str, decided: str) -> tuple[str, str]:
+        """The name and the hash of a backup's newest manifest that counts."""
+        prefix = f"clusters/{cluster}/backups/{label}/"
+        for generation in reversed(children(self.root / prefix / "generations")):
+            name = f"clusters/{cluster}/backups/{generation.partition('-')[2]}/decision"
+            decision = self.document(name) if (self.root / name).is_file() else {}
+            if decision.get("decision") == "commit" and label in decision["generations"]:
+                return f"{prefix}generations/{generation}/manifest", decision["generations"][label]
+        return prefix + "manifest", decided
 
     def wal(self, cluster: str, system_identifier: str, name: str) -> bytes:
         place = f"other/{name}"
@@ -231,9 +254,9 @@ class Backup:
     def __init__(self, repository: Repository, cluster: str, label: str) -> None:
         decisions = dict(repository.backups(cluster))
         require(label in decisions, f"there is no backup {label}")
-        name = f"clusters/{cluster}/backups/{label}/manifest"
+        name, proof = repository.find_manifest(cluster, label, decisions[label]["manifest"])
         index, plain = repository.container(name, MANIFEST, 4 << 30)
-        require(index.proof.hex() == decisions[label]["manifest"], "not the manifest that was decided on")
+        require(index.proof.hex() == proof, "not the manifest that was decided on")
         self.repository = repository
         self.cluster = cluster
         self.facts = index.facts["facts"]
@@ -241,6 +264,7 @@ class Backup:
         self._plain = plain
         self._places = index.facts["columns"]
         self._config_files = index.facts["config_files"]
+        self._writers = index.facts["pack_writers"]
         self.columns = {column: self._column(column, width) for column, width in COLUMNS.items()}
         self.directories = self._names("directories", len(self.columns["directory_mode"]))
         self.names = self._names("file_names", len(self.columns["file_size"]))
@@ -310,6 +334,9 @@ class Backup:
             require(self.path(directory, name) not in taken, "a file that cannot be")
         require(all(owner < len(self.facts["owners"]) for owner in columns["file_owner"]), "a file of nobody")
         require(len(self.pack_ids) == 32 * len(columns["pack_size"]), "packs without ids")
+        require(all(writer < len(self._writers) for writer in columns["pack_writer"]), "a pack of nobody")
+        require(all(re.fullmatch("[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", label) for label in self._writers), "no label")
+        require(len(self._blob("file_hashes")) == 16 * len(self.names), "files without hashes")
         require(self.facts["file_count"] == len(self.names), "another number of files")
         require(self.facts["total_bytes"] == sum(columns["file_size"]), "another number of bytes")
         self._check_runs()
@@ -362,13 +389,14 @@ class Backup:
         """The frames of a pack that hold these plain bytes."""
         pack_id = self.pack_ids[32 * pack : 32 * pack + 32]
         name = pack_id.hex()
-        path = self.repository.root / f"clusters/{self.cluster}/packs/{name[:2]}/{name}"
+        writer = self._writers[self.columns["pack_writer"][pack]]
+        path = self.repository.root / f"clusters/{self.cluster}/packs/{writer}/{name}"
         size, tail = self.columns["pack_size"][pack], self.columns["pack_tail"][pack]
         require(tail >= FOOTER_BYTES and tail + HEADER_BYTES <= size, "a pack that cannot be")
         with open(path, "rb") as file:
             require(file.read(HEADER_BYTES) == make_header(PACK), "no header")
             file.seek(size - tail)
-            context = f"{self.repository.id}/clusters/{self.cluster}/packs/".encode()
+            context = f"{self.repository.id}/clusters/{self.cluster}/packs/{writer}/".encode()
             index = parse_end(file.read(tail), size, PACK, context)
             require(index.proof == pack_id, "another pack")
             require(index.plain_length == self.columns["pack_plain"][pack], "a pack of another length")

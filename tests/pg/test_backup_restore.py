@@ -15,7 +15,7 @@ from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.page import checksums
 from pghaven.postgres.recovery import RecoveryTarget, TargetKind
 from pghaven.postgres.timeline import Timeline
-from pghaven.repository.backups import BackupState
+from pghaven.repository.entry import BackupState
 from tests.support.cluster import Kind, TestCluster
 from tests.support.commands import PghavenCommand
 from tests.support.fixtures import ClusterFactory

@@ -25,6 +25,7 @@ from tests.support.synthetic import (
     SourceTree,
     archive_wal,
     commit,
+    make_intent,
     make_repository,
     make_source,
     read_tree,
@@ -136,6 +137,7 @@ def test_files_that_change_before_they_are_read_are_as_they_were_found(changes: 
             for one in changes:
                 apply(one, source.data_directory / one.name)
 
+        catalog.announce(order.label, make_intent(order))
         manifest = store_files(catalog, source, order, change)
         archive_wal(repository, order)
         commit(catalog, manifest, order)

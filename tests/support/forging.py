@@ -34,12 +34,16 @@ class Frame:
     plain_length: int | None = None
     stored_length: int | None = None
 
-    def columns(self) -> tuple[bytes, int, int, int, int, bytes]:
+    def columns(self, kind: int) -> tuple[bytes, int, int, int, int, bytes]:
         stored = zstd.compress(self.plain) if self.stored is None else self.stored
         codec = ZSTD if self.codec is None else self.codec
         plain_length = len(self.plain) if self.plain_length is None else self.plain_length
         stored_length = len(stored) if self.stored_length is None else self.stored_length
-        return stored, stored_length, plain_length, codec, google_crc32c.value(stored), blake3(self.plain).digest()
+        hashed = self.cells() if kind == PACK else self.plain
+        return stored, stored_length, plain_length, codec, google_crc32c.value(stored), blake3(hashed).digest()
+
+    def cells(self) -> bytes:
+        return b"".join(blake3(self.plain[at : at + 8192]).digest()[:16] for at in range(0, len(self.plain), 8192))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +66,15 @@ class Forgery:
     salt: bytes = bytes(32)
     header: bytes | None = None
     after_frames: bytes = b""
+    cells: bytes | None = None
     after_index: bytes = b""
 
     def render(self) -> bytes:
         header = HEAD + struct.pack("<HB5s", 1, self.kind, bytes(5))
-        columns = [frame.columns() for frame in self.frames]
+        columns = [frame.columns(self.kind) for frame in self.frames]
+        cells = b"".join(frame.cells() for frame in self.frames) if self.kind == PACK else b""
         body = b"".join(column[0] for column in columns) + self.after_frames
+        body += cells if self.cells is None else self.cells
         meta = self.meta if isinstance(self.meta, bytes) else json.dumps(self.meta).encode()
         index = b"".join(
             (

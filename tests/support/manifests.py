@@ -30,11 +30,12 @@ WIDTHS = {
     "run_length": 8,
     "run_pack": 4,
     "run_offset": 8,
+    "pack_writer": 4,
     "pack_size": 8,
     "pack_tail": 4,
     "pack_plain": 8,
 }
-BLOBS = ("directories", "file_names", "pack_ids", "relations", "config_contents", "control")
+BLOBS = ("directories", "file_names", "file_hashes", "pack_ids", "relations", "config_contents", "control")
 _FRAME = 1 << 20
 
 
@@ -81,6 +82,8 @@ class ManifestParts:
         for column, value in {**row, "file_flags": 0, "file_runs": 1 if content else 0}.items():
             self.columns[column].insert(at, value)
         self.names.insert(at, name)
+        hashes = self.blobs["file_hashes"]
+        self.blobs["file_hashes"] = hashes[: 16 * at] + bytes(16) + hashes[16 * at :]
         if content:
             run = sum(self.columns["file_runs"][:at])
             for column, value in zip(("run_length", "run_pack", "run_offset"), content, strict=True):
@@ -119,7 +122,7 @@ def take_apart(container: Container) -> ManifestParts:
         blobs={name: blob(name) for name in BLOBS},
         config_files=meta["config_files"],
         places={},
-        more_meta={},
+        more_meta={"pack_writers": meta["pack_writers"]},
     )
 
 

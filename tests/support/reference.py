@@ -18,6 +18,7 @@ from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.blockmap import invert
 from pghaven.repository.container import Kind
 from pghaven.repository.manifest import Manifest
+from pghaven.repository.pack import load_pack_cells, load_pack_index
 from pghaven.repository.repository import Repository
 from pghaven.repository.seal import Keyring
 from pghaven.restore.fetch import FetchJob, FetchSettings, FileTarget, open_fetcher
@@ -115,7 +116,7 @@ class Reference:
         return self.restore(name.split("/")[3] if is_of_backup else None)
 
     def fetch(self, name: str) -> Found:
-        """What a restore's worker makes of a pack: the parts of files that lie in it."""
+        """What a restore's worker makes of a pack: the parts of files that lie in it. Reads the cells' hashes too."""
         root = self.scratch / "fetch"
         settings = FetchSettings(place=BackupCatalog(self.open(), CLUSTER).pack_place, roots=(("", str(root)),))
         job = self.jobs[name]
@@ -124,6 +125,8 @@ class Reference:
         worker = open_fetcher(settings)
         try:
             worker(job)
+            assert job.pack is not None
+            load_pack_cells(settings.place, job.pack, load_pack_index(settings.place, job.pack))
             return {f"{file.directory}/{os.fsdecode(file.name)}": _path(root, file).read_bytes() for file in job.files}
         finally:
             worker.close()
@@ -216,7 +219,7 @@ def _jobs(catalog: BackupCatalog, manifest: Manifest) -> Iterator[tuple[str, Fet
         columns = (local, part.file_offset.tolist(), part.length.tolist(), part.pack_offset.tolist())
         runs = tuple(zip(*columns, strict=True))
         yield (
-            catalog.pack_place.name(ref.id),
+            catalog.pack_place.name(ref.label, ref.id),
             FetchJob(pack=ref, files=tuple(targets[number] for number in numbers), runs=runs),
         )
 

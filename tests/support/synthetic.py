@@ -29,7 +29,8 @@ from pghaven.postgres.page import checksums
 from pghaven.postgres.recovery import RecoveryTarget, TargetKind
 from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.timeline import Timeline
-from pghaven.repository.backups import BackupCatalog, BackupEntry, Intent, summarize
+from pghaven.repository.backups import BackupCatalog
+from pghaven.repository.entry import BackupEntry, Intent, summarize
 from pghaven.repository.manifest import BackupFacts, ConfigFile, Manifest, Tablespace, render_relation
 from pghaven.repository.repository import Lineage, Repository, create_repository, open_repository
 from pghaven.repository.seal import OPEN_KEYRING, Keyring
@@ -265,7 +266,7 @@ def store_files(
     """
     rules = ListingRules(tablespace_oids=frozenset(one.oid for one in source.tablespaces), segment_blocks=131072)
     listing = list_data_directory(str(source.data_directory), rules)
-    settings = WorkerSettings(place=catalog.pack_place, level=3, block_size=PAGE, verify=True)
+    settings = WorkerSettings(place=catalog.pack_place, label=order.label, level=3, block_size=PAGE, verify=True)
     workers = [open_worker(settings) for _ in range(order.workers)]
     collector = Collector()
     before_reading()

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pghaven.backup.listing import Listing
 from pghaven.backup.pipeline import ReadResult, SuspectPage, WorkerPacks
 from pghaven.repository.blockmap import HOLE, BlockMap, Placements, build_block_map
-from pghaven.repository.manifest import FLAG_PAGES_VERIFIED, FileColumns
+from pghaven.repository.manifest import FLAG_PAGES_VERIFIED, HASH_BYTES, FileColumns
 from pghaven.repository.pack import PackRef
 
 _TYPES = "IQQIQ"
@@ -67,6 +67,7 @@ class Collector:
             mtime_ns=_column(listing.mtime_ns, np.dtype(np.int64))[kept],
             owner=_column(listing.owner, np.dtype(np.uint16))[kept],
             flags=flags[kept],
+            content_hash=np.zeros((int(kept.sum()), HASH_BYTES), np.uint8),
         )
         return files, block_map
 

@@ -28,9 +28,10 @@ _REREAD_PAUSE_SECONDS = 0.002
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
-    """What a worker needs. ``verify`` is whether pages carry checksums."""
+    """What a worker needs. ``verify`` is whether pages carry checksums; packs are stored under ``label``."""
 
     place: PackPlace
+    label: str
     level: int
     block_size: int
     verify: bool
@@ -73,7 +74,7 @@ class BackupWorker:
         self._settings = settings
         self._buffer = bytearray(BATCH_BYTES)
         self._view = memoryview(self._buffer)
-        self._packs = PackWriter(settings.place, level=settings.level)
+        self._packs = PackWriter(settings.place, settings.label, level=settings.level)
         self._work = ChecksumWork()
         self._zero = bytes(FRAME_BYTES)
         self.worker = os.getpid()

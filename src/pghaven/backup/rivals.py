@@ -11,7 +11,8 @@ from datetime import datetime, timedelta
 
 from pghaven.errors import Locked
 from pghaven.events import Listener, Notice
-from pghaven.repository.backups import BackupCatalog, BackupEntry, BackupState
+from pghaven.repository.backups import BackupCatalog
+from pghaven.repository.entry import BackupEntry, BackupState
 from pghaven.runtime.whoami import ProcessIdentity, is_alive
 from pghaven.units import render_time
 

@@ -42,7 +42,8 @@ from pghaven.backup.rivals import SIGN_OF_LIFE_SECONDS, make_way
 from pghaven.errors import NotPermitted, PghavenError, StoreUnreachable
 from pghaven.events import Listener, Notice, Progress, Step
 from pghaven.postgres.control import ControlFile, parse_control
-from pghaven.repository.backups import BackupCatalog, Intent, summarize
+from pghaven.repository.backups import BackupCatalog
+from pghaven.repository.entry import Intent, summarize
 from pghaven.repository.manifest import BackupFacts, BadPage, ConfigFile, Manifest, Tablespace, render_relation
 from pghaven.repository.repository import Repository
 from pghaven.repository.walstore import WalArchive
@@ -121,15 +122,16 @@ class _Session:
             refuse_abandoned_timeline(archive, facts.timeline, facts.lsn)
             self._mention_checksums(facts)
             make_way(self._catalog, None, self._tell)
+            started_at = self._clock.now()
+            self._label = f"{started_at:%Y%m%dT%H%M%SZ}-{os.urandom(2).hex()}"
             worker_settings = WorkerSettings(
                 place=self._catalog.pack_place,
+                label=self._label,
                 level=settings.level,
                 block_size=facts.block_size,
                 verify=facts.data_checksums,
             )
             with Crew(size=settings.processes, setup=open_worker, settings=worker_settings) as crew:
-                started_at = self._clock.now()
-                self._label = f"{started_at:%Y%m%dT%H%M%SZ}-{os.urandom(2).hex()}"
                 self._tell(Step(text=f"starting backup {self._label}: waiting for a checkpoint"))
                 with backup_bracket(connection, f"pghaven {self._label}", fast=settings.fast_checkpoint) as backup:
                     self._announce(facts, backup, started_at)

@@ -15,7 +15,8 @@ from typing import Any
 from pghaven.backup.rivals import seems_dead
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import Timeline
-from pghaven.repository.backups import BackupCatalog, BackupEntry, BackupState
+from pghaven.repository.backups import BackupCatalog
+from pghaven.repository.entry import BackupEntry, BackupState
 from pghaven.units import parse_time_utc
 
 

@@ -33,7 +33,8 @@ from pghaven.proof.judgements import (
 )
 from pghaven.proof.results import CheckResult, fail, good, skip, warn
 from pghaven.proof.roundtrip import RoundTripSettings, run_round_trip
-from pghaven.repository.backups import BackupCatalog, BackupEntry
+from pghaven.repository.backups import BackupCatalog
+from pghaven.repository.entry import BackupEntry
 from pghaven.repository.repository import Lineage, Repository, open_repository
 from pghaven.repository.walstore import WalArchive
 from pghaven.server.backlog import count_waiting

@@ -13,7 +13,7 @@ from typing import Final
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.settings import OLD_RECIPES, SettingAdvice
 from pghaven.proof.results import CheckResult, count_files, fail, good, skip, warn
-from pghaven.repository.backups import BackupEntry
+from pghaven.repository.entry import BackupEntry
 from pghaven.repository.repository import Lineage
 from pghaven.server.privileges import render_grant
 from pghaven.server.probe import ServerFacts

@@ -26,7 +26,8 @@ from pghaven.proof.states import (
     ServerState,
 )
 from pghaven.proof.windows import find_reach
-from pghaven.repository.backups import BackupCatalog, BackupState
+from pghaven.repository.backups import BackupCatalog
+from pghaven.repository.entry import BackupState
 from pghaven.repository.repository import Lineage, Repository, open_repository
 from pghaven.repository.walstore import WalArchive
 from pghaven.server.backlog import count_waiting

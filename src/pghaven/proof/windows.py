@@ -15,7 +15,7 @@ from pghaven.errors import Damaged, ObjectMissing
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.timeline import History, Timeline
-from pghaven.repository.backups import BackupEntry
+from pghaven.repository.entry import BackupEntry
 from pghaven.repository.ledger import Walk, walk_path
 from pghaven.repository.walstore import WalArchive
 from pghaven.restore.walsearch import read_written_time

@@ -5,59 +5,35 @@ ever be written, because the decision is created by put-if-absent. Clocks, pause
 two of it. Everything else here (who seems alive, who waits) saves work and carries no safety.
 
     intent → packs → manifest → decision            written in this order, read in the reverse one
+
+What comes after a commit (retiring, holding, condemning) is written by ``removal``, and read here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
 from pghaven.errors import Cancelled, Damaged, NotFound, ObjectExists, ObjectMissing
 from pghaven.repository import layout
 from pghaven.repository.container import Container, Kind
-from pghaven.repository.manifest import BackupFacts, Manifest, parse_manifest, render_manifest
+from pghaven.repository.entry import (
+    COLLECT,
+    KEEP,
+    BackupEntry,
+    BackupState,
+    Hold,
+    Intent,
+    Purpose,
+    Retirement,
+    find_last,
+)
+from pghaven.repository.manifest import Manifest, parse_manifest, render_manifest
 from pghaven.repository.pack import PackPlace
 from pghaven.repository.repository import Repository
 from pghaven.units import parse_time_utc, render_time_utc
-
-
-class BackupState(StrEnum):
-    UNDECIDED = "undecided"
-    COMMITTED = "committed"
-    ABANDONED = "abandoned"
-    RETIRED = "retired"
-    DAMAGED = "damaged"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Intent:
-    """Who is making a backup. ``boot_id`` and ``process_start`` tell a process from a later one with its number."""
-
-    host: str
-    boot_id: str
-    process: int
-    process_start: str
-    started_at: datetime
-    system_identifier: int
-    timeline: int
-    start_lsn: str
-    parent: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BackupEntry:
-    """One backup as the catalog knows it. ``summary`` is what the decision carries: ``list`` needs no manifest."""
-
-    label: str
-    state: BackupState
-    intent: Intent | None
-    last_sign: datetime | None
-    summary: Mapping[str, Any] = field(default_factory=dict)
-    manifest_hash: str | None = None
-    reason: str | None = None
 
 
 class BackupCatalog:
@@ -95,6 +71,8 @@ class BackupCatalog:
             "timeline": intent.timeline,
             "start_lsn": intent.start_lsn,
             "parent": intent.parent,
+            "sources": list(intent.sources),
+            "purpose": str(intent.purpose),
         }
         self._repository.create_document(self._name(label, "intent"), body)
 
@@ -128,7 +106,7 @@ class BackupCatalog:
             "manifest_bytes": size_bytes,
             "summary": dict(summary),
         }
-        self._decide(label, body)
+        self.decide(label, body)
         return size_bytes
 
     def abandon(self, label: str, reason: str) -> bool:
@@ -140,15 +118,23 @@ class BackupCatalog:
             return bool(self._read_decision(label)["decision"] == "abandon")
         return True
 
-    def _decide(self, label: str, body: Mapping[str, Any]) -> None:
+    def decide(self, label: str, body: Mapping[str, Any]) -> None:
+        """Write the decision to commit. Raises Cancelled when a collector was first.
+
+        An intent that is gone by then means the same: it was abandoned so long ago that all of it was removed, and with
+        it the decision that would have told.
+        """
+        reason = "its intent was removed"
         try:
             self._repository.create_document(self._name(label, "decision"), body)
+            if self._repository.store.find(self._name(label, "intent")) is not None:
+                return
         except ObjectExists:
-            other = self._read_decision(label)
-            raise Cancelled(
-                f'backup "{label}" was given up by another process before it was finished: {other.get("reason")}',
-                hint="Run the backup again.",
-            ) from None
+            reason = str(self._read_decision(label).get("reason"))
+        raise Cancelled(
+            f'backup "{label}" was given up by another process before it was finished: {reason}',
+            hint="Run the backup again.",
+        )
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
@@ -158,51 +144,104 @@ class BackupCatalog:
         One whose intent or decision is damaged is DAMAGED with the reason: it is told, it may still be somebody's last
         backup, and it does not stand in the way of the others.
         """
-        entries = []
-        for label, found in self._list_parts().items():
-            try:
-                entries.append(self._read_entry(label, found))
-            except Damaged as error:
-                entries.append(
-                    BackupEntry(
-                        label=label,
-                        state=BackupState.DAMAGED,
-                        intent=None,
-                        last_sign=max(found.values(), default=None),
-                        reason=error.message,
-                    )
-                )
-        return tuple(sorted(entries, key=_started))
+        return tuple(
+            entry
+            for entry in self.list_labels()
+            if entry.purpose is Purpose.BACKUP and entry.state not in (BackupState.CONDEMNED, BackupState.GONE)
+        )
 
-    def _list_parts(self) -> dict[str, dict[str, datetime]]:
+    def list_labels(self) -> tuple[BackupEntry, ...]:
+        """Everything that has a label, compactions and what is being removed too, oldest first."""
+        return tuple(
+            sorted((self._read_whole(label, parts) for label, parts in self._list_parts().items()), key=_started)
+        )
+
+    def _read_whole(self, label: str, parts: Mapping[str, datetime]) -> BackupEntry:
+        """An entry; DAMAGED with the reason where it cannot be read, GONE where it went while we looked."""
+        try:
+            return self._read_entry(label, parts)
+        except Damaged as error:
+            state, reason = BackupState.DAMAGED, error.message
+        except ObjectMissing:
+            state, reason = BackupState.GONE, "it was removed meanwhile"
+        sign = max(parts.values(), default=None)
+        return BackupEntry(label=label, state=state, intent=None, last_sign=sign, parts=parts, reason=reason)
+
+    def _list_parts(self, label: str | None = None) -> dict[str, dict[str, datetime]]:
         """For each label its objects and their times."""
         parts: dict[str, dict[str, datetime]] = {}
         prefix = layout.backups_prefix(self.cluster)
-        for info in self._repository.store.list(prefix):
-            label, _, part = info.name.removeprefix(prefix).partition("/")
-            parts.setdefault(label, {})[part] = info.modified
+        for info in self._repository.store.list(prefix if label is None else f"{prefix}{label}/"):
+            found, _, part = info.name.removeprefix(prefix).partition("/")
+            parts.setdefault(found, {})[part] = info.modified
         return parts
 
     def list_committed(self) -> tuple[BackupEntry, ...]:
-        """The backups there are, oldest first."""
+        """The backups there are, oldest first; what is retired is not among them."""
         return tuple(entry for entry in self.list_entries() if entry.state is BackupState.COMMITTED)
 
+    def read_entry(self, label: str) -> BackupEntry:
+        """One label's state now. Never raises for a label that is not there: that is GONE."""
+        return self._read_whole(label, self._list_parts(label).get(label, {}))
+
     def _read_entry(self, label: str, parts: Mapping[str, datetime]) -> BackupEntry:
-        intent = self._read_intent(label) if "intent" in parts else None
+        sign = max(parts.values(), default=None)
+        if "intent" not in parts:
+            return BackupEntry(label=label, state=BackupState.GONE, intent=None, last_sign=sign, parts=parts)
         entry = BackupEntry(
-            label=label, state=BackupState.UNDECIDED, intent=intent, last_sign=max(parts.values(), default=None)
+            label=label, state=BackupState.UNDECIDED, intent=self._read_intent(label), last_sign=sign, parts=parts
         )
         if "decision" not in parts:
             return entry
         decision = self._read_decision(label)
+        retired = find_last(parts, "retire")
+        fate = self.read_fate(label, retired) if retired and f"fate/{retired:08d}" in parts else None
         if decision["decision"] == "abandon":
-            return replace(entry, state=BackupState.ABANDONED, reason=str(decision.get("reason")))
+            state = BackupState.CONDEMNED if fate == COLLECT else BackupState.ABANDONED
+            return replace(entry, state=state, reason=str(decision.get("reason")))
+        state = BackupState.COMMITTED
+        retirement = None
+        if retired and fate != KEEP:
+            retirement = self._read_retirement(label, retired)
+            state = BackupState.CONDEMNED if fate == COLLECT else BackupState.RETIRED
+        held = find_last(parts, "hold")
         return replace(
             entry,
-            state=BackupState.RETIRED if "retire" in parts else BackupState.COMMITTED,
+            state=state,
             summary=decision["summary"],
             manifest_hash=decision["manifest"],
+            reason=retirement.reason if retirement else None,
+            retirement=retirement,
+            hold=self._read_hold(label, held) if held and f"release/{held:08d}" not in parts else None,
         )
+
+    def read_fate(self, label: str, number: int) -> str:
+        """What became of a retirement, "collect" or "keep". Raises ObjectMissing when that is open, Damaged."""
+        name = self._name(label, f"fate/{number:08d}")
+        fate = self._repository.read_document(name).get("fate")
+        if fate not in (COLLECT, KEEP):
+            raise Damaged(f'"{name}" is damaged: it is no fate')
+        return str(fate)
+
+    def _read_retirement(self, label: str, number: int) -> Retirement:
+        body, written_at = self._read_note(label, f"retire/{number:08d}")
+        try:
+            not_before = parse_time_utc(body["not_before"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise Damaged(f'retirement {number} of backup "{label}" is damaged ({error!r})') from error
+        return Retirement(number=number, reason=str(body.get("reason")), not_before=not_before, written_at=written_at)
+
+    def _read_hold(self, label: str, number: int) -> Hold:
+        body, written_at = self._read_note(label, f"hold/{number:08d}")
+        return Hold(number=number, reason=str(body.get("reason")), written_at=written_at)
+
+    def _read_note(self, label: str, part: str) -> tuple[dict[str, Any], datetime]:
+        name = self._name(label, part)
+        body = self._repository.read_document(name)
+        try:
+            return body, parse_time_utc(body["written_at"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise Damaged(f'"{name}" is damaged ({error!r})') from error
 
     def _read_decision(self, label: str) -> dict[str, Any]:
         """Either decision, with what belongs to it. Raises Damaged for anything else, ObjectMissing."""
@@ -215,15 +254,15 @@ class BackupCatalog:
             raise Damaged(f'"{name}" is damaged: it is no decision')
         return body
 
-    def _read_intent(self, label: str) -> Intent | None:
+    def _read_intent(self, label: str) -> Intent:
         name = self._name(label, "intent")
         try:
             body = self._repository.read_document(name)
             known = {field.name: body[field.name] for field in fields(Intent)}
             known["system_identifier"] = int(known["system_identifier"])
             known["started_at"] = parse_time_utc(known["started_at"])
-        except ObjectMissing:
-            return None
+            known["sources"] = tuple(str(source) for source in known["sources"])
+            known["purpose"] = Purpose(known["purpose"])
         except (KeyError, TypeError, ValueError) as error:
             raise Damaged(f'"{name}" is damaged: it is no intent ({error!r})') from error
         return Intent(**known)
@@ -245,11 +284,11 @@ class BackupCatalog:
 
     def load_manifest(self, entry: BackupEntry) -> Manifest:
         """The proven manifest of a committed backup. Raises Damaged naming it, ObjectMissing."""
-        name = self._name(entry.label, "manifest")
+        name, manifest_hash = self._find_manifest(entry)
         container = self._repository.read_container(name, Kind.MANIFEST)
         try:
-            if container.index.hash.hex() != entry.manifest_hash:
-                raise Damaged("it is not the manifest that the backup's decision names")  # noqa: TRY301
+            if container.index.hash.hex() != manifest_hash:
+                raise Damaged("it is not the manifest that the decision names")  # noqa: TRY301
             manifest = parse_manifest(container)
             if (manifest.facts.cluster, manifest.facts.label) != (self.cluster, entry.label):
                 raise Damaged("it is another backup's manifest")  # noqa: TRY301
@@ -257,32 +296,21 @@ class BackupCatalog:
             raise Damaged(f'"{name}" is damaged: {error.message}') from error
         return manifest
 
+    def _find_manifest(self, entry: BackupEntry) -> tuple[str, str]:
+        """The name of a backup's newest manifest that counts, and the hash a decision gives it."""
+        generations = sorted((part for part in entry.parts if part.startswith("generations/")), reverse=True)
+        for part in generations:
+            _, compaction, _ = part.split("/")
+            try:
+                decision = self._read_decision(compaction.partition("-")[2])
+            except ObjectMissing:
+                continue  # a compaction that is not decided yet, or was given up and is gone
+            given = decision.get("generations", {}).get(entry.label)
+            if decision["decision"] == "commit" and given is not None:
+                return self._name(entry.label, part), str(given)
+        return self._name(entry.label, "manifest"), str(entry.manifest_hash)
+
 
 def _started(entry: BackupEntry) -> tuple[str, str]:
     moment = entry.intent.started_at if entry.intent else entry.last_sign
     return (render_time_utc(moment) if moment else "", entry.label)
-
-
-def summarize(facts: BackupFacts, first_segment: str, last_segment: str) -> dict[str, Any]:
-    """What the decision carries of a backup, so that listing and choosing one need no manifest."""
-    return {
-        "system_identifier": str(facts.system_identifier),
-        "server_version_num": facts.server_version_num,
-        "wal_segment_size": facts.wal_segment_size,
-        "timeline": int(facts.timeline),
-        "start_lsn": str(facts.start_lsn),
-        "stop_lsn": str(facts.stop_lsn),
-        "started_at": render_time_utc(facts.started_at),
-        "stopped_at": render_time_utc(facts.stopped_at),
-        "from_standby": facts.from_standby,
-        "method": facts.method,
-        "changes": facts.changes,
-        "parent": facts.parent,
-        "host": facts.host,
-        "first_segment": first_segment,
-        "last_segment": last_segment,
-        "file_count": facts.file_count,
-        "total_bytes": facts.total_bytes,
-        "stored_bytes": facts.stored_bytes,
-        "bad_pages": len(facts.bad_pages),
-    }

@@ -4,6 +4,9 @@ The one idea: a container is a plain address space (bytes 0 … plain_length) cu
 compressed and sealed by itself and carrying the BLAKE3 hash of its plain bytes. An index at the end says where the
 frames lie; a footer of fixed size says where the index lies, and its hash covers the index and what the object is.
 So a reader needs the last bytes of an object to prove any part of it. ``docs/format.md`` gives every byte.
+
+A pack's frames are hashed in two steps, by cells of 8 KiB whose own hashes the pack keeps: so a page that is already
+somewhere can be proven to be the stored one without fetching its frame.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from pghaven.repository.seal import Keyring, Sealer
 
 FRAME_BYTES = 1 << 20
 FORMAT_VERSION = 1
+CELL_BYTES = 8192
+CELL_HASH_BYTES = 16
 
 _HEADER = struct.Struct("<8sHB5s")
 _MAGIC = b"pghaven\x01"
@@ -35,6 +40,7 @@ _FRAMES_MAX = 1 << 20
 _META_BYTES_MAX = 64 << 20
 _SEAL_BYTES_MAX = 16  # what sealing adds to a frame
 _INDEX_POSITION = (1 << 96) - 1  # the index's place among the parts that are sealed
+_CELLS_POSITION = (1 << 96) - 2
 _FRAME_COLUMNS_BYTES = 4 + 4 + 1 + 4 + 32
 
 
@@ -54,6 +60,20 @@ def _blake3(data: Buffer) -> bytes:
     import blake3
 
     return blake3.blake3(data).digest()
+
+
+def hash_cells(plain: Buffer) -> bytes:
+    """The hashes of a frame's cells, CELL_HASH_BYTES each; the last cell may be short."""
+    from blake3 import blake3
+
+    view = memoryview(plain)
+    return b"".join(
+        [blake3(view[at : at + CELL_BYTES]).digest(CELL_HASH_BYTES) for at in range(0, len(view), CELL_BYTES)]
+    )
+
+
+def count_cells(plain_length: int) -> int:
+    return -(-plain_length // CELL_BYTES)
 
 
 def _crc32c(data: bytes) -> int:
@@ -92,8 +112,9 @@ class Index:
     codecs: bytes
     crcs: tuple[int, ...]
     plain_hashes: bytes
-    stored_offsets: tuple[int, ...]  # from the object's start
+    stored_offsets: tuple[int, ...]  # from the object's start; one more than frames: where they end
     plain_offsets: tuple[int, ...]  # one more than frames: the last is plain_length
+    cells_length: int  # stored bytes between the frames and the index; 0 where frames are hashed in one step
     sealer: Sealer
     associated: bytes
 
@@ -105,6 +126,27 @@ class Index:
         """The number of the frame that holds this plain byte."""
         return bisect_right(self.plain_offsets, plain_offset) - 1
 
+    def plain_hash(self, number: int) -> bytes:
+        return self.plain_hashes[32 * number : 32 * number + 32]
+
+    def open_cells(self, stored: Buffer) -> tuple[bytes, ...]:
+        """For each frame the hashes of its cells, from the ``cells_length`` bytes behind the last frame.
+
+        Raises Damaged.
+        """
+        cells = bytes(self.sealer.unseal(_CELLS_POSITION, stored, self.associated)) if self.cells_length else b""
+        lengths = [CELL_HASH_BYTES * count_cells(length) for length in self.plain_lengths]
+        if len(cells) != sum(lengths):
+            raise Damaged(f"it has {len(cells)} bytes of cell hashes where its frames have {sum(lengths)}")
+        found, at = [], 0
+        for number, length in enumerate(lengths):
+            part = cells[at : at + length]
+            if _blake3(part) != self.plain_hash(number):
+                raise Damaged(f"the cell hashes of frame {number} are not its own")
+            found.append(part)
+            at += length
+        return tuple(found)
+
     def open_frame(self, number: int, stored: Buffer) -> Buffer:
         """The plain bytes of one frame from its stored bytes. Raises Damaged, naming the frame."""
         try:
@@ -114,7 +156,7 @@ class Index:
                 raise Damaged("its stored bytes have changed (CRC-32C)")  # noqa: TRY301
             packed = self.sealer.unseal(number, stored, self.associated)
             plain = decompress(self.codecs[number], packed, self.plain_lengths[number])
-            if _blake3(plain) != self.plain_hashes[32 * number : 32 * number + 32]:
+            if _blake3(hash_cells(plain) if self.cells_length else plain) != self.plain_hash(number):
                 raise Damaged("its contents do not have the hash they were stored with")  # noqa: TRY301
         except Damaged as error:
             raise Damaged(f"frame {number} is damaged: {error.message}") from error
@@ -139,6 +181,7 @@ class ContainerWriter:
         self._codecs = bytearray()
         self._crcs: list[int] = []
         self._hashes = bytearray()
+        self._cells: list[bytes] | None = [] if kind == Kind.PACK else None
         self.plain_length = 0
         self.stored_length = HEADER_BYTES
 
@@ -159,7 +202,12 @@ class ContainerWriter:
         self._plain_lengths.append(len(plain))
         self._codecs.append(codec)
         self._crcs.append(_crc32c(stored))
-        self._hashes += _blake3(plain)
+        if self._cells is None:
+            self._hashes += _blake3(plain)
+        else:
+            cells = hash_cells(plain)
+            self._cells.append(cells)
+            self._hashes += _blake3(cells)
         self.plain_length += len(plain)
         self.stored_length += len(stored)
 
@@ -187,8 +235,9 @@ class ContainerWriter:
         )
         index_stored = self._sealer.seal(_INDEX_POSITION, index, self._associated)
         sealer = self._sealer
+        cells = sealer.seal(_CELLS_POSITION, b"".join(self._cells), self._associated) if self._cells else b""
         head = _FOOTER.pack(
-            self.stored_length,
+            self.stored_length + len(cells),
             len(index_stored),
             count,
             self.plain_length,
@@ -200,9 +249,9 @@ class ContainerWriter:
         )
         digest = _tail_hash(self._context, self._kind, index_stored, head)
         return FinishedContainer(
-            content=(*self._parts, index_stored, head, digest, _END_MAGIC),
+            content=(*self._parts, cells, index_stored, head, digest, _END_MAGIC),
             hash=digest,
-            size_bytes=self.stored_length + len(index_stored) + FOOTER_BYTES,
+            size_bytes=self.stored_length + len(cells) + len(index_stored) + FOOTER_BYTES,
             tail_bytes=len(index_stored) + FOOTER_BYTES,
             plain_length=self.plain_length,
         )
@@ -261,13 +310,16 @@ def parse_tail(tail: Buffer, *, size_bytes: int, kind: Kind, context: bytes, key
     sealer = keyring.sealer_for(seal_kind, key_id, salt)
     associated = _associated(kind, context)
     index = bytes(sealer.unseal(_INDEX_POSITION, index_stored, associated))
-    result = _parse_index(index, count, digest, sealer, associated)
-    if result.plain_length != plain_length or HEADER_BYTES + sum(result.stored_lengths) != offset:
+    result = _parse_index(index, count, offset, digest, (sealer, associated))
+    cells = CELL_HASH_BYTES * sum(map(count_cells, result.plain_lengths)) if kind == Kind.PACK and count else 0
+    room = 0 <= result.cells_length - cells <= _SEAL_BYTES_MAX if cells else result.cells_length == 0
+    if result.plain_length != plain_length or not room:
         raise Damaged("its frames do not fill it")
     return result
 
 
-def _parse_index(index: bytes, count: int, digest: bytes, sealer: Sealer, associated: bytes) -> Index:
+def _parse_index(index: bytes, count: int, end: int, digest: bytes, seal: tuple[Sealer, bytes]) -> Index:
+    """``end`` is where the index begins in the object."""
     try:
         (meta_length,) = struct.unpack_from("<I", index)
         meta = json.loads(index[4 : 4 + meta_length])
@@ -282,6 +334,7 @@ def _parse_index(index: bytes, count: int, digest: bytes, sealer: Sealer, associ
     for stored, plain in zip(stored_lengths, plain_lengths, strict=True):
         if not 0 < plain <= FRAME_BYTES or not 0 < stored <= plain + _SEAL_BYTES_MAX:
             raise Damaged("its index has frames out of bounds")
+    stored_offsets = tuple(accumulate(stored_lengths, initial=HEADER_BYTES))
     return Index(
         hash=digest,
         meta=meta,
@@ -290,10 +343,11 @@ def _parse_index(index: bytes, count: int, digest: bytes, sealer: Sealer, associ
         codecs=index[at + 8 * count : at + 9 * count],
         crcs=crcs,
         plain_hashes=index[at + 13 * count :],
-        stored_offsets=tuple(accumulate(stored_lengths, initial=HEADER_BYTES)),
+        stored_offsets=stored_offsets,
         plain_offsets=tuple(accumulate(plain_lengths, initial=0)),
-        sealer=sealer,
-        associated=associated,
+        cells_length=end - stored_offsets[-1],
+        sealer=seal[0],
+        associated=seal[1],
     )
 
 
@@ -330,6 +384,13 @@ class Container:
         for number, length in enumerate(index.stored_lengths):
             start = index.stored_offsets[number]
             yield index.open_frame(number, self._data[start : start + length])
+
+    def check(self) -> None:
+        """Prove every byte of it. Raises Damaged."""
+        for _ in self.iter_frames():
+            pass
+        end = self.index.stored_offsets[-1]
+        self.index.open_cells(self._data[end : end + self.index.cells_length])
 
     def read_all(self) -> bytes:
         """All plain bytes. Raises Damaged."""

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import re
 
-from pghaven.errors import UsageError
+from pghaven.errors import Damaged, UsageError
 
 DESCRIPTOR = "pghaven.json"
 _CLUSTER_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_LABEL = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 
 
 def check_cluster_name(name: str) -> str:
@@ -23,6 +24,13 @@ def check_cluster_name(name: str) -> str:
             hint="Use 1 to 63 lower-case letters, digits, hyphens and underscores, beginning with a letter or digit.",
         )
     return name
+
+
+def check_label(label: object) -> str:
+    """The label itself. Raises Damaged: labels that can be no part of a name come from a forged or damaged object."""
+    if not isinstance(label, str) or not _LABEL.fullmatch(label):
+        raise Damaged(f"{label!r} cannot be the label of a backup")
+    return label
 
 
 def cluster_prefix(cluster: str) -> str:
@@ -37,13 +45,13 @@ def lineages_prefix(cluster: str) -> str:
     return f"clusters/{cluster}/lineages/"
 
 
-def packs_prefix(cluster: str) -> str:
-    return f"clusters/{cluster}/packs/"
+def packs_prefix(cluster: str, label: str | None = None) -> str:
+    """Where all packs lie, or those that one backup or compaction wrote."""
+    return f"clusters/{cluster}/packs/" + (f"{label}/" if label is not None else "")
 
 
-def pack_name(cluster: str, pack_id: bytes) -> str:
-    text = pack_id.hex()
-    return f"clusters/{cluster}/packs/{text[:2]}/{text}"
+def pack_name(cluster: str, label: str, pack_id: bytes) -> str:
+    return f"clusters/{cluster}/packs/{label}/{pack_id.hex()}"
 
 
 def backups_prefix(cluster: str) -> str:
@@ -51,7 +59,7 @@ def backups_prefix(cluster: str) -> str:
 
 
 def backup_object_name(cluster: str, label: str, part: str) -> str:
-    """``part`` is intent, manifest, decision or retire, or alive/<n>."""
+    """``part`` is intent, manifest or decision, or a kind and a number: see ``docs/design/removal.md``."""
     return f"clusters/{cluster}/backups/{label}/{part}"
 
 

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from pghaven.errors import Damaged
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import Timeline
+from pghaven.repository import layout
 from pghaven.repository.blockmap import BlockMap
 from pghaven.repository.codec import Compressor
 from pghaven.repository.container import Container, ContainerWriter, FinishedContainer, Kind
@@ -30,6 +31,7 @@ from pghaven.units import parse_time_utc, render_time_utc
 
 # Set for files whose pages carry checksums that were verified while they were read.
 FLAG_PAGES_VERIFIED = 1
+HASH_BYTES = 16
 
 _MANIFEST_LEVEL = 6
 _COLUMN_TYPES: dict[str, str] = {
@@ -44,11 +46,12 @@ _COLUMN_TYPES: dict[str, str] = {
     "run_length": "<u8",
     "run_pack": "<u4",
     "run_offset": "<u8",
+    "pack_writer": "<u4",
     "pack_size": "<u8",
     "pack_tail": "<u4",
     "pack_plain": "<u8",
 }
-_BLOBS = ("directories", "file_names", "pack_ids", "relations", "config_contents", "control")
+_BLOBS = ("directories", "file_names", "file_hashes", "pack_ids", "relations", "config_contents", "control")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +128,8 @@ class BackupFacts:
 class FileColumns:
     """The files of a backup, ordered by directory and name. ``names`` and ``directories`` are bytes, as on disk.
 
-    Paths are relative to the data directory; tablespaces appear as ``pg_tblspc/<oid>/…``.
+    Paths are relative to the data directory; tablespaces appear as ``pg_tblspc/<oid>/…``. ``content_hash`` has a row of
+    HASH_BYTES a file: the beginning of the BLAKE3 hash of what a file held that is judged by its content, or zeros.
     """
 
     directories: Sequence[bytes]
@@ -137,6 +141,7 @@ class FileColumns:
     mtime_ns: npt.NDArray[np.int64]
     owner: npt.NDArray[np.uint16]
     flags: npt.NDArray[np.uint8]
+    content_hash: npt.NDArray[np.uint8]
 
     def path(self, number: int) -> bytes:
         directory = self.directories[self.directory[number]]
@@ -159,6 +164,7 @@ def render_manifest(manifest: Manifest, *, context: bytes, keyring: Keyring) -> 
     """The stored form of a manifest. Raises Damaged for one that no reader would take."""
     check_manifest(manifest)
     files, block_map, packs = manifest.files, manifest.block_map, manifest.packs
+    writers = {label: number for number, label in enumerate(dict.fromkeys(pack.label for pack in packs))}
     columns: dict[str, npt.NDArray[Any]] = {
         "directory_mode": files.directory_mode,
         "file_directory": files.directory,
@@ -171,6 +177,7 @@ def render_manifest(manifest: Manifest, *, context: bytes, keyring: Keyring) -> 
         "run_length": block_map.length,
         "run_pack": block_map.pack,
         "run_offset": block_map.offset,
+        "pack_writer": np.array([writers[pack.label] for pack in packs], np.uint32),
         "pack_size": np.array([pack.size_bytes for pack in packs], np.uint64),
         "pack_tail": np.array([pack.tail_bytes for pack in packs], np.uint32),
         "pack_plain": np.array([pack.plain_length for pack in packs], np.uint64),
@@ -178,6 +185,7 @@ def render_manifest(manifest: Manifest, *, context: bytes, keyring: Keyring) -> 
     blobs: dict[str, bytes] = {
         "directories": _join_names(files.directories),
         "file_names": _join_names(files.names),
+        "file_hashes": files.content_hash.tobytes(),
         "pack_ids": b"".join(pack.id for pack in packs),
         "relations": manifest.relations,
         "config_contents": b"".join(file.content for file in manifest.config_files),
@@ -195,6 +203,7 @@ def render_manifest(manifest: Manifest, *, context: bytes, keyring: Keyring) -> 
     meta = {
         "facts": _render_facts(manifest.facts),
         "columns": described,
+        "pack_writers": list(writers),
         "config_files": [[file.role, file.path, file.mode, len(file.content)] for file in manifest.config_files],
     }
     return writer.finish(meta)
@@ -220,9 +229,10 @@ def parse_manifest(container: Container) -> Manifest:
         columns = {name: _read_column(plain, described[name], dtype) for name, dtype in _COLUMN_TYPES.items()}
         blobs = {name: _read_blob(plain, described[name]) for name in _BLOBS}
         config_files = _parse_config_files(meta["config_files"], blobs["config_contents"])
+        packs = _parse_packs(columns, blobs["pack_ids"], meta["pack_writers"])
+        content_hash = np.frombuffer(blobs["file_hashes"], np.uint8).reshape(-1, HASH_BYTES)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         raise Damaged(f"it is not a backup's manifest ({error!r})") from error
-    packs = _parse_packs(columns, blobs["pack_ids"])
     files = FileColumns(
         directories=_split_names(blobs["directories"], len(columns["directory_mode"])),
         directory_mode=columns["directory_mode"],
@@ -233,6 +243,7 @@ def parse_manifest(container: Container) -> Manifest:
         mtime_ns=columns["file_mtime"],
         owner=columns["file_owner"],
         flags=columns["file_flags"],
+        content_hash=content_hash,
     )
     block_map = BlockMap(
         runs_of_file=columns["file_runs"],
@@ -276,20 +287,17 @@ def _split_names(blob: bytes, count: int) -> list[bytes]:
     return names
 
 
-def _parse_packs(columns: Mapping[str, npt.NDArray[Any]], ids: bytes) -> tuple[PackRef, ...]:
-    count = len(columns["pack_size"])
-    if len(ids) != 32 * count or len(columns["pack_tail"]) != count or len(columns["pack_plain"]) != count:
+def _parse_packs(columns: Mapping[str, npt.NDArray[Any]], ids: bytes, writers: Sequence[object]) -> tuple[PackRef, ...]:
+    names = ("pack_writer", "pack_size", "pack_tail", "pack_plain")
+    rows = [columns[name].tolist() for name in names]
+    if any(len(row) * 32 != len(ids) for row in rows):
         raise Damaged("its table of packs is incomplete")
+    labels = [layout.check_label(label) for label in writers]
     return tuple(
-        PackRef(id=ids[32 * i : 32 * i + 32], size_bytes=size, tail_bytes=tail, plain_length=plain)
-        for i, (size, tail, plain) in enumerate(
-            zip(
-                columns["pack_size"].tolist(),
-                columns["pack_tail"].tolist(),
-                columns["pack_plain"].tolist(),
-                strict=True,
-            )
+        PackRef(
+            label=labels[writer], id=ids[32 * i : 32 * i + 32], size_bytes=size, tail_bytes=tail, plain_length=plain
         )
+        for i, (writer, size, tail, plain) in enumerate(zip(*rows, strict=True))
     )
 
 

@@ -66,7 +66,8 @@ def _check_columns(facts: BackupFacts, files: FileColumns) -> None:
         files.owner,
         files.flags,
     )
-    if len(files.names) != count or any(len(column) != count for column in columns):
+    hashes = files.content_hash
+    if len(files.names) != count or any(len(column) != count for column in (*columns, hashes)):
         raise Damaged("its columns of files differ in length")
     if len(files.directories) != len(files.directory_mode):
         raise Damaged("its columns of directories differ in length")

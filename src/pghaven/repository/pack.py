@@ -1,8 +1,9 @@
-"""Packs: immutable containers of data, named by their own hash.
+"""Packs: immutable containers of data, named by their own hash below the label that wrote them.
 
 The one idea: a writer appends frames and learns at once where they lie (pack number, offset in the pack's plain
 bytes); the pack's name exists only when it is finished. A reader proves the pack's index from the name alone, then
-fetches just the frames it needs, in few large ranges.
+fetches just the frames it needs, in few large ranges. The label is part of what a pack's hash covers, so no two backups
+ever make the same pack, and it is always known whose a pack is (``docs/design/removal.md``).
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ _RANGE_BYTES_MAX = 8 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackRef:
-    """What a manifest knows of a pack: enough to fetch and prove its index in one request."""
+    """What a manifest knows of a pack: enough to fetch and prove its index in one request. ``label`` wrote it."""
 
+    label: str
     id: bytes
     size_bytes: int
     tail_bytes: int
@@ -45,13 +47,12 @@ class PackPlace:
     cluster: str
     keyring: Keyring
 
-    @property
-    def context(self) -> bytes:
+    def context(self, label: str) -> bytes:
         # A pack's name follows from its contents, so the context holds all of the name but that.
-        return f"{self.repository_id}/{layout.packs_prefix(self.cluster)}".encode()
+        return f"{self.repository_id}/{layout.packs_prefix(self.cluster, label)}".encode()
 
-    def name(self, pack_id: bytes) -> str:
-        return layout.pack_name(self.cluster, pack_id)
+    def name(self, label: str, pack_id: bytes) -> str:
+        return layout.pack_name(self.cluster, label, pack_id)
 
 
 class PackWriter:
@@ -60,8 +61,9 @@ class PackWriter:
     Memory: twice ``pack_bytes``. Leave by ``close``, which returns when all packs are durable, or by ``abort``.
     """
 
-    def __init__(self, place: PackPlace, *, level: int, pack_bytes: int = PACK_BYTES) -> None:
+    def __init__(self, place: PackPlace, label: str, *, level: int, pack_bytes: int = PACK_BYTES) -> None:
         self._place = place
+        self._label = label
         self._pack_bytes = pack_bytes
         self._compressor = Compressor(level)
         self._container: ContainerWriter | None = None
@@ -78,7 +80,7 @@ class PackWriter:
             container = None
         if container is None:
             place = self._place
-            container = ContainerWriter(Kind.PACK, place.context, place.keyring, self._compressor)
+            container = ContainerWriter(Kind.PACK, place.context(self._label), place.keyring, self._compressor)
             self._container = container
         offset = container.plain_length
         container.add_frame(frame)
@@ -102,7 +104,7 @@ class PackWriter:
         self._container = None
         self._sequence += 1
         self._collect()
-        self._pending = self._thread.submit(_store_pack, self._place, finished)
+        self._pending = self._thread.submit(_store_pack, self._place, self._label, finished)
 
     def _collect(self) -> None:
         if self._pending is not None:
@@ -110,17 +112,18 @@ class PackWriter:
             self._pending = None
 
 
-def _store_pack(place: PackPlace, finished: FinishedContainer) -> PackRef:
-    name = place.name(finished.hash)
+def _store_pack(place: PackPlace, label: str, finished: FinishedContainer) -> PackRef:
+    name = place.name(label, finished.hash)
     try:
         place.store.create(name, finished.content)
     except ObjectExists:
-        # The name is the hash of what it holds: the same pack is there already, from a lost answer or an earlier
-        # try. It must be whole and durable before anything may rely on it.
+        # The name is the hash of what it holds: the same pack is there already, from a lost answer. It must be whole
+        # and durable before anything may rely on it.
         if place.store.read(name) != finished.to_bytes():
             raise Damaged(f'pack "{name}" is in the store with other contents') from None
         place.store.confirm(name)
     return PackRef(
+        label=label,
         id=finished.hash,
         size_bytes=finished.size_bytes,
         tail_bytes=finished.tail_bytes,
@@ -130,11 +133,15 @@ def _store_pack(place: PackPlace, finished: FinishedContainer) -> PackRef:
 
 def load_pack_index(place: PackPlace, ref: PackRef) -> Index:
     """The proven index of a pack, in one request. Raises Damaged naming the pack, ObjectMissing."""
-    name = place.name(ref.id)
+    name = place.name(ref.label, ref.id)
     tail = place.store.read_range(name, ref.size_bytes - ref.tail_bytes, ref.tail_bytes)
     try:
         index = parse_tail(
-            tail, size_bytes=ref.size_bytes, kind=Kind.PACK, context=place.context, keyring=place.keyring
+            tail,
+            size_bytes=ref.size_bytes,
+            kind=Kind.PACK,
+            context=place.context(ref.label),
+            keyring=place.keyring,
         )
         if index.hash != ref.id:
             raise Damaged("its contents belong to another pack")  # noqa: TRY301
@@ -145,6 +152,16 @@ def load_pack_index(place: PackPlace, ref: PackRef) -> Index:
     return index
 
 
+def load_pack_cells(place: PackPlace, ref: PackRef, index: Index) -> tuple[bytes, ...]:
+    """For each frame the proven hashes of its cells, in one request. Raises Damaged naming the pack."""
+    name = place.name(ref.label, ref.id)
+    stored = place.store.read_range(name, index.stored_offsets[-1], index.cells_length)
+    try:
+        return index.open_cells(stored)
+    except Damaged as error:
+        raise Damaged(f'pack "{name}" is damaged: {error.message}') from error
+
+
 def iter_pack_frames(
     place: PackPlace, ref: PackRef, index: Index, frames: Iterable[int]
 ) -> Iterator[tuple[int, Buffer]]:
@@ -152,7 +169,7 @@ def iter_pack_frames(
 
     Raises Damaged naming the pack and the frame.
     """
-    name = place.name(ref.id)
+    name = place.name(ref.label, ref.id)
     for first, last, wanted in _coalesce(index, frames):
         start = index.stored_offsets[first] if first else 0  # with the first frame comes the header before it
         length = index.stored_offsets[last] + index.stored_lengths[last] - start

@@ -18,7 +18,8 @@ from pghaven.postgres.recovery import RecoveryTarget, TargetKind
 from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.timeline import History, Timeline
 from pghaven.postgres.waldata import LONG_HEADER_SIZE, SHORT_HEADER_SIZE
-from pghaven.repository.backups import BackupCatalog, BackupEntry, BackupState
+from pghaven.repository.backups import BackupCatalog
+from pghaven.repository.entry import BackupEntry, BackupState
 from pghaven.repository.ledger import Walk, list_legs, walk_path
 from pghaven.repository.manifest import Manifest
 from pghaven.repository.repository import Lineage, Repository

@@ -16,7 +16,7 @@ from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.recovery import RecoveryTarget
 from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.timeline import Timeline
-from pghaven.repository.backups import BackupEntry
+from pghaven.repository.entry import BackupEntry
 from pghaven.repository.ledger import PathLeg
 from pghaven.repository.manifest import Manifest
 from pghaven.units import render_time_utc

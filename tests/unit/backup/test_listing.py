@@ -21,6 +21,7 @@ from tests.support.synthetic import (
     archive_wal,
     assert_restored,
     commit,
+    make_intent,
     make_repository,
     make_source,
     restore,
@@ -147,6 +148,7 @@ def test_a_backup_of_a_listing_that_vanished_meanwhile_is_of_what_is_left(source
     catalog = BackupCatalog(repository, CLUSTER)
     order = BackupOrder()
     gone = source.data_directory / "base" / "5" / "16384"
+    catalog.announce(order.label, make_intent(order))
     manifest = store_files(catalog, source, order, gone.unlink)
     archive_wal(repository, order)
     commit(catalog, manifest, order)

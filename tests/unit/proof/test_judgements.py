@@ -17,7 +17,7 @@ from pghaven.proof.judgements import (
     judge_standby_archive,
 )
 from pghaven.proof.results import Verdict, fail, good, judge, skip, warn
-from pghaven.repository.backups import BackupEntry, BackupState
+from pghaven.repository.entry import BackupEntry, BackupState
 from pghaven.units import render_time_utc
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)

@@ -11,7 +11,7 @@ from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.timeline import Timeline
 from pghaven.proof.windows import find_reach
-from pghaven.repository.backups import BackupEntry, BackupState
+from pghaven.repository.entry import BackupEntry, BackupState
 from pghaven.repository.repository import create_repository
 from pghaven.repository.walstore import WalArchive
 from pghaven.store.memory import MemoryStore

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from pghaven.errors import Cancelled, Damaged, NotFound, ObjectExists, ObjectMissing
-from pghaven.repository.backups import BackupCatalog, BackupState
+from pghaven.errors import Cancelled, Damaged, NotFound, ObjectExists, ObjectMissing, Refused
+from pghaven.repository.backups import BackupCatalog
+from pghaven.repository.entry import BackupState
 from pghaven.repository.manifest import Manifest
+from pghaven.repository.removal import Removal, RetireOrder
 from pghaven.repository.repository import Repository
 from pghaven.repository.seal import OPEN_KEYRING, Keyring
 from pghaven.store.memory import MemoryStore
@@ -57,7 +59,7 @@ def states(catalog: BackupCatalog) -> list[tuple[str, BackupState]]:
 
 
 def retire(catalog: BackupCatalog, label: str) -> None:
-    catalog.repository.create_document(f"clusters/{CLUSTER}/backups/{label}/retire", {"policy": "7d"})
+    Removal(catalog).retire(label, RetireOrder(reason="older than 7d", not_before=START))
 
 
 # -- states -------------------------------------------------------------------------------------------------------
@@ -104,9 +106,10 @@ def test_a_retired_backup_is_no_longer_listed_as_one(catalog: BackupCatalog, sou
     assert catalog.list_committed() == ()
 
 
-def test_a_retire_without_a_commit_means_nothing(catalog: BackupCatalog) -> None:
+def test_what_is_not_committed_cannot_be_retired(catalog: BackupCatalog) -> None:
     catalog.announce(LABEL, make_intent(ORDER))
-    retire(catalog, LABEL)
+    with pytest.raises(Refused, match="undecided"):
+        retire(catalog, LABEL)
     assert states(catalog) == [(LABEL, BackupState.UNDECIDED)]
 
 
@@ -190,6 +193,7 @@ def test_only_committed_backups_are_found(catalog: BackupCatalog, source: Source
 
 @pytest.fixture
 def manifest(catalog: BackupCatalog, source: SourceTree) -> Manifest:
+    catalog.announce(LABEL, make_intent(ORDER))
     return store_files(catalog, source, ORDER)
 
 
@@ -207,6 +211,7 @@ def test_an_abandon_after_a_commit_is_told_so(catalog: BackupCatalog, manifest: 
 
 
 def test_an_abandon_after_an_abandon_is_success(catalog: BackupCatalog) -> None:
+    catalog.announce(LABEL, make_intent(ORDER))
     assert catalog.abandon(LABEL, "one")
     assert catalog.abandon(LABEL, "two")
     (entry,) = catalog.list_entries()
@@ -218,6 +223,7 @@ def test_the_same_commit_again_is_success(source: SourceTree, ring: Keyring) -> 
     """After a lost answer. What is sealed anew has other bytes and another hash, and is the same backup."""
     store = RecordingStore(MemoryStore())
     catalog = BackupCatalog(make_repository(store, keyring=ring), CLUSTER)
+    catalog.announce(LABEL, make_intent(ORDER))
     manifest = store_files(catalog, source, ORDER)
     commit(catalog, manifest, ORDER)
     before = store.mutations
@@ -250,7 +256,7 @@ def test_what_was_there_already_is_durable_before_it_is_relied_on(source: Source
     commit(catalog, manifest, ORDER)
     archive_wal(catalog.repository, ORDER)
     archive_wal(catalog.repository, ORDER)
-    packs = {catalog.pack_place.name(pack.id) for pack in manifest.packs}
+    packs = {catalog.pack_place.name(pack.label, pack.id) for pack in manifest.packs}
     again = {info.name for info in store.list(f"clusters/{CLUSTER}/") if "/lineages/" not in info.name}
     if ring is SEALED:  # sealed twice they are other packs
         again = {name for name in again if "/packs/" not in name}
@@ -262,6 +268,7 @@ def test_what_was_there_already_is_durable_before_it_is_relied_on(source: Source
 @pytest.mark.parametrize("ring", RINGS)
 def test_another_manifest_under_the_same_label_is_refused(source: SourceTree, ring: Keyring) -> None:
     catalog = BackupCatalog(make_repository(MemoryStore(), keyring=ring), CLUSTER)
+    catalog.announce(LABEL, make_intent(ORDER))
     manifest = store_files(catalog, source, ORDER)
     commit(catalog, manifest, ORDER)
     with pytest.raises(ObjectExists):
@@ -277,6 +284,20 @@ def test_a_manifest_that_was_left_without_a_decision_can_still_be_decided(
     catalog.repository.store.delete(PREFIX + "decision")
     commit(catalog, manifest, ORDER)
     assert states(catalog) == [(LABEL, BackupState.COMMITTED)]
+
+
+def test_a_commit_that_comes_after_everything_was_removed_is_no_backup(
+    catalog: BackupCatalog, manifest: Manifest
+) -> None:
+    """A writer that stood still for days: it was abandoned and collected, and with it what would have told so."""
+    catalog.abandon(LABEL, "it gave no sign")
+    removal = Removal(catalog)
+    assert removal.condemn(LABEL, "it was given up")
+    removal.remove(catalog.read_entry(LABEL))
+    with pytest.raises(Cancelled, match="its intent was removed"):
+        commit(catalog, manifest, ORDER)
+    assert catalog.read_entry(LABEL).state is BackupState.GONE
+    assert catalog.list_entries() == ()
 
 
 # -- what cannot be -----------------------------------------------------------------------------------------------
@@ -345,9 +366,7 @@ def test_objects_of_the_future_are_passed_over(catalog: BackupCatalog, source: S
 def test_a_manifest_the_decision_does_not_name_is_damage(catalog: BackupCatalog, manifest: Manifest) -> None:
     commit(catalog, manifest, ORDER)
     entry = catalog.find_entry(LABEL)
-    with pytest.raises(
-        Damaged, match=r"manifest\" is damaged: it is not the manifest that the backup's decision names"
-    ):
+    with pytest.raises(Damaged, match=r"manifest\" is damaged: it is not the manifest that the decision names"):
         catalog.load_manifest(replace(entry, manifest_hash="00" * 32))
 
 

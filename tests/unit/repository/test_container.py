@@ -102,8 +102,8 @@ def test_a_frame_of_the_same_checksum_and_length_is_found_by_its_hash() -> None:
     good, other = Frame(plain=b"good" * 8), Frame(plain=b"evil" * 8)
 
     class Mixed(Frame):
-        def columns(self) -> tuple[bytes, int, int, int, int, bytes]:
-            return (*other.columns()[:5], good.columns()[5])
+        def columns(self, kind: int) -> tuple[bytes, int, int, int, int, bytes]:
+            return (*other.columns(kind)[:5], good.columns(kind)[5])
 
     data = Forgery(kind=Kind.WAL, context=CONTEXT, frames=[Mixed()]).render()
     with pytest.raises(Damaged, match="frame 0 is damaged: its contents do not have the hash"):

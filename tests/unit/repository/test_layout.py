@@ -18,12 +18,16 @@ WAL_NAMES = [
 ]
 
 
+PARTS = ["intent", "alive/00000001", "manifest", "decision", "retire/00000001", "fate/00000001", "hold/00000001"]
+PARTS += ["release/00000001", "generations/00000001-20260301T140000Z-0002/manifest"]
+
+
 def all_names() -> list[str]:
     return [
         layout.DESCRIPTOR,
         layout.lineage_name("shop", IDENTIFIER),
-        layout.pack_name("shop", bytes(range(32))),
-        *(layout.backup_object_name("shop", "20260301T130000Z-0001", part) for part in ("intent", "alive/00000001")),
+        layout.pack_name("shop", "20260301T130000Z-0001", bytes(range(32))),
+        *(layout.backup_object_name("shop", "20260301T130000Z-0001", part) for part in PARTS),
         *(layout.wal_object_name("shop", IDENTIFIER, name) for name in WAL_NAMES),
         *(layout.quarantine_name("shop", IDENTIFIER, name, "ab" * 32) for name in WAL_NAMES),
     ]
@@ -63,7 +67,8 @@ def test_wal_lies_by_timeline_and_four_gibibytes(file_name: str, place: str) -> 
 def test_prefixes_are_those_of_the_names() -> None:
     assert layout.wal_object_name("shop", 5, WAL_NAMES[0]).startswith(layout.wal_timeline_prefix("shop", 5, "00000001"))
     assert layout.wal_timeline_prefix("shop", 5, "00000001").startswith(layout.wal_prefix("shop", 5))
-    assert layout.pack_name("shop", bytes(32)).startswith(layout.packs_prefix("shop"))
+    assert layout.pack_name("shop", "x", bytes(32)).startswith(layout.packs_prefix("shop", "x"))
+    assert layout.packs_prefix("shop", "x").startswith(layout.packs_prefix("shop"))
     assert layout.lineage_name("shop", 5).startswith(layout.lineages_prefix("shop"))
     assert layout.backup_object_name("shop", "x", "intent").startswith(layout.backups_prefix("shop"))
     assert layout.quarantine_name("shop", 5, "x", "ab" * 32).startswith(layout.quarantine_prefix("shop"))

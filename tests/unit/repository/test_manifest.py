@@ -109,7 +109,7 @@ def test_a_backup_without_files_comes_back(manifest: Manifest) -> None:
         names=[],
         **{
             name: getattr(manifest.files, name)[:0]
-            for name in ("directory", "size", "mode", "mtime_ns", "owner", "flags")
+            for name in ("directory", "size", "mode", "mtime_ns", "owner", "flags", "content_hash")
         },
     )
     block_map = replace(

@@ -21,6 +21,7 @@ from tests.support.forging import PACK, Forgery, Frame, hash_of
 from tests.support.synthetic import SEALED
 
 RINGS = [pytest.param(OPEN_KEYRING, id="open"), pytest.param(SEALED, id="sealed")]
+LABEL = "20260301T130000Z-0001"
 FRAMES = [bytes([65 + number]) * (200 + number) for number in range(9)]
 
 
@@ -31,7 +32,7 @@ def place_at(store: Store, ring: Keyring = OPEN_KEYRING, cluster: str = "shop") 
 def write(
     place: PackPlace, frames: Sequence[Buffer], pack_bytes: int = 40
 ) -> tuple[list[tuple[int, int]], Sequence[PackRef]]:
-    writer = PackWriter(place, level=3, pack_bytes=pack_bytes)
+    writer = PackWriter(place, LABEL, level=3, pack_bytes=pack_bytes)
     where = [writer.append(frame) for frame in frames]
     return where, writer.close()
 
@@ -69,14 +70,14 @@ def test_a_pack_is_stored_under_the_hash_of_what_it_holds() -> None:
     store = MemoryStore()
     ref, index = write_one(place_at(store))
     (info,) = store.list("")
-    assert info.name == f"clusters/shop/packs/{ref.id.hex()[:2]}/{ref.id.hex()}"
+    assert info.name == f"clusters/shop/packs/{LABEL}/{ref.id.hex()}"
     assert hash_of(store.read(info.name)) == ref.id == index.hash
     assert (ref.size_bytes, ref.plain_length) == (info.size_bytes, sum(map(len, FRAMES)))
 
 
 def test_without_frames_nothing_is_stored() -> None:
     store = MemoryStore()
-    assert PackWriter(place_at(store), level=3).close() == ()
+    assert PackWriter(place_at(store), LABEL, level=3).close() == ()
     assert list(store.list("")) == []
 
 
@@ -89,7 +90,7 @@ def test_packs_are_stored_one_after_another_while_the_next_is_filled() -> None:
 def test_the_buffer_may_be_reused_at_once() -> None:
     place = place_at(MemoryStore())
     buffer = bytearray(b"x" * 300)
-    writer = PackWriter(place, level=3)
+    writer = PackWriter(place, LABEL, level=3)
     writer.append(memoryview(buffer))
     buffer[:] = b"y" * 300
     (ref,) = writer.close()
@@ -109,7 +110,7 @@ def test_the_same_pack_again_is_the_same_object() -> None:
 def test_a_pack_that_is_there_with_other_bytes_is_not_relied_on() -> None:
     store = MemoryStore()
     ref, _ = write_one(place_at(store))
-    name = place_at(store).name(ref.id)
+    name = place_at(store).name(LABEL, ref.id)
     broken = bytearray(store.read(name))
     broken[20] ^= 1
     store.delete(name)
@@ -124,7 +125,7 @@ class FullStore(MemoryStore):
 
 
 def test_a_pack_that_could_not_be_stored_fails_the_writer_at_the_latest_when_it_is_closed() -> None:
-    writer = PackWriter(place_at(FullStore()), level=3)
+    writer = PackWriter(place_at(FullStore()), LABEL, level=3)
     writer.append(FRAMES[0])
     with pytest.raises(StoreUnreachable, match="no space left"):
         writer.close()
@@ -132,7 +133,7 @@ def test_a_pack_that_could_not_be_stored_fails_the_writer_at_the_latest_when_it_
 
 def test_an_aborted_writer_stores_no_more() -> None:
     store = MemoryStore()
-    writer = PackWriter(place_at(store), level=3)
+    writer = PackWriter(place_at(store), LABEL, level=3)
     writer.append(FRAMES[0])
     writer.abort()
     assert list(store.list("")) == []
@@ -144,7 +145,7 @@ def test_another_cluster_s_pack_under_its_name_is_found(ring: Keyring) -> None:
     store = MemoryStore()
     here, there = place_at(store, ring), place_at(store, ring, cluster="other")
     ref, _ = write_one(there)
-    store.create(here.name(ref.id), [store.read(there.name(ref.id))])
+    store.create(here.name(LABEL, ref.id), [store.read(there.name(LABEL, ref.id))])
     with pytest.raises(Damaged, match=f"clusters/shop/packs/.*{ref.id.hex()}"):
         load_pack_index(here, ref)
 
@@ -155,8 +156,8 @@ def test_a_pack_in_place_of_another_of_the_same_size_is_found() -> None:
     one, _ = write_one(place, [b"a" * 300])
     other, _ = write_one(place, [b"b" * 300])
     assert (one.size_bytes, one.tail_bytes) == (other.size_bytes, other.tail_bytes)
-    store.delete(place.name(one.id))
-    store.create(place.name(one.id), [store.read(place.name(other.id))])
+    store.delete(place.name(LABEL, one.id))
+    store.create(place.name(LABEL, one.id), [store.read(place.name(LABEL, other.id))])
     with pytest.raises(Damaged, match="belong to another pack"):
         load_pack_index(place, one)
 
@@ -164,7 +165,7 @@ def test_a_pack_in_place_of_another_of_the_same_size_is_found() -> None:
 def test_a_missing_pack_is_missing() -> None:
     store = MemoryStore()
     ref, _ = write_one(place_at(store))
-    store.delete(place_at(store).name(ref.id))
+    store.delete(place_at(store).name(LABEL, ref.id))
     with pytest.raises(ObjectMissing, match=ref.id.hex()):
         load_pack_index(place_at(store), ref)
 
@@ -216,7 +217,7 @@ def test_a_damaged_frame_is_named_with_its_pack() -> None:
     store = MemoryStore()
     place = place_at(store)
     ref, index = write_one(place)
-    name = place.name(ref.id)
+    name = place.name(LABEL, ref.id)
     broken = bytearray(store.read(name))
     broken[index.stored_offsets[3]] ^= 0x40
     store.delete(name)
@@ -229,9 +230,11 @@ def test_a_damaged_frame_is_named_with_its_pack() -> None:
 def test_the_header_is_looked_at_with_the_first_frame() -> None:
     store = MemoryStore()
     place = place_at(store)
-    content = Forgery(kind=PACK, context=place.context, frames=[Frame(plain=b"x" * 99)], header=bytes(16)).render()
-    store.create(place.name(hash_of(content)), [content])
-    ref = PackRef(id=hash_of(content), size_bytes=len(content), tail_bytes=120 + 6 + 45, plain_length=99)
+    content = Forgery(
+        kind=PACK, context=place.context(LABEL), frames=[Frame(plain=b"x" * 99)], header=bytes(16)
+    ).render()
+    store.create(place.name(LABEL, hash_of(content)), [content])
+    ref = PackRef(label=LABEL, id=hash_of(content), size_bytes=len(content), tail_bytes=120 + 6 + 45, plain_length=99)
     with pytest.raises(Damaged, match="does not begin as"):
         list(iter_pack_frames(place, ref, load_pack_index(place, ref), [0]))
 

@@ -1,0 +1,131 @@
+"""What is known of one label in a repository: who makes or made it, what was decided, what came after. Values only.
+
+The one idea: an entry is read from a few small documents and the names of the others, so that listing backups, and
+deciding what to keep of them, needs no manifest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from pghaven.repository.manifest import BackupFacts
+from pghaven.units import render_time_utc
+
+COLLECT = "collect"
+KEEP = "keep"
+
+
+class BackupState(StrEnum):
+    """What a label is at the moment; ``docs/design/removal.md`` says when each holds and who may change it."""
+
+    UNDECIDED = "undecided"
+    COMMITTED = "committed"
+    RETIRED = "retired"
+    ABANDONED = "abandoned"
+    CONDEMNED = "condemned"
+    GONE = "gone"
+    DAMAGED = "damaged"
+
+
+class Purpose(StrEnum):
+    BACKUP = "backup"
+    COMPACTION = "compaction"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intent:
+    """Who is making a backup. ``boot_id`` and ``process_start`` tell a process from a later one with its number.
+
+    ``sources`` are all labels whose packs this one may come to refer to; its ``parent`` is one of them.
+    """
+
+    host: str
+    boot_id: str
+    process: int
+    process_start: str
+    started_at: datetime
+    system_identifier: int
+    timeline: int
+    start_lsn: str
+    parent: str | None
+    sources: tuple[str, ...] = ()
+    purpose: Purpose = Purpose.BACKUP
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retirement:
+    """A backup's expiry: its number, and unless it was undone why and from when on it may be collected."""
+
+    number: int
+    reason: str
+    not_before: datetime
+    written_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    number: int
+    reason: str
+    written_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupEntry:
+    """One backup as the catalog knows it. ``summary`` is what the decision carries: ``list`` needs no manifest.
+
+    ``parts`` are the objects there are of it, by their names below the label, with the store's times. ``retirement``
+    and ``hold`` are those in force.
+    """
+
+    label: str
+    state: BackupState
+    intent: Intent | None
+    last_sign: datetime | None
+    parts: Mapping[str, datetime] = field(default_factory=dict, repr=False)
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    manifest_hash: str | None = None
+    reason: str | None = None
+    retirement: Retirement | None = None
+    hold: Hold | None = None
+
+    @property
+    def purpose(self) -> Purpose:
+        return self.intent.purpose if self.intent is not None else Purpose.BACKUP
+
+
+def find_last(parts: Mapping[str, datetime], kind: str) -> int:
+    """The highest number among a label's objects of one kind ("retire/00000001"), 0 when there is none."""
+    numbers = (part.removeprefix(f"{kind}/") for part in parts if part.startswith(f"{kind}/"))
+    return max((int(number) for number in numbers if number.isdecimal()), default=0)
+
+
+def summarize(facts: BackupFacts, first_segment: str, last_segment: str) -> dict[str, Any]:
+    """What the decision carries of a backup, so that listing and choosing one need no manifest."""
+    return {
+        "system_identifier": str(facts.system_identifier),
+        "server_version_num": facts.server_version_num,
+        "wal_segment_size": facts.wal_segment_size,
+        "timeline": int(facts.timeline),
+        "start_lsn": str(facts.start_lsn),
+        "stop_lsn": str(facts.stop_lsn),
+        "started_at": render_time_utc(facts.started_at),
+        "stopped_at": render_time_utc(facts.stopped_at),
+        "block_size": facts.block_size,
+        "segment_blocks": facts.segment_blocks,
+        "data_checksums": facts.data_checksums,
+        "from_standby": facts.from_standby,
+        "method": facts.method,
+        "changes": facts.changes,
+        "parent": facts.parent,
+        "host": facts.host,
+        "first_segment": first_segment,
+        "last_segment": last_segment,
+        "file_count": facts.file_count,
+        "total_bytes": facts.total_bytes,
+        "stored_bytes": facts.stored_bytes,
+        "bad_pages": len(facts.bad_pages),
+    }
