@@ -1,4 +1,4 @@
-"""Data pages: their checksums and LSNs, computed over many pages at once.
+"""Data pages: their checksums, their LSNs and whether they may have changed, computed over many pages at once.
 
 The one idea: PostgreSQL's checksum is 32 sums that run down a page side by side, so NumPy runs them down hundreds of
 pages side by side. A call makes some 260 array operations for one page as for 256 pages, so callers gather pages of
@@ -15,6 +15,8 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pghaven.postgres.lsn import Lsn
 
 BLOCK_SIZE: Final = 8192
 """What PostgreSQL is built with unless somebody chose otherwise; ``pg_control`` has the truth."""
@@ -45,7 +47,14 @@ _BASE_OFFSETS: Final = np.array(
 # PageHeaderData in bufpage.h. pd_checksum is the low half of the third 32-bit word.
 _CHECKSUM_COLUMN: Final = 2
 _CHECKSUM_WORD: Final = 4
+_FLAGS_WORD: Final = 5
+_LOWER_WORD: Final = 6
 _UPPER_WORD: Final = 7
+_SPECIAL_WORD: Final = 8
+_SIZE_VERSION_WORD: Final = 9
+_HEADER_BYTES: Final = 24
+_VALID_FLAGS: Final = 0x0007
+_LAYOUT_VERSION: Final = 4
 
 
 class ChecksumWork:
@@ -118,6 +127,36 @@ def page_lsns(pages: Pages, *, block_size: int = BLOCK_SIZE) -> NDArray[np.uint6
     np.left_shift(lsns, 32, out=lsns)
     np.bitwise_or(lsns, halves[:, 1], out=lsns)
     return lsns
+
+
+def pages_to_store(pages: Pages, *, since: Lsn, block_size: int = BLOCK_SIZE) -> NDArray[np.bool_]:
+    """For each page whether it may differ from what a backup that started at ``since`` holds of it.
+
+    Only for main forks of permanent relations: other files change without moving an LSN. A page is left out on proof
+    alone: its LSN is that of a record before ``since`` (a page's LSN is its last record's end, so one at ``since`` was
+    written before; it is stored all the same), and its header is one that PostgreSQL writes. So new pages, pages that
+    never had a record (LSN 0), and pages whose header is damaged are all to be stored. ValueError as for ``page_lsns``.
+    """
+    # Three words of a page are all that is looked at. Taken out in one go, each page costs one line of the cache.
+    headers = _split(pages, block_size, np.dtype("<u8"))[:, : _HEADER_BYTES // 8].copy()
+    halves, words = headers.view("<u4"), headers.view("<u2")
+    lsns = np.left_shift(halves[:, 0], 32, dtype=np.uint64)
+    np.bitwise_or(lsns, halves[:, 1], out=lsns)
+    # LSN 0 becomes the largest number there is.
+    np.subtract(lsns, 1, out=lsns)
+    store: NDArray[np.bool_] = np.greater_equal(lsns, np.uint64(max(since, 1) - 1))
+    lower, upper, special = words[:, _LOWER_WORD], words[:, _UPPER_WORD], words[:, _SPECIAL_WORD]
+    for is_insane in (
+        lower < _HEADER_BYTES,
+        lower > upper,
+        upper > special,
+        special > block_size,
+        special & 7,
+        words[:, _FLAGS_WORD] & ~np.uint16(_VALID_FLAGS),
+        words[:, _SIZE_VERSION_WORD] != block_size | _LAYOUT_VERSION,
+    ):
+        np.logical_or(store, is_insane, out=store)
+    return store
 
 
 def _sum_pages(words: NDArray[np.uint32], work: ChecksumWork) -> NDArray[np.uint32]:

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pghaven.postgres.page import ChecksumWork, checksums, page_lsns, verify_pages
+from pghaven.postgres.lsn import Lsn
+from pghaven.postgres.page import ChecksumWork, checksums, page_lsns, pages_to_store, verify_pages
 from pghaven.postgres.version import SUPPORTED
 from tests.unit.postgres.golden import read_zstd
 
@@ -205,3 +206,79 @@ def test_only_postgresqls_block_sizes_are_accepted(block_size: int) -> None:
 def test_cut_off_pages_have_no_lsns() -> None:
     with pytest.raises(ValueError, match="8196 bytes are not whole pages"):
         page_lsns(bytes(BLOCK_SIZE + 4))
+
+
+SINCE = Lsn.parse("16/B374D848")
+
+
+def make_written(lsn: int, **header: int) -> bytes:
+    """A page with a sane header, but for what is said."""
+    size = header.get("block_size", BLOCK_SIZE)
+    fields = {"flags": 0, "lower": 28, "upper": 4000, "special": size, "version": size | 4, **header}
+    names = ("flags", "lower", "upper", "special", "version")
+    start = struct.pack("<IIH5HI", lsn >> 32, lsn & 0xFFFFFFFF, 7, *(fields[name] for name in names), 0)
+    return start + b"\x11" * (size - len(start))
+
+
+def is_stored(page: bytes, since: int = SINCE, block_size: int = BLOCK_SIZE) -> bool:
+    return bool(pages_to_store(page, since=Lsn(since), block_size=block_size)[0])
+
+
+def test_pages_from_the_parents_start_on_are_stored_and_those_before_it_are_not() -> None:
+    lsns = [SINCE - 1, SINCE, SINCE + 1, 0x15FFFFFFFF, 0x1700000000, 1, (1 << 64) - 1]
+    pages = b"".join(make_written(lsn) for lsn in lsns)
+    assert pages_to_store(pages, since=SINCE).tolist() == [False, True, True, False, True, False, True]
+
+
+def test_real_pages_are_judged_by_nothing_but_their_lsn() -> None:
+    lsns = page_lsns(PAGES)
+    assert len(set(lsns.tolist())) > 10
+    for lsn in lsns.tolist():
+        assert pages_to_store(PAGES, since=Lsn(lsn)).tolist() == (lsns >= lsn).tolist()
+    assert not pages_to_store(PAGES, since=Lsn(int(lsns.max()) + 1)).any()
+
+
+def test_pages_without_an_lsn_are_stored() -> None:
+    assert is_stored(bytes(BLOCK_SIZE))
+    assert is_stored(make_written(0))
+    assert is_stored(make_written(0), since=(1 << 64) - 1)
+    assert pages_to_store(make_written(0) + make_written(1), since=Lsn(0)).tolist() == [True, True]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"lower": 20},
+        {"lower": 4008},
+        {"upper": 8200},
+        {"upper": 0},
+        {"special": 8188},
+        {"special": 3992},
+        {"special": 8200},
+        {"flags": 8},
+        {"version": 8192 | 3},
+        {"version": 4096 | 4},
+        {"version": 0},
+    ],
+)
+def test_an_old_lsn_proves_nothing_when_the_header_is_not_sane(header: dict[str, int]) -> None:
+    assert not is_stored(make_written(SINCE - 1))
+    assert is_stored(make_written(SINCE - 1, **header))
+
+
+@pytest.mark.parametrize("block_size", BLOCK_SIZES)
+def test_old_pages_are_left_out_at_every_block_size(block_size: int) -> None:
+    upper = block_size - 8
+    old, new = (make_written(SINCE + step, block_size=block_size, upper=upper) for step in (-1, 1))
+    pages = (old + new) * 150
+    assert pages_to_store(pages, since=SINCE, block_size=block_size).tolist() == [False, True] * 150
+
+
+def test_judging_pages_leaves_them_alone_wherever_they_lie() -> None:
+    pages = bytearray(b"x" + make_written(SINCE - 1) + make_written(SINCE))
+    before = bytes(pages)
+    assert pages_to_store(memoryview(pages)[1:], since=SINCE).tolist() == [False, True]
+    assert pages == before
+    assert pages_to_store(b"", since=SINCE).tolist() == []
+    with pytest.raises(ValueError, match="not whole pages"):
+        pages_to_store(pages, since=SINCE)
