@@ -30,7 +30,8 @@ _TABLESPACES = "pg_tblspc"
 @dataclass(slots=True)
 class Listing:
     """Directories and files in the order of a manifest. Paths are relative to the data directory, as ``str`` with
-    surrogate escapes; ``size`` is what ``stat`` said, before anything was read.
+    surrogate escapes; ``size`` and times are what ``stat`` said, before anything was read. ``changed_ns`` is the later
+    of ``mtime_ns`` and the inode's own change time, which nobody can set.
 
     ``first_block`` is the number of a relation file's first block within its relation, or -1 for files without page
     checksums.
@@ -44,6 +45,7 @@ class Listing:
     size: array[int] = field(default_factory=lambda: array("Q"))
     mode: array[int] = field(default_factory=lambda: array("H"))
     mtime_ns: array[int] = field(default_factory=lambda: array("q"))
+    changed_ns: array[int] = field(default_factory=lambda: array("q"))
     owner: array[int] = field(default_factory=lambda: array("H"))
     first_block: array[int] = field(default_factory=lambda: array("q"))
     owners: list[tuple[int, int]] = field(default_factory=list)
@@ -171,6 +173,7 @@ class _Walker:
         listing.size.append(found.st_size)
         listing.mode.append(stat.S_IMODE(found.st_mode))
         listing.mtime_ns.append(found.st_mtime_ns)
+        listing.changed_ns.append(max(found.st_mtime_ns, found.st_ctime_ns))
         listing.first_block.append(relfile.first_block(self._rules.segment_blocks) if relfile else -1)
         owner = (found.st_uid, found.st_gid)
         number = self._owner_numbers.get(owner)
