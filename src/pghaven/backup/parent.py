@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import History, Timeline
-from pghaven.repository.backups import BackupEntry, BackupState
+from pghaven.repository.entry import BackupEntry, BackupState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pghaven.repository.backups import BackupEntry
+from pghaven.repository.entry import BackupEntry
 from pghaven.units import parse_time_utc, render_time, since_epoch
 
 MARGIN_SECONDS: Final = 60

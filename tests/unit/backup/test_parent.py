@@ -10,7 +10,7 @@ import pytest
 from pghaven.backup.parent import ParentNeeds, choose_parent, find_refusal
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import History, Timeline, parse_history
-from pghaven.repository.backups import BackupEntry, BackupState
+from pghaven.repository.entry import BackupEntry, BackupState
 
 NEEDS = ParentNeeds(
     system_identifier=7_000_000_000_000_000_001,

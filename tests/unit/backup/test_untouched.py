@@ -14,7 +14,7 @@ import pytest
 
 from pghaven.backup.listing import Listing, ListingRules, list_data_directory
 from pghaven.backup.untouched import MARGIN_SECONDS, FileStamps, HostNow, find_distrust, find_untouched, to_ns
-from pghaven.repository.backups import BackupEntry, BackupState, Intent
+from pghaven.repository.entry import BackupEntry, BackupState, Intent
 from pghaven.units import render_time_utc
 from tests.support.waiting import wait_until
 
