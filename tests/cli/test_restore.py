@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -79,6 +80,17 @@ def refused(site: Site, *options: str, status: int = REFUSED, **environment: str
     )
     assert not site.target.exists()
     return error
+
+
+def plan_text(site: Site, *options: str) -> str:
+    return site.ok("restore", NAME, "--target-dir", str(site.target), "--dry-run", *options)
+
+
+def find_free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    assert isinstance(port, int)
+    return port
 
 
 # -- the plan ----------------------------------------------------------------------------------------------------------
@@ -298,6 +310,50 @@ def test_with_archive_the_restored_cluster_goes_on_archiving(site: Site) -> None
         segment = site.ask_restored("SELECT pg_walfile_name(pg_switch_wal())")
         wait_until(lambda: any(site.repository.rglob(segment)), segment)
     assert segment.startswith("00000002")
+
+
+def test_a_copy_gets_the_port_it_is_given(journal: Journal) -> None:
+    port = str(find_free_port())
+    with journal.site.started("--port", port) as shown:
+        assert shown["plan"]["port"] == int(port)
+        assert shown["notices"] == []
+        assert shown["recovery"]["conninfo"].endswith(f"port={port}")
+    (line,) = [row for row in plan_text(journal.site, "--port", port).splitlines() if "port:" in row]
+    assert line.split() == ["port:", port]
+
+
+def test_a_port_that_somebody_has_is_refused_before_anything_is_written(journal: Journal) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        error = refused(journal.site, "--start", "--port", str(port))
+        assert error["message"] == f"port {port} is in use on this host"
+        words = ("restore", NAME, "--target-dir", str(journal.site.target), "--port", str(port), "--dry-run")
+        (notice,) = journal.site.json(*words, status=WARNINGS)["notices"]
+        assert notice["text"] == error["message"]
+
+
+def test_a_copy_that_wants_its_running_original_s_port_is_recovered_and_told_of_it(site: Site) -> None:
+    site.cluster.append_conf(unix_socket_directories=str(site.cluster.socket_directory))
+    site.set_up()
+    site.ok("backup")
+    site.cluster.sql("CREATE TABLE t AS SELECT 7 AS i")
+    site.archive_all()
+    try:
+        words = ("restore", NAME, "--target-dir", str(site.target), "--start")
+        shown = site.json(*words, status=WARNINGS)
+        before, after = shown["notices"]
+        assert (before["code"], before["level"]) == ("port", "info")
+        assert "on port 5432: the restored one will want it too" in before["text"]
+        assert (after["code"], after["level"]) == ("not_open", "warning")
+        assert ".s.PGSQL.5432.lock" in after["text"]
+        assert (shown["recovery"]["state"], shown["recovery"]["conninfo"]) == ("stopped", None)
+        assert str(site.target) in shown["next"]["start_command"]
+        restored = adopt(site.target, site.cluster.programs)  # with a socket of its own
+        restored.start()
+        assert restored.value("SELECT i FROM t") == 7
+        assert restored.value("SELECT pg_is_in_recovery()") is False
+    finally:
+        site.remove_target()
 
 
 def test_tablespaces_go_where_they_are_mapped_to(site: Site, make_cluster: ClusterFactory) -> None:

@@ -17,7 +17,9 @@ NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 NO_TARGET = TargetOptions(
     time=None, lsn=None, xid=None, name=None, immediate=False, timeline=None, action=None, exclusive=False
 )
-PLACE = PlaceOptions(cluster="main", target_dir="/srv/new", backup=None, standby=False, archive=False, tablespaces=())
+PLACE = PlaceOptions(
+    cluster="main", target_dir="/srv/new", backup=None, standby=False, archive=False, tablespaces=(), port=None
+)
 
 
 def test_without_a_target_the_latest_position_is_meant() -> None:

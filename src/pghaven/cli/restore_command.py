@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 @click.option("--standby", is_flag=True, help="Make a standby that follows its primary.")
 @click.option("--tablespace-mapping", "tablespaces", multiple=True, metavar="OLD=NEW", help="Move a tablespace.")
 @click.option("--archive", is_flag=True, help="Let the restored cluster archive: it takes the original's place.")
+@click.option("--port", type=click.IntRange(1, 65535), metavar="PORT", help="Where the restored server listens.")
 @click.option("--start", is_flag=True, help="Start the server, have it recover, and check the point it reached.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
 @click.option("--repository", metavar="NAME", help="Which of the cluster's repositories to restore from.")
@@ -71,6 +72,7 @@ def command(
     standby: bool,
     tablespaces: tuple[str, ...],
     archive: bool,
+    port: int | None,
     start: bool,
     dry_run: bool,
     repository: str | None,
@@ -100,6 +102,7 @@ def command(
             standby=standby,
             archive=archive,
             tablespaces=tablespaces,
+            port=port,
         ),
         SYSTEM_CLOCK.now(),
     )
@@ -142,13 +145,17 @@ class _RestoreJob:
             "fetch_seconds": result.fetch_seconds,
             "total_seconds": result.total_seconds,
         }
-        if recovery is not None:
-            last = self._find_last_transaction(plan, recovery)
-            body["recovery"] = recovery_body(plan, recovery, last)
-            return invocation.show("restore", body, render_recovered(result, recovery, last))
+        if recovery is None:
+            handover = self._hand_over(plan)
+            return invocation.show("restore", {**body, "next": handover}, render_restored(result, handover))
+        last = self._find_last_transaction(plan, recovery)
+        body["recovery"] = recovery_body(plan, recovery, last)
+        if recovery.state != "stopped":
+            return invocation.show("restore", body, render_recovered(result, recovery, last, None))
         handover = self._hand_over(plan)
-        body["next"] = handover
-        return invocation.show("restore", body, render_restored(result, handover))
+        return invocation.show(
+            "restore", {**body, "next": handover}, render_recovered(result, recovery, last, handover)
+        )
 
     def _restore(self, plan: RestorePlan, listener: Listener) -> RestoreResult:
         from pghaven.postgres.datadir import RESTORE_PLAN_FILE
@@ -189,8 +196,8 @@ class _RestoreJob:
     def _check_surroundings(self, plan: RestorePlan, listener: Listener, *, is_needed_now: bool) -> None:
         """Try what the restored server will need, as the user that it will run as.
 
-        Raises Refused when the server is to be started now and could not run or fetch WAL, else warns; and NotFound
-        when it is to be started now and PostgreSQL is not installed.
+        Raises Refused when the server is to be started now and could not run or fetch WAL, else warns; and, when it
+        is to be started now, NotFound if PostgreSQL is not installed.
         """
         from pghaven.server.programs import find_programs
 
@@ -202,10 +209,11 @@ class _RestoreJob:
             return
         if is_needed_now:
             raise Refused(failure.reason, hint=failure.hint)
-        listener(Notice(level="warning", code="program", text=failure.reason, hint=failure.hint))
+        listener(Notice(level="warning", code="surroundings", text=failure.reason, hint=failure.hint))
 
     def _find_obstacle(self, plan: RestorePlan) -> ProgramFailure | None:
         from pghaven.restore.execute import find_owner_ids
+        from pghaven.restore.port import is_port_taken
         from pghaven.server.identity import get_os_user
         from pghaven.setup.program import ProgramFailure, find_closed_directory, find_program, try_program
 
@@ -216,6 +224,10 @@ class _RestoreJob:
             raise Refused(
                 "the backup's files belong to root, and PostgreSQL does not run as root",
                 hint="Run the restore as the user the server is to run as.",
+            )
+        if plan.request.port is not None and is_port_taken(plan.request.port):
+            return ProgramFailure(
+                reason=f"port {plan.request.port} is in use on this host", hint="Choose another --port."
             )
         for root in plan.roots:
             closed = find_closed_directory(root.path, user)

@@ -41,6 +41,7 @@ class PlaceOptions:
     standby: bool
     archive: bool
     tablespaces: tuple[str, ...]
+    port: int | None
 
 
 def make_request(target: TargetOptions, place: PlaceOptions, now: datetime) -> RestoreRequest:
@@ -60,6 +61,7 @@ def make_request(target: TargetOptions, place: PlaceOptions, now: datetime) -> R
         standby=place.standby,
         archiving=place.archive,
         tablespace_mapping=_parse_mappings(place.tablespaces),
+        port=place.port,
     )
 
 

@@ -47,6 +47,7 @@ def render_plan(plan: RestorePlan, now: datetime) -> str:
     pairs: list[tuple[str, object]] = [
         ("target", "follow the primary as a standby" if request.standby else render_target(request.target)),
         ("then", None if request.standby else _describe_action(plan)),
+        ("port", request.port),
         ("last change", None if moment is None else f"made at {render_time(moment)}"),
         ("backup", f"{plan.backup.label}, taken {render_time(facts.stopped_at)}"),
         ("timeline", _describe_path(plan)),
@@ -104,6 +105,7 @@ def plan_body(plan: RestorePlan) -> dict[str, object]:
         },
         "standby": request.standby,
         "archiving": request.archiving,
+        "port": request.port,
         "backup": plan.backup.label,
         "backup_stopped_at": facts.stopped_at,
         "timeline": wal.timeline,
@@ -154,11 +156,14 @@ def render_restored(result: RestoreResult, handover: Handover) -> str:
     return text + render_block(pairs, indent="  ")
 
 
-def render_recovered(result: RestoreResult, recovery: Recovery, last_commit: datetime | None) -> str:
-    """After a restore that started the server too."""
+def render_recovered(
+    result: RestoreResult, recovery: Recovery, last_commit: datetime | None, handover: Handover | None
+) -> str:
+    """After a restore that started the server too; ``handover`` is for one that did not go on running."""
     plan = result.plan
     states = {
         "open": "the server is open",
+        "stopped": "the server is stopped",
         "paused": "the server is paused at the target and open for reading",
         "shut down": "the server has shut down at the target",
         "standby": "the server runs as a standby",
@@ -174,6 +179,8 @@ def render_recovered(result: RestoreResult, recovery: Recovery, last_commit: dat
         ("last transaction", _describe_commit(plan, last_commit)),
         ("timeline now", recovery.timeline),
         ("connect with", None if recovery.conninfo is None else f'psql "{recovery.conninfo}"'),
+        ("start it with", None if handover is None else handover.start_command),
+        ("as the user", None if handover is None else handover.user),
         ("to go on", "SELECT pg_wal_replay_resume() lets the server open" if recovery.state == "paused" else None),
     ]
     return text + render_block(pairs, indent="  ")

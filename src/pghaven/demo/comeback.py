@@ -9,6 +9,7 @@ from pghaven.clock import Clock
 from pghaven.demo.protection import CLUSTER, Protected
 from pghaven.demo.results import RestoreNumbers
 from pghaven.demo.servers import DemoServer
+from pghaven.errors import ServerUnsuitable
 from pghaven.events import Listener, Step
 from pghaven.postgres.datadir import RESTORE_PLAN_FILE
 from pghaven.postgres.recovery import RecoveryTarget, TargetKind
@@ -34,7 +35,8 @@ def come_back(
     cluster = protected.cluster
     listener(Step(text="planning"))
     target = RecoveryTarget(kind=TargetKind.TIME, time=moment, action=_ACTION)
-    request = RestoreRequest(cluster=CLUSTER, target_dir=server.data_directory, target=target)
+    # It is to run beside the original, so it must listen elsewhere.
+    request = RestoreRequest(cluster=CLUSTER, target_dir=server.data_directory, target=target, port=server.port)
     plan = plan_restore(protected.repository, request)
     planned = clock.monotonic()
     program = find_program(cluster.program)
@@ -45,9 +47,10 @@ def come_back(
         owner=find_owner_ids(plan.manifest),
     )
     restored = run_restore(plan, settings, listener, clock=clock)
-    server.configure()  # it is to run beside the original, so it must listen elsewhere
     copied = clock.monotonic()
     recovery = run_recovery(plan, cluster.pg_bin, listener, clock=clock)
+    if recovery.conninfo is None:
+        raise ServerUnsuitable("the restored server recovered, but does not run with its own settings")
     opened = clock.monotonic()
     return RestoreNumbers(
         planning_seconds=planned - began,

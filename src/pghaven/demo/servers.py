@@ -63,15 +63,14 @@ class DemoServer:
         """A new cluster with an empty database for the shop, running."""
         self._ground.make_directory(os.path.basename(self.data_directory))
         self._instance.initdb(_INITDB)
-        self.configure(_SETTINGS)
+        self._configure()
         self._instance.start()
         with self.connect("postgres") as connection, server_errors(connection, "create a database"):
             connection.execute(f"CREATE DATABASE {DATABASE}")
 
-    def configure(self, settings: dict[str, str] | None = None) -> None:
-        """Append settings, and where this server listens, to ``postgresql.conf``; it must not be running."""
+    def _configure(self) -> None:
         listen = {"unix_socket_directories": self._ground.sockets, "port": str(self.port)}
-        lines = [f"{name} = {quote_setting(value)}\n" for name, value in {**(settings or {}), **listen}.items()]
+        lines = [f"{name} = {quote_setting(value)}\n" for name, value in {**_SETTINGS, **listen}.items()]
         with open(f"{self.data_directory}/postgresql.conf", "a", encoding="utf-8") as file:
             file.writelines(["\n# Added by pghaven demo.\n", *lines])
 

@@ -267,7 +267,10 @@ class _Story:
 
     def _come_back(self, protected: Protected, moment: datetime) -> RestoreNumbers:
         text = moment.astimezone().isoformat(sep=" ")
-        self._begin("Back to just before it", f"pghaven restore shop --target-dir … --target-time '{text}' --start")
+        self._begin(
+            "Back to just before it",
+            f"pghaven restore shop --target-dir … --target-time '{text}' --port {self._restored.port} --start",
+        )
         self._archive_rest(protected)
         numbers = come_back(protected, self._restored, moment, self._clock, self._listen)
         self._say(f"{render_size(numbers.files_bytes)} of files restored in {render_duration(numbers.files_seconds)}")

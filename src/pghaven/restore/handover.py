@@ -87,6 +87,8 @@ class Handover:
         if not request.archiving:
             settings.append(("archive_mode", "off"))
             header += "\narchive_mode is off: a copy must not write into the archive of the cluster it was copied from."
+        if request.port is not None:
+            settings.append(("port", str(request.port)))
         text = self._read("postgresql.auto.conf")
         self._replace("", "postgresql.auto.conf", replace_settings_block(text, render_settings_block(settings, header)))
         self._replace("", f"{'standby' if request.standby else 'recovery'}.signal", "")

@@ -25,6 +25,7 @@ from pghaven.repository.manifest import Manifest
 from pghaven.repository.repository import Lineage, Repository
 from pghaven.repository.walstore import WalArchive
 from pghaven.restore.places import plan_roots
+from pghaven.restore.port import find_port_notice
 from pghaven.restore.request import RestorePlan, RestoreRequest, WalPlan
 from pghaven.restore.walsearch import (
     FoundRecord,
@@ -69,6 +70,7 @@ def plan_restore(repository: Repository, request: RestoreRequest) -> RestorePlan
     manifest = planner.catalog.load_manifest(way.backup)
     wal = planner.plan_wal(way, manifest)
     roots, resumes = plan_roots(request, manifest)
+    port = find_port_notice(request, manifest.facts)
     return RestorePlan(
         request=request,
         backup=way.backup,
@@ -77,7 +79,7 @@ def plan_restore(repository: Repository, request: RestoreRequest) -> RestorePlan
         roots=roots,
         fetch_bytes=sum(pack.size_bytes for pack in manifest.packs),
         resumes=resumes,
-        notices=tuple(planner.notices),
+        notices=(*planner.notices, *([port] if port else [])),
     )
 
 

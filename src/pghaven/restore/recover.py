@@ -12,8 +12,8 @@ import tempfile
 from dataclasses import dataclass
 
 from pghaven.clock import SYSTEM_CLOCK, Clock
-from pghaven.errors import CheckFailed, PghavenError, ServerUnsuitable
-from pghaven.events import Listener, Step
+from pghaven.errors import CheckFailed, ServerUnsuitable
+from pghaven.events import Listener, Notice, Step
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import Timeline, parse_history
 from pghaven.restore.request import RestorePlan
@@ -29,8 +29,8 @@ _POLL_SECONDS = 0.02
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recovery:
-    """What recovery came to. ``state`` is "open", "paused", "shut down" or "standby"; ``conninfo`` is None when no
-    server runs."""
+    """What recovery came to. ``state`` is "open", "paused", "shut down", "standby", or "stopped" when everything is
+    back but the server cannot run with its own settings; ``conninfo`` is None when no server runs."""
 
     state: str
     reached_lsn: Lsn
@@ -42,6 +42,7 @@ class Recovery:
 def run_recovery(plan: RestorePlan, pg_bin: str | None, listener: Listener, *, clock: Clock = SYSTEM_CLOCK) -> Recovery:
     """Start the restored server, let it recover, check the point it reached, and let clients in.
 
+    A recovered server that then fails with its own settings is a warning: what was hard is done, and safe on disk.
     Raises ServerUnsuitable with the server's own words when recovery stops, CheckFailed when it ended before the plan.
     """
     target = plan.request.target_dir
@@ -78,23 +79,27 @@ def run_recovery(plan: RestorePlan, pg_bin: str | None, listener: Listener, *, c
         if instance.is_running() is None:
             shutil.rmtree(sockets, ignore_errors=True)
     seconds = clock.monotonic() - began
+    conninfo = _open(plan, instance, listener)
     return Recovery(
-        state="open", reached_lsn=reached, timeline=timeline, seconds=seconds, conninfo=_open(instance, reached)
+        state="stopped" if conninfo is None else "open",
+        reached_lsn=reached,
+        timeline=timeline,
+        seconds=seconds,
+        conninfo=conninfo,
     )
 
 
-def _open(instance: Instance, reached: Lsn) -> str:
-    """Start the recovered server with its own settings."""
+def _open(plan: RestorePlan, instance: Instance, listener: Listener) -> str | None:
+    """Start the recovered server with its own settings; None, with a warning, when it does not run with them."""
     try:
         instance.start()
-    except PghavenError as error:
-        raise ServerUnsuitable(
-            f"recovery reached {reached} as planned, but the server could not be started with its own settings: "
-            f"{error.message}",
-            detail=error.detail,
-            hint="The data is complete. Correct the settings (is its port in use?) and start the server.",
-        ) from error
-    return instance.conninfo
+        return instance.conninfo
+    except ServerUnsuitable as error:
+        where = "postgresql.conf" if plan.request.port is None else "postgresql.auto.conf"
+        text = f"recovery is complete, but the server does not run with its own settings: {error.message}"
+        hint = f"Nothing is missing. If its port is taken, choose another one in {where}, and start it."
+        listener(Notice(level="warning", code="not_open", text=text, hint=hint))
+        return None
 
 
 def _private_directory(target: str) -> str:

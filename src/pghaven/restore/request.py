@@ -25,7 +25,8 @@ from pghaven.units import render_time_utc
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreRequest:
     """``target_dir`` is absolute. ``tablespace_mapping`` maps original paths to new ones. ``archiving`` lets the
-    restored cluster go on archiving; a copy must not, because its source still does."""
+    restored cluster go on archiving; a copy must not, because its source still does. ``port`` is where the restored
+    server listens, by default as its source did."""
 
     cluster: str
     target_dir: str
@@ -34,6 +35,7 @@ class RestoreRequest:
     standby: bool = False
     archiving: bool = False
     tablespace_mapping: Mapping[str, str] = field(default_factory=dict)
+    port: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

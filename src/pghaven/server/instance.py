@@ -8,6 +8,7 @@ words are in the error.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -239,7 +240,8 @@ class Instance:
     def _failed_to_start(self) -> ServerUnsuitable:
         tail = self.read_log_tail()
         grave = [line for line in tail.splitlines() if "FATAL:" in line or "PANIC:" in line]
-        reason = _last_line("\n".join(grave) or tail) or "it ended without a word"
+        # Without the time, process and whatever else log_line_prefix puts before it.
+        reason = re.sub(r"^.*?(?=FATAL:|PANIC:)", "", _last_line("\n".join(grave) or tail)) or "it ended without a word"
         return ServerUnsuitable(f'could not start the server in "{self.data_directory}": {reason}', detail=tail or None)
 
 
