@@ -7,18 +7,12 @@ it.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
-
 from pghaven.errors import Locked
 from pghaven.events import Listener, Notice
 from pghaven.repository.backups import BackupCatalog
-from pghaven.repository.entry import BackupEntry, BackupState
-from pghaven.runtime.whoami import ProcessIdentity, is_alive
+from pghaven.repository.entry import BackupState
+from pghaven.repository.liveness import seems_dead
 from pghaven.units import render_time
-
-SIGN_OF_LIFE_SECONDS = 60.0
-# A writer on another host that has given no sign for so long is taken for dead; it learns so when it tries to commit.
-_SILENCE = timedelta(minutes=10)
 
 
 def make_way(catalog: BackupCatalog, own_label: str | None, listener: Listener) -> None:
@@ -43,15 +37,3 @@ def make_way(catalog: BackupCatalog, own_label: str | None, listener: Listener) 
             f'"{entry.intent.host}", since {render_time(entry.intent.started_at)}',
             hint="Wait until it is done, or end that process.",
         )
-
-
-def seems_dead(entry: BackupEntry, now: datetime) -> bool:
-    """Whether the writer of an undecided backup is gone: known for this host, judged by its silence for others."""
-    intent = entry.intent
-    if intent is None:
-        return True
-    identity = ProcessIdentity(host=intent.host, boot_id=intent.boot_id, pid=intent.process, start=intent.process_start)
-    alive = is_alive(identity)
-    if alive is not None:
-        return not alive
-    return entry.last_sign is None or now - entry.last_sign > _SILENCE

@@ -38,12 +38,13 @@ from pghaven.backup.listing import (
     read_whole,
 )
 from pghaven.backup.pipeline import ReadResult, WorkerPacks, WorkerSettings, open_worker
-from pghaven.backup.rivals import SIGN_OF_LIFE_SECONDS, make_way
+from pghaven.backup.rivals import make_way
 from pghaven.errors import NotPermitted, PghavenError, StoreUnreachable
 from pghaven.events import Listener, Notice, Progress, Step
 from pghaven.postgres.control import ControlFile, parse_control
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.entry import Intent, summarize
+from pghaven.repository.liveness import SIGN_OF_LIFE_SECONDS
 from pghaven.repository.manifest import BackupFacts, BadPage, ConfigFile, Manifest, Tablespace, render_relation
 from pghaven.repository.repository import Repository
 from pghaven.repository.walstore import WalArchive

@@ -1,7 +1,7 @@
 """The backups of a cluster as they are shown: complete ones, running ones, and what became of the others.
 
 The one idea: a backup without a decision is running if its process lives, by the same signs that decide whether another
-backup may begin (``backup.rivals``).
+backup may begin (``repository.liveness``).
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from pghaven.backup.rivals import seems_dead
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import Timeline
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.entry import BackupEntry, BackupState
+from pghaven.repository.liveness import seems_dead
 from pghaven.units import parse_time_utc
 
 

@@ -1,0 +1,28 @@
+"""Whether the writer of an undecided label still lives.
+
+The one idea: this only saves work. Who is taken for dead while alive learns so when it decides; who is taken for alive
+while dead keeps others waiting, and what it stored, until its silence is long enough.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from pghaven.repository.entry import BackupEntry
+from pghaven.runtime.whoami import ProcessIdentity, is_alive
+
+SIGN_OF_LIFE_SECONDS = 60.0
+# A writer on another host that has given no sign for so long is taken for dead; it learns so when it tries to commit.
+_SILENCE = timedelta(minutes=10)
+
+
+def seems_dead(entry: BackupEntry, now: datetime) -> bool:
+    """Whether the writer of an undecided backup is gone: known for this host, judged by its silence for others."""
+    intent = entry.intent
+    if intent is None:
+        return True
+    identity = ProcessIdentity(host=intent.host, boot_id=intent.boot_id, pid=intent.process, start=intent.process_start)
+    alive = is_alive(identity)
+    if alive is not None:
+        return not alive
+    return entry.last_sign is None or now - entry.last_sign > _SILENCE
