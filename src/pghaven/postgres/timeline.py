@@ -82,6 +82,15 @@ class HistoryEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryLeg:
+    """A stretch of one timeline on the way of a history: from ``start_lsn`` up to ``end_lsn``, exclusive."""
+
+    timeline: Timeline
+    start_lsn: Lsn
+    end_lsn: Lsn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class History:
     """The path that leads to ``timeline``: ``entries`` are its ancestors, oldest first."""
 
@@ -135,6 +144,22 @@ class History:
         recovery point", xlogrecovery.c).
         """
         return end_lsn > 0 and self.contains(timeline, Lsn(end_lsn - 1))
+
+    def legs(self, start_lsn: Lsn, end_lsn: Lsn) -> tuple[HistoryLeg, ...]:
+        """The way from ``start_lsn`` to ``end_lsn``, exclusive: one leg a timeline that it comes through.
+
+        None where there is no way, because nothing lies between. ValueError if it would lead backwards.
+        """
+        if end_lsn < start_lsn:
+            raise ValueError(f"there is no way from {start_lsn} back to {end_lsn}")
+        legs: list[HistoryLeg] = []
+        while start_lsn < end_lsn:
+            timeline = self.timeline_at(start_lsn)
+            fork = self.fork_of(timeline)
+            reached = end_lsn if fork is None else min(fork, end_lsn)
+            legs.append(HistoryLeg(timeline=timeline, start_lsn=start_lsn, end_lsn=reached))
+            start_lsn = reached
+        return tuple(legs)
 
 
 def parse_history(text: str, of: Timeline) -> History:

@@ -187,3 +187,32 @@ def test_what_lies_before_the_fork_of_its_timeline_is_all_that_is_kept_of_it(his
     owner = history.timeline_at(Lsn(lsn))
     fork = history.fork_of(owner)
     assert fork is None or lsn < fork
+
+
+def way(history: History, start: str, end: str) -> list[tuple[int, str, str]]:
+    legs = history.legs(Lsn.parse(start), Lsn.parse(end))
+    return [(int(leg.timeline), str(leg.start_lsn), str(leg.end_lsn)) for leg in legs]
+
+
+def test_way_on_one_timeline_has_one_leg() -> None:
+    assert way(History.root(Timeline(1)), "0/100", "0/200") == [(1, "0/100", "0/200")]
+
+
+def test_way_over_switches_has_a_leg_for_each_timeline_it_comes_through() -> None:
+    history = parse_history("1\t0/400\tx\n2\t0/480\tx\n", Timeline(3))
+    assert way(history, "0/100", "0/500") == [(1, "0/100", "0/400"), (2, "0/400", "0/480"), (3, "0/480", "0/500")]
+    assert way(history, "0/400", "0/480") == [(2, "0/400", "0/480")]
+    assert way(history, "0/100", "0/401") == [(1, "0/100", "0/400"), (2, "0/400", "0/401")]
+    assert way(history, "0/480", "0/481") == [(3, "0/480", "0/481")]
+
+
+def test_way_does_not_enter_a_timeline_that_was_left_before_it_began() -> None:
+    history = parse_history("1\t0/400\tx\n2\t0/300\tx\n", Timeline(3))
+    assert way(history, "0/100", "0/500") == [(1, "0/100", "0/300"), (3, "0/300", "0/500")]
+
+
+def test_there_is_no_way_back() -> None:
+    history = History.root(Timeline(1))
+    assert way(history, "0/100", "0/100") == []
+    with pytest.raises(ValueError, match="no way from 0/101 back to 0/100"):
+        history.legs(Lsn(0x101), Lsn(0x100))
