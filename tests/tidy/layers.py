@@ -16,7 +16,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("config",),
     ("proof",),
     ("setup",),
-    ("backup", "wal", "restore"),
+    ("backup", "wal", "restore", "retention"),
     ("repository",),
     ("store", "server"),
     ("runtime",),

@@ -1,0 +1,1 @@
+"""Retention: which backups and which WAL stay, which go, and why."""
