@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.timeline import History, HistoryEntry, Timeline
-from pghaven.repository.backups import BackupState
+from pghaven.repository.entry import BackupState
 from pghaven.retention.facts import KnownBackup, KnownLineage, KnownTimeline
 from pghaven.retention.periods import Period, name_period
 from pghaven.retention.policy import RetentionPlan, RetentionPolicy, plan_retention

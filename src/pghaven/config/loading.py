@@ -60,9 +60,9 @@ def parse_config(text: str, source: str, environment: Mapping[str, str] | None =
     return reading.finish()
 
 
-def environment_name(section: str, name: str, option: str) -> str:
+def environment_name(*path: str) -> str:
     """The variable that overrides an option: ``PGHAVEN_CLUSTER__MAIN__PROCESSES``."""
-    return f"PGHAVEN_{section}__{name}__{option}".replace("-", "_").upper()
+    return f"PGHAVEN_{'__'.join(path)}".replace("-", "_").upper()
 
 
 def _read_first(path: str | None, environment: Mapping[str, str]) -> tuple[str, bytes]:
@@ -129,39 +129,38 @@ class _Reading:
         self._source = source
         self._places = places
         self._problems: list[tuple[int, str]] = []
-        self._written: dict[str, dict[str, dict[str, Any]]] = {}
+        # Each section that is written, and each part of one whether it is written or not, by its path.
+        self._sections: dict[Path, Section] = {}
+        self._written: dict[Path, dict[str, Any]] = {}
         self._overridden: dict[Path, str] = {}
         known = {section.name for section in SECTIONS}
         for name, value in document.items():
             if name not in known:
                 self._note((name,), _unknown_top_level(name, value, known))
         for section in SECTIONS:
-            self._written[section.name] = self._take_section(section, document.get(section.name, {}))
+            self._take_sections(section, document.get(section.name, {}))
 
     def apply_overrides(self, environment: Mapping[str, str]) -> None:
-        targets: dict[str, list[tuple[Section, str, Option]]] = {}
-        for section in SECTIONS:
-            for name in self._written[section.name]:
-                for option in section.options.values():
-                    variable = environment_name(section.name, name, option.name)
-                    targets.setdefault(variable, []).append((section, name, option))
+        targets: dict[str, list[tuple[Path, Option]]] = {}
+        for path, section in self._sections.items():
+            for option in section.options.values():
+                targets.setdefault(environment_name(*path, option.name), []).append((path, option))
         for variable, text in sorted(environment.items()):
             if not variable.startswith("PGHAVEN_") or "__" not in variable:
                 continue
             if variable not in targets:
                 self._note_variable(variable, "overrides nothing that is configured" + _did_you_mean(variable, targets))
             elif len(targets[variable]) > 1:
-                names = " and ".join(f"[{s.name}.{name}]" for s, name, _ in targets[variable])
-                self._note_variable(variable, f"could mean {names}")
+                self._note_variable(variable, f"could mean {' and '.join(_title(p) for p, _ in targets[variable])}")
             else:
-                section, name, option = targets[variable][0]
-                self._written[section.name][name][option.name] = option.kind.from_text(text)
-                self._overridden[section.name, name, option.name] = variable
+                path, option = targets[variable][0]
+                self._written[path][option.name] = option.kind.from_text(text)
+                self._overridden[*path, option.name] = variable
 
     def finish(self) -> Config:
         built = {
             section.name: {
-                name: self._build(section, name, written) for name, written in self._written[section.name].items()
+                path[1]: self._build(path, name=path[1]) for path, kind in self._sections.items() if kind is section
             }
             for section in SECTIONS
         }
@@ -174,11 +173,10 @@ class _Reading:
             raise ConfigError(f"the configuration has {what}", problems, hint=_WHERE_DESCRIBED)
         return Config(repositories=repositories, clusters=clusters, source=self._source)
 
-    def _take_section(self, section: Section, tables: object) -> dict[str, dict[str, Any]]:
-        taken: dict[str, dict[str, Any]] = {}
+    def _take_sections(self, section: Section, tables: object) -> None:
         if not isinstance(tables, dict):
             self._note((section.name,), f'"{section.name}" must be written as sections [{section.name}.NAME]')
-            return taken
+            return
         for name, table in tables.items():
             path = (section.name, name)
             if not isinstance(table, dict):
@@ -186,28 +184,39 @@ class _Reading:
             elif not SECTION_NAME.fullmatch(name):
                 self._note(path, f'"{name}" cannot name a {section.name}: {SECTION_NAME_RULE}')
             else:
-                taken[name] = dict(table)
-        return taken
+                self._take_section(section, path, dict(table))
 
-    def _build(self, section: Section, name: str, written: dict[str, Any]) -> Any:
+    def _take_section(self, section: Section, path: Path, table: dict[str, Any]) -> None:
+        for part in section.parts:
+            within = table.pop(part.name, {})
+            if not isinstance(within, dict):
+                self._note((*path, part.name), f'"{part.name}" must be written as section {_title((*path, part.name))}')
+                within = {}
+            self._take_section(part, (*path, part.name), dict(within))
+        self._sections[path] = section
+        self._written[path] = table
+
+    def _build(self, path: Path, **values: Any) -> Any:
+        """The value of one section and its parts; ``values`` are fields that are no options."""
+        section = self._sections[path]
         options = section.options
-        values: dict[str, Any] = {}
-        for key, value in written.items():
-            path = (section.name, name, key)
+        for key, value in self._written[path].items():
             if key not in options:
-                self._note(path, _unknown_option(section, name, key, value))
+                self._note((*path, key), _unknown_option(section, path, key, value))
                 continue
             option = options[key]
             try:
                 values[option.field] = option.kind.parse(value)
             except Invalid as reason:
-                self._note(path, f'"{key}" in [{section.name}.{name}] {reason}')
+                self._note((*path, key), f'"{key}" in {_title(path)} {reason}')
                 values[option.field] = None
         for option in options.values():
             if option.required and option.field not in values:
-                self._note((section.name, name), f'[{section.name}.{name}] has no "{option.name}", which is required')
+                self._note(path, f'{_title(path)} has no "{option.name}", which is required')
                 values[option.field] = None
-        return section.type(name=name, **values)
+        for part in section.parts:
+            values[part.name] = self._build((*path, part.name))
+        return section.type(**values)
 
     def _link(self, cluster: ClusterConfig, repositories: Mapping[str, RepositoryConfig]) -> ClusterConfig:
         path = ("cluster", cluster.name, "repositories")
@@ -220,7 +229,7 @@ class _Reading:
                         f"[repository.{name}]{_did_you_mean(name, repositories)}",
                     )
             return cluster
-        if "repositories" in self._written["cluster"][cluster.name]:
+        if "repositories" in self._written["cluster", cluster.name]:
             return cluster
         if len(repositories) == 1:
             return replace(cluster, repositories=tuple(repositories))
@@ -248,14 +257,21 @@ def _unknown_top_level(name: str, value: object, known: Iterable[str]) -> str:
     return f"unknown {what} {written}{_did_you_mean(name, known)}"
 
 
-def _unknown_option(section: Section, name: str, key: str, value: object) -> str:
-    where = f"[{section.name}.{name}]"
+def _unknown_option(section: Section, path: Path, key: str, value: object) -> str:
+    nearest = _did_you_mean(key, [*section.options, *(part.name for part in section.parts)])
     if isinstance(value, dict):
-        return f"unknown section [{section.name}.{name}.{key}]{_did_you_mean(key, section.options)}"
+        return f"unknown section {_title((*path, key))}{nearest}"
     for other in SECTIONS:
         if key in other.options:
-            return f'"{key}" stands in {where}, but belongs in [{other.name}.NAME]'
-    return f'unknown option "{key}" in {where}{_did_you_mean(key, section.options)}'
+            return f'"{key}" stands in {_title(path)}, but belongs in [{other.name}.NAME]'
+        for part in other.parts:
+            if key in part.options:
+                return f'"{key}" stands in {_title(path)}, but belongs in [{other.name}.NAME.{part.name}]'
+    return f'unknown option "{key}" in {_title(path)}{nearest}'
+
+
+def _title(path: Path) -> str:
+    return f"[{'.'.join(path)}]"
 
 
 def _did_you_mean(name: str, known: Iterable[str]) -> str:

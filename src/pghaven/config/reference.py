@@ -37,18 +37,22 @@ url = "file:///var/lib/pghaven"
 data_directory = "/var/lib/postgresql/17/main"
 conninfo = "host=/var/run/postgresql dbname=postgres"
 repositories = ["main"]
+
+[cluster.main.retention]
+window = "7d"
 ```
 """
 
 
 def render_reference() -> str:
     """The whole page, Markdown."""
-    return _HEAD + "".join(_render_section(section) for section in SECTIONS)
+    return _HEAD + "".join(_render_section(section, f"{section.name}.NAME") for section in SECTIONS)
 
 
-def _render_section(section: Section) -> str:
-    parts = [f"\n## [{section.name}.NAME]\n\n{section.doc}\n"]
+def _render_section(section: Section, title: str) -> str:
+    parts = [f"\n## [{title}]\n\n{section.doc}\n"]
     parts.extend(_render_option(option) for option in section.options.values())
+    parts.extend(_render_section(part, f"{title}.{part.name}") for part in section.parts)
     return "".join(parts)
 
 

@@ -58,11 +58,15 @@ class Option:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """A kind of section, ``[name.NAME]``, and the dataclass whose fields are its options."""
+    """A kind of section, ``[name.NAME]``, and the dataclass whose fields are its options.
+
+    ``parts`` are sections within it, ``[name.NAME.part]``; each is the value of the field of its name.
+    """
 
     name: str
     type: type[Any]
     doc: str
+    parts: tuple[Section, ...] = ()
 
     @property
     def options(self) -> dict[str, Option]:

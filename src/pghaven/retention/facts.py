@@ -12,7 +12,7 @@ from datetime import datetime
 
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import History, Timeline
-from pghaven.repository.backups import BackupState
+from pghaven.repository.entry import BackupState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

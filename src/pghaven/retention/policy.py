@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
-from pghaven.repository.backups import BackupState
+from pghaven.repository.entry import BackupState
 from pghaven.retention.facts import DatedBackup, KnownBackup, KnownLineage, date_backups
 from pghaven.retention.periods import Period, find_newest_of_periods
 from pghaven.retention.window import find_bases

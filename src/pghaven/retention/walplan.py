@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.segment import SegmentName, WalFileKind, classify
-from pghaven.repository.backups import BackupState
+from pghaven.repository.entry import BackupState
 from pghaven.retention.policy import RetentionPlan, Rule, Verdict, render_window
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pghaven.config.loading import find_config_file, load_config, parse_config
+from pghaven.config.values import RetentionConfig
 from pghaven.errors import ConfigError
 
 GOOD = """
@@ -146,9 +147,63 @@ def test_a_section_that_does_not_exist_is_a_problem(text: str, problem: str) -> 
 
 
 def test_a_section_for_what_does_not_exist_yet_is_a_problem() -> None:
-    assert problems_of(GOOD + '\n[cluster.main.retention]\nwindow = "7d"\n') == (
-        "/etc/p.toml:10: unknown section [cluster.main.retention]",
+    assert problems_of(GOOD + '\n[cluster.main.schedule]\nbackup = "0 2 * * *"\n') == (
+        "/etc/p.toml:10: unknown section [cluster.main.schedule]",
     )
+
+
+RETENTION = GOOD + "\n[cluster.main.retention]\n"
+
+
+def test_a_section_within_a_section_becomes_a_value_of_it() -> None:
+    text = RETENTION + (
+        'window = "7d"\ncount = 3\nkeep_daily = 7\nkeep_weekly = 4\nkeep_monthly = 6\nkeep_yearly = 10\ngrace = "3d"'
+    )
+    assert parse_config(text, "/etc/p.toml").get_cluster().retention == RetentionConfig(
+        window_seconds=604800.0,
+        count=3,
+        keep_daily=7,
+        keep_weekly=4,
+        keep_monthly=6,
+        keep_yearly=10,
+        grace_seconds=259200.0,
+    )
+
+
+def test_without_its_section_nothing_is_said_of_retention() -> None:
+    retention = parse_config(GOOD, "/etc/p.toml").get_cluster().retention
+    assert retention == RetentionConfig()
+    assert retention.window_seconds is None
+    assert retention.grace_seconds == 86400.0
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (RETENTION + "count = 0", '11: "count" in [cluster.main.retention] must be a whole number from 1 to 100000'),
+        (
+            RETENTION + 'widnow = "7d"',
+            '11: unknown option "widnow" in [cluster.main.retention]; did you mean "window"?',
+        ),
+        (RETENTION + "processes = 3", '11: "processes" stands in [cluster.main.retention], but belongs in [cluster'),
+        (GOOD + 'window = "7d"', '9: "window" stands in [cluster.main], but belongs in [cluster.NAME.retention]'),
+        (GOOD + "retention = 3", '9: "retention" must be written as section [cluster.main.retention]'),
+        (GOOD + "[cluster.main.retentoin]", '9: unknown section [cluster.main.retentoin]; did you mean "retention"?'),
+        (GOOD + "[repository.main.retention]", "9: unknown section [repository.main.retention]"),
+    ],
+)
+def test_a_problem_within_a_section_of_a_section_is_placed(text: str, problem: str) -> None:
+    (only,) = problems_of(text)
+    assert only.startswith(f"/etc/p.toml:{problem}")
+
+
+def test_an_override_reaches_a_section_within_a_section() -> None:
+    variable = "PGHAVEN_CLUSTER__MAIN__RETENTION__WINDOW"
+    for text in (GOOD, RETENTION + 'window = "7d"'):
+        retention = parse_config(text, "/etc/p.toml", {variable: "30d"}).get_cluster().retention
+        assert retention.window_seconds == 2592000.0
+    (only,) = problems_of(RETENTION, {variable: "30"})
+    assert only.startswith(f'environment variable {variable}: "window" in [cluster.main.retention]')
 
 
 def test_an_option_in_the_wrong_section_is_told_where_it_belongs() -> None:

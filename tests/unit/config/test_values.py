@@ -6,7 +6,7 @@ from dataclasses import fields
 import pytest
 
 from pghaven.config.loading import parse_config
-from pghaven.config.schema import options_of
+from pghaven.config.schema import Section, options_of
 from pghaven.config.starter import render_cluster, render_repository, render_starter
 from pghaven.config.values import SECTIONS, ClusterConfig, Config
 from pghaven.errors import NotFound, UsageError
@@ -46,24 +46,33 @@ def test_values_travel_to_worker_processes() -> None:
     assert pickle.loads(pickle.dumps(config)) == config
 
 
-def test_every_field_but_the_name_is_a_documented_option() -> None:
-    for section in SECTIONS:
+def sections_and_parts() -> list[tuple[str, Section]]:
+    """With the titles they have for something called "main"."""
+    parts = [(f"{section.name}.main.{part.name}", part) for section in SECTIONS for part in section.parts]
+    return [(f"{section.name}.main", section) for section in SECTIONS] + parts
+
+
+def test_every_field_but_the_name_is_a_documented_option_or_a_part() -> None:
+    for _, section in sections_and_parts():
         options = options_of(section.type)
-        assert {o.field for o in options} | {"name"} == {f.name for f in fields(section.type)}
+        others = {f.name for f in fields(section.type)} - {o.field for o in options}
+        assert others - {"name"} == {part.name for part in section.parts}
         for option in options:
             assert option.doc.endswith("."), option.name
             assert option.required or option.default is not None or option.default_words, option.name
 
 
 def test_the_example_of_every_option_is_valid() -> None:
-    for section in SECTIONS:
+    for title, section in sections_and_parts():
         for option in section.options.values():
-            text = f"{option.name} = {option.example}\n"
+            text = f"[{title}]\n{option.name} = {option.example}\n"
             if section.name == "repository":
-                parse_config(f"[repository.main]\n{text}", "/etc/p.toml")
+                parse_config(text, "/etc/p.toml")
+            elif option.name == "data_directory":
+                parse_config(render_repository("main", "file:///r") + text, "/etc/p.toml")
             else:
-                need = "" if option.name == "data_directory" else 'data_directory = "/d"\n'
-                whole = render_repository("main", "file:///r") + f"[cluster.main]\n{need}{text}"
+                text = text.replace("[cluster.main]\n", "")
+                whole = render_repository("main", "file:///r") + f'[cluster.main]\ndata_directory = "/d"\n{text}'
                 parse_config(whole, "/etc/p.toml")
 
 

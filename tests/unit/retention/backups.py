@@ -7,7 +7,7 @@ from typing import Any
 
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import History, HistoryEntry, Timeline
-from pghaven.repository.backups import BackupState
+from pghaven.repository.entry import BackupState
 from pghaven.retention.facts import KnownBackup, KnownLineage, KnownTimeline
 from pghaven.retention.policy import RetentionPlan, RetentionPolicy, plan_retention
 

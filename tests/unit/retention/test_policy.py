@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from pghaven.postgres.lsn import Lsn
-from pghaven.repository.backups import BackupState
+from pghaven.repository.entry import BackupState
 from pghaven.retention.policy import RetentionPolicy, Rule, plan_retention, render_window
 from pghaven.units import render_time
 from tests.unit.retention.backups import NOW, backup, days, fork, labels_kept, lineage, plan, words

@@ -7,7 +7,7 @@ import pytest
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.timeline import Timeline
-from pghaven.repository.backups import BackupState
+from pghaven.repository.entry import BackupState
 from pghaven.retention.policy import RetentionPolicy, plan_retention
 from pghaven.retention.walplan import WalPlan, WalSpan, plan_wal
 from tests.unit.retention.backups import NOW, SIZE, backup, days, lineage, plan
