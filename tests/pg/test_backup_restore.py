@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -10,16 +11,20 @@ from pathlib import Path
 
 import pytest
 
-from pghaven.errors import Locked, Refused, ServerUnsuitable
+from pghaven.clock import SystemClock
+from pghaven.errors import Locked, Refused
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.page import checksums
 from pghaven.postgres.recovery import RecoveryTarget, TargetKind
 from pghaven.postgres.timeline import Timeline
 from pghaven.repository.entry import BackupState
+from pghaven.restore.recover import run_recovery
+from pghaven.server.postmaster import list_server_processes
 from tests.support.cluster import Kind, TestCluster
 from tests.support.commands import PghavenCommand
 from tests.support.fixtures import ClusterFactory
 from tests.support.protected import Protected, dump_hash, settings_of
+from tests.support.waiting import wait_until
 
 Protect = Callable[[TestCluster], Protected]
 
@@ -177,6 +182,38 @@ def test_recovery_can_pause_at_its_target_and_shut_down_there(
         assert recovery.state == state
         assert recovery.reached_lsn >= plan.wal.end_lsn
         assert (recovery.conninfo is not None) == (action == "pause")
+
+
+class Interrupted(SystemClock):
+    """Somebody presses Ctrl-C, once, when a server has been waited for this many times."""
+
+    def __init__(self, waits: int) -> None:
+        self._waits = waits
+
+    def sleep(self, seconds: float) -> None:
+        self._waits -= 1
+        if self._waits == -1:
+            raise KeyboardInterrupt
+        super().sleep(seconds)
+
+
+def test_a_recovery_that_is_interrupted_leaves_no_server_and_can_be_gone_on_with(
+    journal: tuple[Protected, dict[str, object]], adopt: Adopt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, _ = journal
+    monkeypatch.setattr(tempfile, "tempdir", str(site.place))  # where its private socket will be
+    plan = site.plan()
+    cluster = adopt(plan.request.target_dir)
+    site.carry_out(plan)
+    before = set(site.place.iterdir())
+    for waits in (0, 1, 10):
+        with pytest.raises(KeyboardInterrupt):
+            run_recovery(plan, str(cluster.bin_dir), site.tell, clock=Interrupted(waits))
+        assert list_server_processes(plan.request.target_dir) == ()
+        assert set(site.place.iterdir()) == before
+    cluster.start()
+    cluster.wait_for("SELECT NOT pg_is_in_recovery()")
+    assert "".join(notes(cluster)) == "abcd"
 
 
 def test_a_restored_cluster_goes_on_and_each_branch_stays_reachable(
@@ -529,6 +566,14 @@ def test_a_gap_in_the_archive_ends_what_can_be_reached_and_is_named(
     assert missing in str(refusal.value.hint)
 
 
+def fail_to_recover(cluster: TestCluster) -> str:
+    """Start a server that must end during recovery, though it may let readers in before; gives what it said."""
+    cluster.start(wait=False)
+    wait_until(lambda: cluster.instance.child_pid is None, "the end of the server", 60)
+    assert not list((cluster.data_directory / "pg_wal").glob("*.history")), "the server has opened"
+    return cluster.log()
+
+
 def test_a_server_started_by_hand_cannot_come_up_short(
     make_cluster: ClusterFactory, protect: Protect, adopt: Adopt
 ) -> None:
@@ -549,11 +594,7 @@ def test_a_server_started_by_hand_cannot_come_up_short(
         else:
             victim.unlink()
         restored = adopt(plan.request.target_dir)
-        restored.start(wait=False)
-        with pytest.raises(ServerUnsuitable):
-            while True:
-                restored.instance.wait_ready(timeout_seconds=30)
-                assert restored.value("SELECT pg_is_in_recovery()"), "the server opened without its last segment"
+        fail_to_recover(restored)
         victim.write_bytes(whole)
         os.chown(victim, *owner_of(site.repository_directory))
 
@@ -590,9 +631,7 @@ def test_a_copy_never_recovers_into_a_tablespace_of_its_source(
     plan = site.plan()
     site.carry_out(plan)
     copy = adopt(plan.request.target_dir)
-    with pytest.raises(ServerUnsuitable):
-        copy.start()
-    assert "which is not empty" in copy.log()
+    assert "which is not empty" in fail_to_recover(copy)
     assert {path: path.read_bytes() for path in before} == before
 
     source.stop()

@@ -75,6 +75,10 @@ def run_recovery(plan: RestorePlan, pg_bin: str | None, listener: Listener, *, c
         _require_reached(plan, instance, reached)
         listener(Step(text=f"recovery reached {reached} after {render_duration(clock.monotonic() - began)}"))
         instance.stop("fast", timeout_seconds=600)
+    except BaseException:
+        # Nobody watches it any more. The next start goes on from where it is.
+        instance.stop("immediate")
+        raise
     finally:
         if instance.is_running() is None:
             shutil.rmtree(sockets, ignore_errors=True)

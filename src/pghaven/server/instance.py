@@ -142,20 +142,21 @@ class Instance:
             self._clock.sleep(_POLL_SECONDS)
 
     def stop(self, mode: StopMode = "fast", *, timeout_seconds: float = 60.0) -> None:
-        """Stop whatever server runs in the directory and wait for its end; nothing to do is fine.
+        """Stop whatever server runs in the directory, or our own that has just begun, and wait for its end; nothing to
+        do is fine.
 
         ``immediate`` leaves recovery to the next start. Raises Cancelled when it still runs after the time.
         """
         running = is_running(self.data_directory)
-        if running is None:
-            self._reap()
+        pid = self.child_pid if running is None else running.pid
+        if pid is None:
             return
         try:
-            os.kill(running.pid, _STOP_SIGNALS[mode])
+            os.kill(pid, _STOP_SIGNALS[mode])
         except ProcessLookupError:
             return
         deadline = self._clock.monotonic() + timeout_seconds
-        while self._is_alive(running.pid):
+        while self._is_alive(pid):
             if self._clock.monotonic() > deadline:
                 raise Cancelled(
                     f'the server in "{self.data_directory}" still runs {timeout_seconds:g} s after a {mode} shutdown',
