@@ -135,6 +135,7 @@ def test_a_backup_without_its_wal_is_told(site: Site) -> None:
 def test_archiving_that_fails_is_the_first_thing_told(site: Site) -> None:
     site.set_up()
     site.ok("backup")
+    site.cluster.wait_for("SELECT last_archived_wal LIKE '%.backup' FROM pg_stat_archiver")  # what a backup makes last
     site.cluster.sql("ALTER SYSTEM SET archive_command = 'false'")
     site.cluster.reload()
     site.cluster.switch_wal()
@@ -154,6 +155,7 @@ def test_after_a_promotion_the_old_timeline_s_window_leads_into_the_new_one(site
         pass
     site.cluster.append_conf(restore_command="false")
     site.cluster.start()
+    site.cluster.wait_for("SELECT NOT pg_is_in_recovery()")
     site.archive_all()
     wait_until(lambda: "00000002.history" in {path.name for path in site.repository.rglob("*.history")}, "the history")
     found = look(site, status=0)

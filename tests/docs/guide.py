@@ -17,18 +17,14 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import signal
 import subprocess
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pghaven.server.postmaster import is_alive, list_server_processes
 from tests.cli.running import clean_environment
 from tests.support.cluster import TestCluster
 from tests.support.commands import PghavenCommand
-from tests.support.places import own, plain_user
-from tests.support.waiting import wait_until
+from tests.support.places import end_servers_below, own, plain_user
 
 SECONDS = 240
 PGHAVEN_ERROR = "pghaven: error:"
@@ -176,14 +172,8 @@ class World:
 
     def stop_everything(self) -> None:
         """End every server that a page has started."""
-        directories = {path.parent for path in self.place.rglob("PG_VERSION") if (path.parent / "global").is_dir()}
-        beside = self.cluster.data_directory.parent
-        directories.update(path.parent for path in beside.glob("*/PG_VERSION"))
-        pids = {pid for directory in directories for pid in list_server_processes(str(directory))}
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGQUIT)
-        wait_until(lambda: not any(map(is_alive, pids)), f"the end of {pids}")
+        end_servers_below(self.place)
+        end_servers_below(self.cluster.directory)
 
 
 def _split(output: str, commands: list[Command]) -> list[tuple[Command, int, str]]:

@@ -15,6 +15,7 @@ from pghaven.server.instance import Instance, PidFile, StopMode, is_running
 from pghaven.server.postmaster import STATUS_READY, STATUS_STANDBY, is_alive, list_server_processes
 from tests.support.cluster import TestCluster
 from tests.support.fixtures import ClusterFactory
+from tests.support.places import own
 from tests.support.waiting import wait_until
 
 
@@ -80,9 +81,15 @@ def test_second_start_is_refused(pg_cluster: TestCluster) -> None:
 
 def test_start_that_takes_longer_can_be_awaited_again(make_cluster: ClusterFactory) -> None:
     cluster = make_cluster(start=False)
+    go, recovery = cluster.directory / "go", cluster.data_directory / "recovery.signal"
+    recovery.touch()
+    own(recovery)
+    # The control file is of a cluster with more connections, and recovery wants as many.
+    cluster.append_conf(max_connections="100", restore_command=f"until [ -e {go} ]; do sleep 0.01; done; exit 1")
     cluster.start(wait=False)
-    with pytest.raises(Cancelled, match="not ready after -1 s"):
-        cluster.instance.wait_ready(timeout_seconds=-1)
+    with pytest.raises(Cancelled, match=r"not ready after 0\.1 s"):
+        cluster.instance.wait_ready(timeout_seconds=0.1)
+    go.touch()
     seen: list[PidFile | None] = []
     assert cluster.instance.wait_ready(timeout_seconds=60, on_wait=seen.append).status == STATUS_READY
     assert cluster.value("SELECT 1") == 1

@@ -12,12 +12,15 @@ import functools
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pghaven.server.identity import OsUser, child_identity, get_os_user
+from pghaven.server.postmaster import is_alive, list_server_processes
+from tests.support.waiting import wait_until
 
 PROJECT = Path(__file__).resolve().parents[2]
 SCRATCH_VARIABLE = "PGHAVEN_TEST_SCRATCH"
@@ -136,4 +139,24 @@ def make_directory() -> Path:
 
 
 def remove_directory(path: Path) -> None:
-    shutil.rmtree(path)
+    """End the servers that run below a directory, and remove it.
+
+    An ``archive_command`` of a server elsewhere may still be writing into it, so it takes as many tries as it takes.
+    """
+    end_servers_below(path)
+
+    def is_gone() -> bool:
+        shutil.rmtree(path, ignore_errors=True)
+        return not path.exists()
+
+    wait_until(is_gone, f"the removal of {path}")
+
+
+def end_servers_below(path: Path) -> None:
+    """End every process of the servers whose data directories lie below ``path``, whoever has started them."""
+    directories = {found.parent for found in path.rglob("PG_VERSION") if (found.parent / "global").is_dir()}
+    pids = {pid for directory in directories for pid in list_server_processes(str(directory))}
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGQUIT)
+    wait_until(lambda: not any(map(is_alive, pids)), f"the end of {pids}")
