@@ -9,7 +9,19 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pghaven.repository.blockmap import HOLE, BlockMap, Placements, build_block_map, check_block_map, invert
+from pghaven.repository.blockmap import (
+    EXTENT_BYTES,
+    EXTENT_RUNS_MAX,
+    HOLE,
+    BlockMap,
+    Inheritance,
+    Placements,
+    build_block_map,
+    check_block_map,
+    find_fragmented,
+    invert,
+    used_packs,
+)
 
 # Where one byte comes from: (pack, offset in the pack), or None for a zero that is nowhere.
 Source = tuple[int, int] | None
@@ -130,3 +142,75 @@ def _follows(one: Source, other: Source) -> bool:
     if one is None or other is None:
         return one is other
     return other == (one[0], one[1] + 1)
+
+
+@st.composite
+def any_child(draw: st.DrawFn) -> tuple[Pieces, Pieces, list[int], list[int]]:
+    """A parent, a child's own pieces, and for each of its files the parent's file it continues (or -1) and its size."""
+    parent, child = draw(any_pieces()), draw(any_pieces())
+    sources = [draw(st.sampled_from([-1, *range(parent.file_count)])) for _ in range(child.file_count)]
+    sizes = [draw(st.integers(len(content), len(content) + 30)) for content in model(child)]
+    return parent, child, sources, sizes
+
+
+@given(any_child())
+def test_a_child_holds_its_own_bytes_and_its_parent_s_elsewhere(
+    case: tuple[Pieces, Pieces, list[int], list[int]],
+) -> None:
+    parent, child, sources, sizes = case
+    parent_map, _ = build(parent)
+    columns = np.array(child.pieces, np.uint64).reshape(-1, 5)
+    placements = Placements(
+        file=columns[:, 0].astype(np.uint32),
+        file_offset=columns[:, 1],
+        length=columns[:, 2],
+        pack=columns[:, 3].astype(np.uint32),
+        pack_offset=columns[:, 4],
+    )
+    inheritance = Inheritance(
+        parent=parent_map,
+        source=np.array(sources, np.int64),
+        size=np.array(sizes, np.uint64),
+        pack_of_parent=np.arange(PACKS, 2 * PACKS, dtype=np.uint32),
+    )
+    block_map, found = build_block_map(placements, child.file_count, inheritance)
+
+    parents = model(parent)
+    expected = []
+    for own, source, size in zip(model(child), sources, sizes, strict=True):
+        content: list[Source] = [None] * (size if source >= 0 else len(own))
+        if source >= 0:
+            for at, byte in enumerate(parents[source][:size]):
+                content[at] = None if byte is None else (byte[0] + PACKS, byte[1])
+        expected.append(content)
+    for file, offset, length, pack, pack_offset in child.pieces:
+        expected[file][offset : offset + length] = [
+            None if pack == HOLE else (pack, pack_offset + byte) for byte in range(length)
+        ]
+    assert expand(block_map) == expected
+    assert found.tolist() == [len(content) for content in expected]
+
+    smaller, kept = used_packs(block_map, 2 * PACKS)
+    back = [[byte and (int(kept[byte[0]]), byte[1]) for byte in content] for content in expand(smaller)]
+    assert back == expected
+    assert {byte[0] for content in expected for byte in content if byte} == set(kept.tolist())
+
+
+@given(st.lists(st.lists(st.integers(1, EXTENT_RUNS_MAX * 3), max_size=3), max_size=4))
+def test_extents_of_too_many_runs_are_found(runs_of_extents: list[list[int]]) -> None:
+    """Each extent is made of the given number of runs, in different packs so that none can be joined."""
+    pieces = [
+        (file, extent * EXTENT_BYTES + run * 8192, 8192 if run < runs - 1 else EXTENT_BYTES - run * 8192, run % 2, 0)
+        for file, extents in enumerate(runs_of_extents)
+        for extent, runs in enumerate(extents)
+        for run in range(runs)
+    ]
+    block_map, _ = build(Pieces(len(runs_of_extents), pieces))
+    files, extents = find_fragmented(block_map)
+    expected = [
+        (file, extent)
+        for file, counts in enumerate(runs_of_extents)
+        for extent, runs in enumerate(counts)
+        if runs > EXTENT_RUNS_MAX
+    ]
+    assert list(zip(files.tolist(), extents.tolist(), strict=True)) == expected

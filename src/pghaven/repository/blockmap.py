@@ -7,7 +7,7 @@ the pack's index tells where they end. Bytes that are zero are a run in no pack 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -41,33 +41,147 @@ class BlockMap:
     offset: U8
 
 
-def build_block_map(pieces: Placements, file_count: int) -> tuple[BlockMap, U8]:
-    """Order the pieces, join what follows on, fill what nobody stored with holes; also returns each file's size.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inheritance:
+    """What files keep of a parent's map. ``source`` has the number of each file's counterpart in the parent, or -1;
+    ``size`` is how long a file with a counterpart is now. ``pack_of_parent`` numbers the parent's packs anew."""
 
-    A gap arises when a file was cut short under one reader and had grown again before the next: WAL replay writes
-    those pages anew, zeros stand in for them. Raises ValueError on overlap, which would be a bug of the writer.
+    parent: BlockMap
+    source: npt.NDArray[np.int64]
+    size: U8
+    pack_of_parent: U4
+
+
+def build_block_map(pieces: Placements, file_count: int, inheritance: Inheritance | None = None) -> tuple[BlockMap, U8]:
+    """The map of these pieces over what files keep of a parent; also returns each file's size.
+
+    What nobody stored and no parent has is a hole: a file was cut short under one reader and had grown again before the
+    next, and WAL replay writes those pages anew. Raises ValueError where pieces overlap, which would be a bug of the
+    writer.
     """
-    order = np.lexsort((pieces.file_offset, pieces.file))
-    file, start, length = pieces.file[order], pieces.file_offset[order], pieces.length[order]
-    pack, offset = pieces.pack[order], pieces.pack_offset[order]
-    end = start + length
-    first = np.ones(len(file), bool)
-    first[1:] = file[1:] != file[:-1]
-    previous_end = np.zeros(len(file), np.uint64)
-    previous_end[1:] = end[:-1]
-    previous_end[first] = 0
-    if np.any(start < previous_end):
-        raise ValueError("two pieces of one file overlap")
-
-    gaps = np.flatnonzero(start > previous_end)
-    if len(gaps):
-        file = np.insert(file, gaps, file[gaps])
-        length = np.insert(length, gaps, (start - previous_end)[gaps])
-        pack = np.insert(pack, gaps, np.uint32(HOLE))
-        offset = np.insert(offset, gaps, np.uint64(0))
     sizes = np.zeros(file_count, np.uint64)
-    np.add.at(sizes, file, length)
-    return _join(file, length, pack, offset, file_count), sizes
+    np.maximum.at(sizes, pieces.file, pieces.file_offset + pieces.length)
+    if inheritance is not None:
+        sizes = np.where(inheritance.source >= 0, inheritance.size, sizes)
+    line = _Line(sizes)
+    new = line.lay(pieces)
+    if np.any(new.begin[1:] < new.end[:-1]):
+        raise ValueError("two pieces of one file overlap")
+    kept = line.lay(_inherited_pieces(inheritance)) if inheritance is not None else _NOTHING
+    ends = np.array([line.end], np.uint64)
+    cuts = np.unique(np.concatenate((line.begin, ends, new.begin, new.end, kept.begin, kept.end)))
+    at, length = cuts[:-1], np.diff(cuts)
+    pack, offset = np.full(len(at), HOLE, np.uint32), np.zeros(len(at), np.uint64)
+    for layer in (kept, new):
+        layer.paint(at, pack, offset)
+    return _join(line.file_at(at), length, pack, offset, file_count), sizes
+
+
+class _Line:
+    """All files one after another on one line, so that an interval needs no file: two searches find what covers it."""
+
+    def __init__(self, sizes: U8) -> None:
+        ends = np.cumsum(sizes, dtype=np.uint64)
+        self.begin: U8 = ends - sizes
+        self.end = ends[-1] if len(ends) else np.uint64(0)
+        self._sizes = sizes
+
+    def file_at(self, position: U8) -> npt.NDArray[np.uint32]:
+        """The file at each position; empty files are passed over, as they have none."""
+        return (np.searchsorted(self.begin, position, "right") - 1).astype(np.uint32)
+
+    def lay(self, pieces: Placements) -> _Layer:
+        """These pieces as intervals in order; what lies beyond a file's end is left out."""
+        room = self._sizes[pieces.file]
+        inside = pieces.file_offset < room
+        length = np.minimum(pieces.length, room - np.minimum(pieces.file_offset, room))[inside]
+        begin = (self.begin[pieces.file] + pieces.file_offset)[inside]
+        order = np.argsort(begin, kind="stable")
+        begin, length = begin[order], length[order]
+        return _Layer(begin, begin + length, pieces.pack[inside][order], pieces.pack_offset[inside][order])
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """Intervals that do not overlap, in order."""
+
+    begin: U8
+    end: U8
+    pack: U4
+    offset: U8
+
+    def paint(self, at: U8, pack: U4, offset: U8) -> None:
+        """Write where the bytes of each elementary interval lie, for those that begin inside one of ours."""
+        if not len(self.begin):
+            return
+        which = np.searchsorted(self.begin, at, "right") - 1
+        covered = (which >= 0) & (at < self.end[which])
+        ours = which[covered]
+        pack[covered] = self.pack[ours]
+        inside = at[covered] - self.begin[ours]
+        offset[covered] = np.where(self.pack[ours] == HOLE, np.uint64(0), self.offset[ours] + inside)
+
+
+_EMPTY = np.zeros(0, np.uint64)
+_NOTHING = _Layer(_EMPTY, _EMPTY, _EMPTY.astype(np.uint32), _EMPTY)
+
+
+def _inherited_pieces(inheritance: Inheritance) -> Placements:
+    """The parent's runs of every file that has a counterpart there."""
+    parent = inheritance.parent
+    counts = parent.runs_of_file.astype(np.int64)
+    starts = np.cumsum(counts) - counts
+    files = np.flatnonzero(inheritance.source >= 0)
+    sources = inheritance.source[files]
+    many = counts[sources]
+    total = int(many.sum())
+    within = np.arange(total) - np.repeat(np.cumsum(many) - many, many)
+    runs = np.repeat(starts[sources], many) + within
+    pack = parent.pack[runs]
+    stored = pack != HOLE
+    renumbered = np.full(total, HOLE, np.uint32)
+    renumbered[stored] = inheritance.pack_of_parent[pack[stored]]
+    return Placements(
+        file=np.repeat(files, many).astype(np.uint32),
+        file_offset=_file_offsets(parent)[runs],
+        length=parent.length[runs],
+        pack=renumbered,
+        pack_offset=parent.offset[runs],
+    )
+
+
+def used_packs(block_map: BlockMap, pack_count: int) -> tuple[BlockMap, npt.NDArray[np.int64]]:
+    """The same map with its packs numbered anew without those that nothing refers to; returns the old numbers kept."""
+    stored = block_map.pack != HOLE
+    kept = np.unique(block_map.pack[stored]).astype(np.int64)
+    renumbered = np.zeros(pack_count, np.uint32)
+    renumbered[kept] = np.arange(len(kept), dtype=np.uint32)
+    pack = np.full(len(block_map.pack), HOLE, np.uint32)
+    pack[stored] = renumbered[block_map.pack[stored]]
+    return replace(block_map, pack=pack), kept
+
+
+# An extent (1 MiB of a file) that has come to consist of more runs than this is stored whole again. A map takes some
+# 20 bytes a run, so a terabyte of extents at the limit would take 640 MB. Pages that change one by one add two runs
+# each: an extent is stored again after about 16 of its 128 pages have changed, which is eight times what changed,
+# spread over as many backups as that took. And a restore writes an extent in at most 32 pieces.
+EXTENT_BYTES = 1 << 20
+EXTENT_RUNS_MAX = 32
+# With many terabytes the whole map must stay bounded as well: about 2 GiB in memory.
+MAP_RUNS_MAX = 100_000_000
+
+
+def find_fragmented(block_map: BlockMap) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The extents that should be stored whole again, as columns of files and of extents within them, in order."""
+    offsets = _file_offsets(block_map)
+    file = np.repeat(np.arange(len(block_map.runs_of_file)), block_map.runs_of_file)
+    keys = (file.astype(np.uint64) << np.uint64(32)) | (offsets // np.uint64(EXTENT_BYTES))
+    found, counts = np.unique(keys, return_counts=True)
+    limit = EXTENT_RUNS_MAX
+    while limit > 2 and int(counts[counts <= limit].sum()) > MAP_RUNS_MAX:
+        limit //= 2
+    found = found[counts > limit]
+    return (found >> np.uint64(32)).astype(np.int64), (found & np.uint64(0xFFFFFFFF)).astype(np.int64)
 
 
 def _join(file: U4, length: U8, pack: U4, offset: U8, file_count: int) -> BlockMap:
