@@ -199,6 +199,7 @@ def make_facts(files: int, total: int) -> BackupFacts:
         backup_label="",
         tablespace_map=None,
         tablespaces=(Tablespace(oid=1, name="t", path="/t"),),
+        databases=(),
         owners=(("postgres", "postgres"),),
         links=(),
         bad_pages=(),

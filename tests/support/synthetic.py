@@ -17,7 +17,8 @@ import numpy as np
 
 from pghaven.backup.checks import read_control
 from pghaven.backup.collect import Collector
-from pghaven.backup.listing import Listing, ListingRules, ReadJob, iter_jobs, list_data_directory, name_owner
+from pghaven.backup.jobs import ReadJob, iter_jobs
+from pghaven.backup.listing import Listing, ListingRules, list_data_directory, name_owner
 from pghaven.backup.pipeline import WorkerSettings, open_worker
 from pghaven.backup.rivals import make_way
 from pghaven.clock import Clock, ManualClock
@@ -276,7 +277,8 @@ def store_files(
         collector.take(workers[number % len(workers)](job))
     for worker in workers:
         collector.take(worker.close())
-    files, block_map = collector.finish(listing, verified=True)
+    collected = collector.finish(listing, verified=True)
+    files = collected.files
     assert not collector.suspects
     control = read_control(str(source.data_directory), SYSTEM_IDENTIFIER)
     facts = make_facts(source, listing, order)
@@ -288,8 +290,8 @@ def store_files(
             stored_bytes=sum(pack.size_bytes for pack in collector.packs),
         ),
         files=files,
-        block_map=block_map,
-        packs=collector.packs,
+        block_map=collected.block_map,
+        packs=collected.packs,
         relations=render_relation((5, "shop", 1663, 16384, "public", "orders", "r")),
         config_files=order.config_files,
         control=control,
@@ -299,7 +301,7 @@ def store_files(
 def _split_jobs(listing: Listing, order: BackupOrder) -> Iterator[ReadJob]:
     for job in iter_jobs(listing, PAGE):
         if order.one_by_one and not job.is_range:
-            yield from (ReadJob((file,), file[3], is_range=False) for file in job.files)
+            yield from (ReadJob((file,), file.length, is_range=False) for file in job.files)
         else:
             yield job
 
@@ -331,6 +333,7 @@ def make_facts(source: SourceTree, listing: Listing, order: BackupOrder) -> Back
         backup_label=f"START WAL LOCATION: {order.start_lsn}\n",
         tablespace_map=None,
         tablespaces=source.tablespaces,
+        databases=((5, "731"),),
         owners=tuple(name_owner(uid, gid) for uid, gid in listing.owners),
         links=tuple(listing.links),
         bad_pages=(),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from pghaven.backup.listing import Listing
-from pghaven.backup.pipeline import SuspectPage
+from pghaven.backup.pagecheck import SuspectPage
 from pghaven.events import Listener, Notice
 from pghaven.postgres.lsn import Lsn
 from pghaven.repository.manifest import BadPage

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pghaven.errors import NotPermitted, StoreUnreachable
@@ -21,7 +21,7 @@ from pghaven.postgres.datadir import (
     is_relation_directory,
     is_unlogged_content,
 )
-from pghaven.postgres.relfile import RelFile, is_temporary, parse_relfile
+from pghaven.postgres.relfile import Fork, RelFile, is_temporary, parse_relfile
 
 _LINK_DEPTH_MAX = 16
 _TABLESPACES = "pg_tblspc"
@@ -34,7 +34,7 @@ class Listing:
     of ``mtime_ns`` and the inode's own change time, which nobody can set.
 
     ``first_block`` is the number of a relation file's first block within its relation, or -1 for files without page
-    checksums.
+    checksums. ``is_main`` is 1 for the main fork of a relation.
     """
 
     data_directory: str
@@ -48,6 +48,7 @@ class Listing:
     changed_ns: array[int] = field(default_factory=lambda: array("q"))
     owner: array[int] = field(default_factory=lambda: array("H"))
     first_block: array[int] = field(default_factory=lambda: array("q"))
+    is_main: array[int] = field(default_factory=lambda: array("B"))
     owners: list[tuple[int, int]] = field(default_factory=list)
     links: list[tuple[str, str]] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
@@ -175,6 +176,7 @@ class _Walker:
         listing.mtime_ns.append(found.st_mtime_ns)
         listing.changed_ns.append(max(found.st_mtime_ns, found.st_ctime_ns))
         listing.first_block.append(relfile.first_block(self._rules.segment_blocks) if relfile else -1)
+        listing.is_main.append(relfile is not None and relfile.fork is Fork.MAIN)
         owner = (found.st_uid, found.st_gid)
         number = self._owner_numbers.get(owner)
         if number is None:
@@ -223,53 +225,6 @@ def _not_permitted(path: str) -> NotPermitted:
         f'could not read "{path}": permission denied',
         hint="Run pghaven as the user that owns the data directory, or as root.",
     )
-
-
-# A big file is read in ranges of this size, the largest files first, so that all workers are busy to the end.
-RANGE_BYTES = 64 << 20
-# Small files are read together: one frame, one call of the checksum function and one message serve many of them.
-BATCH_BYTES = 8 << 20
-BATCH_FILES = 1024
-_SMALL_FILE_BYTES = 4 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class ReadJob:
-    """Work for one worker: a range of one big file, or many whole small ones.
-
-    Each entry is (file number, path, offset, length, first block or -1).
-    """
-
-    files: tuple[tuple[int, str, int, int, int], ...]
-    size_bytes: int
-    is_range: bool
-
-
-def iter_jobs(listing: Listing, block_size: int) -> Iterator[ReadJob]:
-    """All that is to be read, ranges of big files first, the largest first; then batches of small ones."""
-    sizes = listing.size
-    big = sorted((n for n in range(len(sizes)) if sizes[n] > _SMALL_FILE_BYTES), key=lambda n: -sizes[n])
-    for number in big:
-        path, first_block = listing.path(number), listing.first_block[number]
-        for start in range(0, sizes[number], RANGE_BYTES):
-            length = min(RANGE_BYTES, sizes[number] - start)
-            block = first_block + start // block_size if first_block >= 0 else -1
-            yield ReadJob(((number, path, start, length, block),), length, is_range=True)
-    batch: list[tuple[int, str, int, int, int]] = []
-    batch_bytes = batch_room = 0
-    for number, size in enumerate(sizes):
-        if not 0 < size <= _SMALL_FILE_BYTES:
-            continue
-        first_block = listing.first_block[number]
-        room = size if first_block < 0 else -(-size // block_size) * block_size  # pages stay aligned in the buffer
-        if batch and (batch_room + room > BATCH_BYTES or len(batch) == BATCH_FILES):
-            yield ReadJob(tuple(batch), batch_bytes, is_range=False)
-            batch, batch_bytes, batch_room = [], 0, 0
-        batch.append((number, listing.path(number), 0, size, first_block))
-        batch_bytes += size
-        batch_room += room
-    if batch:
-        yield ReadJob(tuple(batch), batch_bytes, is_range=False)
 
 
 def name_owner(uid: int, gid: int) -> tuple[str, str]:

@@ -7,64 +7,65 @@ a thousand pages at once and a frame holds many files; nothing is allocated per 
 from __future__ import annotations
 
 import os
-from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from blake3 import blake3
 
-from pghaven.backup.listing import BATCH_BYTES, ReadJob
-from pghaven.clock import SYSTEM_CLOCK
-from pghaven.errors import NotPermitted, StoreUnreachable
-from pghaven.postgres.page import ChecksumWork, page_lsns, verify_pages
-from pghaven.repository.blockmap import HOLE
+from pghaven.backup.gather import FrameStore, Gatherer, Pieces
+from pghaven.backup.jobs import BATCH_BYTES, BlocksJob, Job, Part, ReadJob, ScanJob
+from pghaven.backup.pagecheck import PageChecker, Pages, SuspectPage, open_file, pages_at, read_into
+from pghaven.postgres.lsn import Lsn
+from pghaven.postgres.page import pages_to_store
+from pghaven.repository.blockmap import EXTENT_BYTES, HOLE
 from pghaven.repository.container import FRAME_BYTES
+from pghaven.repository.known import KnownFrames
+from pghaven.repository.manifest import HASH_BYTES
 from pghaven.repository.pack import PackPlace, PackRef, PackWriter
 
-# A page may be half written at the moment we read it. PostgreSQL's own base backup reads such a page once more; a busy
-# disk can take longer, so we look several times, doubling the pause: together about a quarter of a second.
-_REREADS = 7
-_REREAD_PAUSE_SECONDS = 0.002
+_NOWHERE = (HOLE, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
-    """What a worker needs. ``verify`` is whether pages carry checksums; packs are stored under ``label``."""
+    """What a worker needs. ``verify`` is whether pages carry checksums; packs are stored under ``label``, but for
+    frames that are among the ``known`` ones."""
 
     place: PackPlace
     label: str
     level: int
     block_size: int
     verify: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SuspectPage:
-    """A page that failed its checksum on every reading: torn, or corrupt; its LSN decides once the stop is known."""
-
-    file: int
-    block_in_file: int
-    block: int
-    lsn: int
+    known: KnownFrames | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadResult:
     """What became of one job. ``pieces`` are five columns as bytes: file u4, offset u8, length u8, pack u4, offset u8;
-    pack numbers are this worker's own."""
+    pack numbers are this worker's own, or those of known packs (``gather``). They may be of earlier jobs' files.
+
+    ``unchanged`` files hold what their parent holds; ``hashes`` are those of the contents of others.
+    """
 
     worker: int
     read_bytes: int
     pieces: tuple[bytes, bytes, bytes, bytes, bytes]
     vanished: tuple[int, ...]
     suspects: tuple[SuspectPage, ...]
+    unchanged: tuple[int, ...] = ()
+    hashes: tuple[tuple[int, bytes], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerPacks:
-    """A worker's last word: its packs in the order of their numbers, all durable."""
+    """A worker's last word: its packs in the order of their numbers, all durable, and its last pieces."""
 
     worker: int
     packs: tuple[PackRef, ...]
+    pieces: tuple[bytes, bytes, bytes, bytes, bytes]
 
 
 class BackupWorker:
@@ -72,16 +73,23 @@ class BackupWorker:
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
+        self._block_size = settings.block_size
         self._buffer = bytearray(BATCH_BYTES)
         self._view = memoryview(self._buffer)
         self._packs = PackWriter(settings.place, settings.label, level=settings.level)
-        self._work = ChecksumWork()
+        self._frames = FrameStore(self._packs, settings.known)
+        self._gatherer = Gatherer(self._frames)
+        self._checker = PageChecker(self._view, settings.block_size)
         self._zero = bytes(FRAME_BYTES)
         self.worker = os.getpid()
 
-    def __call__(self, job: ReadJob) -> ReadResult | WorkerPacks:
+    def __call__(self, job: Job) -> ReadResult | WorkerPacks:
         reading = _Reading()
-        if job.is_range:
+        if isinstance(job, BlocksJob):
+            self._read_blocks(reading, job)
+        elif isinstance(job, ScanJob):
+            self._scan(reading, job)
+        elif job.is_range:
             self._read_range(reading, job.files[0])
         else:
             self._read_batch(reading, job)
@@ -90,30 +98,44 @@ class BackupWorker:
             read_bytes=job.size_bytes,
             pieces=reading.pieces.columns(),
             vanished=tuple(reading.vanished),
-            suspects=tuple(reading.suspects),
+            suspects=tuple(self._checker.take_suspects()),
+            unchanged=tuple(reading.unchanged),
+            hashes=tuple(reading.hashes),
         )
 
     def close(self) -> ReadResult | WorkerPacks:
-        return WorkerPacks(worker=self.worker, packs=self._packs.close())
+        pieces = Pieces()
+        self._gatherer.flush(pieces)
+        return WorkerPacks(worker=self.worker, packs=self._packs.close(), pieces=pieces.columns())
 
-    def _read_range(self, reading: _Reading, part: tuple[int, str, int, int, int]) -> None:
-        """A range of one big file, a buffer at a time."""
-        number, path, start, length, block = part
-        fd = _open(path)
+    # -- everything -------------------------------------------------------------------------------------------------
+
+    def _read_range(self, reading: _Reading, part: Part) -> None:
+        """A range of one big file, a buffer at a time; all of it is stored."""
+        hasher = None if part.is_main or part.offset else blake3()
+        for at, got in self._fill(reading, part):
+            if part.block >= 0 and self._settings.verify:
+                self._checker.check([pages_at(part, 0, got, at, self._block_size)])
+            self._store(reading.pieces, part.number, part.offset + at, got)
+            if hasher is not None:
+                hasher.update(self._view[:got])
+        if hasher is not None and part.number not in reading.vanished:
+            reading.hashes.append((part.number, hasher.digest(HASH_BYTES)))
+
+    def _fill(self, reading: _Reading, part: Part) -> Iterator[tuple[int, int]]:
+        """The buffer filled again and again from a range: where that begins in the range, and how much there was."""
+        fd = open_file(part.path)
         if fd is None:
-            reading.vanished.append(number)
+            reading.vanished.append(part.number)
             return
         try:
-            os.posix_fadvise(fd, start, length, os.POSIX_FADV_SEQUENTIAL)
+            os.posix_fadvise(fd, part.offset, part.length, os.POSIX_FADV_SEQUENTIAL)
             done = 0
-            while done < length:
-                want = min(BATCH_BYTES, length - done)
-                got = _read_into(fd, path, self._view[:want], start + done)
-                if block >= 0 and self._settings.verify:
-                    first = block + done // self._settings.block_size
-                    pages = _Pages(number, path, 0, got, (start + done) // self._settings.block_size, first)
-                    self._verify(reading, [pages])
-                self._store(reading.pieces, number, start + done, got)
+            while done < part.length:
+                want = min(BATCH_BYTES, part.length - done)
+                got = read_into(fd, part.path, self._view[:want], part.offset + done)
+                if got:
+                    yield done, got
                 done += got
                 if got < want:
                     break  # cut short while we read: what is gone is in the WAL
@@ -123,202 +145,191 @@ class BackupWorker:
     def _read_batch(self, reading: _Reading, job: ReadJob) -> None:
         """Many small files one after another in the buffer; relation files first, so that their pages lie aligned."""
         at = 0
-        block_size = self._settings.block_size
-        places: list[tuple[int, int, int]] = []
-        pages: list[_Pages] = []
-        view = self._view
-        for checked in (True, False):
-            for number, path, _start, length, block in job.files:
-                if (block >= 0) is not checked:
+        places: list[tuple[Part, int, int]] = []
+        expected = job.expected or (b"",) * len(job.files)
+        for with_pages in (True, False):
+            for part, known in zip(job.files, expected, strict=True):
+                if (part.block >= 0) is not with_pages:
                     continue
-                fd = _open(path)
-                if fd is None:
-                    reading.vanished.append(number)
+                got = self._read_small(reading, part, at)
+                if got is None:
                     continue
-                try:
-                    got = _read_into(fd, path, view[at : at + length], 0)
-                finally:
-                    os.close(fd)
-                if not got:
+                # Judged as it was read first: a page that is torn at the moment differs, and is stored.
+                if known and got == part.length and _hash(self._view[at : at + got]) == known:
+                    reading.unchanged.append(part.number)
                     continue
-                places.append((number, at, got))
-                if checked and self._settings.verify:
-                    pages.append(_Pages(number, path, at, got, 0, block))
+                places.append((part, at, got))
                 at += got
-                if checked and got % block_size:
-                    pad = block_size - got % block_size  # an odd tail: the next file's pages stay aligned
-                    view[at : at + pad] = self._zero[:pad]
-                    at += pad
-        if pages:
-            self._verify(reading, pages)
-        self._store_batch(reading.pieces, places, at)
+                if with_pages and got % self._block_size:
+                    at = self._pad(at)
+        pages = [pages_at(part, start, got, 0, self._block_size) for part, start, got in places if part.block >= 0]
+        if pages and self._settings.verify:
+            self._checker.check(pages)
+        for part, start, got in places:
+            if not part.is_main:
+                reading.hashes.append((part.number, _hash(self._view[start : start + got])))
+        self._store_batch(reading.pieces, [(part.number, start, got) for part, start, got in places if got], at)
 
-    def _store(self, pieces: _Pieces, number: int, file_offset: int, length: int) -> None:
+    def _read_small(self, reading: _Reading, part: Part, at: int) -> int | None:
+        """A whole file into the buffer; returns how much there was, or None when it is gone."""
+        fd = open_file(part.path)
+        if fd is None:
+            reading.vanished.append(part.number)
+            return None
+        try:
+            return read_into(fd, part.path, self._view[at : at + part.length], 0)
+        finally:
+            os.close(fd)
+
+    def _pad(self, at: int) -> int:
+        """Zeros behind an odd tail, so that the next file's pages stay aligned."""
+        end = -(-at // self._block_size) * self._block_size
+        self._view[at:end] = self._zero[: end - at]
+        return end
+
+    # -- what changed -----------------------------------------------------------------------------------------------
+
+    def _scan(self, reading: _Reading, job: ScanJob) -> None:
+        """Look at every page of main forks, and store those that may have changed."""
+        scans = [_Scan(known, extents) for known, extents in zip(job.known_bytes, job.extents, strict=True)]
+        if job.is_range:
+            (part,) = job.files
+            for at, got in self._fill(reading, part):
+                pages = pages_at(part, 0, got, at, self._block_size)
+                self._keep_changed(reading, [(pages, scans[0])], job.since)
+            return
+        at = 0
+        found: list[tuple[Pages, _Scan]] = []
+        for part, scan in zip(job.files, scans, strict=True):
+            length = self._read_small(reading, part, at)
+            if length:
+                found.append((pages_at(part, at, length, 0, self._block_size), scan))
+                at = self._pad(at + length)
+        self._keep_changed(reading, found, job.since)
+
+    def _keep_changed(self, reading: _Reading, found: Sequence[tuple[Pages, _Scan]], since: Lsn) -> None:
+        """Gather the changed pages of these parts of the buffer, which lie one after another from its beginning."""
+        if not found:
+            return
+        bad = self._checker.check([pages for pages, _ in found]) if self._settings.verify else []
+        block_size = self._block_size
+        end = found[-1][0].at + found[-1][0].length
+        mask = pages_to_store(self._view[: end - end % block_size], since=since, block_size=block_size)
+        mask[bad] = True
+        for pages, scan in found:
+            first, count = pages.at // block_size, pages.length // block_size
+            changed = mask[first : first + count]
+            blocks = np.arange(pages.block_in_file, pages.block_in_file + count)
+            changed |= blocks >= scan.known_bytes // block_size
+            for extent in scan.extents:
+                changed |= blocks * block_size // EXTENT_BYTES == extent
+            self._gather(reading, pages, changed)
+
+    def _read_blocks(self, reading: _Reading, job: BlocksJob) -> None:
+        """Read blocks of many files, neighbours in one go, and store them."""
+        at = 0
+        found: list[Pages] = []
+        for part, column in zip(job.files, job.blocks, strict=True):
+            fd = open_file(part.path)
+            if fd is None:
+                reading.vanished.append(part.number)
+                continue
+            try:
+                for first, count in _neighbours(np.frombuffer(column, np.uint32), BATCH_BYTES // self._block_size):
+                    size = count * self._block_size
+                    if at + size > BATCH_BYTES:
+                        self._store_blocks(reading, found)
+                        at, found = 0, []
+                    start = first * self._block_size
+                    got = read_into(fd, part.path, self._view[at : at + size], start)
+                    if got >= self._block_size:
+                        found.append(pages_at(part, at, got - got % self._block_size, start, self._block_size))
+                        at += found[-1].length
+            finally:
+                os.close(fd)
+        self._store_blocks(reading, found)
+
+    def _store_blocks(self, reading: _Reading, found: Sequence[Pages]) -> None:
+        if found and self._settings.verify:
+            self._checker.check(found)
+        for pages in found:
+            self._gather(reading, pages, np.ones(pages.length // self._block_size, np.bool_))
+
+    def _gather(self, reading: _Reading, pages: Pages, wanted: npt.NDArray[np.bool_]) -> None:
+        """Put these pages of a part of the buffer where they wait for others; zeros are stored nowhere."""
+        block_size = self._block_size
+        chosen = np.flatnonzero(wanted)
+        if not len(chosen):
+            return
+        whole = np.frombuffer(self._view[pages.at : pages.at + len(wanted) * block_size], np.uint64)
+        is_zero = np.zeros(len(wanted), np.bool_)
+        is_zero[chosen] = ~whole.reshape(len(wanted), -1)[chosen].any(axis=1)
+        for kind, members in ((False, chosen[~is_zero[chosen]]), (True, chosen[is_zero[chosen]])):
+            for first, count in _neighbours(members, len(wanted)):
+                offset = (pages.block_in_file + first) * block_size
+                if kind:
+                    reading.pieces.add(pages.number, offset, count * block_size, _NOWHERE)
+                else:
+                    start = pages.at + first * block_size
+                    view = self._view[start : start + count * block_size]
+                    self._gatherer.add(reading.pieces, pages.number, offset, view)
+
+    # -- frames -----------------------------------------------------------------------------------------------------
+
+    def _store(self, pieces: Pieces, number: int, file_offset: int, length: int) -> None:
         for start in range(0, length, FRAME_BYTES):
             size = min(FRAME_BYTES, length - start)
             frame = self._view[start : start + size]
             if frame[:64] == self._zero[:64] and frame == self._zero[:size]:
-                pieces.add(number, file_offset + start, size, HOLE, 0)
+                pieces.add(number, file_offset + start, size, _NOWHERE)
             else:
-                pack, offset = self._packs.append(frame)
-                pieces.add(number, file_offset + start, size, pack, offset)
+                pieces.add(number, file_offset + start, size, self._frames.append(frame))
 
-    def _store_batch(self, pieces: _Pieces, places: list[tuple[int, int, int]], end: int) -> None:
+    def _store_batch(self, pieces: Pieces, places: list[tuple[int, int, int]], end: int) -> None:
         """Cut the buffer into frames; a file that lies across a cut becomes two pieces."""
         frames = []
         for start in range(0, end, FRAME_BYTES):
-            frames.append(self._packs.append(self._view[start : min(start + FRAME_BYTES, end)]))
+            frames.append(self._frames.append(self._view[start : min(start + FRAME_BYTES, end)]))
         for number, at, length in places:
             done = 0
             while done < length:
                 frame, inside = divmod(at + done, FRAME_BYTES)
                 size = min(length - done, FRAME_BYTES - inside)
                 pack, offset = frames[frame]
-                pieces.add(number, done, size, pack, offset + inside)
+                pieces.add(number, done, size, (pack, offset + inside))
                 done += size
-
-    def _verify(self, reading: _Reading, parts: list[_Pages]) -> None:
-        """Check every whole page of these parts of the buffer, which lie one after another from its beginning."""
-        block_size = self._settings.block_size
-        numbers = []
-        for part in parts:
-            whole = part.length // block_size
-            blocks = np.arange(part.block, part.block + whole, dtype=np.uint32)
-            if part.length % block_size:
-                blocks = np.append(blocks, np.uint32(0))
-            numbers.append(blocks)
-        blocks = np.concatenate(numbers)
-        end = len(blocks) * block_size  # never past the buffer: jobs leave room for whole pages
-        suspects = verify_pages(self._view[:end], blocks, self._work, block_size=block_size)
-        if not len(suspects):
-            return
-        ends = np.cumsum([len(part) for part in numbers])
-        for index in suspects.tolist():
-            which = int(np.searchsorted(ends, index, "right"))
-            part = parts[which]
-            page = index - (int(ends[which]) - len(numbers[which]))
-            if (page + 1) * block_size <= part.length:
-                self._look_again(reading, part, page)
-
-    def _look_again(self, reading: _Reading, part: _Pages, page: int) -> None:
-        """Read a page that failed its checksum again, until it is good or stays bad."""
-        block_size = self._settings.block_size
-        at = part.at + page * block_size
-        view = self._view[at : at + block_size]
-        block = np.array([part.block + page], np.uint32)
-        pause = _REREAD_PAUSE_SECONDS
-        for _ in range(_REREADS):
-            SYSTEM_CLOCK.sleep(pause)
-            pause *= 2
-            fd = _open(part.path)
-            if fd is None:
-                return  # dropped: nobody will miss the page
-            try:
-                again = os.pread(fd, block_size, (part.block_in_file + page) * block_size)
-            finally:
-                os.close(fd)
-            if len(again) < block_size:
-                return  # cut off: WAL replay cuts it off as well
-            view[:] = again
-            if not len(verify_pages(view, block, self._work, block_size=block_size)):
-                return
-        reading.suspects.append(
-            SuspectPage(
-                file=part.number,
-                block_in_file=part.block_in_file + page,
-                block=int(block[0]),
-                lsn=int(page_lsns(view, block_size=block_size)[0]),
-            )
-        )
 
 
 @dataclass(frozen=True, slots=True)
-class _Pages:
-    """A part of the buffer that holds pages of one file. ``block`` counts within the relation."""
+class _Scan:
+    """What else than its LSN makes a page of a file be stored: lying behind what the parent had, or in an extent."""
 
-    number: int
-    path: str
-    at: int
-    length: int
-    block_in_file: int
-    block: int
-
-
-class _Pieces:
-    """Columns of pieces; a piece that follows the last one in file and pack makes that one longer."""
-
-    def __init__(self) -> None:
-        self.file = array("I")
-        self.offset = array("Q")
-        self.length = array("Q")
-        self.pack = array("I")
-        self.pack_offset = array("Q")
-
-    def add(self, file: int, offset: int, length: int, pack: int, pack_offset: int) -> None:
-        if (
-            self.file
-            and self.file[-1] == file
-            and self.pack[-1] == pack != HOLE
-            and self.offset[-1] + self.length[-1] == offset
-            and self.pack_offset[-1] + self.length[-1] == pack_offset
-        ):
-            self.length[-1] += length
-            return
-        self.file.append(file)
-        self.offset.append(offset)
-        self.length.append(length)
-        self.pack.append(pack)
-        self.pack_offset.append(pack_offset)
-
-    def columns(self) -> tuple[bytes, bytes, bytes, bytes, bytes]:
-        return (
-            self.file.tobytes(),
-            self.offset.tobytes(),
-            self.length.tobytes(),
-            self.pack.tobytes(),
-            self.pack_offset.tobytes(),
-        )
+    known_bytes: int
+    extents: tuple[int, ...]
 
 
 class _Reading:
     """What one job has found so far."""
 
     def __init__(self) -> None:
-        self.pieces = _Pieces()
+        self.pieces = Pieces()
         self.vanished: list[int] = []
-        self.suspects: list[SuspectPage] = []
+        self.unchanged: list[int] = []
+        self.hashes: list[tuple[int, bytes]] = []
 
 
-def _open(path: str) -> int | None:
-    """A descriptor, or None when the file is gone. Raises NotPermitted, StoreUnreachable naming it."""
-    try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except PermissionError as error:
-        raise NotPermitted(
-            f'could not read "{path}": permission denied',
-            hint="Run pghaven as the user that owns the data directory, or as root.",
-        ) from error
-    except OSError as error:
-        raise StoreUnreachable(f'could not open "{path}": {error.strerror}') from error
+def _neighbours(numbers: npt.NDArray[Any], count_max: int) -> Iterator[tuple[int, int]]:
+    """Runs of consecutive numbers, which are in order, as (first, count)."""
+    if not len(numbers):
+        return
+    cuts = np.flatnonzero(np.diff(numbers.astype(np.int64)) != 1) + 1
+    for first, end in zip([0, *cuts.tolist()], [*cuts.tolist(), len(numbers)], strict=True):
+        for start in range(first, end, count_max):
+            yield int(numbers[start]), min(count_max, end - start)
 
 
-def _read_into(fd: int, path: str, view: memoryview, offset: int) -> int:
-    """Fill the view from the file as far as it goes; returns how many bytes there were."""
-    done = 0
-    try:
-        while done < len(view):
-            got = os.preadv(fd, [view[done:]], offset + done)
-            if not got:
-                break
-            done += got
-    except OSError as error:
-        raise StoreUnreachable(
-            f'could not read "{path}" at offset {offset + done}: {error.strerror}',
-            hint="The disk under the data directory may be failing. The backup was not made.",
-        ) from error
-    return done
+def _hash(content: memoryview) -> bytes:
+    return blake3(content).digest(HASH_BYTES)
 
 
 def open_worker(settings: WorkerSettings) -> BackupWorker:

@@ -1,6 +1,7 @@
 """One backup from beginning to end.
 
-    probe → announce → start → list → read (workers) → pg_control → stop → wait for WAL → manifest → decision
+    probe → start → choose a parent → announce → list → plan → read (workers) → pg_control → stop → wait for WAL
+          → manifest → decision
 
 The one idea: until the decision is written nothing exists, and nothing that is there before is touched; so a failure or
 a kill at any point leaves only packs that nobody refers to. ``pg_backup_start`` and ``pg_backup_stop`` belong to one
@@ -17,6 +18,7 @@ from datetime import datetime
 
 import pghaven
 from pghaven.backup.archivewait import ArchiveWait, refuse_abandoned_timeline, wait_for_wal
+from pghaven.backup.changes import ChangePlan, Rule
 from pghaven.backup.checks import (
     check_copied,
     check_data_directory,
@@ -28,18 +30,14 @@ from pghaven.backup.checks import (
     refuse_changing_timeline,
 )
 from pghaven.backup.collect import Collector
+from pghaven.backup.configfiles import read_config_files
 from pghaven.backup.damage import RelationKey, RelationNames, find_relations, judge_suspects
-from pghaven.backup.listing import (
-    Listing,
-    ReadJob,
-    iter_jobs,
-    list_data_directory,
-    name_owner,
-    read_whole,
-)
+from pghaven.backup.jobs import Job
+from pghaven.backup.listing import Listing, list_data_directory, name_owner
+from pghaven.backup.origin import Origin, Tries, find_tries
 from pghaven.backup.pipeline import ReadResult, WorkerPacks, WorkerSettings, open_worker
 from pghaven.backup.rivals import make_way
-from pghaven.errors import NotPermitted, PghavenError, StoreUnreachable
+from pghaven.errors import PghavenError
 from pghaven.events import Listener, Notice, Progress, Step
 from pghaven.postgres.control import ControlFile, parse_control
 from pghaven.repository.backups import BackupCatalog
@@ -52,11 +50,10 @@ from pghaven.runtime.crew import Crew
 from pghaven.runtime.whoami import read_own_identity
 from pghaven.server.bracket import OpenBackup, StoppedBackup, backup_bracket
 from pghaven.server.connection import Connection, connect
-from pghaven.server.probe import ServerFacts, probe_server, read_clock, read_tablespaces
+from pghaven.server.probe import ServerFacts, probe_server, read_clock, read_databases, read_tablespaces
 from pghaven.server.relations import list_relations
 from pghaven.units import render_size
 
-_CONFIG_BYTES_MAX = 16 << 20
 # What a worker process holds: interpreter and NumPy, two packs, the read buffer and what compression needs; measured
 # with bench/full_backup.py. The coordinator's part is apart from what grows with the number of files.
 WORKER_MEMORY_BYTES = 130 << 20
@@ -66,7 +63,7 @@ FILE_MEMORY_BYTES = 120
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupSettings:
-    """What a backup is told. ``level`` is zstd's."""
+    """What a backup is told. ``level`` is zstd's, ``changes`` one of ``origin.METHODS``."""
 
     cluster: str
     data_directory: str
@@ -74,12 +71,16 @@ class BackupSettings:
     level: int
     processes: int
     archive_timeout_seconds: float
+    changes: str = "auto"
     fast_checkpoint: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupResult:
-    """What was made. Times are seconds of this host's monotonic clock."""
+    """What was made. Times are seconds of this host's monotonic clock.
+
+    ``read_bytes`` were read of the data directory. Of its files ``kept_count`` were not, as they had not changed.
+    """
 
     facts: BackupFacts
     first_segment: str
@@ -87,6 +88,8 @@ class BackupResult:
     pack_count: int
     manifest_bytes: int
     vanished_count: int
+    read_bytes: int
+    kept_count: int
     total_seconds: float
     copy_seconds: float
 
@@ -123,6 +126,8 @@ class _Session:
             refuse_abandoned_timeline(archive, facts.timeline, facts.lsn)
             self._mention_checksums(facts)
             make_way(self._catalog, None, self._tell)
+            tries = find_tries(self._catalog, facts.system_identifier)
+            origin = Origin(self._catalog, archive, settings.changes, self._tell)
             started_at = self._clock.now()
             self._label = f"{started_at:%Y%m%dT%H%M%SZ}-{os.urandom(2).hex()}"
             worker_settings = WorkerSettings(
@@ -131,13 +136,17 @@ class _Session:
                 level=settings.level,
                 block_size=facts.block_size,
                 verify=facts.data_checksums,
+                known=tries.known,
             )
             with Crew(size=settings.processes, setup=open_worker, settings=worker_settings) as crew:
                 self._tell(Step(text=f"starting backup {self._label}: waiting for a checkpoint"))
                 with backup_bracket(connection, f"pghaven {self._label}", fast=settings.fast_checkpoint) as backup:
-                    self._announce(facts, backup, started_at)
+                    refuse_changing_timeline(connection, backup)
+                    origin.choose(facts, backup, settings.data_directory)
+                    self._announce(facts, backup, started_at, (origin, tries))
                     with self._abandoned_on_failure():
-                        copy = self._copy(connection, control, facts, backup, crew)
+                        origin.confirm(tries)
+                        copy = self._copy(connection, control, facts, backup, (crew, origin, tries))
                         return self._complete(connection, archive, copy, began)
 
     # -- before -----------------------------------------------------------------------------------------------------
@@ -148,8 +157,11 @@ class _Session:
             hint = "Switch them on with pg_checksums --enable while the server is stopped."
             self._tell(Notice(level="info", code="no_checksums", text=text, hint=hint))
 
-    def _announce(self, facts: ServerFacts, backup: OpenBackup, started_at: datetime) -> None:
+    def _announce(
+        self, facts: ServerFacts, backup: OpenBackup, started_at: datetime, roots: tuple[Origin, Tries]
+    ) -> None:
         me = read_own_identity()
+        parent = roots[0].parent.label if roots[0].parent is not None else None
         self._catalog.announce(
             self._label,
             Intent(
@@ -161,7 +173,8 @@ class _Session:
                 system_identifier=facts.system_identifier,
                 timeline=backup.timeline,
                 start_lsn=str(backup.start_lsn),
-                parent=None,
+                parent=parent,
+                sources=(*((parent,) if parent is not None else ()), *roots[1].labels),
             ),
         )
         self._next_sign = self._clock.monotonic() + SIGN_OF_LIFE_SECONDS
@@ -183,26 +196,31 @@ class _Session:
     # -- copy -------------------------------------------------------------------------------------------------------
 
     def _copy(
-        self, connection: Connection, control: ControlFile, facts: ServerFacts, backup: OpenBackup, crew: _Crew
+        self,
+        connection: Connection,
+        control: ControlFile,
+        facts: ServerFacts,
+        backup: OpenBackup,
+        means: tuple[_Crew, Origin, Tries],
     ) -> _Copy:
         began = self._clock.monotonic()
-        refuse_changing_timeline(connection, backup)
-        # Asked now, not before: one that was made while the checkpoint went on is not in the WAL that is replayed.
-        facts = replace(facts, tablespaces=read_tablespaces(connection))
+        crew, origin, tries = means
+        # Asked now, not before: what was made while the checkpoint went on is not in the WAL that is replayed.
+        facts = replace(facts, tablespaces=read_tablespaces(connection), databases=read_databases(connection))
         listing = list_data_directory(
             self._settings.data_directory, make_listing_rules(self._settings.data_directory, facts, control)
         )
-        total = sum(listing.size)
-        self._tell_plan(listing, total)
-        collector = Collector()
+        changes, plan = origin.plan(connection, facts, backup, listing, lambda: self._sign_of_life(backup))
+        self._tell_plan(listing, changes, plan)
+        collector = Collector(tries.known.packs if tries.known is not None else ())
 
         def take(result: ReadResult | WorkerPacks) -> None:
             collector.take(result)
-            self._tell(Progress(phase="reading", done_bytes=collector.read_bytes, total_bytes=total))
+            self._tell(Progress(phase="reading", done_bytes=collector.read_bytes, total_bytes=plan.read_bytes))
             self._sign_of_life(backup)
 
-        crew.run(iter_jobs(listing, facts.block_size), take)
-        config_files = self._read_config_files(facts)
+        crew.run(plan.jobs, take)
+        config_files = read_config_files(facts, self._tell)
         # Last of all: on a standby the copy's minRecoveryPoint is where the backup becomes consistent.
         control_data = read_control(self._settings.data_directory, control.system_identifier)
         self._tell(Step(text="stopping the backup"))
@@ -215,38 +233,25 @@ class _Session:
             stopped_at=read_clock(connection),
             listing=listing,
             collector=collector,
+            changes=changes,
+            parent=origin.parent.label if origin.parent is not None and changes != "full" else None,
+            plan=plan,
             control=control_data,
             config_files=config_files,
             seconds=self._clock.monotonic() - began,
         )
 
-    def _tell_plan(self, listing: Listing, total: int) -> None:
+    def _tell_plan(self, listing: Listing, changes: str, plan: ChangePlan) -> None:
         processes = self._settings.processes
         memory = COORDINATOR_MEMORY_BYTES + processes * WORKER_MEMORY_BYTES + len(listing.size) * FILE_MEMORY_BYTES
+        found = {"full": "", "lsn": ", comparing pages by their LSN", "summaries": ", as WAL summaries say"}[changes]
         text = (
-            f"reading {render_size(total)} in {len(listing.size)} files with {processes} processes, "
-            f"using at most {render_size(memory)} of memory"
+            f"reading {render_size(plan.read_bytes)} of {render_size(sum(listing.size))} in {len(listing.size)} files"
+            f"{found}, with {processes} processes, using at most {render_size(memory)} of memory"
         )
         self._tell(Step(text=text))
         for skipped in listing.skipped:
             self._tell(Notice(level="warning", code="skipped", text=f"not backed up: {skipped}"))
-
-    def _read_config_files(self, facts: ServerFacts) -> tuple[ConfigFile, ...]:
-        found = []
-        for file in facts.config_files:
-            if not file.is_outside:
-                continue
-            try:
-                mode = os.stat(file.path).st_mode & 0o777
-                found.append(
-                    ConfigFile(
-                        role=file.role, path=file.path, mode=mode, content=read_whole(file.path, _CONFIG_BYTES_MAX)
-                    )
-                )
-            except (OSError, NotPermitted, StoreUnreachable) as error:
-                text = f'configuration file "{file.path}" is not in this backup: {error}'
-                self._tell(Notice(level="warning", code="config_file", text=text))
-        return tuple(found)
 
     def _sign_of_life(self, backup: OpenBackup | None = None) -> None:
         if self._clock.monotonic() < self._next_sign:
@@ -271,16 +276,16 @@ class _Session:
         )
         relations, names = self._read_relations(facts, find_relations(copy.collector.suspects, copy.listing))
         first, last = wait_for_wal(archive, wait, self._tell)
-        files, block_map = copy.collector.finish(copy.listing, verified=facts.data_checksums)
-        packs = copy.collector.packs
+        collected = copy.collector.finish(copy.listing, verified=facts.data_checksums, parentage=copy.plan.parentage)
+        files, written = collected.files, copy.collector.packs
         span = (copy.backup.start_lsn, stopped.stop_lsn)
         bad_pages = judge_suspects(copy.collector.suspects, copy.listing, span, names, self._tell)
-        backup_facts = self._facts(copy, bad_pages, int(files.size.sum()), sum(pack.size_bytes for pack in packs))
+        backup_facts = self._facts(copy, bad_pages, int(files.size.sum()), sum(pack.size_bytes for pack in written))
         manifest = Manifest(
             facts=replace(backup_facts, file_count=len(files.size)),
             files=files,
-            block_map=block_map,
-            packs=packs,
+            block_map=collected.block_map,
+            packs=collected.packs,
             relations=relations,
             config_files=copy.config_files,
             control=copy.control,
@@ -291,9 +296,11 @@ class _Session:
             facts=manifest.facts,
             first_segment=str(first),
             last_segment=str(last),
-            pack_count=len(packs),
+            pack_count=len(written),
             manifest_bytes=manifest_bytes,
             vanished_count=len(copy.listing.size) - len(files.size),
+            read_bytes=copy.collector.read_bytes,
+            kept_count=copy.plan.counts.get(Rule.KEEP, 0),
             total_seconds=self._clock.monotonic() - began,
             copy_seconds=copy.seconds,
         )
@@ -334,8 +341,8 @@ class _Session:
             stopped_at=copy.stopped_at,
             from_standby=copy.backup.from_standby,
             method="local",
-            changes="full",
-            parent=None,
+            changes=copy.changes,
+            parent=copy.parent,
             host=read_own_identity().host,
             data_directory=facts.data_directory,
             written_by=f"pghaven {pghaven.__version__}",
@@ -345,6 +352,7 @@ class _Session:
                 Tablespace(oid=tablespace.oid, name=tablespace.name, path=tablespace.path)
                 for tablespace in facts.tablespaces
             ),
+            databases=tuple((database.oid, database.row) for database in facts.databases),
             owners=tuple(name_owner(uid, gid) for uid, gid in copy.listing.owners),
             links=tuple(copy.listing.links),
             bad_pages=bad_pages,
@@ -364,12 +372,15 @@ class _Copy:
     stopped_at: datetime
     listing: Listing
     collector: Collector
+    changes: str
+    parent: str | None
+    plan: ChangePlan
     control: bytes
     config_files: tuple[ConfigFile, ...]
     seconds: float
 
 
-_Crew = Crew[ReadJob, ReadResult | WorkerPacks]
+_Crew = Crew[Job, ReadResult | WorkerPacks]
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import click
 
 from pghaven.cli.invocation import Invocation
 from pghaven.cli.opening import count_processes, open_chosen_repository
+from pghaven.errors import UsageError
 
 if TYPE_CHECKING:
     from pghaven.backup.session import BackupResult
@@ -15,17 +16,28 @@ if TYPE_CHECKING:
 
 @click.command("backup")
 @click.argument("cluster", required=False)
-@click.option("--full", is_flag=True, help="Read and store everything anew. So far every backup does.")
+@click.option(
+    "--changes",
+    type=click.Choice(["auto", "summaries", "lsn", "full"]),
+    default="auto",
+    show_default=True,
+    help="How to find what changed since an earlier backup: from WAL summaries (PostgreSQL 17 and later), by the LSN "
+    "of every page, or not at all.",
+)
+@click.option("--full", is_flag=True, help="Read and store everything anew; the same as --changes full.")
 @click.option("--repository", metavar="NAME", help="Which of the cluster's repositories to store it in.")
 @click.pass_obj
-def command(invocation: Invocation, cluster: str | None, full: bool, repository: str | None) -> int:  # noqa: ARG001
+def command(invocation: Invocation, cluster: str | None, changes: str, full: bool, repository: str | None) -> int:
     """Take a backup of CLUSTER, whose server must be running on this host.
 
-    CLUSTER can be left out if only one is configured. The command ends when the backup and all the WAL it needs are in
-    the repository; whatever goes wrong before, no backup was made.
+    CLUSTER can be left out if only one is configured. Only what changed since the last backup is stored, and yet every
+    backup is complete: it can be restored when all others are gone. The command ends when the backup and all the WAL it
+    needs are in the repository; whatever goes wrong before, no backup was made.
     """
     from pghaven.backup.session import BackupSettings, run_backup
 
+    if full and changes not in ("auto", "full"):
+        raise UsageError(f"--full and --changes {changes} contradict each other", hint="Leave one of them out.")
     config = invocation.config
     chosen = invocation.get_cluster(cluster)
     settings = BackupSettings(
@@ -34,6 +46,7 @@ def command(invocation: Invocation, cluster: str | None, full: bool, repository:
         conninfo=chosen.conninfo,
         level=chosen.compression_level,
         processes=count_processes(chosen),
+        changes="full" if full else changes,
         archive_timeout_seconds=chosen.backup_archive_timeout_seconds,
     )
     with invocation.reporter as listener:
@@ -58,6 +71,9 @@ def render_body(result: BackupResult) -> dict[str, object]:
         "from_standby": facts.from_standby,
         "method": facts.method,
         "changes": facts.changes,
+        "parent": facts.parent,
+        "read_bytes": result.read_bytes,
+        "kept_count": result.kept_count,
         "file_count": facts.file_count,
         "total_bytes": facts.total_bytes,
         "stored_bytes": facts.stored_bytes,
@@ -68,6 +84,14 @@ def render_body(result: BackupResult) -> dict[str, object]:
         "total_seconds": result.total_seconds,
         "copy_seconds": result.copy_seconds,
     }
+
+
+def describe_changes(changes: str, parent: str | None) -> str:
+    """How a backup found what to store, in words."""
+    if parent is None:
+        return "everything"
+    found = {"summaries": "what WAL summaries name", "lsn": "comparing pages by their LSN"}
+    return f"{found.get(changes, changes)} since {parent}"
 
 
 def render_text(result: BackupResult) -> str:
@@ -84,7 +108,8 @@ def render_text(result: BackupResult) -> str:
         [
             ("taken", f"{render_time(facts.stopped_at)}, in {render_duration(result.total_seconds)}{rate}"),
             ("size", f"{render_size(facts.total_bytes)} in {facts.file_count} files"),
-            ("stored", f"{render_size(facts.stored_bytes)}{share}, {facts.changes}"),
+            ("read", f"{render_size(result.read_bytes)}, {describe_changes(facts.changes, facts.parent)}"),
+            ("stored", f"{render_size(facts.stored_bytes)}{share}"),
             ("WAL", f"{facts.start_lsn} to {facts.stop_lsn} on timeline {facts.timeline}, archived and proven"),
             ("page checksums", pages),
             ("restore with", f"pghaven restore {facts.cluster} --target-dir DIR"),

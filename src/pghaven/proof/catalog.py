@@ -49,6 +49,8 @@ class ListedBackup:
     seconds: float | None
     total_bytes: int | None
     stored_bytes: int | None
+    changes: str | None
+    parent: str | None
     timeline: Timeline | None
     start_lsn: Lsn | None
     stop_lsn: Lsn | None
@@ -83,6 +85,8 @@ def show_entry(entry: BackupEntry, now: datetime) -> ListedBackup:
         seconds=(stopped - started).total_seconds() if stopped and started else None,
         total_bytes=summary.get("total_bytes"),
         stored_bytes=summary.get("stored_bytes"),
+        changes=summary.get("changes"),
+        parent=summary.get("parent"),
         timeline=None if timeline is None else Timeline(int(timeline)),
         start_lsn=None if start_lsn is None else Lsn.parse(start_lsn),
         stop_lsn=Lsn.parse(summary["stop_lsn"]) if "stop_lsn" in summary else None,

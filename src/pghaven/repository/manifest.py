@@ -85,7 +85,10 @@ class BadPage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupFacts:
-    """What a backup is, apart from its files. Sizes in bytes; moments in UTC by the server's clock."""
+    """What a backup is, apart from its files. Sizes in bytes; moments in UTC by the server's clock.
+
+    ``databases`` are OIDs, each with what identifies its row in ``pg_database``.
+    """
 
     label: str
     cluster: str
@@ -112,6 +115,7 @@ class BackupFacts:
     backup_label: str
     tablespace_map: str | None
     tablespaces: tuple[Tablespace, ...]
+    databases: tuple[tuple[int, str], ...]
     owners: tuple[tuple[str, str], ...]
     links: tuple[tuple[str, str], ...]
     bad_pages: tuple[BadPage, ...]
@@ -338,6 +342,7 @@ def _parse_facts(body: Mapping[str, Any]) -> BackupFacts:
     values["system_identifier"] = int(values["system_identifier"])
     values["tablespaces"] = tuple(_parse_row(Tablespace, row) for row in values["tablespaces"])
     values["bad_pages"] = tuple(_parse_row(BadPage, row) for row in values["bad_pages"])
+    values["databases"] = tuple((int(oid), str(row)) for oid, row in values["databases"])
     for name in ("owners", "links"):
         values[name] = tuple((str(first), str(second)) for first, second in values[name])
     return _checked(BackupFacts, values)

@@ -15,9 +15,18 @@ from dataclasses import dataclass
 from pghaven.errors import Damaged, ObjectExists
 from pghaven.repository import layout
 from pghaven.repository.codec import Buffer, Compressor
-from pghaven.repository.container import ContainerWriter, FinishedContainer, Index, Kind, check_header, parse_tail
+from pghaven.repository.container import (
+    FOOTER_BYTES,
+    ContainerWriter,
+    FinishedContainer,
+    Index,
+    Kind,
+    check_header,
+    parse_tail,
+    read_claims,
+)
 from pghaven.repository.seal import Keyring
-from pghaven.store.api import Store
+from pghaven.store.api import ObjectInfo, Store
 
 # Large enough that an object store is asked once in 32 MiB, small enough that two (one being filled, one being
 # stored) fit in each worker's memory.
@@ -72,8 +81,11 @@ class PackWriter:
         self._pending: Future[PackRef] | None = None
         self._sequence = 0
 
-    def append(self, frame: Buffer) -> tuple[int, int]:
-        """Add one frame (1 … 1 MiB); returns (number of the pack, offset in its plain bytes)."""
+    def append(self, frame: Buffer, cells: bytes | None = None) -> tuple[int, int]:
+        """Add one frame (1 … 1 MiB); returns (number of the pack, offset in its plain bytes).
+
+        ``cells`` are its cells' hashes, where they are known.
+        """
         container = self._container
         if container is not None and container.stored_length >= self._pack_bytes:
             self._finish()
@@ -83,7 +95,7 @@ class PackWriter:
             container = ContainerWriter(Kind.PACK, place.context(self._label), place.keyring, self._compressor)
             self._container = container
         offset = container.plain_length
-        container.add_frame(frame)
+        container.add_frame(frame, cells)
         return self._sequence, offset
 
     def close(self) -> tuple[PackRef, ...]:
@@ -150,6 +162,25 @@ def load_pack_index(place: PackPlace, ref: PackRef) -> Index:
     except Damaged as error:
         raise Damaged(f'pack "{name}" is damaged: {error.message}') from error
     return index
+
+
+def find_pack(place: PackPlace, label: str, info: ObjectInfo) -> tuple[PackRef, Index]:
+    """A pack that no manifest tells of, from its name and size in a listing, and its proven index: two requests.
+
+    Raises Damaged naming it, ObjectMissing.
+    """
+    size = min(info.size_bytes, FOOTER_BYTES)
+    footer = place.store.read_range(info.name, info.size_bytes - size, size)
+    try:
+        pack_id, tail, plain = read_claims(footer) if size == FOOTER_BYTES else (b"", 0, 0)
+        if place.name(label, pack_id) != info.name:
+            raise Damaged("its contents belong to another pack")  # noqa: TRY301
+        ref = PackRef(label=label, id=pack_id, size_bytes=info.size_bytes, tail_bytes=tail, plain_length=plain)
+        if ref.tail_bytes > info.size_bytes:
+            raise Damaged("its index is larger than it is itself")  # noqa: TRY301
+    except Damaged as error:
+        raise Damaged(f'pack "{info.name}" is damaged: {error.message}') from error
+    return ref, load_pack_index(place, ref)
 
 
 def load_pack_cells(place: PackPlace, ref: PackRef, index: Index) -> tuple[bytes, ...]:

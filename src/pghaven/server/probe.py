@@ -48,6 +48,8 @@ class Database:
     is_template: bool
     is_connectable: bool
     tablespace_oid: int
+    row: str
+    """Which row of pg_database this is (the transaction that wrote it): another one under the same OID has another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,7 +242,7 @@ def _read_databases(connection: Connection) -> tuple[Database, ...]:
     # A connection limit of -2 marks a database whose removal was interrupted (since 15.4).
     rows = connection.execute(
         "SELECT oid, datname, pg_encoding_to_char(encoding), datistemplate, datallowconn AND datconnlimit <> -2,"
-        " dattablespace FROM pg_database ORDER BY oid"
+        " dattablespace, xmin::text FROM pg_database ORDER BY oid"
     ).fetchall()
     return tuple(
         Database(
@@ -250,8 +252,9 @@ def _read_databases(connection: Connection) -> tuple[Database, ...]:
             is_template=is_template,
             is_connectable=is_connectable,
             tablespace_oid=tablespace_oid,
+            row=row,
         )
-        for oid, name, encoding, is_template, is_connectable, tablespace_oid in rows
+        for oid, name, encoding, is_template, is_connectable, tablespace_oid, row in rows
     )
 
 
@@ -278,6 +281,12 @@ def read_clock(connection: Connection) -> datetime:
         (now,) = fetch_one(connection, "SELECT clock_timestamp()")
     assert isinstance(now, datetime)
     return now
+
+
+def read_databases(connection: Connection) -> tuple[Database, ...]:
+    """The databases there are now. Raises ServerUnsuitable."""
+    with server_errors(connection, "list the databases"):
+        return _read_databases(connection)
 
 
 def read_tablespaces(connection: Connection) -> tuple[Tablespace, ...]:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pghaven.backup.listing import BATCH_BYTES, RANGE_BYTES, Listing, ListingRules, iter_jobs, list_data_directory
+from pghaven.backup.jobs import BATCH_BYTES, RANGE_BYTES, iter_jobs
+from pghaven.backup.listing import Listing, ListingRules, list_data_directory
 from pghaven.repository.backups import BackupCatalog
 from pghaven.store.memory import MemoryStore
 from tests.support.synthetic import (
@@ -132,9 +133,10 @@ def test_jobs_cover_every_byte_of_every_file_once(tmp_path: Path) -> None:
     listing = list_data_directory(str(data), ListingRules(tablespace_oids=frozenset(), segment_blocks=131072))
     covered: dict[str, int] = {}
     for job in iter_jobs(listing, PAGE):
-        assert job.size_bytes == sum(length for _, _, _, length, _ in job.files)
-        assert job.is_range or sum(-(-length // PAGE) * PAGE for _, _, _, length, _ in job.files) <= BATCH_BYTES
-        for number, path, offset, length, block in job.files:
+        assert job.size_bytes == sum(length for _, _, _, length, _, _ in job.files)
+        assert job.is_range or sum(-(-length // PAGE) * PAGE for _, _, _, length, _, _ in job.files) <= BATCH_BYTES
+        for number, path, offset, length, block, is_main in job.files:
+            assert is_main
             name = os.path.basename(path)
             assert os.fsdecode(listing.names[number]) == name
             assert covered.get(name, 0) == offset, "in order, without gap or overlap"

@@ -44,6 +44,8 @@ BACKUP = ListedBackup(
     stopped_at=NOW - timedelta(hours=1),
     seconds=3600.0,
     total_bytes=1,
+    changes="full",
+    parent=None,
     stored_bytes=1,
     timeline=Timeline(1),
     start_lsn=Lsn(SIZE),

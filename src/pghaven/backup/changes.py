@@ -1,0 +1,238 @@
+"""What a backup reads of each file, and what it keeps of its parent's. Pure.
+
+The one idea: each file has one rule. By default everything of it is read and stored; every other rule rests on a proof
+that what is not read, or not stored, is what the parent holds:
+
+    KEEP     nothing is read: the file is as it was (its time stamps, or no WAL summary names it)
+    BLOCKS   only blocks that WAL summaries name are read and stored
+    SCAN     every page is read; those whose LSN says that they may have changed are stored
+    COMPARE  all is read; it is stored unless its hash is the one the parent recorded
+    FULL     all is read and stored
+
+LSNs and summaries are believed of main forks alone. Free-space and visibility maps, SLRUs and everything else are
+judged by their contents, because they change without moving an LSN.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from pghaven.backup.collect import Parentage
+from pghaven.backup.damage import relation_key
+from pghaven.backup.jobs import (
+    SMALL_FILE_BYTES,
+    Job,
+    Part,
+    ReadJob,
+    ScanJob,
+    iter_batches,
+    iter_block_jobs,
+    iter_jobs,
+    iter_ranges,
+    part_of,
+)
+from pghaven.backup.listing import Listing
+from pghaven.postgres.changed import ChangedBlocks
+from pghaven.postgres.lsn import Lsn
+from pghaven.repository.blockmap import EXTENT_BYTES, find_fragmented
+from pghaven.repository.manifest import FileColumns, Manifest
+
+
+class Rule(IntEnum):
+    FULL = 0
+    KEEP = 1
+    BLOCKS = 2
+    SCAN = 3
+    COMPARE = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """What a backup with a parent goes on from. ``changed`` is None where pages are to be judged by their LSN.
+
+    ``untouched`` says for each file of the listing whether nobody can have written to it since (``backup.untouched``);
+    ``counterpart`` is each one's number in the parent's manifest, or -1. ``databases`` tell apart databases that have
+    had one number: from OIDs to what identifies the row of ``pg_database`` now.
+    """
+
+    parent: Manifest
+    since: Lsn
+    changed: ChangedBlocks | None
+    counterpart: npt.NDArray[np.int64]
+    untouched: npt.NDArray[np.bool_]
+    databases: Mapping[int, str]
+
+
+@dataclass(slots=True, kw_only=True)
+class ChangePlan:
+    """``rules`` has one a file of the listing. ``read_bytes`` is what the jobs will read."""
+
+    rules: npt.NDArray[np.uint8]
+    parentage: Parentage | None
+    jobs: Iterator[Job]
+    read_bytes: int
+    counts: Mapping[Rule, int] = field(default_factory=dict)
+
+
+def match_files(listing: Listing, parent: FileColumns) -> npt.NDArray[np.int64]:
+    """For each file of the listing the number of the file of its path in a manifest, or -1."""
+    ends = np.searchsorted(parent.directory, np.arange(len(parent.directories) + 1))
+    directories = {path: number for number, path in enumerate(parent.directories)}
+    found = np.full(len(listing.names), -1, np.int64)
+    here, theirs = -1, dict[bytes, int]()
+    for number, (directory, name) in enumerate(zip(listing.directory, listing.names, strict=True)):
+        if directory != here:
+            here, theirs = directory, {}
+            there = directories.get(os.fsencode(listing.directories[directory]))
+            if there is not None:
+                first, end = int(ends[there]), int(ends[there + 1])
+                theirs = dict(zip(parent.names[first:end], range(first, end), strict=True))
+        found[number] = theirs.get(name, -1)
+    return found
+
+
+def plan_full(listing: Listing, block_size: int) -> ChangePlan:
+    """Read and store everything."""
+    return ChangePlan(
+        rules=np.zeros(len(listing.size), np.uint8),
+        parentage=None,
+        jobs=iter(iter_jobs(listing, block_size)),
+        read_bytes=sum(listing.size),
+    )
+
+
+def plan_changes(listing: Listing, ground: Ground) -> ChangePlan:
+    """Read what may have changed since the parent, and store what has."""
+    return _Planner(listing, ground).plan()
+
+
+class _Planner:
+    def __init__(self, listing: Listing, ground: Ground) -> None:
+        self._listing = listing
+        self._ground = ground
+        facts = ground.parent.facts
+        self._block_size = facts.block_size
+        self._segment_blocks = facts.segment_blocks
+        files = ground.parent.files
+        has_one = ground.counterpart >= 0
+        there = np.where(has_one, ground.counterpart, 0)
+        self._size = np.array(listing.size, np.uint64)
+        empty = np.zeros(len(self._size), np.uint64)
+        self._known = np.where(has_one, files.size[there], 0).astype(np.uint64) if len(files.size) else empty
+        self._blocks: dict[int, npt.NDArray[np.uint32]] = {}
+        self._extents = self._find_extents()
+
+    def plan(self) -> ChangePlan:
+        rules = self._rule_all()
+        numbers = {rule: np.flatnonzero(rules == rule).tolist() for rule in Rule}
+        source = np.where(rules == Rule.FULL, -1, self._ground.counterpart)
+        read_bytes = sum(int(self._size[numbers[rule]].sum()) for rule in (Rule.FULL, Rule.SCAN, Rule.COMPARE))
+        read_bytes += sum(len(blocks) for blocks in self._blocks.values()) * self._block_size
+        return ChangePlan(
+            rules=rules,
+            parentage=Parentage(parent=self._ground.parent, source=source, compared=rules == Rule.COMPARE),
+            jobs=self._iter_jobs(numbers),
+            read_bytes=read_bytes,
+            counts={rule: len(numbers[rule]) for rule in Rule},
+        )
+
+    # -- rules ------------------------------------------------------------------------------------------------------
+
+    def _rule_all(self) -> npt.NDArray[np.uint8]:
+        ground, listing = self._ground, self._listing
+        rules = np.full(len(self._size), Rule.FULL, np.uint8)
+        same_size = self._size == self._known
+        rules[(ground.counterpart >= 0) & ground.untouched & same_size] = Rule.KEEP
+        is_main = np.frombuffer(listing.is_main, np.uint8) == 1 if len(self._size) else np.zeros(0, bool)
+        by_content = (ground.counterpart >= 0) & (rules == Rule.FULL) & ~is_main & same_size
+        by_content &= (self._size > 0) & (self._size <= SMALL_FILE_BYTES)
+        for number in np.flatnonzero(by_content).tolist():
+            if self._recorded_hash(number).any():
+                rules[number] = Rule.COMPARE
+        made_anew = self._find_new_databases()
+        for number in np.flatnonzero(is_main & (ground.counterpart >= 0)).tolist():
+            rules[number] = self._rule_main(number, Rule(int(rules[number])), made_anew)
+        return rules
+
+    def _recorded_hash(self, number: int) -> npt.NDArray[np.uint8]:
+        recorded: npt.NDArray[np.uint8] = self._ground.parent.files.content_hash[self._ground.counterpart[number]]
+        return recorded
+
+    def _rule_main(self, number: int, so_far: Rule, made_anew: frozenset[int]) -> Rule:
+        """A main fork. Shorter than in the parent, or with an odd tail, it is stored whole."""
+        size, known = int(self._size[number]), int(self._known[number])
+        key = relation_key(self._listing.relative_path(number))
+        whole_blocks = size % self._block_size == 0 and known % self._block_size == 0
+        if size < known or not whole_blocks or key[1] in made_anew:
+            return Rule.FULL
+        if not size:
+            return Rule.KEEP
+        if so_far is not Rule.KEEP and self._ground.changed is None:
+            return Rule.SCAN
+        blocks = self._find_blocks(number, key, is_untouched=so_far is Rule.KEEP)
+        if not len(blocks):
+            return Rule.KEEP
+        self._blocks[number] = blocks
+        return Rule.BLOCKS
+
+    def _find_blocks(self, number: int, key: tuple[int, int, int], *, is_untouched: bool) -> npt.NDArray[np.uint32]:
+        """The blocks within the file that are to be read: changed ones, new ones, those of fragmented extents."""
+        count, known = (int(sizes[number]) // self._block_size for sizes in (self._size, self._known))
+        first = self._listing.first_block[number]
+        parts = [np.arange(known, count, dtype=np.uint32)]
+        if self._ground.changed is not None and not is_untouched:
+            changes = self._ground.changed.find(*key)
+            if changes is not None:
+                parts.append(changes.select(first, first + count) - np.uint32(first))
+        per_extent = max(EXTENT_BYTES // self._block_size, 1)
+        for extent in self._extents.get(number, ()):
+            start = extent * per_extent
+            parts.append(np.arange(min(start, count), min(start + per_extent, count), dtype=np.uint32))
+        return np.unique(np.concatenate(parts)).astype(np.uint32)
+
+    def _find_new_databases(self) -> frozenset[int]:
+        """Databases that were removed and made again under their number: copied files keep their template's LSNs."""
+        then = dict(self._ground.parent.facts.databases)
+        return frozenset(oid for oid, row in self._ground.databases.items() if then.get(oid, row) != row)
+
+    def _find_extents(self) -> dict[int, list[int]]:
+        """For each file the extents that its parent's map has in too many pieces."""
+        files, extents = find_fragmented(self._ground.parent.block_map)
+        ours = {int(there): number for number, there in enumerate(self._ground.counterpart.tolist()) if there >= 0}
+        found: dict[int, list[int]] = {}
+        for file, extent in zip(files.tolist(), extents.tolist(), strict=True):
+            if file in ours:
+                found.setdefault(ours[file], []).append(extent)
+        return found
+
+    # -- jobs -------------------------------------------------------------------------------------------------------
+
+    def _iter_jobs(self, numbers: Mapping[Rule, Sequence[int]]) -> Iterator[Job]:
+        """The large ones first, so that all workers are busy to the end."""
+        listing, block_size = self._listing, self._block_size
+        for part in iter_ranges(listing, numbers[Rule.SCAN], block_size):
+            yield self._scan_job((part,), is_range=True)
+        yield from iter_jobs(listing, block_size, numbers[Rule.FULL])
+        for batch in iter_batches(listing, numbers[Rule.SCAN], block_size):
+            yield self._scan_job(batch, is_range=False)
+        for batch in iter_batches(listing, numbers[Rule.COMPARE], block_size):
+            expected = tuple(self._recorded_hash(part.number).tobytes() for part in batch)
+            yield ReadJob(batch, sum(part.length for part in batch), is_range=False, expected=expected)
+        blocks = ((part_of(listing, number), self._blocks[number].tobytes()) for number in numbers[Rule.BLOCKS])
+        yield from iter_block_jobs(blocks, block_size)
+
+    def _scan_job(self, parts: tuple[Part, ...], *, is_range: bool) -> ScanJob:
+        return ScanJob(
+            files=parts,
+            size_bytes=sum(part.length for part in parts),
+            is_range=is_range,
+            since=self._ground.since,
+            known_bytes=tuple(int(self._known[part.number]) for part in parts),
+            extents=tuple(tuple(self._extents.get(part.number, ())) for part in parts),
+        )

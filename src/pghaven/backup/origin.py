@@ -1,0 +1,235 @@
+"""What a new backup goes on from: a parent whose unchanged pages it keeps, and packs that an interrupted one stored.
+
+The one idea: the intent names every label whose packs the backup may come to refer to, and only after it is written is
+it asked whether these are still there to stay (``docs/design/removal.md``). What cannot be relied on is left out, with
+the reason told; the backup is complete either way and only larger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pghaven.backup.changes import ChangePlan, Ground, match_files, plan_changes, plan_full
+from pghaven.backup.listing import Listing
+from pghaven.backup.parent import ParentNeeds, choose_parent
+from pghaven.backup.untouched import FileStamps, HostNow, find_distrust, find_untouched
+from pghaven.clock import Clock
+from pghaven.errors import Cancelled, ObjectMissing, PghavenError, Refused, ServerUnsuitable
+from pghaven.events import Listener, Notice
+from pghaven.postgres.changed import ChangedBlocks
+from pghaven.postgres.lsn import Lsn
+from pghaven.postgres.timeline import History, Timeline, parse_history
+from pghaven.repository.backups import BackupCatalog
+from pghaven.repository.entry import BackupEntry, BackupState
+from pghaven.repository.known import KnownFrames, load_known_frames
+from pghaven.repository.manifest import Manifest
+from pghaven.repository.walstore import WalArchive
+from pghaven.runtime.whoami import read_own_identity
+from pghaven.server.bracket import OpenBackup
+from pghaven.server.connection import Connection
+from pghaven.server.probe import ServerFacts
+from pghaven.server.summaries import (
+    SummariesUnusable,
+    find_summaries_obstacle,
+    read_changed_blocks,
+    wait_for_summaries,
+)
+from pghaven.units import parse_time_utc
+
+METHODS = ("auto", "summaries", "lsn", "full")
+_SUMMARIZER_SECONDS = 60.0
+_TRIES_MAX = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tries:
+    """Interrupted backups whose packs may hold what is to be stored now."""
+
+    labels: tuple[str, ...]
+    known: KnownFrames | None
+
+
+def find_tries(catalog: BackupCatalog, system_identifier: int) -> Tries:
+    """The packs of the latest backups of this cluster that were given up since the last one that was finished."""
+    labels: list[str] = []
+    for entry in reversed(catalog.list_entries()):
+        if entry.intent is None or entry.intent.system_identifier != system_identifier:
+            continue
+        if entry.state is not BackupState.ABANDONED or len(labels) == _TRIES_MAX:
+            break
+        labels.append(entry.label)
+    known = load_known_frames(catalog.pack_place, labels)
+    return Tries(labels=tuple(labels) if known is not None else (), known=known)
+
+
+def find_history(archive: WalArchive, data_directory: str, timeline: Timeline) -> History | None:
+    """The history of a timeline from the archive, or from the server if it is not archived yet; None without one."""
+    try:
+        return archive.read_history(timeline)
+    except ObjectMissing:
+        pass
+    try:
+        with open(f"{data_directory}/pg_wal/{timeline.history_name}", encoding="utf-8", errors="replace") as file:
+            return parse_history(file.read(), timeline)
+    except (OSError, PghavenError):
+        return None
+
+
+class Origin:
+    """One backup's parent: chosen, announced, confirmed, and then asked what changed since."""
+
+    def __init__(self, catalog: BackupCatalog, archive: WalArchive, method: str, listener: Listener) -> None:
+        self._catalog = catalog
+        self._archive = archive
+        self._method = method
+        self._tell = listener
+        self.parent: BackupEntry | None = None
+        self.history: History | None = None
+
+    def choose(self, facts: ServerFacts, backup: OpenBackup, data_directory: str) -> None:
+        """Raises Refused when a way of finding changes was asked for and there is no backup to go on from."""
+        if self._method == "full":
+            return
+        self.history = find_history(self._archive, data_directory, backup.timeline)
+        if self.history is None:
+            self._give_up(f"the history file of timeline {backup.timeline} is not in the archive")
+            return
+        needs = ParentNeeds(
+            system_identifier=facts.system_identifier,
+            major=facts.major.major,
+            wal_segment_size=facts.wal_segment_size,
+            data_checksums=facts.data_checksums,
+            history=self.history,
+            start_lsn=backup.start_lsn,
+        )
+        choice = choose_parent(self._catalog.list_committed(), needs)
+        self.parent = choice.entry
+        for reason in choice.reasons:
+            self._inform(f"cannot build on an earlier backup: {reason}")
+        if self.parent is None and self._method != "auto":
+            raise Refused(
+                "there is no backup that this one could build on",
+                detail=" ".join(f"{reason}." for reason in choice.reasons) or "It would be the first one.",
+                hint="Leave --changes out: the backup will be a full one.",
+            )
+
+    def confirm(self, tries: Tries) -> None:
+        """After the intent is written: whether everything it names is still there to stay.
+
+        Raises Cancelled for packs that workers have been told of and that are being removed.
+        """
+        for label in tries.labels:
+            if self._catalog.read_entry(label).state is not BackupState.ABANDONED:
+                raise Cancelled(
+                    f'what the interrupted backup "{label}" has stored is being removed', hint="Run the backup again."
+                )
+        if self.parent is not None:
+            entry = self._catalog.read_entry(self.parent.label)
+            if entry.state not in (BackupState.COMMITTED, BackupState.RETIRED):
+                self._give_up(f'backup "{entry.label}" is being removed')
+
+    def plan(
+        self,
+        connection: Connection,
+        facts: ServerFacts,
+        backup: OpenBackup,
+        listing: Listing,
+        on_wait: Callable[[], None],
+    ) -> tuple[str, ChangePlan]:
+        """What is to be read, and which way that was found: "full", "lsn" or "summaries"."""
+        if self.parent is None or self.history is None:
+            return "full", plan_full(listing, facts.block_size)
+        manifest = self._catalog.load_manifest(self.parent)
+        since = manifest.facts.start_lsn
+        changed: ChangedBlocks | None = None
+        if self._method != "lsn":
+            changed = self._ask_summaries(connection, facts, backup, since, on_wait)
+        if changed is None and not self._may_trust_lsns(facts):
+            return "full", plan_full(listing, facts.block_size)
+        counterpart = match_files(listing, manifest.files)
+        ground = Ground(
+            parent=manifest,
+            since=since,
+            changed=changed,
+            counterpart=counterpart,
+            untouched=self._find_untouched(listing, manifest, counterpart, self._archive.clock),
+            databases={database.oid: database.row for database in facts.databases},
+        )
+        return ("lsn" if changed is None else "summaries"), plan_changes(listing, ground)
+
+    # -- how changes are found --------------------------------------------------------------------------------------
+
+    def _ask_summaries(
+        self, connection: Connection, facts: ServerFacts, backup: OpenBackup, since: Lsn, on_wait: Callable[[], None]
+    ) -> ChangedBlocks | None:
+        """What WAL summaries say; None, with the reason told, where they cannot tell."""
+        assert self.history is not None
+        answer: ChangedBlocks | SummariesUnusable | None = find_summaries_obstacle(facts)
+        if answer is None:
+            answer = wait_for_summaries(
+                connection,
+                backup.timeline,
+                backup.start_lsn,
+                timeout_seconds=_SUMMARIZER_SECONDS,
+                clock=self._archive.clock,
+                on_wait=on_wait,
+            )
+        if answer is None:
+            answer = read_changed_blocks(connection, self.history.legs(since, backup.start_lsn))
+        if isinstance(answer, ChangedBlocks):
+            return answer
+        if self._method == "summaries":
+            raise ServerUnsuitable(f"WAL summaries cannot tell what changed: {answer.reason}", hint=answer.hint)
+        if facts.major.has_wal_summaries:
+            self._inform(f"pages are compared by their LSN: {answer.reason}", answer.hint)
+        return None
+
+    def _may_trust_lsns(self, facts: ServerFacts) -> bool:
+        """Whether every change since the parent has moved an LSN; False, with the reason told."""
+        assert self.parent is not None
+        summary = self.parent.summary
+        if facts.started < parse_time_utc(summary["started_at"]):
+            return True  # wal_level changes with a restart only
+        self._give_up("the server was started since, and may have run with wal_level = minimal meanwhile")
+        return False
+
+    def _find_untouched(
+        self, listing: Listing, manifest: Manifest, counterpart: npt.NDArray[np.int64], clock: Clock
+    ) -> npt.NDArray[np.bool_]:
+        assert self.parent is not None
+        intent = self.parent.intent
+        host = HostNow(
+            boot_id=read_own_identity().boot_id, now=clock.now(), newest_ns=max(listing.changed_ns, default=0)
+        )
+        distrust = find_distrust(self.parent, host)
+        if distrust is not None or intent is None or not len(manifest.files.size):
+            if distrust is not None:
+                self._inform(f"every file is opened: {distrust}")
+            return np.zeros(len(listing.size), np.bool_)
+        there = np.where(counterpart >= 0, counterpart, 0)
+        untouched = find_untouched(
+            FileStamps(size=np.array(listing.size, np.uint64), mtime_ns=np.array(listing.mtime_ns, np.int64)),
+            np.array(listing.changed_ns, np.int64),
+            FileStamps(size=manifest.files.size[there], mtime_ns=manifest.files.mtime_ns[there]),
+            parent_started=intent.started_at,
+        )
+        return untouched & (counterpart >= 0)
+
+    # -- words ------------------------------------------------------------------------------------------------------
+
+    def _give_up(self, reason: str) -> None:
+        """Go on without a parent. Raises Refused where the caller insists on one."""
+        self.parent = None
+        if self._method not in ("auto", "full"):
+            raise Refused(
+                f"this backup cannot build on an earlier one: {reason}",
+                hint="Leave --changes out: the backup will be a full one.",
+            )
+        self._inform(f"everything is read and stored: {reason}")
+
+    def _inform(self, text: str, hint: str | None = None) -> None:
+        self._tell(Notice(level="info", code="changes", text=text, hint=hint))
