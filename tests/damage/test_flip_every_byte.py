@@ -51,9 +51,7 @@ def assert_found(reference: Reference, name: str, content: bytes | None, called:
         try:
             reference.read(name)
         except (Damaged, NotFound) as error:
-            # What is in quarantine has no reader of its own yet that would say its name.
-            named = called or ("" if kind_of(name) is ObjectKind.QUARANTINE else name)
-            assert named in error.message, f"{name}: {error.message}"
+            assert (called or name) in error.message, f"{name}: {error.message}"
             return
     pytest.fail(f"not found: {name}")
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from pghaven.postgres.timeline import Timeline
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.blockmap import invert
-from pghaven.repository.container import Kind
 from pghaven.repository.manifest import Manifest
 from pghaven.repository.pack import load_pack_cells, load_pack_index
 from pghaven.repository.repository import Repository
@@ -98,6 +97,16 @@ class Reference:
             self.store.delete(name)
             self.store.create(name, [self.content[name]])
 
+    @contextmanager
+    def without(self, name: str) -> Iterator[None]:
+        """Without an object that was added later."""
+        kept = self.store.read(name)
+        self.store.delete(name)
+        try:
+            yield
+        finally:
+            self.store.create(name, [kept])
+
     def open(self) -> Repository:
         return reopen(self.store, keyring=self.keyring)
 
@@ -111,7 +120,7 @@ class Reference:
         if kind is ObjectKind.PACK:
             return self.fetch(name)
         if kind is ObjectKind.QUARANTINE:
-            return {name: self.open().read_container(name, Kind.WAL).read_all()}
+            return {name: open_archive(self.open(), name.split("/")[1]).get_quarantined(name.rpartition("/")[2])}
         is_of_backup = kind in (ObjectKind.INTENT, ObjectKind.DECISION, ObjectKind.MANIFEST)
         return self.restore(name.split("/")[3] if is_of_backup else None)
 

@@ -30,6 +30,7 @@ from pghaven.repository.container import (
     read_tail_length,
 )
 from pghaven.repository.repository import Repository
+from pghaven.store.api import Store
 
 # WAL waits for nobody: level 1 costs half of level 3 and stores some 5 % more.
 _WAL_LEVEL = 1
@@ -63,6 +64,10 @@ class WalArchive:
     @property
     def clock(self) -> Clock:
         return self._repository.clock
+
+    @property
+    def store(self) -> Store:
+        return self._repository.store
 
     def _name(self, file_name: str) -> str:
         return layout.wal_object_name(self.cluster, self.system_identifier, file_name)
@@ -119,6 +124,15 @@ class WalArchive:
         """The proven contents. Raises ObjectMissing (proven absent), Damaged naming the object."""
         name = self._name(file_name)
         return _prove(self._repository.read_container(name, Kind.WAL), name, file_name)
+
+    def get_quarantined(self, entry: str) -> bytes:
+        """The proven contents of what ``list_quarantine`` lists. Raises ObjectMissing, Damaged naming the object."""
+        name = f"{layout.quarantine_prefix(self.cluster)}{self.system_identifier}/{entry}"
+        file_name = entry.rpartition("-")[0]
+        content = _prove(self._repository.read_container(name, Kind.WAL), name, file_name)
+        if layout.quarantine_name(self.cluster, self.system_identifier, file_name, _hash(content)) != name:
+            raise Damaged(f'"{name}" is damaged: its name is not that of its contents')
+        return content
 
     def exists(self, file_name: str) -> bool:
         """Whether the name is taken; False is a proof of absence."""
