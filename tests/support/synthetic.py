@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -30,6 +31,8 @@ from pghaven.postgres.page import checksums
 from pghaven.postgres.recovery import RecoveryTarget, TargetKind
 from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.timeline import Timeline
+from pghaven.postgres.version import find_by_major
+from pghaven.postgres.waldata import LONG_HEADER, SHORT_HEADER
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.entry import BackupEntry, Intent, summarize
 from pghaven.repository.manifest import BackupFacts, ConfigFile, Manifest, Tablespace, render_relation
@@ -254,8 +257,12 @@ def archive_wal(repository: Repository, order: BackupOrder) -> None:
 
 
 def make_segment(number: int) -> bytes:
-    """Not WAL, but of its size."""
-    return (b"segment %7d " % number) * (SEGMENT_SIZE // 16)
+    """A segment of timeline 1 by its first page's header, with no WAL in it; it compresses well."""
+    version = find_by_major(17)
+    assert version is not None
+    header = SHORT_HEADER.pack(version.wal_magic, LONG_HEADER, 1, number * SEGMENT_SIZE, 0)
+    header += struct.pack("<QII", SYSTEM_IDENTIFIER, SEGMENT_SIZE, PAGE)
+    return header + ((b"segment %7d " % number) * (SEGMENT_SIZE // 16))[len(header) :]
 
 
 def store_files(

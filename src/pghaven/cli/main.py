@@ -24,6 +24,7 @@ COMMANDS = {
     "backup": ("pghaven.cli.backup_command:command", "Take a backup."),
     "list": ("pghaven.cli.list_command:command", "List the backups."),
     "status": ("pghaven.cli.status_command:command", "Show how far back, and how recent, a restore can be."),
+    "verify": ("pghaven.cli.verify_command:command", "Read all that restores would read, and tell what is damaged."),
     "restore": ("pghaven.cli.restore_command:command", "Restore a cluster to a moment."),
     "wal": ("pghaven.cli.wal_command:command", "Archive and fetch write-ahead log."),
 }

@@ -284,7 +284,7 @@ class BackupCatalog:
 
     def load_manifest(self, entry: BackupEntry) -> Manifest:
         """The proven manifest of a committed backup. Raises Damaged naming it, ObjectMissing."""
-        name, manifest_hash = self._find_manifest(entry)
+        name, manifest_hash = self.find_manifest(entry)
         container = self._repository.read_container(name, Kind.MANIFEST)
         try:
             if container.index.hash.hex() != manifest_hash:
@@ -296,8 +296,8 @@ class BackupCatalog:
             raise Damaged(f'"{name}" is damaged: {error.message}') from error
         return manifest
 
-    def _find_manifest(self, entry: BackupEntry) -> tuple[str, str]:
-        """The name of a backup's newest manifest that counts, and the hash a decision gives it."""
+    def find_manifest(self, entry: BackupEntry) -> tuple[str, str]:
+        """The name of a backup's newest manifest that counts, and the hash a decision gives it. Raises Damaged."""
         generations = sorted((part for part in entry.parts if part.startswith("generations/")), reverse=True)
         for part in generations:
             _, compaction, _ = part.split("/")

@@ -92,3 +92,12 @@ def quarantine_name(cluster: str, system_identifier: int, file_name: str, plain_
 
 def quarantine_prefix(cluster: str) -> str:
     return f"clusters/{cluster}/quarantine/"
+
+
+def evidence_prefix(cluster: str) -> str:
+    return f"clusters/{cluster}/evidence/"
+
+
+def evidence_name(cluster: str, stamp: str) -> str:
+    """``stamp`` is when it was found and four random digits, as in a backup's label."""
+    return f"clusters/{cluster}/evidence/{stamp}"

@@ -1,0 +1,195 @@
+"""What was found when a cluster's repository was verified, kept beside what it is about.
+
+The one idea: a result counts for a backup only as long as it is about the very manifest that a restore would read now,
+so it is kept with that manifest's hash: after a compaction moved the backup to other packs, nothing old counts for it.
+And nothing older than a result that cannot be read counts as good, since that one may have been bad.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from pghaven.errors import Damaged, ObjectMissing
+from pghaven.postgres.lsn import Lsn
+from pghaven.postgres.timeline import Timeline
+from pghaven.repository import layout
+from pghaven.repository.repository import Repository
+from pghaven.units import parse_time_utc
+
+_KIND = "verification"
+# How many results are looked back on: with one a day, and one for each backup now and then, that is months.
+_LOOKED_BACK = 100
+
+
+class Scope(StrEnum):
+    """How much was read: every byte a restore would read, or the structure without contents."""
+
+    FULL = "full"
+    QUICK = "quick"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupProof:
+    """One backup as it was found. ``manifest_hash`` is None where no decision could be read that names one."""
+
+    label: str
+    manifest_hash: str | None
+    is_whole: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchiveEnd:
+    """How far the archive of a timeline reached."""
+
+    system_identifier: int
+    timeline: Timeline
+    end_lsn: Lsn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """One result. ``only`` is the backup that it was limited to; ``began_at`` is what it speaks of: what was damaged
+    later it cannot know."""
+
+    name: str
+    scope: Scope
+    only: str | None
+    began_at: datetime
+    backups: tuple[BackupProof, ...]
+    archive_ends: tuple[ArchiveEnd, ...]
+    damage_count: int
+
+
+def render_proofs(proofs: Sequence[BackupProof]) -> list[dict[str, Any]]:
+    return [{"label": one.label, "manifest": one.manifest_hash, "whole": one.is_whole} for one in proofs]
+
+
+def render_ends(ends: Sequence[ArchiveEnd]) -> list[dict[str, Any]]:
+    return [
+        {
+            "system_identifier": str(one.system_identifier),
+            "timeline": int(one.timeline),
+            "end_lsn": str(one.end_lsn),
+        }
+        for one in ends
+    ]
+
+
+def store_evidence(repository: Repository, cluster: str, body: Mapping[str, Any]) -> str:
+    """Keep a result; its name. ``body`` has what ``Evidence`` needs, and more for people.
+
+    Raises what storing raises: NotPermitted, StoreUnreachable, Refused.
+    """
+    stamp = f"{repository.clock.now():%Y%m%dT%H%M%SZ}-{os.urandom(2).hex()}"
+    name = layout.evidence_name(cluster, stamp)
+    repository.create_document(name, {"kind": _KIND, **body})
+    return name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceLog:
+    """The newest results, newest first, and the ones that cannot be read with the reason: (name, message).
+
+    ``results`` ends before the first of these, or where one has looked back far enough.
+    """
+
+    results: tuple[Evidence, ...]
+    unreadable: tuple[tuple[str, str], ...]
+
+
+def load_evidence(repository: Repository, cluster: str) -> EvidenceLog:
+    """Raises StoreUnreachable, NotPermitted."""
+    prefix = layout.evidence_prefix(cluster)
+    children = [child for child in repository.store.list_children(prefix) if not child.endswith("/")]
+    found: list[Evidence] = []
+    unreadable: list[tuple[str, str]] = []
+    for child in sorted(children, reverse=True)[:_LOOKED_BACK]:
+        try:
+            body = repository.read_document(prefix + child)
+            if body.get("kind") == _KIND and not unreadable:
+                found.append(_parse(prefix + child, body))
+        except ObjectMissing:
+            continue  # it was removed meanwhile
+        except Damaged as error:
+            unreadable.append((prefix + child, error.message))
+    return EvidenceLog(results=tuple(found), unreadable=tuple(unreadable))
+
+
+def _parse(name: str, body: Mapping[str, Any]) -> Evidence:
+    try:
+        return Evidence(
+            name=name,
+            scope=Scope(body["scope"]),
+            only=body["only"],
+            began_at=parse_time_utc(body["began_at"]),
+            backups=tuple(
+                BackupProof(label=one["label"], manifest_hash=one["manifest"], is_whole=one["whole"] is True)
+                for one in body["backups"]
+            ),
+            archive_ends=tuple(
+                ArchiveEnd(
+                    system_identifier=int(one["system_identifier"]),
+                    timeline=Timeline(one["timeline"]),
+                    end_lsn=Lsn.parse(one["end_lsn"]),
+                )
+                for one in body["archive_ends"]
+            ),
+            damage_count=int(body["damage_count"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise Damaged(f'"{name}" is damaged: it is no result of a verification ({error!r})') from error
+
+
+# -- what it says ----------------------------------------------------------------------------------------------------
+
+
+class Verdict(StrEnum):
+    """What is known of a backup from the last time somebody looked."""
+
+    NEVER = "never"
+    WHOLE = "whole"
+    DAMAGED = "damaged"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """The verdict on one backup. ``at`` is when all of it was last read and found whole, or when it was found damaged;
+    None for NEVER."""
+
+    verdict: Verdict
+    at: datetime | None
+
+
+NEVER_VERIFIED = Verification(verdict=Verdict.NEVER, at=None)
+
+
+def judge_backup(results: Sequence[Evidence], label: str, manifest_hash: str | None) -> Verification:
+    """What the results (newest first) say of a backup whose manifest now is the one with this hash.
+
+    Only a full verification proves a backup; damage is believed from a quick one too, and only a later full one takes
+    it back.
+    """
+    for result in results:
+        proof = next((one for one in result.backups if one.label == label), None)
+        if proof is None or proof.manifest_hash not in (manifest_hash, None):
+            continue
+        if not proof.is_whole:
+            return Verification(verdict=Verdict.DAMAGED, at=result.began_at)
+        if result.scope is Scope.FULL and proof.manifest_hash is not None:
+            return Verification(verdict=Verdict.WHOLE, at=result.began_at)
+    return NEVER_VERIFIED
+
+
+def find_last_damage(results: Sequence[Evidence]) -> Evidence | None:
+    """The newest result (of these, newest first) with damage that no later full one of everything takes back."""
+    for result in results:
+        if result.damage_count:
+            return result
+        if result.scope is Scope.FULL and result.only is None:
+            return None
+    return None
