@@ -242,7 +242,7 @@ class _RestoreJob:
 
     def _hand_over(self, plan: RestorePlan) -> Handover:
         from pghaven.cli.restore_text import Handover
-        from pghaven.setup.restart import render_pg_ctl
+        from pghaven.setup.restart import render_debian, render_pg_ctl
 
         target, facts = plan.request.target_dir, plan.manifest.facts
         uid = os.stat(target).st_uid
@@ -250,6 +250,12 @@ class _RestoreJob:
             user = pwd.getpwuid(uid).pw_name
         except KeyError:
             user = str(uid)
+        outside = [file.path for file in plan.manifest.config_files if file.role == "config"]
+        if outside and target == facts.data_directory and os.path.exists(outside[0]):
+            # It is where it was, and so are the tools that look after it.
+            debian = render_debian(outside[0], "start")
+            if debian is not None:
+                return Handover(user=user, start_command=debian)
         log = shlex.quote(f"{target}/pghaven.recovery.log")
         start = render_pg_ctl(target, facts.major, self._cluster.pg_bin, f"-l {log} start")
         return Handover(user=user, start_command=start)

@@ -1,4 +1,4 @@
-"""How this server is restarted: the command that fits how it was started.
+"""How a server is started or restarted: the command that fits how it is looked after.
 
 The one idea: a server that a service manager or Debian's tools look after must be restarted by them, or they take the
 restart for a crash; so the server's own process is asked where it belongs.
@@ -23,14 +23,20 @@ def render_restart_command(data_directory: str, config_file: str, major: int, pg
 
     Looks at the host; raises nothing.
     """
-    debian = _DEBIAN_CONFIG.fullmatch(config_file)
+    debian = render_debian(config_file, "restart")
     if debian is not None:
-        return f"pg_ctlcluster {debian[1]} {debian[2]} restart"
+        return debian
     unit = _find_unit(data_directory)
     if unit is not None:
         return f"systemctl restart {shlex.quote(unit)}"
     bin_dir = pg_bin or _find_running_bin(data_directory)
     return render_pg_ctl(data_directory, major, bin_dir, "restart")
+
+
+def render_debian(config_file: str, action: str) -> str | None:
+    """``pg_ctlcluster`` for a server whose configuration lies where Debian's tools keep it; None for any other."""
+    debian = _DEBIAN_CONFIG.fullmatch(config_file)
+    return None if debian is None else f"pg_ctlcluster {debian[1]} {debian[2]} {action}"
 
 
 def render_pg_ctl(data_directory: str, major: int, pg_bin: str | None, action: str) -> str:
