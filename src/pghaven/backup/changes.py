@@ -40,7 +40,7 @@ from pghaven.backup.jobs import (
 from pghaven.backup.listing import Listing
 from pghaven.postgres.changed import ChangedBlocks
 from pghaven.postgres.lsn import Lsn
-from pghaven.repository.blockmap import EXTENT_BYTES, find_fragmented
+from pghaven.repository.blockmap import EXTENT_BYTES, find_fragmented, sort_unique
 from pghaven.repository.manifest import FileColumns, Manifest
 
 
@@ -194,7 +194,7 @@ class _Planner:
         for extent in self._extents.get(number, ()):
             start = extent * per_extent
             parts.append(np.arange(min(start, count), min(start + per_extent, count), dtype=np.uint32))
-        return np.unique(np.concatenate(parts)).astype(np.uint32)
+        return sort_unique(np.concatenate(parts).astype(np.uint32))
 
     def _find_new_databases(self) -> frozenset[int]:
         """Databases that were removed and made again under their number: copied files keep their template's LSNs."""

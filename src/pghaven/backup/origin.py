@@ -17,6 +17,7 @@ from pghaven.backup.changes import ChangePlan, Ground, match_files, plan_changes
 from pghaven.backup.listing import Listing
 from pghaven.backup.parent import ParentNeeds, choose_parent
 from pghaven.backup.untouched import FileStamps, HostNow, find_distrust, find_untouched
+from pghaven.backup.waldip import DipSearch, find_dip, has_run_since
 from pghaven.clock import Clock
 from pghaven.errors import Cancelled, ObjectMissing, PghavenError, Refused, ServerUnsuitable
 from pghaven.events import Listener, Notice
@@ -38,10 +39,10 @@ from pghaven.server.summaries import (
     read_changed_blocks,
     wait_for_summaries,
 )
-from pghaven.units import parse_time_utc
 
 METHODS = ("auto", "summaries", "lsn", "full")
 _SUMMARIZER_SECONDS = 60.0
+_WAL_SECONDS = 30.0
 _TRIES_MAX = 3
 
 
@@ -148,7 +149,7 @@ class Origin:
         changed: ChangedBlocks | None = None
         if self._method != "lsn":
             changed = self._ask_summaries(connection, facts, backup, since, on_wait)
-        if changed is None and not self._may_trust_lsns(facts):
+        if changed is None and not self._may_trust_lsns(facts, backup, since, on_wait):
             return "full", plan_full(listing, facts.block_size)
         counterpart = match_files(listing, manifest.files)
         ground = Ground(
@@ -188,14 +189,24 @@ class Origin:
             self._inform(f"pages are compared by their LSN: {answer.reason}", answer.hint)
         return None
 
-    def _may_trust_lsns(self, facts: ServerFacts) -> bool:
+    def _may_trust_lsns(self, facts: ServerFacts, backup: OpenBackup, since: Lsn, on_wait: Callable[[], None]) -> bool:
         """Whether every change since the parent has moved an LSN; False, with the reason told."""
         assert self.parent is not None
-        summary = self.parent.summary
-        if facts.started < parse_time_utc(summary["started_at"]):
-            return True  # wal_level changes with a restart only
-        self._give_up("the server was started since, and may have run with wal_level = minimal meanwhile")
-        return False
+        assert self.history is not None
+        if has_run_since(facts, self.parent):
+            return True
+        search = DipSearch(
+            history=self.history,
+            start_lsn=since,
+            end_lsn=backup.start_lsn,
+            from_standby=backup.from_standby,
+            timeout_seconds=_WAL_SECONDS,
+            on_wait=on_wait,
+        )
+        reason = find_dip(self._archive, search)
+        if reason is not None:
+            self._give_up(reason)
+        return reason is None
 
     def _find_untouched(
         self, listing: Listing, manifest: Manifest, counterpart: npt.NDArray[np.int64], clock: Clock

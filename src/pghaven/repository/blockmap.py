@@ -8,6 +8,7 @@ the pack's index tells where they end. Bytes that are zero are a run in no pack 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ HOLE = 0xFFFFFFFF
 
 U8 = npt.NDArray[np.uint64]
 U4 = npt.NDArray[np.uint32]
+_Number = TypeVar("_Number", bound=np.integer[Any])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,12 +71,20 @@ def build_block_map(pieces: Placements, file_count: int, inheritance: Inheritanc
         raise ValueError("two pieces of one file overlap")
     kept = line.lay(_inherited_pieces(inheritance)) if inheritance is not None else _NOTHING
     ends = np.array([line.end], np.uint64)
-    cuts = np.unique(np.concatenate((line.begin, ends, new.begin, new.end, kept.begin, kept.end)))
+    cuts = sort_unique(np.concatenate((line.begin, ends, new.begin, new.end, kept.begin, kept.end)))
     at, length = cuts[:-1], np.diff(cuts)
     pack, offset = np.full(len(at), HOLE, np.uint32), np.zeros(len(at), np.uint64)
     for layer in (kept, new):
         layer.paint(at, pack, offset)
     return _join(line.file_at(at), length, pack, offset, file_count), sizes
+
+
+def sort_unique(values: npt.NDArray[_Number]) -> npt.NDArray[_Number]:
+    """The different values in order. NumPy hashes them for its own ``unique``, which takes minutes for a big map."""
+    ordered = np.sort(values)
+    first = np.ones(len(ordered), bool)
+    first[1:] = ordered[1:] != ordered[:-1]
+    return ordered[first]
 
 
 class _Line:
@@ -153,7 +163,7 @@ def _inherited_pieces(inheritance: Inheritance) -> Placements:
 def used_packs(block_map: BlockMap, pack_count: int) -> tuple[BlockMap, npt.NDArray[np.int64]]:
     """The same map with its packs numbered anew without those that nothing refers to; returns the old numbers kept."""
     stored = block_map.pack != HOLE
-    kept = np.unique(block_map.pack[stored]).astype(np.int64)
+    kept = np.flatnonzero(np.bincount(block_map.pack[stored], minlength=pack_count))
     renumbered = np.zeros(pack_count, np.uint32)
     renumbered[kept] = np.arange(len(kept), dtype=np.uint32)
     pack = np.full(len(block_map.pack), HOLE, np.uint32)
@@ -176,7 +186,8 @@ def find_fragmented(block_map: BlockMap) -> tuple[npt.NDArray[np.int64], npt.NDA
     offsets = _file_offsets(block_map)
     file = np.repeat(np.arange(len(block_map.runs_of_file)), block_map.runs_of_file)
     keys = (file.astype(np.uint64) << np.uint64(32)) | (offsets // np.uint64(EXTENT_BYTES))
-    found, counts = np.unique(keys, return_counts=True)
+    found = sort_unique(keys)
+    counts = np.diff(np.searchsorted(keys, found), append=len(keys))
     limit = EXTENT_RUNS_MAX
     while limit > 2 and int(counts[counts <= limit].sum()) > MAP_RUNS_MAX:
         limit //= 2
