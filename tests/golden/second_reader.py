@@ -222,8 +222,9 @@ class Repository:
         """The name and the hash of a backup's newest manifest that counts."""
         prefix = f"clusters/{cluster}/backups/{label}/"
         for generation in reversed(children(self.root / prefix / "generations")):
-            name = f"clusters/{cluster}/backups/{generation.partition('-')[2]}/decision"
-            decision = self.document(name) if (self.root / name).is_file() else {}
+            compaction = f"clusters/{cluster}/backups/{generation.partition('-')[2]}/"
+            is_there = all((self.root / compaction / part).is_file() for part in ("intent", "decision"))
+            decision = self.document(compaction + "decision") if is_there else {}
             if decision.get("decision") == "commit" and label in decision["generations"]:
                 return f"{prefix}generations/{generation}/manifest", decision["generations"][label]
         return prefix + "manifest", decided

@@ -11,14 +11,14 @@ What comes after a commit (retiring, holding, condemning) is written by ``remova
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from datetime import datetime
 from typing import Any
 
 from pghaven.errors import Cancelled, Damaged, NotFound, ObjectExists, ObjectMissing
 from pghaven.repository import layout
-from pghaven.repository.container import Container, Kind
+from pghaven.repository.container import Container, Index, Kind
 from pghaven.repository.entry import (
     COLLECT,
     KEEP,
@@ -26,12 +26,14 @@ from pghaven.repository.entry import (
     BackupState,
     Hold,
     Intent,
+    ManifestPlace,
     Purpose,
     Retirement,
     find_last,
+    parse_generation,
 )
-from pghaven.repository.manifest import Manifest, parse_manifest, render_manifest
-from pghaven.repository.pack import PackPlace
+from pghaven.repository.manifest import BackupFacts, Manifest, parse_manifest, parse_pack_table, render_manifest
+from pghaven.repository.pack import PackPlace, PackRef
 from pghaven.repository.repository import Repository
 from pghaven.units import parse_time_utc, render_time_utc
 
@@ -85,11 +87,25 @@ class BackupCatalog:
 
         Raises Cancelled when a collector has abandoned it.
         """
+        manifest_hash, size_bytes = self.store_manifest(label, "manifest", manifest)
+        body = {
+            "decision": "commit",
+            "manifest": manifest_hash,
+            "manifest_bytes": size_bytes,
+            "summary": dict(summary),
+        }
+        self.decide(label, body)
+        return size_bytes
+
+    def store_manifest(self, label: str, part: str, manifest: Manifest) -> tuple[str, int]:
+        """Store a manifest of a backup, which counts once a decision gives its hash; returns that and its stored bytes.
+
+        The same manifest again is success. Raises ObjectExists when another one has the name.
+        """
         repository = self._repository
-        name = self._name(label, "manifest")
+        name = self._name(label, part)
         context = repository.context(name).encode()
         finished = render_manifest(manifest, context=context, keyring=repository.keyring)
-        manifest_hash, size_bytes = finished.hash, finished.size_bytes
         try:
             repository.create_container(name, finished)
         except ObjectExists:
@@ -99,15 +115,8 @@ class BackupCatalog:
             if there.meta != ours.meta or there.read_all() != ours.read_all():
                 raise
             repository.store.confirm(name)
-            manifest_hash, size_bytes = there.index.hash, there.size_bytes
-        body = {
-            "decision": "commit",
-            "manifest": manifest_hash.hex(),
-            "manifest_bytes": size_bytes,
-            "summary": dict(summary),
-        }
-        self.decide(label, body)
-        return size_bytes
+            return there.index.hash.hex(), there.size_bytes
+        return finished.hash.hex(), finished.size_bytes
 
     def abandon(self, label: str, reason: str) -> bool:
         """Decide that this backup will never be. False when it was committed first."""
@@ -210,6 +219,7 @@ class BackupCatalog:
             state=state,
             summary=decision["summary"],
             manifest_hash=decision["manifest"],
+            generations=decision.get("generations", {}),
             reason=retirement.reason if retirement else None,
             retirement=retirement,
             hold=self._read_hold(label, held) if held and f"release/{held:08d}" not in parts else None,
@@ -248,7 +258,8 @@ class BackupCatalog:
         name = self._name(label, "decision")
         body = self._repository.read_document(name)
         is_commit = body.get("decision") == "commit"
-        if is_commit and isinstance(body.get("summary"), dict) and isinstance(body.get("manifest"), str):
+        of_backup = isinstance(body.get("summary"), dict) and isinstance(body.get("manifest"), str)
+        if is_commit and of_backup and isinstance(body.get("generations", {}), dict):
             return body
         if body.get("decision") != "abandon":
             raise Damaged(f'"{name}" is damaged: it is no decision')
@@ -284,31 +295,69 @@ class BackupCatalog:
 
     def load_manifest(self, entry: BackupEntry) -> Manifest:
         """The proven manifest of a committed backup. Raises Damaged naming it, ObjectMissing."""
-        name, manifest_hash = self.find_manifest(entry)
+        place = next(self.iter_manifests(entry))
+        name = self._name(entry.label, place.part)
         container = self._repository.read_container(name, Kind.MANIFEST)
         try:
-            if container.index.hash.hex() != manifest_hash:
-                raise Damaged("it is not the manifest that the decision names")  # noqa: TRY301
+            _check_hash(container.index, place)
             manifest = parse_manifest(container)
-            if (manifest.facts.cluster, manifest.facts.label) != (self.cluster, entry.label):
-                raise Damaged("it is another backup's manifest")  # noqa: TRY301
+            self._check_whose(manifest.facts, entry)
         except Damaged as error:
             raise Damaged(f'"{name}" is damaged: {error.message}') from error
         return manifest
 
     def find_manifest(self, entry: BackupEntry) -> tuple[str, str]:
         """The name of a backup's newest manifest that counts, and the hash a decision gives it. Raises Damaged."""
-        generations = sorted((part for part in entry.parts if part.startswith("generations/")), reverse=True)
-        for part in generations:
-            _, compaction, _ = part.split("/")
+        place = next(self.iter_manifests(entry))
+        return self._name(entry.label, place.part), place.hash
+
+    def load_pack_table(self, entry: BackupEntry, place: ManifestPlace) -> tuple[PackRef, ...]:
+        """The packs that a manifest names, proven, without reading the rest of it. Raises Damaged, ObjectMissing."""
+        name = self._name(entry.label, place.part)
+        index = self._repository.load_index(name, Kind.MANIFEST)
+        try:
+            _check_hash(index, place)
+            facts, packs = parse_pack_table(index.meta, lambda spans: self._repository.load_plain(name, index, spans))
+            self._check_whose(facts, entry)
+        except Damaged as error:
+            raise Damaged(f'"{name}" is damaged: {error.message}') from error
+        return packs
+
+    def _check_whose(self, facts: BackupFacts, entry: BackupEntry) -> None:
+        if (facts.cluster, facts.label) != (self.cluster, entry.label):
+            raise Damaged("it is another backup's manifest")
+
+    def iter_manifests(self, entry: BackupEntry) -> Iterator[ManifestPlace]:
+        """A backup's manifests that count, the one to be read first. Raises Damaged.
+
+        A generation counts if its compaction decided to commit and was not given up before: that has an intent.
+        """
+        superseded_at: datetime | None = None
+        found = sorted(((*known, part) for part in entry.parts if (known := parse_generation(part))), reverse=True)
+        for _, compaction, part in found:
             try:
-                decision = self._read_decision(compaction.partition("-")[2])
+                decision = self._read_decision(compaction)
             except ObjectMissing:
                 continue  # a compaction that is not decided yet, or was given up and is gone
             given = decision.get("generations", {}).get(entry.label)
-            if decision["decision"] == "commit" and given is not None:
-                return self._name(entry.label, part), str(given)
-        return self._name(entry.label, "manifest"), str(entry.manifest_hash)
+            if decision["decision"] != "commit" or given is None:
+                continue
+            if self._repository.store.find(self._name(compaction, "intent")) is None:
+                continue
+            yield ManifestPlace(part=part, hash=str(given), compaction=compaction, superseded_at=superseded_at)
+            try:
+                decided_at = parse_time_utc(decision["written_at"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise Damaged(f'the decision of compaction "{compaction}" is damaged ({error!r})') from error
+            superseded_at = decided_at if superseded_at is None else min(superseded_at, decided_at)
+        if "manifest" in entry.parts or superseded_at is None:
+            own = str(entry.manifest_hash)
+            yield ManifestPlace(part="manifest", hash=own, compaction=None, superseded_at=superseded_at)
+
+
+def _check_hash(index: Index, place: ManifestPlace) -> None:
+    if index.hash.hex() != place.hash:
+        raise Damaged("it is not the manifest that the decision names")
 
 
 def _started(entry: BackupEntry) -> tuple[str, str]:

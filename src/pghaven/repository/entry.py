@@ -6,6 +6,7 @@ deciding what to keep of them, needs no manifest.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,6 +18,7 @@ from pghaven.units import render_time_utc
 
 COLLECT = "collect"
 KEEP = "keep"
+_GENERATION = re.compile(r"generations/([0-9]{8})-([^/]+)/manifest")
 
 
 class BackupState(StrEnum):
@@ -74,11 +76,26 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestPlace:
+    """A manifest of a backup that counts: its name below the label, and the hash that a decision gives it.
+
+    ``compaction`` wrote it, None for the backup's own. ``superseded_at`` is since when a newer one is read instead,
+    None for the one that is read.
+    """
+
+    part: str
+    hash: str
+    compaction: str | None
+    superseded_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BackupEntry:
     """One backup as the catalog knows it. ``summary`` is what the decision carries: ``list`` needs no manifest.
 
     ``parts`` are the objects there are of it, by their names below the label, with the store's times. ``retirement``
-    and ``hold`` are those in force.
+    and ``hold`` are those in force. ``generations`` are a compaction's: the new manifest's hash for each backup that it
+    rewrote.
     """
 
     label: str
@@ -91,10 +108,22 @@ class BackupEntry:
     reason: str | None = None
     retirement: Retirement | None = None
     hold: Hold | None = None
+    generations: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def purpose(self) -> Purpose:
         return self.intent.purpose if self.intent is not None else Purpose.BACKUP
+
+
+def parse_generation(part: str) -> tuple[int, str] | None:
+    """The number and the compaction of a manifest's generation, None for anything else below a label."""
+    match = _GENERATION.fullmatch(part)
+    return None if match is None else (int(match[1]), match[2])
+
+
+def render_generation(number: int, compaction: str) -> str:
+    """The name below a backup's label of the manifest that a compaction writes."""
+    return f"generations/{number:08d}-{compaction}/manifest"
 
 
 def find_last(parts: Mapping[str, datetime], kind: str) -> int:

@@ -9,7 +9,7 @@ it is restored to.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ from pghaven.repository import layout
 from pghaven.repository.blockmap import BlockMap
 from pghaven.repository.codec import Compressor
 from pghaven.repository.container import Container, ContainerWriter, FinishedContainer, Kind
-from pghaven.repository.manifest_check import check_manifest
+from pghaven.repository.manifest_check import check_manifest, check_packs
 from pghaven.repository.pack import PackRef
 from pghaven.repository.seal import Keyring
 from pghaven.units import parse_time_utc, render_time_utc
@@ -51,6 +51,8 @@ _COLUMN_TYPES: dict[str, str] = {
     "pack_tail": "<u4",
     "pack_plain": "<u8",
 }
+_PACK_COLUMNS = ("pack_writer", "pack_size", "pack_tail", "pack_plain")
+_PACK_TABLE = (*_PACK_COLUMNS, "pack_ids")
 _BLOBS = ("directories", "file_names", "file_hashes", "pack_ids", "relations", "config_contents", "control")
 
 
@@ -268,6 +270,24 @@ def parse_manifest(container: Container) -> Manifest:
     return manifest
 
 
+def parse_pack_table(
+    meta: Mapping[str, Any], fetch: Callable[[Sequence[tuple[int, int]]], Sequence[bytes]]
+) -> tuple[BackupFacts, tuple[PackRef, ...]]:
+    """What a manifest says of its packs alone. ``fetch`` gives plain bytes at (offset, length). Raises Damaged."""
+    try:
+        facts = _parse_facts(meta["facts"])
+        widths = {name: np.dtype(_COLUMN_TYPES[name]).itemsize for name in _PACK_COLUMNS}
+        places = {name: (int(at), int(count)) for name, (at, count) in meta["columns"].items() if name in _PACK_TABLE}
+        parts = fetch([(places[name][0], places[name][1] * widths.get(name, 1)) for name in _PACK_TABLE])
+        blobs = dict(zip(_PACK_TABLE, parts, strict=True))
+        columns = {name: _read_column(blobs[name], (0, places[name][1]), _COLUMN_TYPES[name]) for name in _PACK_COLUMNS}
+        packs = _parse_packs(columns, blobs["pack_ids"], meta["pack_writers"])
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+        raise Damaged(f"it is not a backup's manifest ({error!r})") from error
+    check_packs(packs)
+    return facts, packs
+
+
 def _read_column(plain: bytes, place: tuple[int, int], dtype: str) -> npt.NDArray[Any]:
     offset, count = place
     width = np.dtype(dtype).itemsize
@@ -292,8 +312,7 @@ def _split_names(blob: bytes, count: int) -> list[bytes]:
 
 
 def _parse_packs(columns: Mapping[str, npt.NDArray[Any]], ids: bytes, writers: Sequence[object]) -> tuple[PackRef, ...]:
-    names = ("pack_writer", "pack_size", "pack_tail", "pack_plain")
-    rows = [columns[name].tolist() for name in names]
+    rows = [columns[name].tolist() for name in _PACK_COLUMNS]
     if any(len(row) * 32 != len(ids) for row in rows):
         raise Damaged("its table of packs is incomplete")
     labels = [layout.check_label(label) for label in writers]

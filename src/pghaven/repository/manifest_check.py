@@ -39,7 +39,7 @@ def check_manifest(manifest: Manifest) -> None:
     _check_columns(facts, files)
     taken = _check_directories(facts, files.directories)
     _check_names(files, taken)
-    _check_packs(packs)
+    check_packs(packs)
     check_block_map(manifest.block_map, files.size, np.array([pack.plain_length for pack in packs], np.uint64))
     if facts.file_count != len(files.size) or facts.total_bytes != sum(files.size.tolist()):
         raise Damaged("its files are not as many or as large as it says")
@@ -119,7 +119,8 @@ def _can_be_name(name: bytes) -> bool:
     return name not in (b"", b".", b"..") and len(name) <= _NAME_BYTES_MAX and b"\0" not in name
 
 
-def _check_packs(packs: Sequence[PackRef]) -> None:
+def check_packs(packs: Sequence[PackRef]) -> None:
+    """Raises Damaged for packs whose sizes cannot be."""
     for pack in packs:
         inside = HEADER_BYTES + pack.tail_bytes <= pack.size_bytes <= _SIZE_BYTES_MAX
         if not inside or pack.tail_bytes < FOOTER_BYTES or pack.plain_length > _SIZE_BYTES_MAX:

@@ -7,7 +7,7 @@ out for documents and containers.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -15,7 +15,15 @@ import pghaven
 from pghaven.clock import SYSTEM_CLOCK, Clock
 from pghaven.errors import Damaged, NotFound, ObjectExists, ObjectMissing, Refused
 from pghaven.repository import layout
-from pghaven.repository.container import Container, FinishedContainer, Kind
+from pghaven.repository.container import (
+    FOOTER_BYTES,
+    Container,
+    FinishedContainer,
+    Index,
+    Kind,
+    parse_tail,
+    read_tail_length,
+)
 from pghaven.repository.descriptor import FORMAT_VERSION, Descriptor, parse_descriptor, render_descriptor
 from pghaven.repository.document import parse_document, render_document
 from pghaven.repository.seal import OPEN_KEYRING, Keyring
@@ -23,6 +31,8 @@ from pghaven.store.api import Store
 from pghaven.units import parse_time_utc, render_time_utc
 
 _DESCRIPTOR_CONTEXT = layout.DESCRIPTOR
+# The end of an object that is fetched first: nearly every index but a large manifest's is in it.
+_TAIL_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +98,49 @@ class Repository:
             return Container(data, kind=kind, context=self.context(name).encode(), keyring=self.keyring)
         except Damaged as error:
             raise Damaged(f'"{name}" is damaged: {error.message}') from error
+
+    def load_index(self, name: str, kind: Kind) -> Index:
+        """The proven index of a container, from the end of its object alone. Raises ObjectMissing, Damaged."""
+        store = self.store
+        info = store.find(name)
+        if info is None:
+            raise ObjectMissing(f'"{name}" does not exist in {store.url}')
+        size_bytes = info.size_bytes
+        guess = min(size_bytes, _TAIL_BYTES)
+        tail = store.read_range(name, size_bytes - guess, guess)
+        try:
+            needed = read_tail_length(tail[-FOOTER_BYTES:])
+            if needed > size_bytes:
+                raise Damaged("its index is larger than it is itself")  # noqa: TRY301
+            if needed > guess:
+                tail = store.read_range(name, size_bytes - needed, needed)
+            context = self.context(name).encode()
+            return parse_tail(tail, size_bytes=size_bytes, kind=kind, context=context, keyring=self.keyring)
+        except Damaged as error:
+            raise Damaged(f'"{name}" is damaged: {error.message}') from error
+
+    def load_plain(self, name: str, index: Index, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        """The proven plain bytes of a container at some (offset, length); only the frames they lie in are fetched.
+
+        Raises ObjectMissing, Damaged; the message does not name the object.
+        """
+        found = []
+        for offset, length in spans:
+            if offset < 0 or length < 0 or offset + length > index.plain_length:
+                raise Damaged("a part of it lies outside of it")
+            if not length:
+                found.append(b"")
+                continue
+            first, last = index.frame_at(offset), index.frame_at(offset + length - 1)
+            start, end = index.stored_offsets[first], index.stored_offsets[last + 1]
+            stored = memoryview(self.store.read_range(name, start, end - start))
+            frames = (
+                index.open_frame(number, stored[index.stored_offsets[number] - start :][: index.stored_lengths[number]])
+                for number in range(first, last + 1)
+            )
+            inside = offset - index.plain_offsets[first]
+            found.append(b"".join(frames)[inside : inside + length])
+        return found
 
     def _require_writable(self) -> None:
         """Raises Refused when a newer version reserved writing for itself. Every writer begins with one of these."""

@@ -20,15 +20,7 @@ from pghaven.postgres.segment import SegmentName, WalFileKind, classify
 from pghaven.postgres.timeline import History, Timeline, parse_history
 from pghaven.repository import layout
 from pghaven.repository.codec import Compressor
-from pghaven.repository.container import (
-    FOOTER_BYTES,
-    Container,
-    ContainerWriter,
-    FinishedContainer,
-    Kind,
-    parse_tail,
-    read_tail_length,
-)
+from pghaven.repository.container import Container, ContainerWriter, FinishedContainer, Kind
 from pghaven.repository.repository import Repository
 from pghaven.store.api import Store
 
@@ -140,30 +132,7 @@ class WalArchive:
 
     def read_facts(self, file_name: str) -> Mapping[str, Any]:
         """What was kept beside a file, from the end of its object alone. Raises ObjectMissing, Damaged."""
-        name = self._name(file_name)
-        store = self._repository.store
-        size = store.find(name)
-        if size is None:
-            store.read_range(name, 0, 1)  # raises ObjectMissing in the store's own words
-        assert size is not None
-        guess = min(size.size_bytes, 4096)
-        tail = store.read_range(name, size.size_bytes - guess, guess)
-        try:
-            needed = read_tail_length(tail[-FOOTER_BYTES:])
-            if needed > size.size_bytes:
-                raise Damaged("its index is larger than it is itself")  # noqa: TRY301
-            if needed > guess:
-                tail = store.read_range(name, size.size_bytes - needed, needed)
-            index = parse_tail(
-                tail,
-                size_bytes=size.size_bytes,
-                kind=Kind.WAL,
-                context=self._repository.context(name).encode(),
-                keyring=self._repository.keyring,
-            )
-        except Damaged as error:
-            raise Damaged(f'"{name}" is damaged: {error.message}') from error
-        return index.meta
+        return self._repository.load_index(self._name(file_name), Kind.WAL).meta
 
     def list_timelines(self) -> tuple[Timeline, ...]:
         """Every timeline that has any object here, in increasing order."""
