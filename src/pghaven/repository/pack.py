@@ -67,17 +67,20 @@ class PackPlace:
 class PackWriter:
     """Fills packs one after another and stores each in the background while the next is filled.
 
-    Memory: twice ``pack_bytes``. Leave by ``close``, which returns when all packs are durable, or by ``abort``.
+    Memory: twice ``pack_bytes``. Leave by ``close``, which returns when all packs are durable, or by ``abort``. Not
+    ``in_background``, no thread is started, and each is durable before the next is begun.
     """
 
-    def __init__(self, place: PackPlace, label: str, *, level: int, pack_bytes: int = PACK_BYTES) -> None:
+    def __init__(
+        self, place: PackPlace, label: str, *, level: int, pack_bytes: int = PACK_BYTES, in_background: bool = True
+    ) -> None:
         self._place = place
         self._label = label
         self._pack_bytes = pack_bytes
         self._compressor = Compressor(level)
         self._container: ContainerWriter | None = None
         self._stored: list[PackRef] = []
-        self._thread = ThreadPoolExecutor(1, "pack")
+        self._thread = ThreadPoolExecutor(1, "pack") if in_background else None
         self._pending: Future[PackRef] | None = None
         self._sequence = 0
 
@@ -103,12 +106,14 @@ class PackWriter:
         if self._container is not None:
             self._finish()
         self._collect()
-        self._thread.shutdown()
+        if self._thread is not None:
+            self._thread.shutdown()
         return tuple(self._stored)
 
     def abort(self) -> None:
         """Stop without storing what is left; packs already stored stay, for a collector."""
-        self._thread.shutdown(cancel_futures=True)
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)
 
     def _finish(self) -> None:
         assert self._container is not None
@@ -116,6 +121,9 @@ class PackWriter:
         self._container = None
         self._sequence += 1
         self._collect()
+        if self._thread is None:
+            self._stored.append(_store_pack(self._place, self._label, finished))
+            return
         self._pending = self._thread.submit(_store_pack, self._place, self._label, finished)
 
     def _collect(self) -> None:
