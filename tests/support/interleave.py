@@ -6,6 +6,7 @@ choices; running the same choices again gives the same history, and changing one
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -146,3 +147,39 @@ def some_orders(make_scene: Callable[[], Scene], count: int, seed: int = 0) -> I
         generator = random.Random(f"{seed}/{number}")
         store, actors = make_scene()
         yield store, play(store, actors, generator.choice)
+
+
+def two_switches(make_scene: Callable[[], Scene]) -> Iterator[tuple[Store, list[Outcome]]]:
+    """Play every order of two actors in which each stops once for a while: one, the other, the one, the other.
+
+    Most races need no more. The number of orders is twice the product of their calls.
+    """
+    for first in (0, 1):
+        for calls in itertools.count():
+            for others in itertools.count():
+                player = _Planned(plan=[first] * calls + [1 - first] * others, then=first)
+                store, actors = make_scene()
+                yield store, play(store, actors, player.choose)
+                if not player.was_kept:
+                    break
+            if player.played[:calls] != [first] * calls:
+                break
+
+
+@dataclass
+class _Planned:
+    """Chooses by a plan, then ``then`` as long as it can."""
+
+    plan: list[int]
+    then: int
+    played: list[int] = field(default_factory=list)
+
+    def choose(self, waiting: list[int]) -> int:
+        at = len(self.played)
+        wanted = self.plan[at] if at < len(self.plan) else self.then
+        self.played.append(wanted if wanted in waiting else waiting[0])
+        return self.played[-1]
+
+    @property
+    def was_kept(self) -> bool:
+        return self.played[: len(self.plan)] == self.plan

@@ -14,6 +14,7 @@ from pghaven.errors import Damaged, UsageError
 DESCRIPTOR = "pghaven.json"
 _CLUSTER_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _LABEL = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
+_PACK = re.compile(rf"({_LABEL.pattern})/([0-9a-f]{{64}})")
 
 
 def check_cluster_name(name: str) -> str:
@@ -54,6 +55,12 @@ def pack_name(cluster: str, label: str, pack_id: bytes) -> str:
     return f"clusters/{cluster}/packs/{label}/{pack_id.hex()}"
 
 
+def parse_pack_name(rest: str) -> tuple[str, bytes] | None:
+    """The label and the id of a pack from what its name has below ``packs_prefix``; None for what is no pack's."""
+    match = _PACK.fullmatch(rest)
+    return None if match is None else (match[1], bytes.fromhex(match[2]))
+
+
 def backups_prefix(cluster: str) -> str:
     return f"clusters/{cluster}/backups/"
 
@@ -83,6 +90,15 @@ def wal_object_name(cluster: str, system_identifier: int, file_name: str) -> str
     if re.match(r"[0-9A-F]{8}\.history$", file_name):
         return f"{prefix}{file_name[:8]}/{file_name}"
     return f"{prefix}other/{file_name}"
+
+
+def horizons_prefix(cluster: str, system_identifier: int) -> str:
+    return f"clusters/{cluster}/horizons/{system_identifier}/"
+
+
+def horizon_name(cluster: str, system_identifier: int, number: int) -> str:
+    """Where a collector tells before which positions it removes WAL; the highest number is in force."""
+    return f"{horizons_prefix(cluster, system_identifier)}{number:08d}"
 
 
 def quarantine_name(cluster: str, system_identifier: int, file_name: str, plain_hash: str) -> str:

@@ -90,19 +90,21 @@ class Removal:
         self._note(label, f"release/{entry.hold.number:08d}", "released")
 
     def condemn(self, label: str, reason: str) -> bool:
-        """Decide that a retired or abandoned label is removed for good; False when it was undone or held before.
+        """Decide that a label is removed for good; False when that is not (or no longer) to be decided.
 
-        Which labels, and when, is the caller's to know; no undecided writer that has not named it as a source before
-        this returns will use it any more.
+        That is for a retired backup whose time to be brought back is over, and which is not held; for anything that was
+        abandoned; and for a committed compaction, whose caller knows that no manifest of it will be read again. No
+        undecided writer that has not named the label as a source before this returns will use it any more.
         """
         entry = self._catalog.read_entry(label)
         if entry.state is BackupState.CONDEMNED:
             return True
-        if entry.state is BackupState.ABANDONED:
+        is_compaction = entry.state is BackupState.COMMITTED and entry.purpose is Purpose.COMPACTION
+        if entry.state is BackupState.ABANDONED or is_compaction:
             body = {"reason": reason, "not_before": render_time_utc(self._repository.clock.now())}
             self._put_once(label, "retire/00000001", body)
             return self._claim(label, 1, COLLECT, reason) == COLLECT
-        if entry.state is not BackupState.RETIRED or entry.retirement is None or entry.hold is not None:
+        if not is_due(entry, self._repository.clock.now()) or entry.retirement is None:
             return False
         return self._claim(label, entry.retirement.number, COLLECT, reason) == COLLECT
 
@@ -156,6 +158,12 @@ class Removal:
         if entry.state not in states:
             raise Refused(f'backup "{label}" is {entry.state}')
         return entry
+
+
+def is_due(entry: BackupEntry, now: datetime) -> bool:
+    """Whether a backup may be condemned: retired, no longer to be brought back, and not held."""
+    is_over = entry.retirement is not None and entry.retirement.not_before <= now
+    return entry.state is BackupState.RETIRED and is_over and entry.hold is None
 
 
 def _refuse_held(entry: BackupEntry) -> None:

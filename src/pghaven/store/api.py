@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pghaven.errors import Refused
 from pghaven.runtime.durable import Buffer
@@ -89,6 +89,14 @@ class Store(Protocol):
 
     def free_bytes(self) -> int | None:
         """Room for new objects, or None where there is no such figure."""
+
+
+@runtime_checkable
+class KeepsLeftovers(Protocol):
+    """A store in which a writer who dies may leave what no listing shows."""
+
+    def remove_leftovers(self, before: datetime) -> int:
+        """Remove what was left before this moment; returns the bytes set free."""
 
 
 def check_name(name: str) -> str:

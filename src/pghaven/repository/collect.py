@@ -1,0 +1,247 @@
+"""Collecting: removing from the repository what no backup needs any more, in the order of ``docs/design/removal.md``.
+
+The one idea: fates are written before intents are read, and packs are listed before states are; so whoever else is at
+work, one side sees the other, and what is removed cannot come to be needed. If one manifest that counts cannot be read
+nothing is removed at all. A preview sees what a run would see, with the steps that write thought to be done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+from pghaven.errors import Damaged, ObjectMissing
+from pghaven.repository import layout
+from pghaven.repository.backups import BackupCatalog
+from pghaven.repository.collectplan import (
+    Judgement,
+    KeptLabel,
+    LabelReason,
+    ManifestUse,
+    Needs,
+    StoredPack,
+    choose_condemned,
+    counts,
+    find_sources,
+    judge,
+    judge_manifests,
+)
+from pghaven.repository.entry import BackupEntry, BackupState, Purpose, parse_generation
+from pghaven.repository.liveness import seems_dead
+from pghaven.repository.removal import Removal
+from pghaven.store.api import KeepsLeftovers
+
+# How often everything is read anew because something went between its listing and its reading. Only another collector
+# can be the cause, and it does not go on removing for ever.
+_READINGS_MAX = 5
+_HINT = (
+    "What it needs is not known, so nothing can be removed. Bring the object back from a copy of the repository, "
+    "or give that backup up for good by deleting its intent."
+)
+
+_Value = TypeVar("_Value")
+
+
+@contextmanager
+def _removing_nothing() -> Iterator[None]:
+    """Say of damage that it is why nothing was removed."""
+    try:
+        yield
+    except Damaged as error:
+        raise Damaged(f"nothing was removed: {error.message}", detail=error.detail, hint=_HINT) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectRules:
+    """``grace`` is how long what was given up or superseded stays, for whoever goes on with it or is reading it.
+
+    ``is_dead`` judges the writer of an undecided label. ``leftover_age`` is how old a store's own temporary files must
+    be: more than any living writer takes for one object.
+    """
+
+    grace: timedelta
+    is_dead: Callable[[BackupEntry, datetime], bool] = seems_dead
+    leftover_age: timedelta = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectResult:
+    """What was removed, or would be. ``manifests`` are names of objects; ``labels`` went with all their objects."""
+
+    is_done: bool
+    abandoned: tuple[LabelReason, ...]
+    condemned: tuple[LabelReason, ...]
+    packs: tuple[StoredPack, ...]
+    manifests: tuple[str, ...]
+    labels: tuple[LabelReason, ...]
+    kept: tuple[KeptLabel, ...]
+    leftover_bytes: int
+
+    @property
+    def freed_bytes(self) -> int:
+        """The size of the packs, and of what writers who died have left; documents and manifests are not counted."""
+        return sum(pack.size_bytes for pack in self.packs) + self.leftover_bytes
+
+
+class BackupCollector:
+    """Removes from one cluster's backups what nobody needs. Any number may be at work at once, and stop anywhere."""
+
+    def __init__(self, catalog: BackupCatalog, rules: CollectRules) -> None:
+        self._catalog = catalog
+        self._repository = catalog.repository
+        self._removal = Removal(catalog)
+        self._rules = rules
+
+    def preview(self) -> CollectResult:
+        """What ``run`` would do at this moment; writes nothing. Raises Damaged when it would remove nothing."""
+        packs = self._list_packs()
+        now = self._repository.clock.now()
+        dead: list[LabelReason] = []
+        condemned: list[LabelReason] = []
+
+        def foresee(entries: dict[str, BackupEntry]) -> dict[str, BackupEntry]:
+            dead[:] = self._choose_dead(entries, now)
+            for one in dead:
+                given_up = replace(entries[one.label], state=BackupState.ABANDONED, reason=one.reason)
+                entries = {**entries, one.label: given_up}
+            condemned[:] = choose_condemned(entries, now, self._rules.grace)
+            going = {one.label: replace(entries[one.label], state=BackupState.CONDEMNED) for one in condemned}
+            return {**entries, **going}
+
+        judgement = self._read_again_if_missing(lambda: self._judge(packs, foresee(self._read_entries())))
+        return self._result(judgement, dead, condemned)
+
+    def run(self) -> CollectResult:
+        """Remove what nobody needs. Raises Damaged when what is needed is not known: then nothing is removed."""
+        abandoned, condemned = self._settle()
+        packs = self._list_packs()
+        judgement = self._read_again_if_missing(lambda: self._judge(packs, self._read_entries()))
+        store, cluster = self._repository.store, self._catalog.cluster
+        for pack in judgement.packs:
+            store.delete(layout.pack_name(cluster, pack.label, pack.id))
+        for label, part in judgement.manifests:
+            store.delete(layout.backup_object_name(cluster, label, part))
+        for one in judgement.labels:
+            self._remove_label(one)
+        leftover_bytes = 0
+        if isinstance(store, KeepsLeftovers):
+            leftover_bytes = store.remove_leftovers(self._repository.clock.now() - self._rules.leftover_age)
+        return replace(self._result(judgement, abandoned, condemned), is_done=True, leftover_bytes=leftover_bytes)
+
+    def _result(
+        self, judgement: Judgement, abandoned: list[LabelReason], condemned: list[LabelReason]
+    ) -> CollectResult:
+        cluster = self._catalog.cluster
+        return CollectResult(
+            is_done=False,
+            abandoned=tuple(abandoned),
+            condemned=tuple(condemned),
+            packs=judgement.packs,
+            manifests=tuple(layout.backup_object_name(cluster, *one) for one in judgement.manifests),
+            labels=judgement.labels,
+            kept=judgement.kept,
+            leftover_bytes=0,
+        )
+
+    # -- what is decided --------------------------------------------------------------------------------------------
+
+    def _settle(self) -> tuple[list[LabelReason], list[LabelReason]]:
+        """Abandon what is dead, then condemn what is due."""
+        now = self._repository.clock.now()
+        entries = self._read_entries()
+        abandoned = []
+        for one in self._choose_dead(entries, now):
+            if self._catalog.abandon(one.label, one.reason):
+                abandoned.append(one)
+            entries[one.label] = self._catalog.read_entry(one.label)
+        condemned = choose_condemned(entries, now, self._rules.grace)
+        return abandoned, [one for one in condemned if self._removal.condemn(one.label, one.reason)]
+
+    def _choose_dead(self, entries: dict[str, BackupEntry], now: datetime) -> list[LabelReason]:
+        found = []
+        for entry in entries.values():
+            if entry.state is BackupState.UNDECIDED and entry.intent is not None and self._rules.is_dead(entry, now):
+                reason = f'its process {entry.intent.process} on host "{entry.intent.host}" is gone'
+                found.append(LabelReason(label=entry.label, reason=reason))
+        return found
+
+    # -- what is read -----------------------------------------------------------------------------------------------
+
+    def _list_packs(self) -> dict[str, dict[bytes, int]]:
+        """What is stored, by label. Names that are no packs' are passed over."""
+        packs: dict[str, dict[bytes, int]] = {}
+        prefix = layout.packs_prefix(self._catalog.cluster)
+        for info in self._repository.store.list(prefix):
+            if (found := layout.parse_pack_name(info.name.removeprefix(prefix))) is not None:
+                packs.setdefault(found[0], {})[found[1]] = info.size_bytes
+        return packs
+
+    def _read_entries(self) -> dict[str, BackupEntry]:
+        """All labels by name, oldest first. Raises Damaged when one of them cannot be read.
+
+        A listing need not be of one moment: what it may have met at two of them is looked at once more.
+        """
+        entries = {entry.label: entry for entry in self._catalog.list_labels()}
+        again = {label for label, entry in entries.items() if entry.state is BackupState.GONE}
+        for entry in tuple(entries.values()):
+            written = {found[1] for part in entry.parts if (found := parse_generation(part))}
+            again |= {one for one in written if one not in entries}
+            if entry.purpose is Purpose.COMPACTION:
+                again |= {
+                    label
+                    for label in entry.generations
+                    if label in entries
+                    and not any(part.endswith(f"-{entry.label}/manifest") for part in entries[label].parts)
+                }
+        entries.update({label: self._catalog.read_entry(label) for label in sorted(again)})
+        for entry in entries.values():
+            if entry.state is BackupState.DAMAGED:
+                raise Damaged(f"nothing was removed: {entry.reason}", hint=_HINT)
+        return entries
+
+    def _judge(self, packs: dict[str, dict[bytes, int]], entries: dict[str, BackupEntry]) -> Judgement:
+        sources = find_sources(entries.values())
+        moment = self._repository.clock.now() - self._rules.grace
+        uses: list[ManifestUse] = []
+        ids: dict[str, set[bytes]] = {}
+        users: dict[str, set[str]] = {}
+        for entry in entries.values():
+            if not counts(entry, sources):
+                continue
+            with _removing_nothing():
+                found = judge_manifests(
+                    entry, self._catalog.iter_manifests(entry), is_source=entry.label in sources, moment=moment
+                )
+                for use in found:
+                    if not use.is_needed:
+                        continue
+                    for pack in self._catalog.load_pack_table(entry, use.place):
+                        ids.setdefault(pack.label, set()).add(pack.id)
+                        users.setdefault(pack.label, set()).add(entry.label)
+            uses.extend(found)
+        return judge(packs, entries, uses, Needs(ids=ids, users=users))
+
+    def _read_again_if_missing(self, read: Callable[[], _Value]) -> _Value:
+        """Another collector may remove what was listed a moment ago; then its backup is no longer one that counts."""
+        for _ in range(_READINGS_MAX - 1):
+            try:
+                return read()
+            except ObjectMissing:
+                continue
+        try:
+            return read()
+        except ObjectMissing as error:
+            raise Damaged(f"nothing was removed: {error.message}", hint=_HINT) from error
+
+    # -- what is removed --------------------------------------------------------------------------------------------
+
+    def _remove_label(self, one: LabelReason) -> None:
+        entry = self._catalog.read_entry(one.label)
+        if entry.state is BackupState.COMMITTED and entry.purpose is Purpose.COMPACTION:
+            self._removal.condemn(one.label, one.reason)
+            entry = self._catalog.read_entry(one.label)
+        if entry.state in (BackupState.CONDEMNED, BackupState.GONE):
+            self._removal.remove(entry)
