@@ -12,7 +12,7 @@ What comes after a commit (retiring, holding, condemning) is written by ``remova
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -31,6 +31,8 @@ from pghaven.repository.entry import (
     Retirement,
     find_last,
     parse_generation,
+    parse_intent,
+    render_intent,
 )
 from pghaven.repository.manifest import BackupFacts, Manifest, parse_manifest, parse_pack_table, render_manifest
 from pghaven.repository.pack import PackPlace, PackRef
@@ -63,20 +65,7 @@ class BackupCatalog:
 
     def announce(self, label: str, intent: Intent) -> None:
         """Write the intent. Raises ObjectExists when the label is taken."""
-        body = {
-            "host": intent.host,
-            "boot_id": intent.boot_id,
-            "process": intent.process,
-            "process_start": intent.process_start,
-            "started_at": render_time_utc(intent.started_at),
-            "system_identifier": str(intent.system_identifier),
-            "timeline": intent.timeline,
-            "start_lsn": intent.start_lsn,
-            "parent": intent.parent,
-            "sources": list(intent.sources),
-            "purpose": str(intent.purpose),
-        }
-        self._repository.create_document(self._name(label, "intent"), body)
+        self._repository.create_document(self._name(label, "intent"), render_intent(intent))
 
     def sign_of_life(self, label: str, number: int) -> None:
         """Say once more that the writer lives; ``number`` counts up from 1."""
@@ -268,15 +257,9 @@ class BackupCatalog:
     def _read_intent(self, label: str) -> Intent:
         name = self._name(label, "intent")
         try:
-            body = self._repository.read_document(name)
-            known = {field.name: body[field.name] for field in fields(Intent)}
-            known["system_identifier"] = int(known["system_identifier"])
-            known["started_at"] = parse_time_utc(known["started_at"])
-            known["sources"] = tuple(str(source) for source in known["sources"])
-            known["purpose"] = Purpose(known["purpose"])
+            return parse_intent(self._repository.read_document(name))
         except (KeyError, TypeError, ValueError) as error:
             raise Damaged(f'"{name}" is damaged: it is no intent ({error!r})') from error
-        return Intent(**known)
 
     def find_entry(self, label: str) -> BackupEntry:
         """The committed backup of this label or unique beginning of one. Raises NotFound saying what there is.

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
 from pghaven.repository.manifest import BackupFacts
-from pghaven.units import render_time_utc
+from pghaven.units import parse_time_utc, render_time_utc
 
 COLLECT = "collect"
 KEEP = "keep"
@@ -56,6 +56,33 @@ class Intent:
     parent: str | None
     sources: tuple[str, ...] = ()
     purpose: Purpose = Purpose.BACKUP
+
+
+def render_intent(intent: Intent) -> dict[str, Any]:
+    """What the document of an intent holds."""
+    return {
+        "host": intent.host,
+        "boot_id": intent.boot_id,
+        "process": intent.process,
+        "process_start": intent.process_start,
+        "started_at": render_time_utc(intent.started_at),
+        "system_identifier": str(intent.system_identifier),
+        "timeline": intent.timeline,
+        "start_lsn": intent.start_lsn,
+        "parent": intent.parent,
+        "sources": list(intent.sources),
+        "purpose": str(intent.purpose),
+    }
+
+
+def parse_intent(body: Mapping[str, Any]) -> Intent:
+    """The reverse. Raises KeyError, TypeError, ValueError for what is no intent."""
+    known = {one.name: body[one.name] for one in fields(Intent)}
+    known["system_identifier"] = int(known["system_identifier"])
+    known["started_at"] = parse_time_utc(known["started_at"])
+    known["sources"] = tuple(str(source) for source in known["sources"])
+    known["purpose"] = Purpose(known["purpose"])
+    return Intent(**known)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
