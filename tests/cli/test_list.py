@@ -15,11 +15,11 @@ def test_before_the_first_backup_the_list_says_how_to_take_one(site: Site) -> No
 def test_a_backup_is_one_line_under_its_titles(protected: Site) -> None:
     titles, first, *_ = protected.ok("list", NAME).splitlines()
     assert titles.split() == [
-        *("backup", "state", "started", "took", "size", "stored", "timeline", "start", "LSN", "stop", "LSN", "from"),
-        *("bad", "pages"),
+        *("backup", "state", "started", "took", "size", "stored", "changes", "timeline", "start", "LSN", "stop", "LSN"),
+        *("from", "bad", "pages", "verified"),
     ]
     assert first.split()[1] == "complete"
-    assert first.split()[-2:] == ["primary", "0"]
+    assert first.split()[-3:] == ["primary", "0", "never"]
 
 
 def test_the_list_needs_no_server(protected: Site) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import click
@@ -9,6 +10,7 @@ import click
 from pghaven.cli.invocation import Invocation
 from pghaven.cli.opening import choose_clusters, open_chosen_repository
 from pghaven.cli.render import Column, render_table
+from pghaven.clock import SYSTEM_CLOCK
 from pghaven.errors import NotFound
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ _COLUMNS = (
     "stop LSN",
     "from",
     Column(title="bad pages", align="right"),
+    "verified",
 )
 
 
@@ -63,14 +66,15 @@ def command(invocation: Invocation, cluster: str | None) -> int:
 def render_backups(cluster: str, backups: tuple[ListedBackup, ...]) -> str:
     if not backups:
         return f"no backups yet; take one: pghaven backup {cluster}\n"
-    return render_table(_COLUMNS, [_row(one) for one in backups])
+    now = SYSTEM_CLOCK.now()
+    return render_table(_COLUMNS, [_row(one, now) for one in backups])
 
 
 def _title(cluster: str, repository: str, titled: bool) -> str:
     return f"cluster {cluster}, repository {repository}\n" if titled else ""
 
 
-def _row(backup: ListedBackup) -> tuple[object, ...]:
+def _row(backup: ListedBackup, now: datetime) -> tuple[object, ...]:
     from pghaven.units import render_duration, render_size, render_time
 
     state = backup.state.value
@@ -92,7 +96,22 @@ def _row(backup: ListedBackup) -> tuple[object, ...]:
         backup.stop_lsn,
         source,
         backup.bad_pages,
+        _describe_verification(backup, now),
     )
+
+
+def _describe_verification(backup: ListedBackup, now: datetime) -> str | None:
+    """When all of it was last read, and what was found then."""
+    from pghaven.proof.problems import is_stale
+    from pghaven.units import render_time
+
+    if backup.state.value not in ("complete", "retired"):
+        return None
+    verdict, at = backup.verified.verdict.value, backup.verified.at
+    if at is None:
+        return verdict
+    stale = ", long ago" if is_stale(backup, now) else ""
+    return f"{verdict.upper() if verdict == 'damaged' else verdict} {render_time(at)}{stale}"
 
 
 def _body(backups: tuple[ListedBackup, ...]) -> list[dict[str, object]]:

@@ -71,7 +71,8 @@ def _repository_body(state: RepositoryState | RepositorySilence) -> dict[str, ob
         return {"reachable": False, **body}
     windows = [{**_fields(window), "last_segment": str(window.last_segment)} for window in state.reach.windows]
     gaps = [{"first": str(gap.first), "last": str(gap.last), "segments": gap.count} for gap in state.reach.gaps]
-    del body["backups"], body["reach"]
+    found = state.last_damage
+    del body["backups"], body["reach"], body["last_damage"]
     return {
         "reachable": True,
         **body,
@@ -80,6 +81,12 @@ def _repository_body(state: RepositoryState | RepositorySilence) -> dict[str, ob
         "running_backups": [one.label for one in state.backups if one.state.value == "running"],
         "windows": windows,
         "gaps": gaps,
+        "verified_backups": [
+            {"label": one.label, **_fields(one.verified)} for one in state.backups if one.state.value == "complete"
+        ],
+        "last_damage": None
+        if found is None
+        else {"evidence": found.name, "at": found.began_at, "damage_count": found.damage_count},
         "unusable_backups": [label for label, _ in state.reach.unusable],
         "timelines_without_history": state.reach.unknown,
     }
@@ -139,9 +146,29 @@ def _describe_repository(state: RepositoryState | RepositorySilence, now: dateti
     for one in state.backups:
         if one.state.value == "running":
             pairs.append(("running backup", f"{one.label} on host {one.host}, process {one.process}"))
+    pairs.append(("verified", _describe_verification(state, now)))
     pairs.append(("would be lost", _describe_loss(state.recovery_point)))
     pairs += _describe_windows(state)
     return pairs
+
+
+def _describe_verification(state: RepositoryState, now: datetime) -> str:
+    """How much of what is kept somebody has read, and when; nothing that is older than it should be counts."""
+    from pghaven.proof.problems import VERIFICATION_AGE_WARNED, is_stale
+    from pghaven.repository.evidence import Verdict
+    from pghaven.units import render_duration
+
+    complete = [one for one in state.backups if one.state.value == "complete"]
+    fresh = [one for one in complete if one.verified.verdict is Verdict.WHOLE and not is_stale(one, now)]
+    if not fresh:
+        return "no backup; to read and prove them all: pghaven verify"
+    ages = [(now - one.verified.at).total_seconds() for one in fresh if one.verified.at is not None]
+    oldest = render_duration(max(0.0, *ages))
+    return f"{len(fresh)} of {len(complete)} backups found whole, {oldest} ago at the most" + (
+        ""
+        if len(fresh) == len(complete)
+        else f"; the others never, or over {VERIFICATION_AGE_WARNED.days} days ago, or not"
+    )
 
 
 def _describe_loss(point: RecoveryPoint | None) -> str:

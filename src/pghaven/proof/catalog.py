@@ -6,16 +6,18 @@ backup may begin (``repository.liveness``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from pghaven.errors import Damaged, ObjectMissing
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import Timeline
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.entry import BackupEntry, BackupState
+from pghaven.repository.evidence import NEVER_VERIFIED, Evidence, Verification, judge_backup, load_evidence
 from pghaven.repository.liveness import seems_dead
 from pghaven.units import parse_time_utc
 
@@ -39,7 +41,10 @@ _STATES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedBackup:
-    """One backup. What only a complete one has is None for the others; ``seconds`` is from its start to its stop."""
+    """One backup. What only a complete one has is None for the others; ``seconds`` is from its start to its stop.
+
+    ``verified`` is what is known from when somebody last looked at all of it.
+    """
 
     label: str
     state: ShownState
@@ -60,12 +65,33 @@ class ListedBackup:
     host: str | None
     process: int | None
     reason: str | None
+    verified: Verification = NEVER_VERIFIED
 
 
 def list_backups(catalog: BackupCatalog) -> tuple[ListedBackup, ...]:
     """Every backup of a cluster, oldest first. Raises Damaged, StoreUnreachable."""
+    results = load_evidence(catalog.repository, catalog.cluster).results
+    return show_entries(catalog, catalog.list_entries(), results)
+
+
+def show_entries(
+    catalog: BackupCatalog, entries: Sequence[BackupEntry], results: Sequence[Evidence]
+) -> tuple[ListedBackup, ...]:
+    """The entries as they are shown; ``results`` of verifications are the newest first. Raises StoreUnreachable."""
     now = catalog.repository.clock.now()
-    return tuple(show_entry(entry, now) for entry in catalog.list_entries())
+    return tuple(
+        replace(show_entry(entry, now), verified=_find_verification(catalog, entry, results)) for entry in entries
+    )
+
+
+def _find_verification(catalog: BackupCatalog, entry: BackupEntry, results: Sequence[Evidence]) -> Verification:
+    if entry.state not in (BackupState.COMMITTED, BackupState.RETIRED):
+        return NEVER_VERIFIED
+    try:
+        _, manifest_hash = catalog.find_manifest(entry)
+    except (Damaged, ObjectMissing):
+        return NEVER_VERIFIED
+    return judge_backup(results, entry.label, manifest_hash)
 
 
 def show_entry(entry: BackupEntry, now: datetime) -> ListedBackup:

@@ -8,14 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
-from pghaven.proof.catalog import ListedBackup
+from pghaven.proof.catalog import ListedBackup, ShownState
+from pghaven.proof.findings import list_labels
 from pghaven.proof.judgements import BACKUP_AGE_WARNED
 from pghaven.proof.results import count_files
 from pghaven.proof.states import Problem, RepositorySilence, RepositoryState, ServerSilence, ServerState
+from pghaven.repository.evidence import Verdict
 from pghaven.units import render_duration, render_time
 
 # Finished files that wait: a burst is normal, a queue is not.
 _WAITING_WARNED = 16
+# What nobody has read for longer is not known to be there: disks lose bytes in silence.
+VERIFICATION_AGE_WARNED = timedelta(days=30)
 
 
 def find_problems(
@@ -74,6 +78,7 @@ def _judge_repository(
     else:
         yield from _judge_newest(cluster, newest, now)
         yield from _judge_gaps(cluster, server, repository)
+    yield from _judge_verification(cluster, repository, now)
     if repository.quarantined:
         text = f"{repository.quarantined} WAL files of a server that was passed over are in quarantine"
         hint = "Find the server that wrote them after another was promoted, and stop it."
@@ -90,6 +95,39 @@ def _judge_newest(cluster: str, newest: ListedBackup, now: datetime) -> Iterator
     if newest.bad_pages:
         text = f"the newest backup holds {newest.bad_pages} damaged pages of the server"
         yield Problem(level="critical", text=text, hint="Keep the older backups; they may hold these pages whole.")
+
+
+def _judge_verification(cluster: str, repository: RepositoryState, now: datetime) -> Iterator[Problem]:
+    for one in repository.backups:
+        if one.state is ShownState.DAMAGED:
+            text = f"backup {one.label} cannot be used: {one.reason}"
+            yield Problem(level="critical", text=text, hint=f"Run: pghaven verify {cluster}")
+    damaged = tuple(one.label for one in repository.backups if one.verified.verdict is Verdict.DAMAGED)
+    found = repository.last_damage
+    if damaged:
+        verb = "was" if len(damaged) == 1 else "were"
+        hint = f"What is damaged: pghaven verify {cluster}. Take a new backup at once: pghaven backup {cluster} --full"
+        yield Problem(level="critical", text=f"{list_labels(damaged)} {verb} found damaged", hint=hint)
+    elif found is not None:
+        ago = render_duration(max(0.0, (now - found.began_at).total_seconds()))
+        what = "a damaged or missing object was" if found.damage_count == 1 else f"{found.damage_count} damages were"
+        text = f'{what} found in repository "{repository.name}" {ago} ago'
+        hint = f"What it is, and whether it is still so: pghaven verify {cluster}"
+        yield Problem(level="critical", text=text, hint=hint)
+    stale = tuple(one.label for one in repository.backups if is_stale(one, now))
+    if stale:
+        days = VERIFICATION_AGE_WARNED.days
+        verb = "has" if len(stale) == 1 else "have"
+        text = f"{list_labels(stale)} {verb} not been verified for more than {days} days"
+        yield Problem(level="warning", text=text, hint=f"Run: pghaven verify {cluster}")
+
+
+def is_stale(backup: ListedBackup, now: datetime) -> bool:
+    """Whether nobody has read all of a complete backup for too long; a new one was read while it was taken."""
+    if backup.state is not ShownState.COMPLETE or backup.verified.verdict is Verdict.DAMAGED:
+        return False
+    since = backup.verified.at or backup.stopped_at
+    return since is not None and now - since > VERIFICATION_AGE_WARNED
 
 
 def _judge_gaps(cluster: str, server: ServerState | ServerSilence, repository: RepositoryState) -> Iterator[Problem]:

@@ -10,6 +10,7 @@ from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import Timeline
 from pghaven.proof.catalog import ListedBackup, ShownState
 from pghaven.proof.windows import Reach, Window
+from pghaven.repository.evidence import Evidence
 from pghaven.server.probe import ArchiverFacts
 
 
@@ -56,7 +57,10 @@ class RecoveryPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepositoryState:
-    """A repository that answered. ``fenced`` says why what this server writes leads nowhere, if it does."""
+    """A repository that answered. ``fenced`` says why what this server writes leads nowhere, if it does.
+
+    ``last_damage`` is the verification that found damage of which nobody has shown since that it is gone.
+    """
 
     name: str
     url: str
@@ -67,6 +71,7 @@ class RepositoryState:
     recovery_point: RecoveryPoint | None
     quarantined: int
     fenced: str | None
+    last_damage: Evidence | None = None
 
     @property
     def newest(self) -> ListedBackup | None:

@@ -15,7 +15,7 @@ from pghaven.clock import SYSTEM_CLOCK, Clock
 from pghaven.errors import NotFound, PghavenError, Refused
 from pghaven.events import Listener, Step
 from pghaven.postgres.control import parse_control
-from pghaven.proof.catalog import show_entry
+from pghaven.proof.catalog import show_entries
 from pghaven.proof.problems import find_problems
 from pghaven.proof.states import (
     ClusterStatus,
@@ -28,6 +28,7 @@ from pghaven.proof.states import (
 from pghaven.proof.windows import find_reach
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.entry import BackupState
+from pghaven.repository.evidence import find_last_damage, load_evidence
 from pghaven.repository.repository import Lineage, Repository, open_repository
 from pghaven.repository.walstore import WalArchive
 from pghaven.server.backlog import count_waiting
@@ -127,9 +128,12 @@ def _read_repository(
     cluster: str, name: str, repository: Repository, lineage: Lineage, server: ServerState | ServerSilence
 ) -> RepositoryState:
     archive = WalArchive(repository, cluster, lineage.system_identifier, lineage.wal_segment_size)
-    entries = BackupCatalog(repository, cluster).list_entries()
-    backups = [show_entry(entry, repository.clock.now()) for entry in entries]
-    ours = {one.label for one in backups if one.system_identifier == lineage.system_identifier}
+    catalog = BackupCatalog(repository, cluster)
+    entries = catalog.list_entries()
+    results = load_evidence(repository, cluster).results
+    backups = show_entries(catalog, entries, results)
+    # Of a damaged one it is not known whose it was.
+    ours = {one.label for one in backups if one.system_identifier in (lineage.system_identifier, None)}
     committed = [one for one in entries if one.state is BackupState.COMMITTED and one.label in ours]
     state = RepositoryState(
         name=name,
@@ -141,6 +145,7 @@ def _read_repository(
         recovery_point=None,
         quarantined=len(archive.list_quarantine()),
         fenced=_find_fence(archive, server),
+        last_damage=find_last_damage(results),
     )
     return replace(state, recovery_point=_measure(state, server, repository.clock))
 
