@@ -127,6 +127,7 @@ class _Planner:
         self._known = np.where(has_one, files.size[there], 0).astype(np.uint64) if len(files.size) else empty
         self._blocks: dict[int, npt.NDArray[np.uint32]] = {}
         self._extents = self._find_extents()
+        self._keys: dict[int, tuple[int, int]] = {}
 
     def plan(self) -> ChangePlan:
         rules = self._rule_all()
@@ -167,7 +168,7 @@ class _Planner:
     def _rule_main(self, number: int, so_far: Rule, made_anew: frozenset[int]) -> Rule:
         """A main fork. Shorter than in the parent, or with an odd tail, it is stored whole."""
         size, known = int(self._size[number]), int(self._known[number])
-        key = relation_key(self._listing.relative_path(number))
+        key = self._find_key(number)
         whole_blocks = size % self._block_size == 0 and known % self._block_size == 0
         if size < known or not whole_blocks or key[1] in made_anew:
             return Rule.FULL
@@ -180,6 +181,14 @@ class _Planner:
             return Rule.KEEP
         self._blocks[number] = blocks
         return Rule.BLOCKS
+
+    def _find_key(self, number: int) -> tuple[int, int, int]:
+        """Tablespace, database and file node; the first two are a directory's."""
+        directory = self._listing.directory[number]
+        above = self._keys.get(directory)
+        if above is None:
+            above = self._keys[directory] = relation_key(self._listing.relative_path(number))[:2]
+        return *above, int(self._listing.names[number].partition(b".")[0])
 
     def _find_blocks(self, number: int, key: tuple[int, int, int], *, is_untouched: bool) -> npt.NDArray[np.uint32]:
         """The blocks within the file that are to be read: changed ones, new ones, those of fragmented extents."""

@@ -7,7 +7,7 @@ the reason told; the backup is complete either way and only larger.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,10 +54,10 @@ class Tries:
     known: KnownFrames | None
 
 
-def find_tries(catalog: BackupCatalog, system_identifier: int) -> Tries:
+def find_tries(catalog: BackupCatalog, entries: Sequence[BackupEntry], system_identifier: int) -> Tries:
     """The packs of the latest backups of this cluster that were given up since the last one that was finished."""
     labels: list[str] = []
-    for entry in reversed(catalog.list_entries()):
+    for entry in reversed(entries):
         if entry.intent is None or entry.intent.system_identifier != system_identifier:
             continue
         if entry.state is not BackupState.ABANDONED or len(labels) == _TRIES_MAX:
@@ -91,7 +91,9 @@ class Origin:
         self.parent: BackupEntry | None = None
         self.history: History | None = None
 
-    def choose(self, facts: ServerFacts, backup: OpenBackup, data_directory: str) -> None:
+    def choose(
+        self, entries: Sequence[BackupEntry], facts: ServerFacts, backup: OpenBackup, data_directory: str
+    ) -> None:
         """Raises Refused when a way of finding changes was asked for and there is no backup to go on from."""
         if self._method == "full":
             return
@@ -107,7 +109,7 @@ class Origin:
             history=self.history,
             start_lsn=backup.start_lsn,
         )
-        choice = choose_parent(self._catalog.list_committed(), needs)
+        choice = choose_parent((one for one in entries if one.state is BackupState.COMMITTED), needs)
         self.parent = choice.entry
         for reason in choice.reasons:
             self._inform(f"cannot build on an earlier backup: {reason}")

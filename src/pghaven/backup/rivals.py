@@ -7,28 +7,31 @@ it.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pghaven.errors import Locked
 from pghaven.events import Listener, Notice
 from pghaven.repository.backups import BackupCatalog
-from pghaven.repository.entry import BackupState
+from pghaven.repository.entry import BackupEntry, BackupState
 from pghaven.repository.liveness import seems_dead
 from pghaven.units import render_time
 
 
-def make_way(catalog: BackupCatalog, own_label: str | None, listener: Listener) -> None:
+def make_way(catalog: BackupCatalog, own_label: str | None, listener: Listener) -> tuple[BackupEntry, ...]:
     """Give up what dead writers left, and raise Locked when a living one was there before ``own_label``.
 
-    With None every living one was there before.
+    With None every living one was there before. Returns all entries as they are then.
     """
-    entries = catalog.list_entries()
-    for entry in entries:
+    entries = list(catalog.list_entries())
+    for number, entry in enumerate(entries):
         if entry.label == own_label:
-            return  # entries are in the order they began: those after us yield to us
+            break  # entries are in the order they began: those after us yield to us
         if entry.state is not BackupState.UNDECIDED or entry.intent is None:
             continue
         if seems_dead(entry, catalog.repository.clock.now()):
             reason = f'its process {entry.intent.process} on host "{entry.intent.host}" is gone'
             if catalog.abandon(entry.label, reason):
+                entries[number] = replace(entry, state=BackupState.ABANDONED, reason=reason)
                 text = f'backup "{entry.label}" was never finished and is given up: {reason}'
                 listener(Notice(level="info", code="abandoned", text=text))
             continue
@@ -37,3 +40,4 @@ def make_way(catalog: BackupCatalog, own_label: str | None, listener: Listener) 
             f'"{entry.intent.host}", since {render_time(entry.intent.started_at)}',
             hint="Wait until it is done, or end that process.",
         )
+    return tuple(entries)

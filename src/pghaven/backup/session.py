@@ -31,11 +31,12 @@ from pghaven.backup.checks import (
 )
 from pghaven.backup.collect import Collector
 from pghaven.backup.configfiles import read_config_files
-from pghaven.backup.damage import RelationKey, RelationNames, find_relations, judge_suspects
+from pghaven.backup.damage import RelationNames, find_relations, judge_suspects
 from pghaven.backup.jobs import Job
 from pghaven.backup.listing import Listing, list_data_directory, name_owner
 from pghaven.backup.origin import Origin, Tries, find_tries
 from pghaven.backup.pipeline import ReadResult, WorkerPacks, WorkerSettings, open_worker
+from pghaven.backup.relationnames import RelationReader
 from pghaven.backup.rivals import make_way
 from pghaven.errors import PghavenError
 from pghaven.events import Listener, Notice, Progress, Step
@@ -43,7 +44,7 @@ from pghaven.postgres.control import ControlFile, parse_control
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.entry import Intent, summarize
 from pghaven.repository.liveness import SIGN_OF_LIFE_SECONDS
-from pghaven.repository.manifest import BackupFacts, BadPage, ConfigFile, Manifest, Tablespace, render_relation
+from pghaven.repository.manifest import BackupFacts, BadPage, ConfigFile, Manifest, Tablespace
 from pghaven.repository.repository import Repository
 from pghaven.repository.walstore import WalArchive
 from pghaven.runtime.crew import Crew
@@ -51,7 +52,6 @@ from pghaven.runtime.whoami import read_own_identity
 from pghaven.server.bracket import OpenBackup, StoppedBackup, backup_bracket
 from pghaven.server.connection import Connection, connect
 from pghaven.server.probe import ServerFacts, probe_server, read_clock, read_databases, read_tablespaces
-from pghaven.server.relations import list_relations
 from pghaven.units import render_size
 
 # What a worker process holds: interpreter and NumPy, two packs, the read buffer and what compression needs; measured
@@ -125,8 +125,8 @@ class _Session:
             check_server(settings.cluster, facts, lineage)
             refuse_abandoned_timeline(archive, facts.timeline, facts.lsn)
             self._mention_checksums(facts)
-            make_way(self._catalog, None, self._tell)
-            tries = find_tries(self._catalog, facts.system_identifier)
+            entries = make_way(self._catalog, None, self._tell)
+            tries = find_tries(self._catalog, entries, facts.system_identifier)
             origin = Origin(self._catalog, archive, settings.changes, self._tell)
             started_at = self._clock.now()
             self._label = f"{started_at:%Y%m%dT%H%M%SZ}-{os.urandom(2).hex()}"
@@ -142,7 +142,7 @@ class _Session:
                 self._tell(Step(text=f"starting backup {self._label}: waiting for a checkpoint"))
                 with backup_bracket(connection, f"pghaven {self._label}", fast=settings.fast_checkpoint) as backup:
                     refuse_changing_timeline(connection, backup)
-                    origin.choose(facts, backup, settings.data_directory)
+                    origin.choose(entries, facts, backup, settings.data_directory)
                     self._announce(facts, backup, started_at, (origin, tries))
                     with self._abandoned_on_failure():
                         origin.confirm(tries)
@@ -207,19 +207,20 @@ class _Session:
         crew, origin, tries = means
         # Asked now, not before: what was made while the checkpoint went on is not in the WAL that is replayed.
         facts = replace(facts, tablespaces=read_tablespaces(connection), databases=read_databases(connection))
-        listing = list_data_directory(
-            self._settings.data_directory, make_listing_rules(self._settings.data_directory, facts, control)
-        )
-        changes, plan = origin.plan(connection, facts, backup, listing, lambda: self._sign_of_life(backup))
-        self._tell_plan(listing, changes, plan)
+        rules = make_listing_rules(self._settings.data_directory, facts, control)
         collector = Collector(tries.known.packs if tries.known is not None else ())
+        with RelationReader(self._open_database, facts.databases) as relations:
+            listing = list_data_directory(self._settings.data_directory, rules)
+            changes, plan = origin.plan(connection, facts, backup, listing, lambda: self._sign_of_life(backup))
+            self._tell_plan(listing, changes, plan)
 
-        def take(result: ReadResult | WorkerPacks) -> None:
-            collector.take(result)
-            self._tell(Progress(phase="reading", done_bytes=collector.read_bytes, total_bytes=plan.read_bytes))
-            self._sign_of_life(backup)
+            def take(result: ReadResult | WorkerPacks) -> None:
+                collector.take(result)
+                self._tell(Progress(phase="reading", done_bytes=collector.read_bytes, total_bytes=plan.read_bytes))
+                self._sign_of_life(backup)
 
-        crew.run(plan.jobs, take)
+            crew.run(plan.jobs, take)
+            found = relations.finish(find_relations(collector.suspects, listing), self._tell)
         config_files = read_config_files(facts, self._tell)
         # Last of all: on a standby the copy's minRecoveryPoint is where the backup becomes consistent.
         control_data = read_control(self._settings.data_directory, control.system_identifier)
@@ -233,6 +234,7 @@ class _Session:
             stopped_at=read_clock(connection),
             listing=listing,
             collector=collector,
+            relations=found,
             changes=changes,
             parent=origin.parent.label if origin.parent is not None and changes != "full" else None,
             plan=plan,
@@ -240,6 +242,10 @@ class _Session:
             config_files=config_files,
             seconds=self._clock.monotonic() - began,
         )
+
+    def _open_database(self, name: str) -> Connection:
+        owner = find_owner_name(self._settings.data_directory)
+        return connect(self._settings.conninfo, os_user=owner, dbname=name)
 
     def _tell_plan(self, listing: Listing, changes: str, plan: ChangePlan) -> None:
         processes = self._settings.processes
@@ -266,6 +272,7 @@ class _Session:
 
     def _complete(self, connection: Connection, archive: WalArchive, copy: _Copy, began: float) -> BackupResult:
         facts, stopped = copy.facts, copy.stopped
+        relations, names = copy.relations
         wait = ArchiveWait(
             timeline=copy.backup.timeline,
             start_lsn=copy.backup.start_lsn,
@@ -274,10 +281,9 @@ class _Session:
             on_wait=self._sign_of_life,
             explain=lambda: explain_archiver(connection, facts.in_recovery),
         )
-        relations, names = self._read_relations(facts, find_relations(copy.collector.suspects, copy.listing))
-        first, last = wait_for_wal(archive, wait, self._tell)
         collected = copy.collector.finish(copy.listing, verified=facts.data_checksums, parentage=copy.plan.parentage)
         files, written = collected.files, copy.collector.packs
+        first, last = wait_for_wal(archive, wait, self._tell)
         span = (copy.backup.start_lsn, stopped.stop_lsn)
         bad_pages = judge_suspects(copy.collector.suspects, copy.listing, span, names, self._tell)
         backup_facts = self._facts(copy, bad_pages, int(files.size.sum()), sum(pack.size_bytes for pack in written))
@@ -304,22 +310,6 @@ class _Session:
             total_seconds=self._clock.monotonic() - began,
             copy_seconds=copy.seconds,
         )
-
-    def _read_relations(self, facts: ServerFacts, wanted: set[RelationKey]) -> tuple[bytes, RelationNames]:
-        """The names of relations: all as lines of the manifest, the wanted ones by file for messages."""
-        owner = find_owner_name(self._settings.data_directory)
-        lines: list[bytes] = []
-        names: RelationNames = {}
-
-        def open_database(name: str) -> Connection:
-            return connect(self._settings.conninfo, os_user=owner, dbname=name)
-
-        for one in list_relations(open_database, facts.databases, self._tell):
-            key = (one.tablespace_oid, one.database_oid, one.filenode)
-            lines.append(render_relation((one.database_oid, one.database, *key[::2], one.schema, one.name, one.kind)))
-            if key in wanted:
-                names[key] = f"{one.database}.{one.schema}.{one.name}" if one.database else f"{one.schema}.{one.name}"
-        return b"".join(lines), names
 
     def _facts(self, copy: _Copy, bad_pages: tuple[BadPage, ...], total: int, stored: int) -> BackupFacts:
         facts, control = copy.facts, parse_control(copy.control)
@@ -372,6 +362,7 @@ class _Copy:
     stopped_at: datetime
     listing: Listing
     collector: Collector
+    relations: tuple[bytes, RelationNames]
     changes: str
     parent: str | None
     plan: ChangePlan
