@@ -15,6 +15,7 @@ from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.timeline import Timeline
 from pghaven.postgres.waldata import check_segment
+from pghaven.repository.horizon import read_horizon
 from pghaven.repository.walstore import WalArchive
 from pghaven.units import render_duration
 
@@ -61,6 +62,21 @@ def wait_for_wal(archive: WalArchive, wait: ArchiveWait, listener: Listener) -> 
         check_segment(content, segment, archive.system_identifier)
         segment = segment.next()
     return first, last
+
+
+def refuse_removed_wal(archive: WalArchive, timeline: Timeline, start_lsn: Lsn) -> None:
+    """Raises Refused when a collector may be removing the WAL that a backup from here on needs.
+
+    Asked after the backup has announced itself (``repository.horizon``). Only a standby far behind starts there.
+    """
+    horizon = read_horizon(archive.repository, archive.cluster, archive.system_identifier)
+    if horizon.is_past(timeline, start_lsn):
+        raise Refused(
+            f"a backup would start at {start_lsn} of timeline {timeline}, and WAL before {horizon.positions[timeline]} "
+            "is no longer kept",
+            detail="The server is a standby that is further behind than the retention of WAL reaches.",
+            hint="Run CHECKPOINT on its primary and then on this standby, and take the backup again.",
+        )
 
 
 def refuse_abandoned_timeline(archive: WalArchive, timeline: Timeline, lsn: Lsn) -> None:

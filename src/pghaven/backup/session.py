@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 import pghaven
-from pghaven.backup.archivewait import ArchiveWait, refuse_abandoned_timeline, wait_for_wal
+from pghaven.backup.archivewait import ArchiveWait, refuse_abandoned_timeline, refuse_removed_wal, wait_for_wal
 from pghaven.backup.changes import ChangePlan, Rule
 from pghaven.backup.checks import (
     check_copied,
@@ -146,6 +146,7 @@ class _Session:
                     self._announce(facts, backup, started_at, (origin, tries))
                     with self._abandoned_on_failure():
                         origin.confirm(tries)
+                        refuse_removed_wal(archive, backup.timeline, backup.start_lsn)
                         copy = self._copy(connection, control, facts, backup, (crew, origin, tries))
                         return self._complete(connection, archive, copy, began)
 

@@ -54,6 +54,10 @@ class WalArchive:
         self.segment_size = segment_size
 
     @property
+    def repository(self) -> Repository:
+        return self._repository
+
+    @property
     def clock(self) -> Clock:
         return self._repository.clock
 
