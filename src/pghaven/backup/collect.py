@@ -20,6 +20,7 @@ from pghaven.backup.pipeline import ReadResult, WorkerPacks
 from pghaven.repository.blockmap import HOLE, BlockMap, Inheritance, Placements, build_block_map, used_packs
 from pghaven.repository.manifest import FLAG_PAGES_VERIFIED, HASH_BYTES, FileColumns, Manifest
 from pghaven.repository.pack import PackRef
+from pghaven.runtime.names import Names
 
 _TYPES = "IQQIQ"
 _T = TypeVar("_T", bound=np.generic)
@@ -135,7 +136,7 @@ class Collector:
         return FileColumns(
             directories=[_encode(path) for path in listing.directories],
             directory_mode=_column(listing.directory_mode, np.dtype(np.uint16)),
-            names=[name for name, keep in zip(listing.names, kept.tolist(), strict=True) if keep],
+            names=Names(name for name, keep in zip(listing.names, kept, strict=True) if keep),
             directory=_column(listing.directory, np.dtype(np.uint32))[kept],
             size=sizes,
             mode=_column(listing.mode, np.dtype(np.uint16))[kept],

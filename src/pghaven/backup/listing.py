@@ -22,6 +22,7 @@ from pghaven.postgres.datadir import (
     is_unlogged_content,
 )
 from pghaven.postgres.relfile import Fork, RelFile, is_temporary, parse_relfile
+from pghaven.runtime.names import Names
 
 _LINK_DEPTH_MAX = 16
 _TABLESPACES = "pg_tblspc"
@@ -40,7 +41,7 @@ class Listing:
     data_directory: str
     directories: list[str] = field(default_factory=list)
     directory_mode: array[int] = field(default_factory=lambda: array("H"))
-    names: list[bytes] = field(default_factory=list)
+    names: Names = field(default_factory=Names)
     directory: array[int] = field(default_factory=lambda: array("I"))
     size: array[int] = field(default_factory=lambda: array("Q"))
     mode: array[int] = field(default_factory=lambda: array("H"))

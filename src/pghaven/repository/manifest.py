@@ -27,6 +27,7 @@ from pghaven.repository.container import Container, ContainerWriter, FinishedCon
 from pghaven.repository.manifest_check import check_manifest, check_packs
 from pghaven.repository.pack import PackRef
 from pghaven.repository.seal import Keyring
+from pghaven.runtime.names import Names
 from pghaven.units import parse_time_utc, render_time_utc
 
 # Set for files whose pages carry checksums that were verified while they were read.
@@ -140,7 +141,7 @@ class FileColumns:
 
     directories: Sequence[bytes]
     directory_mode: npt.NDArray[np.uint16]
-    names: Sequence[bytes]
+    names: Names
     directory: npt.NDArray[np.uint32]
     size: npt.NDArray[np.uint64]
     mode: npt.NDArray[np.uint16]
@@ -190,7 +191,7 @@ def render_manifest(manifest: Manifest, *, context: bytes, keyring: Keyring) -> 
     }
     blobs: dict[str, bytes] = {
         "directories": _join_names(files.directories),
-        "file_names": _join_names(files.names),
+        "file_names": files.names.to_bytes(),
         "file_hashes": files.content_hash.tobytes(),
         "pack_ids": b"".join(pack.id for pack in packs),
         "relations": manifest.relations,
@@ -242,7 +243,7 @@ def parse_manifest(container: Container) -> Manifest:
     files = FileColumns(
         directories=_split_names(blobs["directories"], len(columns["directory_mode"])),
         directory_mode=columns["directory_mode"],
-        names=_split_names(blobs["file_names"], len(columns["file_size"])),
+        names=_parse_names(blobs["file_names"], len(columns["file_size"])),
         directory=columns["file_directory"],
         size=columns["file_size"],
         mode=columns["file_mode"],
@@ -309,6 +310,13 @@ def _split_names(blob: bytes, count: int) -> list[bytes]:
     if names.pop() != b"" or len(names) != count:
         raise Damaged("it has another number of names than of files or directories")
     return names
+
+
+def _parse_names(blob: bytes, count: int) -> Names:
+    try:
+        return Names.parse(blob, count)
+    except ValueError as error:
+        raise Damaged(f"it has another number of names than of files: {error}") from error
 
 
 def _parse_packs(columns: Mapping[str, npt.NDArray[Any]], ids: bytes, writers: Sequence[object]) -> tuple[PackRef, ...]:

@@ -25,6 +25,7 @@ from pghaven.repository.manifest import (
     render_relation,
 )
 from pghaven.repository.seal import OPEN_KEYRING, Keyring
+from pghaven.runtime.names import Names
 from pghaven.store.memory import MemoryStore
 from tests.support.manifests import take_apart
 from tests.support.synthetic import (
@@ -106,7 +107,7 @@ def test_a_backup_without_files_comes_back(manifest: Manifest) -> None:
         manifest.files,
         directories=[b"", b"global"],
         directory_mode=np.array([0o700, 0o700], np.uint16),
-        names=[],
+        names=Names(),
         **{
             name: getattr(manifest.files, name)[:0]
             for name in ("directory", "size", "mode", "mtime_ns", "owner", "flags", "content_hash")
