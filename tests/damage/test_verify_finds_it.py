@@ -17,8 +17,9 @@ import pytest
 from pghaven.errors import Damaged, NotFound, PghavenError
 from pghaven.events import ignore
 from pghaven.proof.findings import Finding, Gravity
-from pghaven.proof.verify import VerifyResult, VerifySettings, run_verify
+from pghaven.proof.verify import VerifySettings, run_verify
 from pghaven.proof.verify_records import read_records
+from pghaven.proof.verify_result import VerifyResult
 from pghaven.proof.verify_worker import WalObject, check_wal_object
 from pghaven.repository import layout
 from pghaven.repository.backups import BackupCatalog

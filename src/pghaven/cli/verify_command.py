@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pghaven.proof.findings import Finding
-    from pghaven.proof.verify import VerifyResult
+    from pghaven.proof.verify_result import VerifyResult
 
 # Of each kind so many are shown; --json has them all.
 _SHOWN = 50

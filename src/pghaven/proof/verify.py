@@ -3,7 +3,7 @@
     records (here) → packs and WAL (workers) → what the damage means → evidence
 
 The one idea: each object is read once, however many backups need it, and damage never ends the work. Memory: one
-manifest and some 200 bytes for each pack of all backups here, what ``verify_worker`` says in each worker.
+manifest, some 300 bytes for each pack and WAL segment there is, and what ``verify_worker`` says in each worker.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-import pghaven
 from pghaven.clock import SYSTEM_CLOCK, Clock
-from pghaven.errors import PghavenError
-from pghaven.events import Listener, Notice, Progress, Step
+from pghaven.events import Listener, Progress, Step
 from pghaven.postgres.lsn import Lsn
+from pghaven.postgres.timeline import Timeline
 from pghaven.proof.findings import Finding, Gravity, damage, list_labels, warning
 from pghaven.proof.verify_meaning import judge_packs
 from pghaven.proof.verify_records import Records, Subject, read_records
+from pghaven.proof.verify_result import VerifyCounts, VerifyResult, keep_result
 from pghaven.proof.verify_wal import (
     LineageWal,
     find_archive_ends,
@@ -40,21 +40,17 @@ from pghaven.repository.evidence import (
     EvidenceLog,
     Scope,
     load_evidence,
-    render_ends,
-    render_proofs,
-    store_evidence,
 )
+from pghaven.repository.horizon import read_horizon
 from pghaven.repository.manifest import Manifest
 from pghaven.repository.pack import PackRef
 from pghaven.repository.packcheck import PackFlaw, try_read
 from pghaven.repository.repository import Repository
 from pghaven.runtime.crew import Crew
-from pghaven.units import render_size, render_time, render_time_utc
+from pghaven.units import render_size, render_time
 
 _JOB_BYTES = 32 << 20
-# So many findings are kept as evidence, and so many labels with each; all are counted.
-_KEPT_FINDINGS = 100
-_KEPT_LABELS = 20
+_LSN_MAX = Lsn((1 << 64) - 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,43 +61,6 @@ class VerifySettings:
     processes: int
     scope: Scope = Scope.FULL
     only: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VerifyCounts:
-    """What was looked at. ``read_bytes`` of packs and WAL as they are stored, ``proven_bytes`` of what is in them."""
-
-    documents: int
-    manifests: int
-    packs: int
-    frames: int
-    wal_files: int
-    read_bytes: int
-    proven_bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VerifyResult:
-    """``backups`` oldest first; ``evidence`` is the object this was kept as, None if that could not be."""
-
-    cluster: str
-    scope: Scope
-    only: str | None
-    began_at: datetime
-    total_seconds: float
-    backups: tuple[BackupProof, ...]
-    archive_ends: tuple[ArchiveEnd, ...]
-    counts: VerifyCounts
-    findings: tuple[Finding, ...]
-    evidence: str | None
-
-    @property
-    def is_damaged(self) -> bool:
-        return any(one.gravity is Gravity.DAMAGE for one in self.findings)
-
-    @property
-    def has_warnings(self) -> bool:
-        return any(one.gravity is Gravity.WARNING for one in self.findings)
 
 
 def run_verify(
@@ -129,7 +88,7 @@ def run_verify(
         findings=tuple(findings),
         evidence=None,
     )
-    return replace(result, evidence=_keep(repository, result, listener))
+    return replace(result, evidence=keep_result(repository, result, listener))
 
 
 class _Verifier:
@@ -220,7 +179,7 @@ class _Verifier:
         records = self._records
         found = [*self._judge_lineages(), *records.findings, *self._judge_packs()]
         for wal in self.archives:
-            horizon = Lsn(0)
+            horizon = self._read_horizon(wal, found)
             found += judge_wal(wal, horizon)
             if self._settings.only is None:
                 found += note_quarantine(wal)
@@ -232,6 +191,21 @@ class _Verifier:
         found = [one for one in found if not one.backups or not gone.issuperset(one.backups)]
         order = list(Gravity)
         return sorted(found, key=lambda one: order.index(one.gravity))
+
+    def _read_horizon(self, wal: LineageWal, found: list[Finding]) -> Mapping[Timeline, Lsn]:
+        """Before which positions WAL may be missing on purpose; where that cannot be read, anywhere."""
+        identifier = wal.lineage.system_identifier
+        horizon = try_read(
+            self._repository.store, lambda: read_horizon(self._repository, self._settings.cluster, identifier)
+        )
+        if not isinstance(horizon, str):
+            return horizon.positions
+        prefix = layout.horizons_prefix(self._settings.cluster, identifier)
+        names = [prefix + child for child in self._repository.store.list_children(prefix)]
+        name = next((one for one in names if one in horizon), prefix)
+        meaning = "no backup can be taken, and nobody knows which WAL is missing on purpose"
+        found.append(damage(name, horizon, meaning))
+        return dict.fromkeys(wal.held, _LSN_MAX)
 
     def _judge_lineages(self) -> Iterator[Finding]:
         """What of the cluster's lives cannot be used, because it is not known what they were."""
@@ -324,52 +298,3 @@ class _Verifier:
             read_bytes=self._read_bytes,
             proven_bytes=self._proven_bytes,
         )
-
-
-# -- evidence --------------------------------------------------------------------------------------------------------
-
-
-def _keep(repository: Repository, result: VerifyResult, listener: Listener) -> str | None:
-    try:
-        return store_evidence(repository, result.cluster, render_evidence(result))
-    except PghavenError as error:
-        hint = "It counts for nobody who asks later: `pghaven status` will not know of it."
-        text = f"the result could not be kept: {error.message}"
-        listener(Notice(level="warning", code="evidence", text=text, hint=hint))
-        return None
-
-
-def render_evidence(result: VerifyResult) -> Mapping[str, object]:
-    """What is kept of a result: of the findings the gravest, all of them counted."""
-    told = [one for one in result.findings if one.gravity is not Gravity.INFO]
-    counts = result.counts
-    return {
-        "scope": str(result.scope),
-        "only": result.only,
-        "began_at": render_time_utc(result.began_at),
-        "seconds": round(result.total_seconds, 3),
-        "written_by": f"pghaven {pghaven.__version__}",
-        "backups": render_proofs(result.backups),
-        "archive_ends": render_ends(result.archive_ends),
-        "documents": counts.documents,
-        "manifests": counts.manifests,
-        "packs": counts.packs,
-        "frames": counts.frames,
-        "wal_files": counts.wal_files,
-        "read_bytes": str(counts.read_bytes),
-        "proven_bytes": str(counts.proven_bytes),
-        "damage_count": sum(one.gravity is Gravity.DAMAGE for one in told),
-        "warning_count": sum(one.gravity is Gravity.WARNING for one in told),
-        "findings": [
-            {
-                "gravity": str(one.gravity),
-                "object": one.object,
-                "reason": one.reason,
-                "meaning": one.meaning,
-                "backups": list(one.backups[:_KEPT_LABELS]),
-                "files": list(one.files),
-                "file_count": one.file_count,
-            }
-            for one in told[:_KEPT_FINDINGS]
-        ],
-    }

@@ -19,7 +19,15 @@ from pghaven.postgres.timeline import Timeline
 from pghaven.proof.findings import Finding, damage, info, warning
 from pghaven.repository import layout
 from pghaven.repository.backups import BackupCatalog
-from pghaven.repository.entry import COLLECT, BackupEntry, BackupState, Purpose, find_last, summarize
+from pghaven.repository.entry import (
+    COLLECT,
+    BackupEntry,
+    BackupState,
+    Purpose,
+    find_last,
+    parse_generation,
+    summarize,
+)
 from pghaven.repository.liveness import seems_dead
 from pghaven.repository.manifest import Manifest
 from pghaven.repository.pack import PackRef
@@ -91,6 +99,7 @@ def read_records(repository: Repository, cluster: str, only: str | None, known: 
         raise NotFound(
             f'there is no cluster "{cluster}" in repository {repository.store.url}', hint=f"Clusters there: {there}."
         )
+    reader.compactions = {found[1] for one in entries for part in one.parts if (found := parse_generation(part))}
     for info_ in repository.store.list(layout.packs_prefix(cluster)):
         records.stored_packs[info_.name] = info_.size_bytes
     chosen = entries if only is None else [_choose(entries, cluster, only)]
@@ -118,6 +127,7 @@ class _Reader:
         self._known = known
         self.catalog = BackupCatalog(repository, cluster)
         self.records = Records()
+        self.compactions: set[str] = set()  # those of which some backup has a manifest
 
     # -- lineages ---------------------------------------------------------------------------------------------------
 
@@ -151,16 +161,16 @@ class _Reader:
         decision = documents.get("decision", {})
         is_compaction = entry.purpose is Purpose.COMPACTION or "generations" in decision
         self._tell_flaws(entry, flaws, decision, is_compaction=is_compaction)
-        if not is_compaction:
-            if entry.state in (BackupState.COMMITTED, BackupState.RETIRED):
-                self._take_backup(entry)
-                return
-            if entry.state is BackupState.DAMAGED:
-                self._take_damaged(entry, decision)
-                return
-            if entry.state is BackupState.GONE and self._take_headless(entry, documents):
-                return
-        self._note_state(entry, "compaction" if is_compaction else "backup")
+        is_headless = entry.state is BackupState.GONE and _is_committed(entry, documents)
+        if is_compaction:
+            if not (is_headless and self._miss_compaction(entry)):
+                self._note_state(entry, "compaction")
+        elif entry.state in (BackupState.COMMITTED, BackupState.RETIRED):
+            self._take_backup(entry)
+        elif entry.state is BackupState.DAMAGED:
+            self._take_damaged(entry, decision)
+        elif not (is_headless and self._take_headless(entry, decision)):
+            self._note_state(entry, "backup")
 
     def _read_documents(self, entry: BackupEntry) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
         """Every document of a label, and what is wrong with those that cannot be read."""
@@ -207,13 +217,17 @@ class _Reader:
             self.records.is_complete = False
             self.records.subjects.append(Subject(entry=entry, manifest_hash=None, need=None))
 
-    def _take_headless(self, entry: BackupEntry, documents: Mapping[str, dict[str, Any]]) -> bool:
-        """A label without an intent is being removed, or it was lost: then everything else is there."""
-        decision = documents.get("decision", {})
-        retired = find_last(entry.parts, "retire")
-        fate = documents.get(f"fate/{retired:08d}", {}).get("fate")
-        if decision.get("decision") != "commit" or fate == COLLECT:
+    def _miss_compaction(self, entry: BackupEntry) -> bool:
+        """Without its intent a compaction does not count; if it is being removed no backup has a manifest of it."""
+        if entry.label not in self.compactions:
             return False
+        meaning = "the backups that this compaction moved may not be restored any more"
+        name = self._name(entry.label, "intent")
+        self.records.findings.append(damage(name, "it is missing, and its manifests are there", meaning))
+        return True
+
+    def _take_headless(self, entry: BackupEntry, decision: Mapping[str, Any]) -> bool:
+        """A label without an intent is being removed, or it was lost: then everything else is there."""
         restored = _with_decision(entry, decision)
         manifest = try_read(self._repository.store, lambda: self.catalog.load_manifest(restored))
         if isinstance(manifest, str) or not all(
@@ -311,6 +325,12 @@ class _Reader:
 
     def _name(self, label: str, part: str) -> str:
         return layout.backup_object_name(self._cluster, label, part)
+
+
+def _is_committed(entry: BackupEntry, documents: Mapping[str, dict[str, Any]]) -> bool:
+    """Whether a label without an intent was committed, and nobody has decided to remove it."""
+    fate = documents.get(f"fate/{find_last(entry.parts, 'retire'):08d}", {}).get("fate")
+    return documents.get("decision", {}).get("decision") == "commit" and fate != COLLECT
 
 
 def _with_decision(entry: BackupEntry, decision: Mapping[str, Any]) -> BackupEntry:

@@ -161,8 +161,12 @@ def find_archive_ends(wal: LineageWal) -> tuple[ArchiveEnd, ...]:
 # -- what it means ---------------------------------------------------------------------------------------------------
 
 
-def judge_wal(wal: LineageWal, horizon: Lsn) -> list[Finding]:
-    """What is wrong, after the files were read; WAL before ``horizon`` may have been removed on purpose.
+Positions = Mapping[Timeline, Lsn]
+"""Of each timeline the position before which WAL that no backup needs may have been removed on purpose."""
+
+
+def judge_wal(wal: LineageWal, horizon: Positions) -> list[Finding]:
+    """What is wrong, after the files were read. ``horizon`` is as it is then.
 
     Each flaw and each gap is told once, with the backups that cannot be restored because of it.
     """
@@ -171,7 +175,7 @@ def judge_wal(wal: LineageWal, horizon: Lsn) -> list[Finding]:
     lost = [need for need in wal.needs if need.label not in reached]
     return [
         *_judge_histories(wal, lost),
-        *_judge_flaws(wal, lost),
+        *_judge_flaws(wal, lost, horizon),
         *_judge_gaps(wal, lost, horizon),
     ]
 
@@ -194,7 +198,7 @@ def _judge_histories(wal: LineageWal, lost: Sequence[WalNeed]) -> Iterator[Findi
         yield damage(wal.name_of(timeline.history_name), reason, meaning, labels)
 
 
-def _judge_flaws(wal: LineageWal, lost: Sequence[WalNeed]) -> Iterator[Finding]:
+def _judge_flaws(wal: LineageWal, lost: Sequence[WalNeed], horizon: Positions) -> Iterator[Finding]:
     used: dict[str, Timeline] = {}
     for history, _, walk in _walk_all(wal, wal.held):
         used.update((str(segment), history.timeline) for segment in _files_of(walk) if str(segment) not in used)
@@ -202,16 +206,23 @@ def _judge_flaws(wal: LineageWal, lost: Sequence[WalNeed]) -> Iterator[Finding]:
         file_name = name.rpartition("/")[2]
         segment = _parse_segment(file_name, wal.archive)
         if segment is None or name != wal.name_of(file_name) or file_name not in used:
-            yield warning(name, reason, "no restore of a backup that is here reads it")
+            if wal.archive.store.find(name) is not None:  # else it was removed meanwhile
+                yield warning(name, reason, "no restore of a backup that is here reads it")
             continue
         labels = _list_hit(lost, segment, segment)
+        if not labels and _is_before(segment, horizon) and not wal.archive.exists(file_name):
+            continue
         meaning = f"recovery on timeline {used[file_name]} cannot go beyond {segment.start_lsn}"
         if labels:
             meaning = f"{list_labels(labels)} cannot be restored; {meaning}"
         yield damage(name, reason, meaning, labels)
 
 
-def _judge_gaps(wal: LineageWal, lost: Sequence[WalNeed], horizon: Lsn) -> Iterator[Finding]:
+def _is_before(segment: SegmentName, horizon: Positions) -> bool:
+    return segment.end_lsn <= horizon.get(segment.timeline, Lsn(0))
+
+
+def _judge_gaps(wal: LineageWal, lost: Sequence[WalNeed], horizon: Positions) -> Iterator[Finding]:
     told: set[SegmentName] = set()
     for history, need, walk in _walk_all(wal, wal.held):
         for first, last in _iter_gaps(history, need, walk):
@@ -219,7 +230,7 @@ def _judge_gaps(wal: LineageWal, lost: Sequence[WalNeed], horizon: Lsn) -> Itera
                 continue
             told.add(first)
             labels = _list_hit(lost, first, last)
-            if not labels and last.end_lsn <= horizon:
+            if not labels and _is_before(last, horizon):
                 continue
             count = last.number - first.number + 1
             reason = "it is missing" if count == 1 else f"it and all up to {last} are missing, {count} segments"
@@ -251,14 +262,14 @@ def _list_hit(lost: Iterable[WalNeed], first: SegmentName, last: SegmentName) ->
     return tuple(one.label for one in lost if one.start_lsn < last.end_lsn and one.stop_lsn > first.start_lsn)
 
 
-def judge_ends(wal: LineageWal, before: Sequence[ArchiveEnd], when: str, horizon: Lsn) -> list[Finding]:
+def judge_ends(wal: LineageWal, before: Sequence[ArchiveEnd], when: str, horizon: Positions) -> list[Finding]:
     """WAL that was there at the end of a timeline when the archive was verified before, and is no more."""
     now = {end.timeline: end.end_lsn for end in find_archive_ends(wal)}
     found = []
     for end in before:
         if end.system_identifier != wal.lineage.system_identifier:
             continue
-        if end.end_lsn <= max(now.get(end.timeline, Lsn(0)), horizon):
+        if end.end_lsn <= max(now.get(end.timeline, Lsn(0)), horizon.get(end.timeline, Lsn(0))):
             continue
         segment = SegmentName.before(end.timeline, end.end_lsn, wal.archive.segment_size)
         reason = (

@@ -10,16 +10,22 @@ import pytest
 
 from pghaven.errors import NotFound
 from pghaven.events import Event, Notice, Progress, ignore
+from pghaven.postgres.lsn import Lsn
+from pghaven.postgres.timeline import Timeline
+from pghaven.proof.catalog import list_backups
 from pghaven.proof.findings import Finding, Gravity
-from pghaven.proof.verify import VerifyResult, VerifySettings, run_verify
+from pghaven.proof.verify import VerifySettings, run_verify
+from pghaven.proof.verify_result import VerifyResult
 from pghaven.repository.backups import BackupCatalog
-from pghaven.repository.entry import BackupState
+from pghaven.repository.entry import BackupState, Purpose, render_generation
 from pghaven.repository.evidence import load_evidence
+from pghaven.repository.horizon import raise_horizon
 from pghaven.repository.removal import Removal, RetireOrder
 from pghaven.repository.repository import Repository
 from pghaven.runtime.whoami import read_own_identity
 from pghaven.store.memory import MemoryStore
 from pghaven.store.open import create_root
+from pghaven.units import render_time_utc
 from tests.support.synthetic import (
     CLUSTER,
     SEGMENT_SIZE,
@@ -211,6 +217,95 @@ def test_a_lineage_that_is_missing_is_named_with_its_backups(repository: Reposit
     repository.store.delete(name)
     (finding,) = verify(repository).findings
     assert (finding.object, finding.backups) == (name, (FIRST.label, SECOND.label))
+
+
+def test_wal_that_was_removed_on_purpose_is_not_missed(repository: Repository) -> None:
+    add_segments(repository, *range(6, 20))
+    remove_segments(repository, *range(8, 12))
+    assert verify(repository).is_damaged
+    raise_horizon(repository, CLUSTER, SYSTEM_IDENTIFIER, {Timeline(1): Lsn(12 * SEGMENT_SIZE)})
+    assert verify(repository).findings == ()
+    remove_segments(repository, 13)
+    assert [name for name, _ in tell(verify(repository), Gravity.DAMAGE)] == [f"{WAL}00000001000000000000000D"]
+
+
+def test_before_the_horizon_too_a_backup_needs_its_own_wal(repository: Repository) -> None:
+    add_segments(repository, *range(6, 20))
+    raise_horizon(repository, CLUSTER, SYSTEM_IDENTIFIER, {Timeline(1): Lsn(12 * SEGMENT_SIZE)})
+    remove_segments(repository, 4)
+    (finding,) = verify(repository).findings
+    assert finding.backups == (FIRST.label, SECOND.label)
+
+
+def test_a_damaged_horizon_is_named(repository: Repository) -> None:
+    raise_horizon(repository, CLUSTER, SYSTEM_IDENTIFIER, {Timeline(1): Lsn(SEGMENT_SIZE)})
+    (name,) = [info.name for info in repository.store.list(f"clusters/{CLUSTER}/horizons/")]
+    repository.store.delete(name)
+    repository.store.create(name, [b"rotten"])
+    (finding,) = verify(repository).findings
+    assert (finding.gravity, finding.object) == (Gravity.DAMAGE, name)
+
+
+# -- compactions ----------------------------------------------------------------------------------------------------
+
+
+def compact(repository: Repository, source: SourceTree) -> str:
+    """Give the first backup a manifest over packs that a compaction wrote; its label."""
+    catalog = BackupCatalog(repository, CLUSTER)
+    order = BackupOrder(number=3)
+    catalog.announce(order.label, replace(make_intent(order), purpose=Purpose.COMPACTION, sources=(FIRST.label,)))
+    stored = store_files(catalog, source, order)
+    before = catalog.load_manifest(catalog.find_entry(FIRST.label))
+    part = render_generation(1, order.label)
+    manifest_hash, _ = catalog.store_manifest(FIRST.label, part, replace(stored, facts=before.facts))
+    catalog.decide(
+        order.label,
+        {
+            "decision": "commit",
+            "manifest": "",
+            "summary": {},
+            "written_at": render_time_utc(START),
+            "generations": {FIRST.label: manifest_hash},
+        },
+    )
+    return order.label
+
+
+def verdict(repository: Repository, label: str) -> str:
+    by_label = {one.label: one for one in list_backups(BackupCatalog(repository, CLUSTER))}
+    return by_label[label].verified.verdict.value
+
+
+def test_after_a_compaction_the_packs_it_wrote_are_verified(repository: Repository, source: SourceTree) -> None:
+    label = compact(repository, source)
+    assert not verify(repository).is_damaged
+    (pack, *_) = [info.name for info in repository.store.list(f"{PACKS}{label}/")]
+    repository.store.delete(pack)
+    (finding,) = [one for one in verify(repository).findings if one.gravity is Gravity.DAMAGE]
+    assert (finding.object, finding.backups) == (pack, (FIRST.label,))
+
+
+def test_after_a_compaction_no_older_result_counts(repository: Repository, source: SourceTree) -> None:
+    verify(repository)
+    assert [verdict(repository, one.label) for one in (FIRST, SECOND)] == ["whole", "whole"]
+    compact(repository, source)
+    assert [verdict(repository, one.label) for one in (FIRST, SECOND)] == ["never", "whole"]
+    verify(repository)
+    assert [verdict(repository, one.label) for one in (FIRST, SECOND)] == ["whole", "whole"]
+
+
+@pytest.mark.parametrize("part", ["intent", "decision"])
+def test_what_is_missing_or_rotten_of_a_compaction_is_named(
+    repository: Repository, source: SourceTree, part: str
+) -> None:
+    name = f"{BACKUPS}{compact(repository, source)}/{part}"
+    content = repository.store.read(name)
+    repository.store.delete(name)
+    if part == "intent":
+        assert [found for found, _ in tell(verify(repository), Gravity.DAMAGE)] == [name]
+    repository.store.create(name, [content[:-2] + b"x\n"])
+    found = {one.object for one in verify(repository).findings if one.gravity is not Gravity.INFO}
+    assert name in found
 
 
 # -- evidence ---------------------------------------------------------------------------------------------------------
