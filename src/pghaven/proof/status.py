@@ -29,6 +29,7 @@ from pghaven.proof.windows import find_reach
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.entry import BackupState
 from pghaven.repository.evidence import find_last_damage, load_evidence
+from pghaven.repository.horizon import read_horizon
 from pghaven.repository.repository import Lineage, Repository, open_repository
 from pghaven.repository.walstore import WalArchive
 from pghaven.server.backlog import count_waiting
@@ -141,7 +142,7 @@ def _read_repository(
         free_bytes=repository.store.free_bytes(),
         system_identifier=lineage.system_identifier,
         backups=tuple(one for one in backups if one.label in ours),
-        reach=find_reach(archive, committed),
+        reach=find_reach(archive, committed, read_horizon(repository, cluster, lineage.system_identifier).positions),
         recovery_point=None,
         quarantined=len(archive.list_quarantine()),
         fenced=_find_fence(archive, server),

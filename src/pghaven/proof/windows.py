@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 
 from pghaven.errors import Damaged, ObjectMissing
 from pghaven.postgres.lsn import Lsn
@@ -20,6 +21,8 @@ from pghaven.repository.ledger import Walk, walk_path
 from pghaven.repository.walstore import WalArchive
 from pghaven.restore.walsearch import read_written_time
 from pghaven.units import parse_time_utc
+
+_NO_HORIZON: Mapping[Timeline, Lsn] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +65,12 @@ class Reach:
     unknown: tuple[Timeline, ...]
 
 
-def find_reach(archive: WalArchive, entries: Sequence[BackupEntry]) -> Reach:
+def find_reach(
+    archive: WalArchive, entries: Sequence[BackupEntry], horizon: Mapping[Timeline, Lsn] = _NO_HORIZON
+) -> Reach:
     """What the backups (committed ones of this archive's system identifier, oldest first) and the WAL allow.
 
+    What is missing before the ``horizon`` of its timeline was removed on purpose and is no gap.
     Lists the whole archive. Raises StoreUnreachable, NotPermitted.
     """
     held = {
@@ -88,7 +94,8 @@ def find_reach(archive: WalArchive, entries: Sequence[BackupEntry]) -> Reach:
         unusable.update((entry.label, walk.first_missing) for entry, walk in ways if not _covers(entry, walk))
         windows += _group(archive, history, usable)
         for _, walk in ways:
-            if gap := _find_gap(walk):
+            gap = _find_gap(walk)
+            if gap is not None and gap.last.end_lsn > horizon.get(gap.last.timeline, Lsn(0)):
                 gaps.setdefault(str(gap.first), gap)
     return Reach(
         windows=tuple(windows),

@@ -110,3 +110,11 @@ def test_a_timeline_without_its_history_is_unknown(archive: WalArchive) -> None:
     hold(archive, [3])
     hold(archive, [4], timeline=2)
     assert find_reach(archive, [backup(3)]).unknown == (Timeline(2),)
+
+
+def test_wal_that_was_removed_on_purpose_is_no_gap(archive: WalArchive) -> None:
+    """A held backup keeps its own WAL, and what lies between it and the window has gone."""
+    hold(archive, [3, 8, 9, 11])
+    held = find_reach(archive, [backup(3), backup(8)], {Timeline(1): Lsn(8 * SIZE)})
+    assert [str(gap.first) for gap in held.gaps] == [str(segment(10))]
+    assert [window.backups for window in held.windows] == [("b3",), ("b8",)]
