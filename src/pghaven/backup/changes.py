@@ -213,11 +213,14 @@ class _Planner:
     def _find_extents(self) -> dict[int, list[int]]:
         """For each file the extents that its parent's map has in too many pieces."""
         files, extents = find_fragmented(self._ground.parent.block_map)
-        ours = {int(there): number for number, there in enumerate(self._ground.counterpart.tolist()) if there >= 0}
+        counterpart = self._ground.counterpart
+        ours = np.full(len(self._ground.parent.files.size), -1, np.int64)
+        has_one = np.flatnonzero(counterpart >= 0)
+        ours[counterpart[has_one]] = has_one
         found: dict[int, list[int]] = {}
-        for file, extent in zip(files.tolist(), extents.tolist(), strict=True):
-            if file in ours:
-                found.setdefault(ours[file], []).append(extent)
+        for number, extent in zip(ours[files].tolist(), extents.tolist(), strict=True):
+            if number >= 0:
+                found.setdefault(number, []).append(extent)
         return found
 
     # -- jobs -------------------------------------------------------------------------------------------------------

@@ -59,6 +59,8 @@ from pghaven.units import render_size
 WORKER_MEMORY_BYTES = 130 << 20
 COORDINATOR_MEMORY_BYTES = 80 << 20
 FILE_MEMORY_BYTES = 120
+# With a parent there are its files and its map too; measured with bench/scale.py.
+CHANGED_FILE_MEMORY_BYTES = 400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,7 +252,8 @@ class _Session:
 
     def _tell_plan(self, listing: Listing, changes: str, plan: ChangePlan) -> None:
         processes = self._settings.processes
-        memory = COORDINATOR_MEMORY_BYTES + processes * WORKER_MEMORY_BYTES + len(listing.size) * FILE_MEMORY_BYTES
+        grown = FILE_MEMORY_BYTES if plan.parentage is None else CHANGED_FILE_MEMORY_BYTES
+        memory = COORDINATOR_MEMORY_BYTES + processes * WORKER_MEMORY_BYTES + len(listing.size) * grown
         found = {"full": "", "lsn": ", comparing pages by their LSN", "summaries": ", as WAL summaries say"}[changes]
         text = (
             f"reading {render_size(plan.read_bytes)} of {render_size(sum(listing.size))} in {len(listing.size)} files"

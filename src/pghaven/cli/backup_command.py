@@ -100,7 +100,7 @@ def render_text(result: BackupResult) -> str:
 
     facts = result.facts
     share = f" ({100 * facts.stored_bytes / facts.total_bytes:.0f} %)" if facts.total_bytes else ""
-    rate = f", {render_rate(facts.total_bytes / result.copy_seconds)}" if result.copy_seconds > 0 else ""
+    rate = f", {render_rate(result.read_bytes / result.copy_seconds)}" if result.copy_seconds > 0 else ""
     pages = "verified" if facts.data_checksums else "not verifiable: the cluster has no data checksums"
     if facts.bad_pages:
         pages = f"{len(facts.bad_pages)} damaged pages"
