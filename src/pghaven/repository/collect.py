@@ -8,7 +8,7 @@ nothing is removed at all. A preview sees what a run would see, with the steps t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -154,8 +154,9 @@ class BackupCollector:
         entries = self._read_entries()
         abandoned = []
         for one in self._choose_dead(entries, now):
-            if self._catalog.abandon(one.label, one.reason):
-                abandoned.append(one)
+            with suppress(ObjectMissing):  # another collector has removed all of it by now
+                if self._catalog.abandon(one.label, one.reason):
+                    abandoned.append(one)
             entries[one.label] = self._catalog.read_entry(one.label)
         condemned = choose_condemned(entries, now, self._rules.grace)
         return abandoned, [one for one in condemned if self._removal.condemn(one.label, one.reason)]

@@ -6,10 +6,11 @@ other side may have written meanwhile; ``docs/design/removal.md`` shows that one
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
-from pghaven.errors import NotFound, ObjectExists, Refused
+from pghaven.errors import NotFound, ObjectExists, ObjectMissing, Refused
 from pghaven.repository import layout
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.entry import COLLECT, KEEP, BackupEntry, BackupState, Purpose, find_last
@@ -136,18 +137,24 @@ class Removal:
         try:
             self._repository.create_document(self._name(label, part), {**body, "written_at": written_at})
         except ObjectExists:
-            self._repository.store.confirm(self._name(label, part))
+            with suppress(ObjectMissing):  # all of it is being removed: whoever asks next will see that
+                self._repository.store.confirm(self._name(label, part))
 
     def _claim(self, label: str, number: int, fate: str, reason: str) -> str:
-        """Settle what becomes of a retirement, unless it is settled; returns what became of it."""
-        part = f"fate/{number:08d}"
+        """Settle what becomes of a retirement, unless it is settled; returns what became of it.
+
+        An intent that is gone afterwards means that it was settled long ago, and removed with all the rest.
+        """
+        store = self._repository.store
+        name = self._name(label, f"fate/{number:08d}")
         body = {"fate": fate, "reason": reason, "written_at": render_time_utc(self._repository.clock.now())}
         try:
-            self._repository.create_document(self._name(label, part), body)
+            self._repository.create_document(name, body)
         except ObjectExists:
-            self._repository.store.confirm(self._name(label, part))
-            return self._catalog.read_fate(label, number)
-        return fate
+            with suppress(ObjectMissing):
+                store.confirm(name)
+                fate = self._catalog.read_fate(label, number)
+        return fate if store.find(self._name(label, "intent")) is not None else COLLECT
 
     def _require(self, label: str, *states: BackupState) -> BackupEntry:
         entry = self._catalog.read_entry(label)

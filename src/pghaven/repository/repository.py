@@ -73,10 +73,13 @@ class Repository:
         self._require_writable()
         try:
             self.store.create(name, [data])
-        except ObjectExists:
-            if self.store.read(name) != data:
-                raise
-            self.store.confirm(name)
+        except ObjectExists as taken:
+            try:
+                if self.store.read(name) != data:
+                    raise
+                self.store.confirm(name)
+            except ObjectMissing:
+                raise taken from None  # it was there, and has been removed meanwhile
 
     def read_document(self, name: str) -> dict[str, Any]:
         """Raises ObjectMissing, Damaged."""

@@ -313,6 +313,22 @@ def test_undo_and_condemn_have_one_winner_and_both_know_which() -> None:
     assert seen == {True, False}
 
 
+def condemn_and_remove(store: Store) -> bool:
+    removal = Removal(open_catalog(store))
+    is_condemned = removal.condemn(LABEL, "old")
+    if is_condemned:
+        removal.remove(open_catalog(store).read_entry(LABEL))
+    return is_condemned
+
+
+@pytest.mark.parametrize("name", ["undo", "hold"])
+def test_nobody_is_told_to_have_saved_what_is_removed_already(name: str) -> None:
+    for entry, (saving, removing) in played(["retire"], actor(name), condemn_and_remove):
+        assert removing.error is None
+        assert (saving.error is None) is (not removing.value)
+        assert entry.state is (BackupState.GONE if removing.value else BackupState.COMMITTED)
+
+
 @pytest.mark.parametrize("before", [[], ["retire"]])
 def test_after_a_hold_that_succeeded_no_condemning_does(before: list[str]) -> None:
     def retire_and_condemn(store: Store) -> bool:
