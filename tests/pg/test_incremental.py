@@ -54,3 +54,23 @@ def test_only_what_changed_is_stored(site: Protected, pg_version: int, make_clus
     restored.run("pg_amcheck", "--all", "--heapallindexed", "--install-missing")
     restored.stop()
     restored.run("pg_checksums", "--check", "-D", str(restored.data_directory))
+
+
+def test_a_damaged_page_is_told_until_it_is_gone(site: Protected, pg_version: int) -> None:
+    """Also by a backup that does not read it again."""
+    cluster = site.cluster
+    cluster.sql("CREATE TABLE hurt AS SELECT i FROM generate_series(1, 5000) i")
+    cluster.sql("VACUUM FREEZE hurt")
+    cluster.sql("CHECKPOINT")
+    path = Path(cluster.data_directory) / cluster.value("SELECT pg_relation_filepath('hurt')")
+    content = bytearray(path.read_bytes())
+    content[3 * 8192 + 5000] ^= 1
+    path.write_bytes(content)
+    first = site.backup().facts.bad_pages
+    assert [page.block for page in first] == [3]
+    for method in methods(pg_version):
+        result = site.backup(changes=method)
+        assert result.facts.changes == method
+        assert [(page.path, page.block) for page in result.facts.bad_pages] == [(first[0].path, 3)]
+    cluster.sql("TRUNCATE hurt")
+    assert site.backup().facts.bad_pages == ()
