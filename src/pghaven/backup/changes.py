@@ -157,7 +157,9 @@ class _Planner:
             if self._recorded_hash(number).any():
                 rules[number] = Rule.COMPARE
         made_anew = self._find_new_databases()
-        for number in np.flatnonzero(is_main & (ground.counterpart >= 0)).tolist():
+        settled = rules == Rule.KEEP if not made_anew else np.zeros(len(rules), bool)
+        settled[list(self._extents)] = False
+        for number in np.flatnonzero(is_main & (ground.counterpart >= 0) & ~settled).tolist():
             rules[number] = self._rule_main(number, Rule(int(rules[number])), made_anew)
         return rules
 
