@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from random import Random
 from typing import Any
 
@@ -12,16 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pghaven.postgres.lsn import Lsn
-from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.timeline import History, HistoryEntry, Timeline
 from pghaven.repository.entry import BackupState
+from pghaven.repository.walcollect import WalNeed
 from pghaven.retention.facts import KnownBackup, KnownLineage, KnownTimeline
 from pghaven.retention.periods import Period, name_period
 from pghaven.retention.policy import RetentionPlan, RetentionPolicy, plan_retention
 from pghaven.retention.walplan import plan_wal
+from tests.unit.retention.backups import NOW, SIZE, stays
 
-NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
-SIZE = 1 << 20
 SEGMENTS = 40
 COMMITTED = BackupState.COMMITTED
 
@@ -252,13 +251,13 @@ def test_no_moment_of_the_window_is_lost(window: timedelta, lineages: Lineages) 
                 kept = [one for one in before if by_label[one.label].is_kept]
                 assert bool(before) == bool(kept)
                 assert any(one.flaw is None for one in before) == any(one.flaw is None for one in kept)
-                leading = [one for one in kept if keeps_all_from(wal.horizon, one)]
+                leading = [one for one in kept if keeps_all_from(wal.need, one)]
                 misdated = any(reason.rule == "misdated" for one in before for reason in by_label[one.label].reasons)
                 assert not before or leading or misdated
 
 
-def keeps_all_from(horizon: Lsn | None, backup: KnownBackup) -> bool:
-    return horizon is None or horizon <= backup.start_lsn
+def keeps_all_from(need: WalNeed | None, backup: KnownBackup) -> bool:
+    return need is None or need.horizon <= backup.start_lsn
 
 
 @given(policies(), ANY_STATE)
@@ -271,9 +270,7 @@ def test_the_wal_of_every_backup_that_is_there_is_kept(policy: RetentionPolicy, 
         goes_on = verdict.leads_on or backup.stop_lsn is None or not verdict.is_kept
         first = backup.start_lsn // SIZE
         last = first + SEGMENTS if goes_on or backup.stop_lsn is None else backup.stop_lsn // SIZE
-        for number in range(first, last + 1):
-            segment = SegmentName(timeline=backup.timeline, number=number, segment_size=SIZE)
-            assert wal.find_reason(str(segment), SIZE) is not None
+        assert all(stays(wal.need, number) for number in range(first, last + 1))
 
 
 @given(policies(), ANY_STATE)
@@ -281,14 +278,13 @@ def test_wal_that_nothing_needs_goes(policy: RetentionPolicy, lineages: Lineages
     plan = make_plan(policy, lineages)
     for lineage in lineages:
         wal = plan_wal(plan, lineage.system_identifier)
-        if wal.horizon is None or not lineage.backups:
+        if wal.need is None:
             continue
-        for number in range(wal.horizon // SIZE):
+        for number in range(wal.need.horizon // SIZE):
             needed = any(
                 one.start_lsn // SIZE <= number <= one.stop_lsn // SIZE for one in lineage.backups if one.stop_lsn
             )
-            name = str(SegmentName(timeline=Timeline(1), number=number, segment_size=SIZE))
-            assert (wal.find_reason(name, SIZE) is not None) == needed
+            assert stays(wal.need, number) == needed
 
 
 def test_the_periods_of_a_policy_are_in_the_order_of_their_options() -> None:

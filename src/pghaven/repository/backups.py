@@ -261,18 +261,21 @@ class BackupCatalog:
         except (KeyError, TypeError, ValueError) as error:
             raise Damaged(f'"{name}" is damaged: it is no intent ({error!r})') from error
 
-    def find_entry(self, label: str) -> BackupEntry:
-        """The committed backup of this label or unique beginning of one. Raises NotFound saying what there is.
+    def find_entry(self, label: str, *states: BackupState) -> BackupEntry:
+        """The backup of this label or unique beginning of one in one of these states, without any a committed one.
+
+        Raises NotFound saying what there is.
 
         Reads nothing of other backups, so that damage to one does not stand in the way of all.
         """
         parts = self._list_parts()
         labels = [label] if label in parts else [one for one in parts if one.startswith(label)]
         entries = [self._read_entry(one, parts[one]) for one in labels]
-        matches = [entry for entry in entries if entry.state is BackupState.COMMITTED]
+        wanted = states or (BackupState.COMMITTED,)
+        matches = [entry for entry in entries if entry.state in wanted and entry.purpose is Purpose.BACKUP]
         if len(matches) == 1:
             return matches[0]
-        there = ", ".join(entry.label for entry in self.list_committed()[-5:]) or "none"
+        there = ", ".join([entry.label for entry in self.list_entries() if entry.state in wanted][-5:]) or "none"
         what = "more than one backup begins with" if matches else "there is no backup"
         raise NotFound(f'{what} "{label}" of cluster "{self.cluster}"', hint=f"Newest backups: {there}.")
 

@@ -7,7 +7,7 @@ WAL between its start and its stop. A timeline later than every backup's has not
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from pghaven.errors import Damaged
@@ -72,9 +72,12 @@ class WalCollector:
         self._catalog = catalog
         self._repository = catalog.repository
 
-    def preview(self, need: WalNeed) -> WalRemoval:
-        """What ``run`` would remove at this moment; writes nothing. Raises Damaged, NotFound for an unknown lineage."""
-        entries = self._read_entries(need)
+    def preview(self, need: WalNeed, *, going: Collection[str] = ()) -> WalRemoval:
+        """What ``run`` would remove at this moment, were the labels in ``going`` no more; writes nothing.
+
+        Raises Damaged, NotFound for an unknown lineage.
+        """
+        entries = [entry for entry in self._read_entries(need) if entry.label not in going]
         return self._remove(need, entries, self._list_judged(need, entries), is_done=False)
 
     def run(self, need: WalNeed) -> WalRemoval:

@@ -155,6 +155,18 @@ class WalArchive:
                     modified=info.modified,
                 )
 
+    def find_last_sign(self, timeline: Timeline) -> datetime | None:
+        """When something of this timeline was last stored: of its newest 4 GiB of WAL, or its history file.
+
+        By the store's clock. None when nothing of it is there.
+        """
+        store = self._repository.store
+        prefix = layout.wal_timeline_prefix(self.cluster, self.system_identifier, timeline.hex8)
+        history = store.find(prefix + timeline.history_name)
+        folders = sorted(child for child in store.list_children(prefix) if child.endswith("/"))
+        times = [info.modified for info in store.list(prefix + folders[-1])] if folders else []
+        return max([*times, *([history.modified] if history else [])], default=None)
+
     def read_history(self, timeline: Timeline) -> History:
         """The history of a timeline; the first has none and needs none. Raises ObjectMissing, Damaged."""
         if timeline == 1:

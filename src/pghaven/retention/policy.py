@@ -103,16 +103,12 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetentionPlan:
-    """A verdict for every backup, oldest first. ``refusal`` is why nothing at all is dropped, None if things may be.
-
-    ``unreadable`` are labels whose records are damaged; they stay.
-    """
+    """A verdict for every backup, oldest first. ``refusal`` is why nothing at all is dropped, None if things may be."""
 
     policy: RetentionPolicy
     now: datetime
     verdicts: tuple[Verdict, ...]
     refusal: Reason | None
-    unreadable: tuple[str, ...]
 
     @property
     def kept(self) -> tuple[Verdict, ...]:
@@ -127,9 +123,7 @@ class RetentionPlan:
 Named = Iterator[tuple[str, Reason]]
 
 
-def plan_retention(
-    policy: RetentionPolicy, lineages: Sequence[KnownLineage], *, now: datetime, unreadable: Sequence[str] = ()
-) -> RetentionPlan:
+def plan_retention(policy: RetentionPolicy, lineages: Sequence[KnownLineage], *, now: datetime) -> RetentionPlan:
     """Judge every backup. ``lineages`` in the order they were registered, labels unique among all of them."""
     dated = date_backups(lineages)
     committed = [one for one in dated if one.backup.state is BackupState.COMMITTED]
@@ -154,7 +148,6 @@ def plan_retention(
         now=now,
         verdicts=tuple(_judge(one, reasons[one.backup.label], leading, policy) for one in dated),
         refusal=refusal,
-        unreadable=tuple(unreadable),
     )
 
 

@@ -1,86 +1,55 @@
 """Which WAL stays: what the backups that stay need. Pure.
 
 The one idea: what is wanted is told in WAL positions of one system identifier and holds for every timeline of it. A
-path through several timelines only goes up in position, so a segment at or after the start of a backup that leads on,
-or within the span of another, is kept on whichever timeline it lies, and no path is ever cut.
+path through several timelines only goes up in position, so if everything at or after the start of a backup that leads
+on, and everything within the spans of the others, is kept on whichever timeline it lies, no path is ever cut.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from pghaven.postgres.lsn import Lsn
-from pghaven.postgres.segment import SegmentName, WalFileKind, classify
 from pghaven.repository.entry import BackupState
+from pghaven.repository.walcollect import WalNeed
 from pghaven.retention.policy import RetentionPlan, Rule, Verdict, render_window
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WalSpan:
-    """What one backup needs to be restored at all. Both ends are kept, the segments they lie in whole."""
-
-    label: str
-    begin_lsn: Lsn
-    end_lsn: Lsn
+_BASES = (Rule.WINDOW_BASE, Rule.UNKNOWN_PATH)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WalPlan:
-    """What may go: whatever lies before ``horizon`` and outside all ``spans``; nothing if ``horizon`` is None.
-
-    ``reason`` says why the horizon is where it is. ``spans`` all begin before it and are in the order of their begin.
-    """
+    """What of a lineage's WAL stays, and why its horizon is where it is. ``need`` is None if nothing may go."""
 
     system_identifier: int
-    horizon: Lsn | None
+    need: WalNeed | None
     reason: str
-    spans: tuple[WalSpan, ...]
-
-    def find_reason(self, file_name: str, segment_size: int) -> str | None:
-        """Why this file of ``pg_wal`` stays; None if it may go.
-
-        History files and backup histories always stay: they are small, and without a history file no path to its
-        timeline is known. So does whatever is not a segment or the beginning of one.
-        """
-        kind = classify(file_name)
-        if kind not in (WalFileKind.SEGMENT, WalFileKind.PARTIAL):
-            return f"{kind.value.replace('_', ' ')} files are always kept"
-        try:
-            number = SegmentName.parse(file_name[:24], segment_size).number
-        except ValueError:
-            return "its name does not fit the cluster's segment size"
-        begin, end = number * segment_size, (number + 1) * segment_size
-        if self.horizon is None or end > self.horizon:
-            return self.reason
-        for span in self.spans:
-            if begin <= span.end_lsn and span.begin_lsn < end:
-                return f'needed by backup "{span.label}"'
-        return None
 
 
-def plan_wal(plan: RetentionPlan, system_identifier: int) -> WalPlan:
-    """What of a lineage's WAL stays when this retention plan is carried out.
+def plan_wal(plan: RetentionPlan, system_identifier: int, *, going: Collection[str] = ()) -> WalPlan:
+    """What of a lineage's WAL stays when this retention plan is carried out and the labels in ``going`` are no more.
 
     A backup that the plan drops counts as long as it can be brought back, with all WAL after it, since it may have been
     the base of a window.
     """
-    ours = [verdict for verdict in plan.verdicts if verdict.system_identifier == system_identifier]
-    leading = [verdict for verdict in ours if _goes_on(verdict)]
+    ours = [
+        verdict
+        for verdict in plan.verdicts
+        if verdict.system_identifier == system_identifier and verdict.backup.label not in going
+    ]
     if reason := _why_nothing_goes(plan, ours):
-        return WalPlan(system_identifier=system_identifier, horizon=None, reason=reason, spans=())
-    first = min(leading, key=lambda verdict: verdict.backup.start_lsn)
+        return WalPlan(system_identifier=system_identifier, need=None, reason=reason)
+    first = min(filter(_goes_on, ours), key=lambda verdict: verdict.backup.start_lsn)
     horizon = first.backup.start_lsn
     spans = [
-        WalSpan(label=verdict.backup.label, begin_lsn=verdict.backup.start_lsn, end_lsn=verdict.backup.stop_lsn)
+        (verdict.backup.start_lsn, verdict.backup.stop_lsn)
         for verdict in ours
         if verdict.backup.stop_lsn is not None and verdict.backup.start_lsn < horizon
     ]
     return WalPlan(
         system_identifier=system_identifier,
-        horizon=horizon,
-        reason=f'at or after the start of backup "{first.backup.label}" ({_describe(first)})',
-        spans=tuple(sorted(spans, key=lambda span: (span.begin_lsn, span.label))),
+        need=WalNeed(system_identifier=system_identifier, horizon=horizon, spans=tuple(sorted(spans))),
+        reason=f'backup "{first.backup.label}" begins there ({_describe(first)})',
     )
 
 
@@ -90,22 +59,18 @@ def _goes_on(verdict: Verdict) -> bool:
 
 
 def _describe(verdict: Verdict) -> str:
-    return "it can still be brought back" if not verdict.is_kept else verdict.reasons[0].text
+    return verdict.reasons[0].text if verdict.is_kept else "it can still be brought back"
 
 
 def _why_nothing_goes(plan: RetentionPlan, ours: Sequence[Verdict]) -> str | None:
     if plan.refusal is not None:
         return plan.refusal.text
-    if plan.unreadable:
-        return f'what backup "{plan.unreadable[0]}" needs is not known: its records are damaged'
-    committed = [verdict for verdict in ours if verdict.backup.state is BackupState.COMMITTED]
-    if not committed:
+    if not any(verdict.backup.state is BackupState.COMMITTED for verdict in ours):
         return "there is no backup of this lineage"
     policy = plan.policy
     # Until backups reach back as far as they should, WAL from before the first may be all there is of that time; a
     # backup that is kept elsewhere may lead to it.
-    bases = {Rule.WINDOW_BASE, Rule.UNKNOWN_PATH}
-    if policy.window is not None and not any(reason.rule in bases for verdict in ours for reason in verdict.reasons):
+    if policy.window is not None and not any(reason.rule in _BASES for one in ours for reason in one.reasons):
         return f"no backup is as old as the {render_window(policy.window)} window yet"
     count = sum(verdict.backup.state is BackupState.COMMITTED for verdict in plan.verdicts)
     if policy.count is not None and count < policy.count:

@@ -8,6 +8,7 @@ from typing import Any
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import History, HistoryEntry, Timeline
 from pghaven.repository.entry import BackupState
+from pghaven.repository.walcollect import WalNeed
 from pghaven.retention.facts import KnownBackup, KnownLineage, KnownTimeline
 from pghaven.retention.policy import RetentionPlan, RetentionPolicy, plan_retention
 
@@ -62,3 +63,11 @@ def words(made: RetentionPlan) -> dict[str, str]:
 
 def labels_kept(made: RetentionPlan) -> set[str]:
     return {verdict.backup.label for verdict in made.kept}
+
+
+def stays(need: WalNeed | None, number: int, segment_size: int = SIZE) -> bool:
+    """Whether the segments of this number stay, by what a need says of itself."""
+    if need is None:
+        return True
+    begin, end = number * segment_size, (number + 1) * segment_size
+    return end > need.horizon or any(first < end and begin <= last for first, last in need.spans)

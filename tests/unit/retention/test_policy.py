@@ -306,11 +306,6 @@ def test_what_was_retired_before_stays_so_and_counts_for_nothing() -> None:
     assert [verdict.backup.label for verdict in made.to_retire] == ["a"]
 
 
-def test_what_cannot_be_read_is_passed_on() -> None:
-    made = plan_retention(WEEK, [lineage(backup("a", 1, 1))], now=NOW, unreadable=["torn"])
-    assert made.unreadable == ("torn",)
-
-
 def test_a_position_far_along_counts_as_a_position() -> None:
     """Positions compare as numbers: 9/0 comes before 10/0."""
     low = backup("low", 1, 1, start_lsn=Lsn.parse("9/0"), stop_lsn=Lsn.parse("9/FF"))

@@ -1,0 +1,157 @@
+"""Expiring: what the policy no longer wants is retired, and what nobody can bring back any more is removed.
+
+The one idea: a backup goes in two steps. It is retired by the policy, and can be brought back for a while; when that
+is over the collectors remove it, its packs and its WAL. A preview makes the same plan and asks the collectors for
+theirs, so what it shows is what a run at that moment does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Final
+
+from pghaven.errors import Damaged, NotFound, Refused
+from pghaven.events import Listener, Notice, Step
+from pghaven.repository.backups import BackupCatalog
+from pghaven.repository.collect import BackupCollector, CollectResult, CollectRules
+from pghaven.repository.entry import BackupEntry, BackupState
+from pghaven.repository.removal import Removal, RetireOrder
+from pghaven.repository.walcollect import WalCollector, WalRemoval
+from pghaven.retention.gather import gather_lineages
+from pghaven.retention.policy import RetentionPlan, RetentionPolicy, Rule, Verdict, plan_retention
+from pghaven.retention.walplan import WalPlan, plan_wal
+
+_CAN_BE_HELD: Final = (BackupState.COMMITTED, BackupState.RETIRED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WalOutcome:
+    """The WAL of one lineage: what was wanted of it, and what was removed; None if nothing may be."""
+
+    plan: WalPlan
+    removal: WalRemoval | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpireResult:
+    """What was done, or would be. ``retired`` are labels that can be brought back until ``undo_until``.
+
+    ``obstacle`` is why the collectors removed nothing although there was something to remove: what backups need could
+    not be read. ``collected`` is None then, and without a policy.
+    """
+
+    cluster: str
+    is_done: bool
+    plan: RetentionPlan
+    undo_until: datetime
+    retired: tuple[str, ...] = ()
+    collected: CollectResult | None = None
+    wal: tuple[WalOutcome, ...] = ()
+    obstacle: Damaged | None = None
+
+
+def run_expire(
+    catalog: BackupCatalog, policy: RetentionPolicy, listener: Listener, *, dry_run: bool = False
+) -> ExpireResult:
+    """Retire what the policy drops, then remove whatever is due. Without a policy nothing at all is done.
+
+    Raises NotFound for a cluster that is not registered, Refused when a clock is wrong, Damaged when the facts of a
+    backup are, StoreUnreachable, NotPermitted. Whatever stops it, running it again goes on.
+    """
+    if not catalog.repository.list_lineages(catalog.cluster):
+        raise NotFound(
+            f'cluster "{catalog.cluster}" is not registered in repository {catalog.repository.store.url}',
+            hint=f"Register it with: pghaven init {catalog.cluster}",
+        )
+    listener(Step(text="reading what there is"))
+    lineages = gather_lineages(catalog)
+    plan = plan_retention(policy, lineages, now=catalog.repository.clock.now())
+    if plan.refusal is not None and plan.refusal.rule is Rule.CLOCK:
+        raise Refused(
+            f"nothing was expired: {plan.refusal.text}",
+            hint="Compare the clocks of this host and of the one that took the backup.",
+        )
+    result = ExpireResult(cluster=catalog.cluster, is_done=not dry_run, plan=plan, undo_until=plan.now + policy.grace)
+    if plan.refusal is not None:
+        return result
+    if dry_run:
+        result = replace(result, retired=tuple(verdict.backup.label for verdict in plan.to_retire))
+    else:
+        result = replace(result, retired=tuple(_retire(catalog, result, listener)))
+    listener(Step(text="looking for what is due" if dry_run else "removing what is due"))
+    return _collect(catalog, [lineage.system_identifier for lineage in lineages], result)
+
+
+def _retire(catalog: BackupCatalog, result: ExpireResult, listener: Listener) -> Iterator[str]:
+    """The labels that were retired; not those that somebody has held or removed since the plan was made."""
+    for verdict in result.plan.to_retire:
+        order = RetireOrder(reason=_render_reasons(verdict), not_before=result.undo_until)
+        try:
+            Removal(catalog).retire(verdict.backup.label, order)
+        except (Refused, NotFound) as error:
+            listener(Notice(level="info", code="not_expired", text=error.message))
+        else:
+            yield verdict.backup.label
+
+
+def _collect(catalog: BackupCatalog, system_identifiers: Sequence[int], result: ExpireResult) -> ExpireResult:
+    """The result with what the collectors removed, or would remove."""
+    collector = BackupCollector(catalog, CollectRules(grace=result.plan.policy.grace))
+    try:
+        collected = collector.run() if result.is_done else collector.preview()
+    except Damaged as error:
+        return replace(result, obstacle=error)
+    # What no longer is a backup when the collector has been at work needs no WAL any more.
+    going = frozenset(one.label for one in (*collected.abandoned, *collected.condemned))
+    wal_collector = WalCollector(catalog)
+    wal = []
+    for system_identifier in system_identifiers:
+        wanted = plan_wal(result.plan, system_identifier, going=going)
+        removal = None
+        if wanted.need is not None:
+            need = wanted.need
+            removal = wal_collector.run(need) if result.is_done else wal_collector.preview(need, going=going)
+        wal.append(WalOutcome(plan=wanted, removal=removal))
+    return replace(result, collected=collected, wal=tuple(wal))
+
+
+# -- by hand ---------------------------------------------------------------------------------------------------------
+
+
+def undo_expiry(catalog: BackupCatalog, label: str) -> str:
+    """Bring a retired backup back; its label, of which ``label`` may be the beginning.
+
+    Raises NotFound, Refused when it came too late.
+    """
+    entry = catalog.find_entry(label, BackupState.RETIRED)
+    Removal(catalog).undo(entry.label)
+    return entry.label
+
+
+def hold_backup(catalog: BackupCatalog, label: str, reason: str) -> BackupEntry:
+    """Exempt a backup from every policy, also one that is retired; it as it is then, with the hold that is in force.
+
+    ``label`` may be the unique beginning of one. Raises NotFound, Refused when it came too late.
+    """
+    entry = catalog.find_entry(label, *_CAN_BE_HELD)
+    Removal(catalog).hold(entry.label, reason)
+    return catalog.read_entry(entry.label)
+
+
+def release_backup(catalog: BackupCatalog, label: str) -> str:
+    """End a hold; the backup's label, of which ``label`` may be the beginning. Raises NotFound, Refused."""
+    entry = catalog.find_entry(label, *_CAN_BE_HELD)
+    Removal(catalog).release(entry.label)
+    return entry.label
+
+
+def find_next_expiry(catalog: BackupCatalog, policy: RetentionPolicy, label: str) -> str | None:
+    """Why the policy would expire this backup now; None if it would not. Raises Damaged, StoreUnreachable."""
+    plan = plan_retention(policy, gather_lineages(catalog), now=catalog.repository.clock.now())
+    return next((_render_reasons(one) for one in plan.to_retire if one.backup.label == label), None)
+
+
+def _render_reasons(verdict: Verdict) -> str:
+    return "; ".join(reason.text for reason in verdict.reasons)

@@ -1,0 +1,378 @@
+"""Expiring backups of a real repository in memory, on a clock of the tests' own."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from pghaven.cli.expire_text import render_body, render_text
+from pghaven.clock import ManualClock
+from pghaven.errors import NotFound, Refused
+from pghaven.events import ignore
+from pghaven.postgres.segment import SegmentName
+from pghaven.postgres.timeline import Timeline
+from pghaven.repository import layout
+from pghaven.repository.backups import BackupCatalog
+from pghaven.repository.entry import BackupState
+from pghaven.repository.removal import Removal
+from pghaven.repository.repository import Repository
+from pghaven.retention.expire import (
+    ExpireResult,
+    find_next_expiry,
+    hold_backup,
+    release_backup,
+    run_expire,
+    undo_expiry,
+)
+from pghaven.retention.policy import RetentionPolicy, Rule
+from pghaven.store.api import Store
+from pghaven.store.memory import MemoryStore
+from tests.support.interleave import Scene, play
+from tests.support.reading import assert_whole
+from tests.support.synthetic import (
+    CLUSTER,
+    SEGMENT_SIZE,
+    START,
+    BackupOrder,
+    SourceTree,
+    make_intent,
+    make_repository,
+    make_segment,
+    make_source,
+    open_archive,
+    take_backup,
+)
+
+GRACE = timedelta(hours=5)
+TWO = RetentionPolicy(count=2, grace=GRACE)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> SourceTree:
+    return make_source(tmp_path_factory.mktemp("source"), tablespaces=False)
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(START)
+
+
+@pytest.fixture
+def store(clock: ManualClock) -> MemoryStore:
+    return MemoryStore(clock)
+
+
+@pytest.fixture
+def catalog(store: MemoryStore, clock: ManualClock) -> BackupCatalog:
+    return BackupCatalog(make_repository(store, clock=clock), CLUSTER)
+
+
+def order(number: int) -> BackupOrder:
+    return BackupOrder(number=number, workers=1)
+
+
+def take(catalog: BackupCatalog, clock: ManualClock, source: SourceTree, *numbers: int) -> list[str]:
+    """Backups at hours after START, with the clock set to then, and WAL from each to the next; their labels."""
+    for number in numbers:
+        clock.advance((order(number).started_at + timedelta(minutes=30) - clock.now()).total_seconds())
+        take_backup(catalog.repository, source, order(number))
+    archive = open_archive(catalog.repository)
+    for number in range(min(numbers), max(numbers) + 8):
+        segment = SegmentName(timeline=Timeline(1), number=number, segment_size=SEGMENT_SIZE)
+        if not archive.exists(str(segment)):
+            archive.put(str(segment), make_segment(number), {})
+    return [order(number).label for number in numbers]
+
+
+def expire(catalog: BackupCatalog, policy: RetentionPolicy = TWO) -> ExpireResult:
+    """A dry run and a run, which must say the same; a second run at once finds nothing more to do."""
+    before = snapshot(catalog)
+    shown = run_expire(catalog, policy, ignore, dry_run=True)
+    assert snapshot(catalog) == before
+    assert not shown.is_done
+    done = run_expire(catalog, policy, ignore)
+    assert done.is_done
+    assert as_told(done) == as_told(shown)
+    again = run_expire(catalog, policy, ignore)
+    assert again.retired == ()
+    assert again.collected is None or (again.collected.packs, again.collected.labels) == ((), ())
+    assert not [one for one in again.wal if one.removal is not None and one.removal.files]
+    return done
+
+
+def as_told(result: ExpireResult) -> tuple[str, object]:
+    """All that the command line tells of a result, but whether it was done."""
+    body = render_body("main", result)
+    return render_text("main", replace(result, is_done=True)), {**body, "is_done": True}
+
+
+def snapshot(catalog: BackupCatalog) -> set[str]:
+    return {info.name for info in catalog.repository.store.list("")}
+
+
+def states(catalog: BackupCatalog) -> dict[str, BackupState]:
+    return {entry.label: entry.state for entry in catalog.list_entries()}
+
+
+def held_wal(catalog: BackupCatalog) -> list[int]:
+    return [one.name.number for one in open_archive(catalog.repository).list_segments(Timeline(1))]
+
+
+# -- the two steps -------------------------------------------------------------------------------------------------
+
+
+def test_what_the_policy_drops_is_retired_with_its_reason_and_a_time_to_think(
+    catalog: BackupCatalog, clock: ManualClock, source: SourceTree
+) -> None:
+    old, *rest = take(catalog, clock, source, 1, 2, 3)
+    result = expire(catalog)
+    assert result.retired == (old,)
+    assert states(catalog) == {old: BackupState.RETIRED, **dict.fromkeys(rest, BackupState.COMMITTED)}
+    retirement = catalog.read_entry(old).retirement
+    assert retirement is not None
+    assert retirement.reason == "not among the 2 newest"
+    assert retirement.not_before == result.undo_until == clock.now() + GRACE
+
+
+def test_nothing_goes_before_its_time_and_then_everything_that_only_it_needed(
+    catalog: BackupCatalog, clock: ManualClock, source: SourceTree
+) -> None:
+    old, *rest = take(catalog, clock, source, 1, 5, 9)
+    expire(catalog)
+    clock.advance(GRACE.total_seconds() - 1)
+    before = snapshot(catalog)
+    result = expire(catalog)
+    assert snapshot(catalog) == before
+    assert result.collected is not None
+    clock.advance(1)
+    result = expire(catalog)
+    assert [one.label for one in result.collected.labels] == [old] if result.collected else False
+    assert assert_whole(catalog, dict.fromkeys(rest, source)) == rest
+    assert not {name for name in snapshot(catalog) if old in name}
+    assert held_wal(catalog) == list(range(5 + 2, 17))
+
+
+def test_wal_waits_as_long_as_a_backup_can_be_brought_back_to_use_it(
+    catalog: BackupCatalog, clock: ManualClock, source: SourceTree
+) -> None:
+    take(catalog, clock, source, 1, 5, 9)
+    expire(catalog)
+    assert held_wal(catalog) == list(range(3, 17))
+
+
+def test_a_held_backup_keeps_the_wal_it_needs_and_no_more(
+    catalog: BackupCatalog, clock: ManualClock, source: SourceTree
+) -> None:
+    old, *rest = take(catalog, clock, source, 1, 5, 9, 13)
+    hold_backup(catalog, old, "for the auditors")
+    expire(catalog)
+    clock.advance(GRACE.total_seconds())
+    result = expire(catalog)
+    assert result.plan.verdicts[0].reasons[0].text.endswith(": for the auditors")
+    assert assert_whole(catalog, dict.fromkeys([old, *rest], source)) == [old, *rest[1:]]
+    assert held_wal(catalog) == [3, 4, *range(11, 21)]
+
+
+def test_what_a_writer_that_died_has_left_goes_too(
+    catalog: BackupCatalog, clock: ManualClock, source: SourceTree
+) -> None:
+    take(catalog, clock, source, 1)
+    catalog.announce(order(2).label, make_intent(order(2)))
+    take(catalog, clock, source, 3, 4)
+    result = expire(catalog)
+    assert order(2).label not in states(catalog)
+    assert result.collected is not None
+    assert [one.label for one in result.collected.labels] == [order(2).label]
+
+
+# -- by hand -------------------------------------------------------------------------------------------------------
+
+
+def test_an_expired_backup_can_be_brought_back_and_is_expired_again(
+    catalog: BackupCatalog, clock: ManualClock, source: SourceTree
+) -> None:
+    old, *_ = take(catalog, clock, source, 1, 2, 3)
+    expire(catalog)
+    assert undo_expiry(catalog, old[:15]) == old
+    assert states(catalog)[old] is BackupState.COMMITTED
+    assert find_next_expiry(catalog, TWO, old) == "not among the 2 newest"
+    assert find_next_expiry(catalog, RetentionPolicy(count=3), old) is None
+    assert expire(catalog).retired == (old,)
+
+
+def test_a_hold_brings_an_expired_backup_back_for_good(
+    catalog: BackupCatalog, clock: ManualClock, source: SourceTree
+) -> None:
+    old, *_ = take(catalog, clock, source, 1, 2, 3)
+    expire(catalog)
+    entry = hold_backup(catalog, old, "wanted after all")
+    assert entry.state is BackupState.COMMITTED
+    clock.advance(GRACE.total_seconds())
+    assert expire(catalog).retired == ()
+    assert release_backup(catalog, old) == old
+    assert expire(catalog).retired == (old,)
+
+
+def test_what_is_removed_can_be_neither_held_nor_brought_back(
+    catalog: BackupCatalog, clock: ManualClock, source: SourceTree
+) -> None:
+    old, *_ = take(catalog, clock, source, 1, 2, 3)
+    expire(catalog)
+    clock.advance(GRACE.total_seconds())
+    expire(catalog)
+    for act in (lambda: undo_expiry(catalog, old), lambda: hold_backup(catalog, old, "late")):
+        with pytest.raises(NotFound, match=f'there is no backup "{old}"'):
+            act()
+
+
+def test_only_what_is_expired_can_be_brought_back(
+    catalog: BackupCatalog, clock: ManualClock, source: SourceTree
+) -> None:
+    (label,) = take(catalog, clock, source, 1)
+    with pytest.raises(NotFound, match=f'there is no backup "{label}"'):
+        undo_expiry(catalog, label)
+    with pytest.raises(Refused, match="is not held"):
+        release_backup(catalog, label)
+
+
+def test_a_hold_at_any_moment_of_an_expiry_is_kept_or_told_that_it_is_late(
+    catalog: BackupCatalog, clock: ManualClock, source: SourceTree
+) -> None:
+    due, old, *_ = take(catalog, clock, source, 1, 2, 3, 4)
+    run_expire(catalog, RetentionPolicy(count=3, grace=GRACE), ignore)
+    clock.advance(GRACE.total_seconds())
+    template = catalog.repository
+
+    def open_at(store: Store) -> BackupCatalog:
+        return BackupCatalog(Repository(store, template.descriptor, clock=clock), CLUSTER)
+
+    for label in (due, old):
+
+        def make_scene(label: str = label) -> Scene:
+            store = MemoryStore(clock)
+            for info in template.store.list(""):
+                store.create(info.name, [template.store.read(info.name)])
+            return store, [
+                lambda stepped: hold_backup(open_at(stepped), label, "wanted"),
+                lambda stepped: run_expire(open_at(stepped), TWO, ignore),
+            ]
+
+        kept = set()
+        for lead in range(80):
+            store, actors = make_scene()
+            hold, expiry = play(store, actors, choose_after(lead))
+            assert expiry.error is None
+            assert hold.error is None or isinstance(hold.error, Refused | NotFound)
+            there = open_at(store)
+            kept.add(hold.error is None)
+            if hold.error is None:
+                assert there.read_entry(label).state is BackupState.COMMITTED
+                assert label in assert_whole(there, dict.fromkeys(states(there), source))
+            else:
+                assert label not in states(there)
+        assert kept == ({True, False} if label == due else {True})
+
+
+def choose_after(lead: int) -> Callable[[list[int]], int]:
+    """The second actor makes so many calls before the first one begins; then chance decides."""
+    chance = random.Random(lead)
+    calls = iter(range(lead))
+    return lambda waiting: waiting[-1] if next(calls, None) is not None else chance.choice(waiting)
+
+
+# -- when nothing may be done --------------------------------------------------------------------------------------
+
+
+def test_without_a_policy_nothing_is_done_at_all(
+    catalog: BackupCatalog, clock: ManualClock, source: SourceTree
+) -> None:
+    take(catalog, clock, source, 1, 2, 3)
+    expire(catalog)
+    clock.advance(GRACE.total_seconds())
+    before = snapshot(catalog)
+    result = expire(catalog, RetentionPolicy(grace=GRACE))
+    assert snapshot(catalog) == before
+    assert result.plan.refusal is not None
+    assert result.plan.refusal.rule is Rule.NO_POLICY
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_wrong_clock_ends_it_before_anything_is_done(
+    catalog: BackupCatalog, clock: ManualClock, source: SourceTree, dry_run: bool
+) -> None:
+    take(catalog, clock, source, 1, 2, 30)
+    clock.advance(-timedelta(hours=26).total_seconds())
+    before = snapshot(catalog)
+    with pytest.raises(Refused, match=r"nothing was expired: backup .* was taken at .*, but the clock here says"):
+        run_expire(catalog, TWO, ignore, dry_run=dry_run)
+    assert snapshot(catalog) == before
+
+
+def test_a_cluster_that_is_not_registered_is_not_found(catalog: BackupCatalog) -> None:
+    with pytest.raises(NotFound, match='cluster "other" is not registered'):
+        run_expire(BackupCatalog(catalog.repository, "other"), TWO, ignore)
+
+
+def test_a_damaged_manifest_stops_removal_and_lets_its_backup_expire(
+    catalog: BackupCatalog, clock: ManualClock, source: SourceTree
+) -> None:
+    old, *rest = take(catalog, clock, source, 1, 2, 3)
+    name = layout.backup_object_name(CLUSTER, old, "manifest")
+    whole = catalog.repository.store.read(name)
+    catalog.repository.store.delete(name)
+    catalog.repository.store.create(name, [whole[:-40] + bytes(40)])
+    result = expire(catalog)
+    assert result.retired == (old,)
+    assert result.collected is None
+    assert result.wal == ()
+    assert result.obstacle is not None
+    assert name in result.obstacle.message
+    clock.advance(GRACE.total_seconds())
+    result = expire(catalog)
+    assert result.obstacle is None
+    assert list(states(catalog)) == rest
+
+
+# -- any history ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_happens_a_dry_run_shows_what_a_run_does_and_what_is_left_is_whole(
+    catalog: BackupCatalog, clock: ManualClock, source: SourceTree, seed: int
+) -> None:
+    chance = random.Random(seed)
+    policy = RetentionPolicy(
+        window=timedelta(hours=chance.randint(4, 20)) if chance.random() < 0.7 else None,
+        count=chance.randint(1, 4) if chance.random() < 0.5 else None,
+        daily=chance.randint(1, 3) if chance.random() < 0.5 else None,
+        monthly=1,
+        grace=timedelta(hours=chance.randint(1, 9)),
+    )
+    number = 0
+    for _ in range(10):
+        number += chance.randint(1, 9)
+        if chance.random() < 0.2:
+            catalog.announce(order(number).label, make_intent(order(number)))
+            number += 1
+        take(catalog, clock, source, number)
+        known = [entry for entry in catalog.list_entries() if entry.state in (BackupState.COMMITTED,)]
+        chosen = chance.choice(known)
+        if chosen.hold is not None:
+            Removal(catalog).release(chosen.label)
+        elif chance.random() < 0.3:
+            Removal(catalog).hold(chosen.label, "by chance")
+        retired = [one.label for one in catalog.list_entries() if one.state is BackupState.RETIRED]
+        if retired and chance.random() < 0.3:
+            Removal(catalog).undo(chance.choice(retired))
+        expire(catalog, policy)
+        there = assert_whole(catalog, dict.fromkeys(states(catalog), source))
+        assert order(number).label in there
+        wal = held_wal(catalog)
+        for entry in catalog.list_entries():
+            if entry.state in (BackupState.COMMITTED, BackupState.RETIRED):
+                found = next(one for one in range(1, number + 1) if order(one).label == entry.label)
+                assert {found + 2, found + 3} <= set(wal)
