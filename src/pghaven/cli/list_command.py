@@ -77,15 +77,10 @@ def _title(cluster: str, repository: str, titled: bool) -> str:
 def _row(backup: ListedBackup, now: datetime) -> tuple[object, ...]:
     from pghaven.units import render_duration, render_size, render_time
 
-    state = backup.state.value
-    if backup.state.value == "running":
-        state = f"running on {backup.host} (process {backup.process})"
-    elif backup.reason:
-        state = f"{state}: {backup.reason}"
     source = None if backup.from_standby is None else "standby" if backup.from_standby else "primary"
     return (
         backup.label,
-        state,
+        _describe_state(backup),
         render_time(backup.started_at) if backup.started_at else None,
         None if backup.seconds is None else render_duration(backup.seconds),
         None if backup.total_bytes is None else render_size(backup.total_bytes),
@@ -98,6 +93,19 @@ def _row(backup: ListedBackup, now: datetime) -> tuple[object, ...]:
         backup.bad_pages,
         _describe_verification(backup, now),
     )
+
+
+def _describe_state(backup: ListedBackup) -> str:
+    from pghaven.units import render_time
+
+    state = backup.state.value
+    if state == "running":
+        return f"running on {backup.host} (process {backup.process})"
+    if backup.removed_after is not None:
+        state += f", removed after {render_time(backup.removed_after)}"
+    if backup.held_since is not None:
+        return f"{state}, held since {render_time(backup.held_since)}: {backup.held}"
+    return f"{state}: {backup.reason}" if backup.reason else state
 
 
 def _describe_verification(backup: ListedBackup, now: datetime) -> str | None:

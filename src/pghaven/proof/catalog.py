@@ -43,7 +43,8 @@ _STATES = {
 class ListedBackup:
     """One backup. What only a complete one has is None for the others; ``seconds`` is from its start to its stop.
 
-    ``verified`` is what is known from when somebody last looked at all of it.
+    ``verified`` is what is known from when somebody last looked at all of it. ``held`` says why a backup that is held
+    is; ``removed_after`` is until when a retired one can be brought back.
     """
 
     label: str
@@ -66,6 +67,9 @@ class ListedBackup:
     process: int | None
     reason: str | None
     verified: Verification = NEVER_VERIFIED
+    held: str | None = None
+    held_since: datetime | None = None
+    removed_after: datetime | None = None
 
 
 def list_backups(catalog: BackupCatalog) -> tuple[ListedBackup, ...]:
@@ -122,6 +126,9 @@ def show_entry(entry: BackupEntry, now: datetime) -> ListedBackup:
         host=summary.get("host", intent.host if intent else None),
         process=intent.process if intent else None,
         reason=entry.reason,
+        held=None if entry.hold is None else entry.hold.reason,
+        held_since=None if entry.hold is None else entry.hold.written_at,
+        removed_after=None if entry.retirement is None else entry.retirement.not_before,
     )
 
 
