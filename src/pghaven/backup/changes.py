@@ -58,7 +58,9 @@ class Ground:
 
     ``untouched`` says for each file of the listing whether nobody can have written to it since (``backup.untouched``);
     ``counterpart`` is each one's number in the parent's manifest, or -1. ``databases`` tell apart databases that have
-    had one number: from OIDs to what identifies the row of ``pg_database`` now.
+    had one number: from OIDs to what identifies the row of ``pg_database`` now. ``marks_logged`` is whether every page
+    that was marked all-visible since has a later LSN: only where hints are in the WAL, by data checksums or
+    wal_log_hints, all the time.
     """
 
     parent: Manifest
@@ -67,6 +69,7 @@ class Ground:
     counterpart: npt.NDArray[np.int64]
     untouched: npt.NDArray[np.bool_]
     databases: Mapping[int, str]
+    marks_logged: bool
 
 
 @dataclass(slots=True, kw_only=True)
@@ -126,6 +129,7 @@ class _Planner:
         empty = np.zeros(len(self._size), np.uint64)
         self._known = np.where(has_one, files.size[there], 0).astype(np.uint64) if len(files.size) else empty
         self._blocks: dict[int, npt.NDArray[np.uint32]] = {}
+        self._marked = frozenset() if ground.changed is not None else self._find_unlogged_marks()
         self._extents = self._find_extents()
         self._keys: dict[int, tuple[int, int]] = {}
 
@@ -225,6 +229,21 @@ class _Planner:
                 found.setdefault(number, []).append(extent)
         return found
 
+    def _find_unlogged_marks(self) -> frozenset[tuple[int, bytes]]:
+        """Relations, as directory and file name, with pages that may have been marked all-visible without a new LSN.
+
+        Such a mark goes with a bit of the visibility map: a map that nobody has written to since has seen none.
+        """
+        listing = self._listing
+        if self._ground.marks_logged:
+            return frozenset()
+        found: set[tuple[int, bytes]] = set()
+        for number, name in enumerate(listing.names):
+            node, is_map, _ = name.partition(b"_vm")
+            if is_map and listing.first_block[number] >= 0 and not self._ground.untouched[number]:
+                found.add((listing.directory[number], node))
+        return frozenset(found)
+
     # -- jobs -------------------------------------------------------------------------------------------------------
 
     def _iter_jobs(self, numbers: Mapping[Rule, Sequence[int]]) -> Iterator[Job]:
@@ -249,4 +268,9 @@ class _Planner:
             since=self._ground.since,
             known_bytes=tuple(int(self._known[part.number]) for part in parts),
             extents=tuple(tuple(self._extents.get(part.number, ())) for part in parts),
+            unlogged_marks=tuple(self._is_marked(part.number) for part in parts),
         )
+
+    def _is_marked(self, number: int) -> bool:
+        node = self._listing.names[number].partition(b".")[0]
+        return (self._listing.directory[number], node) in self._marked

@@ -54,7 +54,8 @@ class ScanJob:
     """A range of one big main fork, or many whole small ones; pages with an LSN from ``since`` on are stored.
 
     ``known_bytes`` is for each file how long it was in the parent: what lies behind is stored too. ``extents`` are the
-    numbers of those (of 1 MiB) in it that are to be stored whole.
+    numbers of those (of 1 MiB) in it that are to be stored whole. In a file with ``unlogged_marks`` pages may have been
+    marked all-visible without their LSN being moved, so those that are marked are stored.
     """
 
     files: tuple[Part, ...]
@@ -63,6 +64,7 @@ class ScanJob:
     since: Lsn
     known_bytes: tuple[int, ...]
     extents: tuple[tuple[int, ...], ...]
+    unlogged_marks: tuple[bool, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -161,6 +161,7 @@ class Origin:
             counterpart=counterpart,
             untouched=self._find_untouched(listing, manifest, counterpart, self._archive.clock),
             databases={database.oid: database.row for database in facts.databases},
+            marks_logged=self._are_hints_logged(facts),
         )
         return ("lsn" if changed is None else "summaries"), plan_changes(listing, ground)
 
@@ -195,7 +196,7 @@ class Origin:
         """Whether every change since the parent has moved an LSN; False, with the reason told."""
         assert self.parent is not None
         assert self.history is not None
-        if has_run_since(facts, self.parent):
+        if self._has_run(facts):
             return True
         search = DipSearch(
             history=self.history,
@@ -209,6 +210,14 @@ class Origin:
         if reason is not None:
             self._give_up(reason)
         return reason is None
+
+    def _has_run(self, facts: ServerFacts) -> bool:
+        assert self.parent is not None
+        return has_run_since(facts, self.parent, read_own_identity().boot_id)
+
+    def _are_hints_logged(self, facts: ServerFacts) -> bool:
+        """Whether hints have been in the WAL since the parent, which checksums switched off for a while interrupt."""
+        return self._has_run(facts) and (facts.data_checksums or facts.settings.get("wal_log_hints") == "on")
 
     def _find_untouched(
         self, listing: Listing, manifest: Manifest, counterpart: npt.NDArray[np.int64], clock: Clock

@@ -19,7 +19,7 @@ from pghaven.backup.gather import FrameStore, Gatherer, Pieces
 from pghaven.backup.jobs import BATCH_BYTES, BlocksJob, Job, Part, ReadJob, ScanJob
 from pghaven.backup.pagecheck import PageChecker, Pages, SuspectPage, open_file, pages_at, read_into
 from pghaven.postgres.lsn import Lsn
-from pghaven.postgres.page import pages_to_store
+from pghaven.postgres.page import BUILD_LSN, all_visible, page_lsns, pages_to_store
 from pghaven.repository.blockmap import EXTENT_BYTES, HOLE
 from pghaven.repository.container import FRAME_BYTES
 from pghaven.repository.known import KnownFrames
@@ -191,7 +191,7 @@ class BackupWorker:
 
     def _scan(self, reading: _Reading, job: ScanJob) -> None:
         """Look at every page of main forks, and store those that may have changed."""
-        scans = [_Scan(known, extents) for known, extents in zip(job.known_bytes, job.extents, strict=True)]
+        scans = [_Scan(*one) for one in zip(job.known_bytes, job.extents, job.unlogged_marks, strict=True)]
         if job.is_range:
             (part,) = job.files
             for at, got in self._fill(reading, part):
@@ -223,6 +223,12 @@ class BackupWorker:
             changed |= blocks >= scan.known_bytes // block_size
             for extent in scan.extents:
                 changed |= blocks * block_size // EXTENT_BYTES == extent
+            view = self._view[pages.at : pages.at + count * block_size]
+            if scan.unlogged_marks:
+                changed |= all_visible(view, block_size=block_size)
+            if count and pages.block == 0:
+                # Written last of all, over zeros, which the parent may have seen.
+                changed[0] |= page_lsns(view[:block_size], block_size=block_size)[0] == BUILD_LSN
             self._gather(reading, pages, changed)
 
     def _read_blocks(self, reading: _Reading, job: BlocksJob) -> None:
@@ -302,10 +308,12 @@ class BackupWorker:
 
 @dataclass(frozen=True, slots=True)
 class _Scan:
-    """What else than its LSN makes a page of a file be stored: lying behind what the parent had, or in an extent."""
+    """What else than its LSN makes a page of a file be stored: lying behind what the parent had, or in an extent, or
+    being marked all-visible."""
 
     known_bytes: int
     extents: tuple[int, ...]
+    unlogged_marks: bool
 
 
 class _Reading:

@@ -55,7 +55,7 @@ def find_distrust(parent: BackupEntry, host: HostNow) -> str | None:
     intent = parent.intent
     if intent is None:
         return "it is not known on which host the parent was taken"
-    if _boot_of(intent.boot_id) != _boot_of(host.boot_id):
+    if boot_of(intent.boot_id) != boot_of(host.boot_id):
         return "the parent was taken on another host, or before this one was last started"
     try:
         parent_end = max(intent.started_at, parse_time_utc(parent.summary["stopped_at"]))
@@ -88,6 +88,6 @@ def to_ns(moment: datetime) -> int:
     return (moment - _EPOCH) // timedelta(microseconds=1) * 1000
 
 
-def _boot_of(boot_id: str) -> str:
+def boot_of(boot_id: str) -> str:
     """The boot without the process-number space, which changes with every container on one host."""
     return boot_id.partition("/")[0]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
+from pghaven.backup.untouched import boot_of
 from pghaven.errors import Damaged, ObjectMissing, Refused
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.segment import SegmentName
@@ -46,16 +47,19 @@ class DipSearch:
     on_wait: Callable[[], None]
 
 
-def has_run_since(facts: ServerFacts, parent: BackupEntry) -> bool:
+def has_run_since(facts: ServerFacts, parent: BackupEntry, boot_id: str) -> bool:
     """Whether this server has been running without a break since before the parent began, so that no dip is possible.
 
-    False where that is not certain: when the clock has been put back since, or the parent does not say when it was.
+    ``boot_id`` is this host's, as in an intent. False where it is not certain: when the clock has been put back since,
+    or the parent does not say when it was.
     """
     try:
         started, stopped = (parse_time_utc(parent.summary[name]) for name in ("started_at", "stopped_at"))
     except (KeyError, TypeError, ValueError):
         return False
-    return facts.started + _CLOCK_MARGIN < started and stopped <= facts.probed
+    is_here = parent.intent is not None and boot_of(parent.intent.boot_id) == boot_of(boot_id)
+    margin = timedelta(0) if is_here else _CLOCK_MARGIN
+    return facts.started + margin < started and stopped <= facts.probed
 
 
 def find_dip(archive: WalArchive, search: DipSearch) -> str | None:

@@ -21,6 +21,9 @@ from pghaven.postgres.lsn import Lsn
 BLOCK_SIZE: Final = 8192
 """What PostgreSQL is built with unless somebody chose otherwise; ``pg_control`` has the truth."""
 
+BUILD_LSN: Final = 1
+"""On every page of a GiST index that was built by sorting on 15 and 16 (GistBuildLSN, gist.h): no position in WAL."""
+
 Pages = bytes | bytearray | memoryview | NDArray[np.uint8]
 """Whole pages one after another, contiguous in memory."""
 
@@ -54,6 +57,7 @@ _SPECIAL_WORD: Final = 8
 _SIZE_VERSION_WORD: Final = 9
 _HEADER_BYTES: Final = 24
 _VALID_FLAGS: Final = 0x0007
+_ALL_VISIBLE: Final = 0x0004
 _LAYOUT_VERSION: Final = 4
 
 
@@ -157,6 +161,16 @@ def pages_to_store(pages: Pages, *, since: Lsn, block_size: int = BLOCK_SIZE) ->
     ):
         np.logical_or(store, is_insane, out=store)
     return store
+
+
+def all_visible(pages: Pages, *, block_size: int = BLOCK_SIZE) -> NDArray[np.bool_]:
+    """For each page whether it says that all its rows are visible to everybody (PD_ALL_VISIBLE).
+
+    Where hints are not in the WAL, the server sets this together with a bit of the visibility map and moves the LSN of
+    the map's page only (visibilitymap_set). ValueError as for ``page_lsns``.
+    """
+    flags = _split(pages, block_size, np.dtype("<u2"))[:, _FLAGS_WORD]
+    return (flags & np.uint16(_ALL_VISIBLE)).astype(np.bool_)
 
 
 def _sum_pages(words: NDArray[np.uint32], work: ChecksumWork) -> NDArray[np.uint32]:

@@ -18,7 +18,7 @@ from pghaven.repository.walstore import WalArchive
 from pghaven.store.memory import MemoryStore
 from pghaven.units import render_time_utc
 from tests.support.serverfacts import FACTS
-from tests.support.synthetic import SYSTEM_IDENTIFIER, make_repository, open_archive
+from tests.support.synthetic import SYSTEM_IDENTIFIER, BackupOrder, make_intent, make_repository, open_archive
 from tests.unit.postgres.walmaker import MIB, WalMaker
 
 FIRST = 5
@@ -179,11 +179,12 @@ PARENT = BackupEntry(
         "stopped_at": render_time_utc(FACTS.started + timedelta(hours=2)),
     },
 )
+BOOT = "b/4026531836"
 LATER = replace(FACTS, probed=FACTS.started + timedelta(hours=3))
 
 
 def test_server_that_has_run_since_before_the_parent_had_no_dip() -> None:
-    assert has_run_since(LATER, PARENT)
+    assert has_run_since(LATER, PARENT, BOOT)
 
 
 @pytest.mark.parametrize(
@@ -191,12 +192,20 @@ def test_server_that_has_run_since_before_the_parent_had_no_dip() -> None:
     [(timedelta(hours=1), timedelta(hours=3)), (timedelta(minutes=59, seconds=30), timedelta(hours=3))],
 )
 def test_server_that_was_started_since_or_about_then_may_have_had_one(started: timedelta, probed: timedelta) -> None:
-    assert not has_run_since(replace(FACTS, started=FACTS.started + started, probed=FACTS.started + probed), PARENT)
+    facts = replace(FACTS, started=FACTS.started + started, probed=FACTS.started + probed)
+    assert not has_run_since(facts, PARENT, BOOT)
+
+
+def test_parent_of_this_boot_was_timed_by_the_same_clock() -> None:
+    about_then = replace(LATER, started=FACTS.started + timedelta(minutes=59, seconds=30))
+    intent = make_intent(BackupOrder())
+    assert not has_run_since(about_then, replace(PARENT, intent=replace(intent, boot_id="another/4026531836")), BOOT)
+    assert has_run_since(about_then, replace(PARENT, intent=replace(intent, boot_id="b/1")), BOOT)
 
 
 def test_clock_that_was_put_back_proves_nothing() -> None:
-    assert not has_run_since(replace(LATER, probed=FACTS.started + timedelta(minutes=90)), PARENT)
+    assert not has_run_since(replace(LATER, probed=FACTS.started + timedelta(minutes=90)), PARENT, BOOT)
 
 
 def test_parent_that_does_not_say_when_it_was_proves_nothing() -> None:
-    assert not has_run_since(LATER, replace(PARENT, summary={}))
+    assert not has_run_since(LATER, replace(PARENT, summary={}), BOOT)
