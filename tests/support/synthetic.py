@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pghaven.backup.changes import ChangePlan
 from pghaven.backup.checks import read_control
 from pghaven.backup.collect import Collector
 from pghaven.backup.jobs import ReadJob, iter_jobs
@@ -265,30 +266,42 @@ def make_segment(number: int) -> bytes:
     return header + ((b"segment %7d " % number) * (SEGMENT_SIZE // 16))[len(header) :]
 
 
-def store_files(
-    catalog: BackupCatalog, source: SourceTree, order: BackupOrder, before_reading: Callable[[], None] = lambda: None
-) -> Manifest:
-    """Read everything with ``order.workers`` workers, in this process; returns the manifest that describes it.
+MakePlan = Callable[[Listing], ChangePlan]
 
-    ``before_reading`` is called when all is listed and nothing is read.
+
+def store_files(
+    catalog: BackupCatalog,
+    source: SourceTree,
+    order: BackupOrder,
+    before_reading: Callable[[], None] = lambda: None,
+    make_plan: MakePlan | None = None,
+) -> Manifest:
+    """Read with ``order.workers`` workers, in this process; returns the manifest that describes what there is.
+
+    ``before_reading`` is called when all is listed and nothing is read. ``make_plan`` says what is read and stored:
+    everything, unless it goes on from a parent.
     """
     rules = ListingRules(tablespace_oids=frozenset(one.oid for one in source.tablespaces), segment_blocks=131072)
     listing = list_data_directory(str(source.data_directory), rules)
     settings = WorkerSettings(place=catalog.pack_place, label=order.label, level=3, block_size=PAGE, verify=True)
     workers = [open_worker(settings) for _ in range(order.workers)]
     collector = Collector()
-    before_reading()
     for number, worker in enumerate(workers):
         worker.worker = number
-    for number, job in enumerate(_split_jobs(listing, order)):
+    made = make_plan(listing) if make_plan is not None else None
+    before_reading()
+    for number, job in enumerate(_split_jobs(listing, order) if made is None else made.jobs):
         collector.take(workers[number % len(workers)](job))
     for worker in workers:
         collector.take(worker.close())
-    collected = collector.finish(listing, verified=True)
+    parentage = made.parentage if made is not None else None
+    collected = collector.finish(listing, verified=True, parentage=parentage)
     files = collected.files
     assert not collector.suspects
     control = read_control(str(source.data_directory), SYSTEM_IDENTIFIER)
     facts = make_facts(source, listing, order)
+    if parentage is not None:
+        facts = replace(facts, changes="lsn", parent=parentage.parent.facts.label)
     return Manifest(
         facts=replace(
             facts,

@@ -212,9 +212,12 @@ class _Planner:
         return sort_unique(np.concatenate(parts).astype(np.uint32))
 
     def _find_new_databases(self) -> frozenset[int]:
-        """Databases that were removed and made again under their number: copied files keep their template's LSNs."""
+        """Databases that were made since, maybe under another's number: copied files keep their template's LSNs.
+
+        The parent may have files of one that it does not know, which was being made, or removed, at that moment.
+        """
         then = dict(self._ground.parent.facts.databases)
-        return frozenset(oid for oid, row in self._ground.databases.items() if then.get(oid, row) != row)
+        return frozenset(oid for oid, row in self._ground.databases.items() if then.get(oid) != row)
 
     def _find_extents(self) -> dict[int, list[int]]:
         """For each file the extents that its parent's map has in too many pieces."""

@@ -7,8 +7,7 @@ NumPy makes the block map of them, over what unchanged files keep of their paren
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -18,17 +17,8 @@ from pghaven.backup.gather import KNOWN_PACKS
 from pghaven.backup.listing import Listing
 from pghaven.backup.pagecheck import SuspectPage
 from pghaven.backup.pipeline import ReadResult, WorkerPacks
-from pghaven.postgres.relfile import parse_relfile
-from pghaven.repository.blockmap import (
-    HOLE,
-    BlockMap,
-    Inheritance,
-    Placements,
-    build_block_map,
-    find_place,
-    used_packs,
-)
-from pghaven.repository.manifest import FLAG_PAGES_VERIFIED, HASH_BYTES, BadPage, FileColumns, Manifest
+from pghaven.repository.blockmap import HOLE, BlockMap, Inheritance, Placements, build_block_map, used_packs
+from pghaven.repository.manifest import FLAG_PAGES_VERIFIED, HASH_BYTES, FileColumns, Manifest
 from pghaven.repository.pack import PackRef
 from pghaven.runtime.names import Names
 
@@ -51,15 +41,11 @@ class Parentage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collected:
-    """The files that were there to be read, where their bytes lie, and the packs that these need.
-
-    ``bad_pages`` are damaged pages that the parent has told of, and that are kept of it.
-    """
+    """The files that were there to be read, where their bytes lie, and the packs that these need."""
 
     files: FileColumns
     block_map: BlockMap
     packs: tuple[PackRef, ...]
-    bad_pages: tuple[BadPage, ...] = ()
 
 
 class Collector:
@@ -122,10 +108,7 @@ class Collector:
             inherited = source >= 0
             flags[inherited] &= parentage.parent.files.flags[source[inherited]]
         files.flags[:] = flags
-        collected = Collected(files=files, block_map=block_map, packs=tuple(packs[number] for number in used.tolist()))
-        if parentage is None or not parentage.parent.facts.bad_pages:
-            return collected
-        return replace(collected, bad_pages=tuple(_keep_bad_pages(collected, parentage.parent, source)))
+        return Collected(files=files, block_map=block_map, packs=tuple(packs[number] for number in used.tolist()))
 
     def _sources(self, count: int, parentage: Parentage | None) -> npt.NDArray[np.int64]:
         if parentage is None:
@@ -191,25 +174,6 @@ class Collector:
         )
 
 
-def _keep_bad_pages(collected: Collected, parent: Manifest, source: npt.NDArray[np.int64]) -> Iterator[BadPage]:
-    """The parent's damaged pages that lie where they lay: nobody has read them since, or stored them anew."""
-    facts = parent.facts
-    ours = {int(there): number for number, there in enumerate(source.tolist()) if there >= 0}
-    theirs = {_decode(parent.files.path(there)): there for there in ours}
-    for page in facts.bad_pages:
-        there = theirs.get(page.path)
-        relfile = parse_relfile(page.path.rpartition("/")[2])
-        if there is None or relfile is None:
-            continue
-        offset = (page.block - relfile.first_block(facts.segment_blocks)) * facts.block_size
-        before = find_place(parent.block_map, there, offset)
-        now = find_place(collected.block_map, ours[there], offset)
-        if before is None or now is None or before[0] == HOLE or now[0] == HOLE:
-            continue
-        if (parent.packs[before[0]], before[1]) == (collected.packs[now[0]], now[1]):
-            yield page
-
-
 def _renumber_known(pieces: Placements, first: int) -> Placements:
     """Known packs counted from ``first`` on, behind all others."""
     pack = pieces.pack
@@ -220,10 +184,6 @@ def _renumber_known(pieces: Placements, first: int) -> Placements:
 
 def _column(values: array[int], dtype: np.dtype[_T]) -> npt.NDArray[_T]:
     return np.frombuffer(values, dtype) if len(values) else np.zeros(0, dtype)
-
-
-def _decode(path: bytes) -> str:
-    return path.decode("utf-8", "surrogateescape")
 
 
 def _encode(path: str) -> bytes:

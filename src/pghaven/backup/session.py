@@ -290,10 +290,6 @@ class _Session:
         first, last = wait_for_wal(archive, wait, self._tell)
         span = (copy.backup.start_lsn, stopped.stop_lsn)
         bad_pages = judge_suspects(copy.collector.suspects, copy.listing, span, names, self._tell)
-        if collected.bad_pages:
-            text = f"{len(collected.bad_pages)} damaged pages are still there, as the backup before has told"
-            self._tell(Notice(level="warning", code="bad_page", text=text))
-        bad_pages += collected.bad_pages
         backup_facts = self._facts(copy, bad_pages, int(files.size.sum()), sum(pack.size_bytes for pack in written))
         manifest = Manifest(
             facts=replace(backup_facts, file_count=len(files.size)),

@@ -242,19 +242,6 @@ def _exact_sum(column: U8) -> int:
     return (int((column >> np.uint64(32)).sum()) << 32) + int((column & np.uint64(0xFFFFFFFF)).sum())
 
 
-def find_place(block_map: BlockMap, file: int, file_offset: int) -> tuple[int, int] | None:
-    """Where one byte of a file lies: pack and offset in it, pack HOLE for a zero; None beyond the file's end."""
-    first = int(block_map.runs_of_file[:file].sum())
-    lengths = block_map.length[first : first + int(block_map.runs_of_file[file])]
-    ends = np.cumsum(lengths)
-    run = int(np.searchsorted(ends, file_offset, "right"))
-    if run == len(ends):
-        return None
-    inside = file_offset - (int(ends[run]) - int(lengths[run]))
-    pack = int(block_map.pack[first + run])
-    return pack, 0 if pack == HOLE else int(block_map.offset[first + run]) + inside
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackRuns:
     """What one pack is needed for: columns of one length, ordered by ``pack_offset``."""
