@@ -129,6 +129,7 @@ class _Planner:
         empty = np.zeros(len(self._size), np.uint64)
         self._known = np.where(has_one, files.size[there], 0).astype(np.uint64) if len(files.size) else empty
         self._blocks: dict[int, npt.NDArray[np.uint32]] = {}
+        self._damage = self._find_damage()
         self._marked = frozenset() if ground.changed is not None else self._find_unlogged_marks()
         self._extents = self._find_extents()
         self._keys: dict[int, tuple[int, int]] = {}
@@ -154,11 +155,12 @@ class _Planner:
         rules = np.full(len(self._size), Rule.FULL, np.uint8)
         same_size = self._size == self._known
         rules[(ground.counterpart >= 0) & ground.untouched & same_size] = Rule.KEEP
+        rules[list(self._damage)] = Rule.FULL
         is_main = np.frombuffer(listing.is_main, np.uint8) == 1 if len(self._size) else np.zeros(0, bool)
         by_content = (ground.counterpart >= 0) & (rules == Rule.FULL) & ~is_main & same_size
         by_content &= (self._size > 0) & (self._size <= SMALL_FILE_BYTES)
         for number in np.flatnonzero(by_content).tolist():
-            if self._recorded_hash(number).any():
+            if self._recorded_hash(number).any() and number not in self._damage:
                 rules[number] = Rule.COMPARE
         made_anew = self._find_new_databases()
         settled = rules == Rule.KEEP if not made_anew else np.zeros(len(rules), bool)
@@ -219,8 +221,27 @@ class _Planner:
         then = dict(self._ground.parent.facts.databases)
         return frozenset(oid for oid, row in self._ground.databases.items() if then.get(oid) != row)
 
+    def _find_damage(self) -> dict[int, list[int]]:
+        """For each file the blocks in it that the parent has damaged: to be looked at again, whatever WAL says of them.
+
+        They may have been mended meanwhile, which moves no LSN; and if not, this backup is to name them as well.
+        """
+        blocks: dict[str, list[int]] = {}
+        for page in self._ground.parent.facts.bad_pages:
+            blocks.setdefault(page.path, []).append(page.block)
+        if not blocks:
+            return {}
+        listing = self._listing
+        numbers: list[int] = np.flatnonzero(self._ground.counterpart >= 0).tolist()
+        paths = ((number, listing.relative_path(number)) for number in numbers)
+        return {
+            number: [block - listing.first_block[number] for block in blocks[path]]
+            for number, path in paths
+            if path in blocks
+        }
+
     def _find_extents(self) -> dict[int, list[int]]:
-        """For each file the extents that its parent's map has in too many pieces."""
+        """For each file the extents that its parent's map has in too many pieces, or with damaged pages in them."""
         files, extents = find_fragmented(self._ground.parent.block_map)
         counterpart = self._ground.counterpart
         ours = np.full(len(self._ground.parent.files.size), -1, np.int64)
@@ -230,6 +251,9 @@ class _Planner:
         for number, extent in zip(ours[files].tolist(), extents.tolist(), strict=True):
             if number >= 0:
                 found.setdefault(number, []).append(extent)
+        for number, blocks in self._damage.items():
+            extents_with_damage = {block * self._block_size // EXTENT_BYTES for block in blocks}
+            found[number] = sorted(extents_with_damage.union(found.get(number, ())))
         return found
 
     def _find_unlogged_marks(self) -> frozenset[tuple[int, bytes]]:
