@@ -16,7 +16,7 @@ import numpy.typing as npt
 from blake3 import blake3
 
 from pghaven.backup.gather import FrameStore, Gatherer, Pieces
-from pghaven.backup.jobs import BATCH_BYTES, BlocksJob, Job, Part, ReadJob, ScanJob
+from pghaven.backup.jobs import BATCH_BYTES, RANGE_BYTES, BlocksJob, Job, Part, ReadJob, ScanJob
 from pghaven.backup.pagecheck import PageChecker, Pages, SuspectPage, open_file, pages_at, read_into
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.page import BUILD_LSN, all_visible, page_lsns, pages_to_store
@@ -111,8 +111,8 @@ class BackupWorker:
     # -- everything -------------------------------------------------------------------------------------------------
 
     def _read_range(self, reading: _Reading, part: Part) -> None:
-        """A range of one big file, a buffer at a time; all of it is stored."""
-        hasher = None if part.is_main or part.offset else blake3()
+        """A range of one big file, a buffer at a time; all of it is stored. What may be one of several has no hash."""
+        hasher = None if part.is_main or part.offset or part.length == RANGE_BYTES else blake3()
         for at, got in self._fill(reading, part):
             if part.block >= 0 and self._settings.verify:
                 self._checker.check([pages_at(part, 0, got, at, self._block_size)])
