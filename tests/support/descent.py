@@ -14,10 +14,10 @@ import numpy as np
 from pghaven.errors import Cancelled
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.blockmap import BlockMap
-from pghaven.repository.entry import BackupEntry, BackupState, summarize
+from pghaven.repository.entry import BackupEntry, BackupState
 from pghaven.repository.manifest import Manifest
 from pghaven.repository.pack import PackRef, PackWriter
-from tests.support.synthetic import BackupOrder, SourceTree, make_intent
+from tests.support.synthetic import BackupOrder, SourceTree, commit, make_intent
 
 USABLE = (BackupState.COMMITTED, BackupState.RETIRED)
 
@@ -44,8 +44,7 @@ class Descent:
         intent = replace(make_intent(self.order), parent=self.parent, sources=(self.parent,))
         catalog.announce(label, intent)
         manifest = self.render(catalog, self._find_parent(catalog))
-        catalog.commit(label, manifest, summarize(manifest.facts, "", ""))
-        return manifest
+        return commit(catalog, manifest, self.order)
 
     def _find_parent(self, catalog: BackupCatalog) -> BackupEntry:
         entry = catalog.read_entry(self.parent)

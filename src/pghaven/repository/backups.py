@@ -279,9 +279,9 @@ class BackupCatalog:
         what = "more than one backup begins with" if matches else "there is no backup"
         raise NotFound(f'{what} "{label}" of cluster "{self.cluster}"', hint=f"Newest backups: {there}.")
 
-    def load_manifest(self, entry: BackupEntry) -> Manifest:
-        """The proven manifest of a committed backup. Raises Damaged naming it, ObjectMissing."""
-        place = next(self.iter_manifests(entry))
+    def load_manifest(self, entry: BackupEntry, place: ManifestPlace | None = None) -> Manifest:
+        """The proven manifest of a committed backup, the newest if no other is given. Raises Damaged, ObjectMissing."""
+        place = place or next(self.iter_manifests(entry))
         name = self._name(entry.label, place.part)
         container = self._repository.read_container(name, Kind.MANIFEST)
         try:

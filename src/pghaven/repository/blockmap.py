@@ -76,7 +76,7 @@ def build_block_map(pieces: Placements, file_count: int, inheritance: Inheritanc
     pack, offset = np.full(len(at), HOLE, np.uint32), np.zeros(len(at), np.uint64)
     for layer in (kept, new):
         layer.paint(at, pack, offset)
-    return _join(line.file_at(at), length, pack, offset, file_count), sizes
+    return join_runs(line.file_at(at), length, pack, offset, file_count), sizes
 
 
 def sort_unique(values: npt.NDArray[_Number]) -> npt.NDArray[_Number]:
@@ -195,7 +195,7 @@ def find_fragmented(block_map: BlockMap) -> tuple[npt.NDArray[np.int64], npt.NDA
     return (found >> np.uint64(32)).astype(np.int64), (found & np.uint64(0xFFFFFFFF)).astype(np.int64)
 
 
-def _join(file: U4, length: U8, pack: U4, offset: U8, file_count: int) -> BlockMap:
+def join_runs(file: U4, length: U8, pack: U4, offset: U8, file_count: int) -> BlockMap:
     """Make one run of pieces that lie one after another in the file and in the pack."""
     joined = np.zeros(len(file), bool)
     same = (file[1:] == file[:-1]) & (pack[1:] == pack[:-1])
