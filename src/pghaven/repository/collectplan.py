@@ -214,11 +214,7 @@ def _choose_manifests(
             yield use.label, use.place.part
     for entry in entries.values():
         if entry.state not in LIVE or entry.label in sources:
-            continue
+            continue  # a compaction that may still decide on a generation has named the backup
         for part in entry.parts:
-            generation = parse_generation(part)
-            if generation is None or (entry.label, part) in counted:
-                continue
-            compaction = entries.get(generation[1])
-            if compaction is None or compaction.state is not BackupState.UNDECIDED:
+            if parse_generation(part) and (entry.label, part) not in counted:
                 yield entry.label, part

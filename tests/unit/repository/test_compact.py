@@ -163,6 +163,26 @@ def test_what_can_still_be_brought_back_is_in_use(source: SourceTree) -> None:
     assert site.compactor().plan().packs == ()
 
 
+def test_what_shares_its_cells_with_what_is_in_use_is_in_use(tmp_path: Path) -> None:
+    """Cells move whole: a pack of small files would be found mostly dead again as soon as it was written anew."""
+    source = make_source(tmp_path, tablespaces=False)
+    small = {f"pg_xact/{number:04d}": number.to_bytes(2, "big") * 250 for number in range(1, 800)}
+    for name, content in small.items():
+        (source.data_directory / name).write_bytes(content)
+    clock = ManualClock(START + timedelta(days=1))
+    catalog = BackupCatalog(make_repository(MemoryStore(), clock=clock), CLUSTER)
+    site = Site(catalog, clock, {FIRST.label: replace(source, files={**source.files, **small})})
+    take_backup(catalog.repository, source, replace(FIRST, one_by_one=False))
+    most = {name: content for number, (name, content) in enumerate(small.items()) if number % 8}
+    descent = Descent(order=SECOND, parent=FIRST.label, changed={name: content[::-1] for name, content in most.items()})
+    site.sources[SECOND.label] = descent.expected(site.sources[FIRST.label])
+    descent.take(catalog)
+    site.retire(FIRST)
+    site.collect()
+    assert site.labels() == [SECOND.label]
+    assert site.compactor().plan().packs == ()
+
+
 # -- what becomes of it -------------------------------------------------------------------------------------------
 
 
@@ -328,6 +348,18 @@ def test_a_compaction_that_was_given_up_leaves_nothing(site: Site) -> None:
     site.collect()
     assert {info.name for info in repository.store.list("")} == before
     assert site.labels() == [SECOND.label, THIRD.label]
+
+
+def test_what_a_compaction_at_work_has_written_stays(site: Site) -> None:
+    site.catalog.announce(label(1), replace(make_intent(FIRST), purpose=Purpose.COMPACTION, sources=(SECOND.label,)))
+    manifest = site.catalog.load_manifest(site.catalog.find_entry(SECOND.label))
+    site.catalog.store_manifest(SECOND.label, render_generation(2, label(1)), manifest)
+    site.retire(THIRD)
+    assert site.collect().manifests == ()
+    assert render_generation(2, label(1)) in site.parts(SECOND.label)
+    site.catalog.abandon(label(1), "interrupted")
+    assert len(site.collect().manifests) == 1
+    assert site.labels() == [SECOND.label]
 
 
 def test_a_compaction_whose_writer_comes_late_does_not_count(site: Site) -> None:
