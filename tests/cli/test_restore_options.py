@@ -18,7 +18,15 @@ NO_TARGET = TargetOptions(
     time=None, lsn=None, xid=None, name=None, immediate=False, timeline=None, action=None, exclusive=False
 )
 PLACE = PlaceOptions(
-    cluster="main", target_dir="/srv/new", backup=None, standby=False, archive=False, tablespaces=(), port=None
+    cluster="main",
+    target_dir="/srv/new",
+    delta=False,
+    remove_foreign=False,
+    backup=None,
+    standby=False,
+    archive=False,
+    tablespaces=(),
+    port=None,
 )
 
 
@@ -99,3 +107,9 @@ def test_a_mapping_that_is_none_is_wrong_usage(text: str) -> None:
 def test_a_tablespace_mapped_twice_is_wrong_usage() -> None:
     with pytest.raises(UsageError, match='"/a" is mapped twice'):
         make_request(NO_TARGET, replace(PLACE, tablespaces=("/a=/b", "/a/=/c")), NOW)
+
+
+def test_removing_what_is_foreign_needs_delta() -> None:
+    with pytest.raises(UsageError, match="--remove-foreign goes with --delta"):
+        make_request(NO_TARGET, replace(PLACE, remove_foreign=True), NOW)
+    assert make_request(NO_TARGET, replace(PLACE, remove_foreign=True, delta=True), NOW).remove_foreign

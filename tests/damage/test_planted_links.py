@@ -71,12 +71,13 @@ class Stage:
             (self.outside / name).write_text("keep")
         self.before = self.watch()
 
-    def plan(self, space: Path | None = None) -> RestorePlan:
+    def plan(self, space: Path | None = None, *, delta: bool = False) -> RestorePlan:
         request = RestoreRequest(
             cluster=CLUSTER,
             target_dir=str(self.target),
             target=RecoveryTarget(kind=TargetKind.IMMEDIATE),
             tablespace_mapping={self.source.tablespaces[0].path: str(space or self.space)},
+            delta=delta,
         )
         return plan_restore(self.repository, request)
 
@@ -222,12 +223,14 @@ def test_an_unfinished_restore_is_done_over(stage: Stage) -> None:
     assert_restored(stage.source, stage.target)
 
 
-def test_links_in_an_unfinished_restore_are_removed_and_not_followed(stage: Stage) -> None:
+@pytest.mark.parametrize("name", ["base/5/link", "base/5/99999", "pg_xact"])
+def test_a_link_in_an_unfinished_restore_stops_it_and_is_not_followed(stage: Stage, name: str) -> None:
     interrupt(stage)
-    (stage.target / "base" / "5" / "link").symlink_to(stage.outside)
-    stage.carry_out(stage.plan())
+    stage.exchange(name, stage.outside)
+    with pytest.raises(Refused, match="not part of it"):
+        stage.plan()
+    assert (stage.target / name).is_symlink()
     assert stage.watch() == stage.before
-    assert_restored(stage.source, stage.target)
 
 
 def test_a_foreign_file_in_an_unfinished_restore_stops_it(stage: Stage) -> None:
@@ -267,3 +270,73 @@ def _touch(path: Path) -> None:
 def test_a_tablespace_is_linked_where_it_went(stage: Stage) -> None:
     stage.carry_out(stage.plan())
     assert os.readlink(stage.target / "pg_tblspc" / str(TABLESPACE_OID)) == str(stage.space)
+
+
+# -- restoring over what is there ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def spoilt(stage: Stage) -> Stage:
+    """Restored, and then wrong in every file."""
+    stage.carry_out(stage.plan())
+    for name, content in stage.source.files.items():
+        path = stage.target / name
+        times = path.stat().st_mtime_ns
+        path.write_bytes(bytes(byte ^ 1 for byte in content[:100]) + content[100:])
+        os.utime(path, ns=(times, times))
+    return stage
+
+
+def test_a_spoilt_directory_is_restored_over(spoilt: Stage) -> None:
+    spoilt.carry_out(spoilt.plan(delta=True))
+    assert_restored(spoilt.source, spoilt.target)
+
+
+@pytest.mark.parametrize("name", ["base", "base/5", "pg_xact", "pg_wal", "base/5/16384", "PG_VERSION", "empty"])
+def test_links_that_lie_in_it_are_replaced(spoilt: Stage, name: str) -> None:
+    spoilt.exchange(name, spoilt.outside)
+    plan = spoilt.plan(delta=True)
+    assert plan.existing is not None
+    assert plan.existing.replaced == (name,)
+    spoilt.carry_out(plan)
+    assert_restored(spoilt.source, spoilt.target)
+    assert spoilt.watch() == spoilt.before
+
+
+@pytest.mark.parametrize("name", ["base", "base/5", "pg_xact", "base/5/16384", "base/5/20000", "PG_VERSION", "empty"])
+@pytest.mark.parametrize("when", ["after the plan", "while it runs"])
+def test_a_link_laid_later_stops_a_restore_over_a_directory(spoilt: Stage, name: str, when: str) -> None:
+    plan = spoilt.plan(delta=True)
+    if when == "after the plan":
+        spoilt.exchange(name, spoilt.outside)
+    else:
+        spoilt.store.then = lambda: spoilt.exchange(name, spoilt.outside)
+    with pytest.raises(PghavenError):
+        spoilt.carry_out(plan)
+    assert spoilt.watch() == spoilt.before
+    assert not (spoilt.target / "global" / "pg_control").exists()
+
+
+@pytest.mark.parametrize("name", ["base/5/16384", "base/5/20000", "PG_VERSION", "empty"])
+def test_another_name_of_a_file_elsewhere_is_not_written_through(spoilt: Stage, name: str) -> None:
+    secret = spoilt.outside / "secret"
+
+    def link() -> None:
+        (spoilt.target / name).unlink()
+        (spoilt.target / name).hardlink_to(secret)
+
+    plan = spoilt.plan(delta=True)
+    spoilt.store.then = link
+    with pytest.raises(PghavenError):
+        spoilt.carry_out(plan)
+    assert secret.read_text() == "keep"
+    spoilt.carry_out(spoilt.plan(delta=True))
+    assert_restored(spoilt.source, spoilt.target)
+    assert secret.read_text() == "keep"
+
+
+@pytest.mark.parametrize("name", ["global", "global/pg_control"])
+def test_no_proof_is_taken_from_behind_a_link(spoilt: Stage, name: str) -> None:
+    spoilt.exchange(name, spoilt.outside if name == "global" else spoilt.outside / "pg_control")
+    with pytest.raises(Refused, match="cannot be proven"):
+        spoilt.plan(delta=True)

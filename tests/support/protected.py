@@ -17,7 +17,7 @@ from pghaven.postgres.recovery import RecoveryTarget, TargetKind
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.repository import Lineage, Repository, create_repository
 from pghaven.repository.walstore import WalArchive
-from pghaven.restore.execute import RestoreSettings, find_owner_ids, run_restore
+from pghaven.restore.execute import RestoreResult, RestoreSettings, find_owner_ids, run_restore
 from pghaven.restore.plan import plan_restore
 from pghaven.restore.recover import Recovery, run_recovery
 from pghaven.restore.request import RestorePlan, RestoreRequest
@@ -121,14 +121,14 @@ class Protected:
         self.carry_out(plan)
         return Path(plan.request.target_dir)
 
-    def carry_out(self, plan: RestorePlan) -> None:
+    def carry_out(self, plan: RestorePlan) -> RestoreResult:
         settings = RestoreSettings(
             place=self.catalog.pack_place,
             processes=2,
             restore_command=self.restore_command(),
             owner=find_owner_ids(plan.manifest),
         )
-        run_restore(plan, settings, self.tell)
+        return run_restore(plan, settings, self.tell)
 
     def recover(self, plan: RestorePlan, adopted: TestCluster) -> Recovery:
         """Carry a plan out and run its recovery; ``adopted`` is the target's cluster in the tests' hands.

@@ -20,7 +20,8 @@ from pghaven.repository.manifest import Manifest
 from pghaven.repository.pack import load_pack_cells, load_pack_index
 from pghaven.repository.repository import Repository
 from pghaven.repository.seal import Keyring
-from pghaven.restore.fetch import FetchJob, FetchSettings, FileTarget, open_fetcher
+from pghaven.restore.fetch import FetchJob, FetchSettings, open_fetcher
+from pghaven.restore.targetfiles import FileTarget
 from pghaven.store.memory import MemoryStore
 from tests.support.synthetic import (
     CLUSTER,

@@ -26,7 +26,7 @@ from pghaven.backup.rivals import make_way
 from pghaven.clock import Clock, ManualClock
 from pghaven.events import ignore
 from pghaven.postgres.control import parse_control
-from pghaven.postgres.datadir import RESTORE_PLAN_FILE
+from pghaven.postgres.datadir import CONFIG_COPY_DIRECTORY, RESTORE_PLAN_FILE
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.page import checksums
 from pghaven.postgres.recovery import RecoveryTarget, TargetKind
@@ -41,7 +41,6 @@ from pghaven.repository.repository import Lineage, Repository, create_repository
 from pghaven.repository.seal import OPEN_KEYRING, Keyring
 from pghaven.repository.walstore import WalArchive
 from pghaven.restore.execute import RestoreSettings, run_restore
-from pghaven.restore.places import CONFIG_DIRECTORY
 from pghaven.restore.plan import plan_restore
 from pghaven.restore.request import RestorePlan, RestoreRequest
 from pghaven.runtime.whoami import ProcessIdentity, read_own_identity
@@ -366,8 +365,8 @@ def make_facts(source: SourceTree, listing: Listing, order: BackupOrder) -> Back
 # -- back again ---------------------------------------------------------------------------------------------------
 
 
-def plan(repository: Repository, label: str, target: Path) -> RestorePlan:
-    """Restore one backup as it is, its tablespaces beside the target."""
+def plan(repository: Repository, label: str, target: Path, **options: bool) -> RestorePlan:
+    """Restore one backup as it is, its tablespaces beside the target; ``options`` are a request's."""
     catalog = BackupCatalog(repository, CLUSTER)
     manifest = catalog.load_manifest(catalog.find_entry(label))
     request = RestoreRequest(
@@ -377,7 +376,7 @@ def plan(repository: Repository, label: str, target: Path) -> RestorePlan:
         backup_label=label,
         tablespace_mapping={one.path: f"{target}-{one.oid}" for one in manifest.facts.tablespaces},
     )
-    return plan_restore(repository, request)
+    return plan_restore(repository, replace(request, **options))  # type: ignore[arg-type]
 
 
 def restore(repository: Repository, label: str, target: Path) -> RestorePlan:
@@ -413,9 +412,9 @@ def read_tree(root: Path) -> tuple[dict[str, bytes], set[str]]:
 def assert_restored(source: SourceTree, target: Path) -> None:
     """The target holds what the source held, byte for byte, and nothing that was not to be kept."""
     files, directories = read_tree(target)
-    ours = {name for name in files if name in GENERATED or name.startswith(CONFIG_DIRECTORY + "/")}
+    ours = {name for name in files if name in GENERATED or name.startswith(CONFIG_COPY_DIRECTORY + "/")}
     assert {name: content for name, content in files.items() if name not in ours} == source.files
-    assert directories - {CONFIG_DIRECTORY} == source.directories
+    assert directories - {CONFIG_COPY_DIRECTORY} == source.directories
     assert files["global/pg_control"] == CONTROL
 
 

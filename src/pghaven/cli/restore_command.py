@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 @click.command("restore")
 @click.argument("cluster")
 @click.option("--target-dir", required=True, metavar="DIR", help="The data directory to make; empty or not there yet.")
+@click.option("--delta", is_flag=True, help="Restore over a data directory of the same cluster, fetching what differs.")
+@click.option("--remove-foreign", is_flag=True, help="With --delta: remove what is not PostgreSQL's and in the way.")
 @click.option("--target-time", metavar="TIME", help='Such as "2026-11-23 04:47:00+01:00", or "-2h" for two hours ago.')
 @click.option("--target-lsn", metavar="LSN", help='A WAL position such as "0/3000028".')
 @click.option("--target-xid", metavar="XID", help="The end of this transaction.")
@@ -60,6 +62,8 @@ def command(
     *,
     cluster: str,
     target_dir: str,
+    delta: bool,
+    remove_foreign: bool,
     target_time: str | None,
     target_lsn: str | None,
     target_xid: str | None,
@@ -98,6 +102,8 @@ def command(
         PlaceOptions(
             cluster=cluster,
             target_dir=target_dir,
+            delta=delta,
+            remove_foreign=remove_foreign,
             backup=backup,
             standby=standby,
             archive=archive,
@@ -142,6 +148,8 @@ class _RestoreJob:
             "plan": plan_body(plan),
             "dry_run": False,
             "written_bytes": result.written_bytes,
+            "proven_bytes": result.proven_bytes,
+            "fetched_bytes": result.fetched_bytes,
             "fetch_seconds": result.fetch_seconds,
             "total_seconds": result.total_seconds,
         }

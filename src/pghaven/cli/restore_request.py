@@ -37,6 +37,8 @@ class TargetOptions:
 class PlaceOptions:
     cluster: str
     target_dir: str
+    delta: bool
+    remove_foreign: bool
     backup: str | None
     standby: bool
     archive: bool
@@ -53,6 +55,10 @@ def make_request(target: TargetOptions, place: PlaceOptions, now: datetime) -> R
         )
     if not place.target_dir:
         raise UsageError("--target-dir is empty")
+    if place.remove_foreign and not place.delta:
+        raise UsageError(
+            "--remove-foreign goes with --delta only: any other restore takes an empty directory", hint="Add --delta."
+        )
     return RestoreRequest(
         cluster=place.cluster,
         target_dir=os.path.abspath(place.target_dir),
@@ -62,6 +68,8 @@ def make_request(target: TargetOptions, place: PlaceOptions, now: datetime) -> R
         archiving=place.archive,
         tablespace_mapping=_parse_mappings(place.tablespaces),
         port=place.port,
+        delta=place.delta,
+        remove_foreign=place.remove_foreign,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -9,31 +10,46 @@ from pghaven.cli.render import render_block
 from pghaven.postgres.recovery import TargetKind, render_target
 from pghaven.restore.execute import RestoreResult
 from pghaven.restore.recover import Recovery
-from pghaven.restore.request import RestorePlan, Root
+from pghaven.restore.request import Existing, RestorePlan, Root
 from pghaven.units import render_duration, render_size, render_time
 
 # For an estimate until rates have been measured on this host: a modest disk, and redo by one process.
+ASSUMED_COMPARE_BYTES_PER_SECOND = 400 << 20
 ASSUMED_RESTORE_BYTES_PER_SECOND = 200 << 20
 ASSUMED_REPLAY_BYTES_PER_SECOND = 64 << 20
 ASSUMED_OVERHEAD_SECONDS = 3.0
+# Of what becomes of paths in the target, this many are named each; a dropped database has hundreds.
+SHOWN_PATHS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """Seconds for copying and for replaying WAL at assumed rates, beside a little for starting and ending."""
+    """Seconds for copying and for replaying WAL at assumed rates, beside a little for starting and ending.
+
+    Where files are there already, ``copy_seconds`` is for the case that all of it differs, and ``compare_seconds`` of
+    it are what is needed when nothing does."""
 
     copy_seconds: float
+    compare_seconds: float
     replay_seconds: float
 
     @property
     def total_seconds(self) -> float:
         return self.copy_seconds + self.replay_seconds + ASSUMED_OVERHEAD_SECONDS
 
+    @property
+    def least_seconds(self) -> float:
+        return self.compare_seconds + self.replay_seconds + ASSUMED_OVERHEAD_SECONDS
+
 
 def estimate(plan: RestorePlan) -> Estimate:
     facts = plan.manifest.facts
+    there = plan.existing.local_bytes if plan.existing is not None else 0
+    compare_seconds = there / ASSUMED_COMPARE_BYTES_PER_SECOND
+    missing_seconds = (facts.total_bytes - there) / ASSUMED_RESTORE_BYTES_PER_SECOND
     return Estimate(
-        copy_seconds=facts.total_bytes / ASSUMED_RESTORE_BYTES_PER_SECOND,
+        copy_seconds=compare_seconds + facts.total_bytes / ASSUMED_RESTORE_BYTES_PER_SECOND,
+        compare_seconds=compare_seconds + missing_seconds,
         replay_seconds=plan.wal.segment_count * facts.wal_segment_size / ASSUMED_REPLAY_BYTES_PER_SECOND,
     )
 
@@ -41,9 +57,9 @@ def estimate(plan: RestorePlan) -> Estimate:
 def render_plan(plan: RestorePlan, now: datetime) -> str:
     """What will be done, ending in an empty line."""
     request, facts, wal = plan.request, plan.manifest.facts, plan.wal
-    guess = estimate(plan)
+    existing = plan.existing
+    most = "" if existing is None else "at most "
     moment = None if request.target.kind is TargetKind.TIME else wal.moment
-    end = render_time(now + timedelta(seconds=guess.total_seconds))
     pairs: list[tuple[str, object]] = [
         ("target", "follow the primary as a standby" if request.standby else render_target(request.target)),
         ("then", None if request.standby else _describe_action(plan)),
@@ -52,15 +68,51 @@ def render_plan(plan: RestorePlan, now: datetime) -> str:
         ("backup", f"{plan.backup.label}, taken {render_time(facts.stopped_at)}"),
         ("timeline", _describe_path(plan)),
         ("WAL", f"{_describe_segments(plan)}, up to {wal.end_lsn}"),
-        ("to fetch", f"{render_size(plan.fetch_bytes)} in {len(plan.manifest.packs)} packs, and the WAL"),
-        ("to write", f"{render_size(facts.total_bytes)} in {facts.file_count} files"),
+        ("to fetch", f"{most}{render_size(plan.fetch_bytes)} in {len(plan.manifest.packs)} packs, and the WAL"),
+        ("to write", f"{most}{render_size(facts.total_bytes)} in {facts.file_count} files"),
     ]
     for root in plan.roots:
         pairs.append(("into" if not root.prefix else root.prefix, _describe_root(root)))
-    if plan.resumes:
-        pairs.append(("begins with", "clearing what an unfinished restore of this backup left there"))
-    pairs.append(("estimate", f"{render_duration(guess.total_seconds)}, so done at about {end} (at assumed rates)"))
+    pairs += _describe_existing(existing)
+    pairs.append(("estimate", _describe_estimate(plan, now)))
     return f"restore of cluster {request.cluster}\n" + render_block(pairs, indent="  ") + "\n"
+
+
+def _describe_existing(existing: Existing | None) -> list[tuple[str, object]]:
+    """What is there already and what becomes of it; empty names go on with the line above."""
+    if existing is None:
+        return []
+    what = "what an unfinished restore left: " if existing.is_unfinished else ""
+    there = f"{render_size(existing.local_bytes)} in {existing.file_count} files of the backup's"
+    pairs: list[tuple[str, object]] = [
+        ("there already", f"{what}{there}; only pages that differ are fetched and written"),
+    ]
+    pairs += _enumerate("removed", "of PostgreSQL's that the backup does not have", existing.removed)
+    pairs += _enumerate("replaced", "links and the like, which are not followed", existing.replaced)
+    pairs += _enumerate("also removed", "that are in the way and not PostgreSQL's", existing.in_the_way)
+    pairs += _enumerate(
+        "moved away", f"of WAL, not in the archive, to {existing.saved_wal_directory}", existing.saved_wal
+    )
+    pairs += _enumerate("left alone", "that are not PostgreSQL's", existing.foreign)
+    return pairs
+
+
+def _enumerate(title: str, what: str, paths: Sequence[str]) -> list[tuple[str, object]]:
+    if not paths:
+        return []
+    shown = [("", path) for path in paths[:SHOWN_PATHS]]
+    if len(paths) > SHOWN_PATHS:
+        shown.append(("", f"… and {len(paths) - SHOWN_PATHS} more (--json has all)"))
+    return [(title, f"{len(paths)} {what}"), *shown]
+
+
+def _describe_estimate(plan: RestorePlan, now: datetime) -> str:
+    guess = estimate(plan)
+    end = render_time(now + timedelta(seconds=guess.total_seconds))
+    if plan.existing is None:
+        return f"{render_duration(guess.total_seconds)}, so done at about {end} (at assumed rates)"
+    least, most = render_duration(guess.least_seconds), render_duration(guess.total_seconds)
+    return f"{least} if nothing differs, {most} if all does, which would be at about {end} (at assumed rates)"
 
 
 def _describe_segments(plan: RestorePlan) -> str:
@@ -122,7 +174,10 @@ def plan_body(plan: RestorePlan) -> dict[str, object]:
             {"path": root.path, "needed_bytes": root.needed_bytes, "free_bytes": root.free_bytes} for root in plan.roots
         ],
         "resumes": plan.resumes,
+        "delta": request.delta,
+        "existing": plan.existing,
         "estimated_seconds": estimate(plan).total_seconds,
+        "estimated_least_seconds": estimate(plan).least_seconds,
     }
 
 
@@ -140,11 +195,7 @@ class Handover:
 def render_restored(result: RestoreResult, handover: Handover) -> str:
     """After a restore that did not start the server."""
     plan = result.plan
-    rate = result.written_bytes / result.fetch_seconds if result.fetch_seconds > 0 else 0.0
-    text = (
-        f"restored {render_size(result.written_bytes)} to {plan.request.target_dir} in "
-        f"{render_duration(result.total_seconds)} ({render_size(rate)}/s)\n"
-    )
+    text = f"{_describe_result(result)}\n"
     pairs: list[tuple[str, object]] = [
         ("start it with", handover.start_command),
         ("as the user", handover.user),
@@ -154,6 +205,18 @@ def render_restored(result: RestoreResult, handover: Handover) -> str:
     if plan.request.standby:
         pairs.append(("primary", "to stream from one, set primary_conninfo before the start"))
     return text + render_block(pairs, indent="  ")
+
+
+def _describe_result(result: RestoreResult) -> str:
+    done = result.written_bytes + result.proven_bytes
+    rate = done / result.fetch_seconds if result.fetch_seconds > 0 else 0.0
+    text = (
+        f"restored {render_size(done)} to {result.plan.request.target_dir} in "
+        f"{render_duration(result.total_seconds)} ({render_size(rate)}/s)"
+    )
+    if result.plan.existing is None:
+        return text
+    return f"{text}, {render_size(result.written_bytes)} of it written and the rest there already"
 
 
 def render_recovered(
@@ -168,11 +231,7 @@ def render_recovered(
         "shut down": "the server has shut down at the target",
         "standby": "the server runs as a standby",
     }
-    text = (
-        f"restored {render_size(result.written_bytes)} to {plan.request.target_dir} in "
-        f"{render_duration(result.total_seconds)}, recovered in {render_duration(recovery.seconds)}; "
-        f"{states[recovery.state]}\n"
-    )
+    text = f"{_describe_result(result)}, recovered in {render_duration(recovery.seconds)}; {states[recovery.state]}\n"
     pairs: list[tuple[str, object]] = [
         ("target", None if plan.request.standby else render_target(plan.request.target)),
         ("reached", f"{recovery.reached_lsn} of timeline {plan.wal.timeline}{_describe_excess(plan, recovery)}"),

@@ -293,6 +293,15 @@ def _file_offsets(block_map: BlockMap) -> U8:
     return offsets
 
 
+def list_holes(block_map: BlockMap) -> list[tuple[int, int, int]]:
+    """The runs in no pack: file, offset and length."""
+    runs = block_map.runs_of_file
+    holes = np.flatnonzero(block_map.pack == HOLE)
+    file = np.repeat(np.arange(len(runs)), runs)[holes]
+    columns = (file, _file_offsets(block_map)[holes], block_map.length[holes])
+    return list(zip(*(column.tolist() for column in columns), strict=True))
+
+
 def invert(block_map: BlockMap) -> PackSide:
     """The map from the packs' side, so that each pack is read once and in order."""
     return PackSide(block_map)

@@ -1,16 +1,17 @@
 """Carrying out a restore's plan.
 
-    plan file → directories → files (workers) → configuration, signal, label → everything durable → pg_control
+    plan file → what was there makes way → directories → files (workers) → configuration, signal, label
+      → everything durable → pg_control
 
-The one idea: ``global/pg_control`` comes last, after everything else has reached the disk, so a directory that a crash
-or a full disk left half done cannot be started; and the plan file, which comes first, says whose it is.
-"""
+The one idea: ``global/pg_control`` comes last, after everything else has reached the disk (and where it was there, it
+goes first), so a directory that a crash or a full disk left half done cannot be started; and the plan file, which
+comes before all, says whose it is."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-import shutil
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,26 +22,19 @@ from itertools import chain, zip_longest
 import numpy as np
 
 from pghaven.clock import SYSTEM_CLOCK, Clock
-from pghaven.errors import NotFound
+from pghaven.errors import Locked, NotFound
 from pghaven.events import Listener, Notice, Progress, Step
 from pghaven.postgres.datadir import RESTORE_PLAN_FILE
-from pghaven.repository.blockmap import HOLE, BlockMap, PackRuns, PackSide, invert
+from pghaven.repository.blockmap import HOLE, BlockMap, PackRuns, PackSide, invert, list_holes
 from pghaven.repository.container import FRAME_BYTES
 from pghaven.repository.manifest import Manifest
 from pghaven.repository.pack import PackPlace
-from pghaven.restore.fetch import (
-    Directories,
-    FetchJob,
-    FetchResult,
-    FetchSettings,
-    FileTarget,
-    Run,
-    open_fetcher,
-    writing_error,
-)
+from pghaven.restore.clearing import disarm, make_way
+from pghaven.restore.existing import is_leftover
+from pghaven.restore.fetch import FetchJob, FetchResult, FetchSettings, Run, open_fetcher
 from pghaven.restore.handover import Handover
-from pghaven.restore.places import is_leftover
 from pghaven.restore.request import RestorePlan, render_plan_file
+from pghaven.restore.targetfiles import Directories, FileTarget, writing_error
 from pghaven.runtime.crew import Crew
 from pghaven.runtime.durable import OwnerOf, sync_filesystem, write_durably
 from pghaven.units import render_size
@@ -67,8 +61,13 @@ class RestoreSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreResult:
+    """``written_bytes`` of files were written and ``proven_bytes`` were there already, of ``fetched_bytes`` of stored
+    frames."""
+
     plan: RestorePlan
     written_bytes: int
+    proven_bytes: int
+    fetched_bytes: int
     fetch_seconds: float
     total_seconds: float
 
@@ -84,15 +83,21 @@ def run_restore(
     began = clock.monotonic()
     for notice in plan.notices:
         listener(notice)
-    writer = _Writer(plan, settings, listener)
-    writer.prepare()
-    with _flushing(plan):
-        fetch_began = clock.monotonic()
-        written = writer.fetch()
-        fetch_seconds = clock.monotonic() - fetch_began
-    writer.finish()
+    with _reserved(plan):
+        writer = _Writer(plan, settings, listener)
+        writer.prepare()
+        with _flushing(plan):
+            fetch_began = clock.monotonic()
+            done = writer.fetch()
+            fetch_seconds = clock.monotonic() - fetch_began
+        writer.finish()
     return RestoreResult(
-        plan=plan, written_bytes=written, fetch_seconds=fetch_seconds, total_seconds=clock.monotonic() - began
+        plan=plan,
+        written_bytes=done.written_bytes,
+        proven_bytes=done.proven_bytes,
+        fetched_bytes=done.fetched_bytes,
+        fetch_seconds=fetch_seconds,
+        total_seconds=clock.monotonic() - began,
     )
 
 
@@ -126,20 +131,16 @@ class _Writer:
         self._tell = listener
         self._target = plan.request.target_dir
         self._roots = tuple((root.prefix, root.path) for root in plan.roots)
-        self._uid, self._gid = settings.owner or (-1, -1)
-        self._owner = OwnerOf(uid=self._uid, gid=self._gid) if settings.owner else None
+        self._ids = settings.owner or (-1, -1)
+        self._owner = OwnerOf(uid=self._ids[0], gid=self._ids[1]) if settings.owner else None
         self._in_parts: list[int] = []
 
     # -- before -----------------------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """The plan file and all directories."""
+        """The plan file, then room for the files, and all directories."""
         plan = self._plan
         with _reported(self._target):
-            if plan.resumes:
-                self._tell(Step(text="clearing what an unfinished restore left"))
-                for root in plan.roots:
-                    _clear(root.path)
             for root in plan.roots:
                 os.makedirs(root.path, 0o700, exist_ok=True)
                 os.chmod(root.path, 0o700)
@@ -147,34 +148,51 @@ class _Writer:
                 os.unlink(f"{self._target}/{name}")
             text = json.dumps(render_plan_file(plan), indent=2) + "\n"
             write_durably(f"{self._target}/{RESTORE_PLAN_FILE}", text.encode(), 0o600, self._owner)
+            if plan.existing is not None:
+                disarm(self._target, self._owner)
+                make_way(plan, plan.existing, self._owner, self._tell)
             self._make_directories()
 
     def _make_directories(self) -> None:
         files = self._plan.manifest.files
         with closing(Directories(self._roots)) as places:
             for path, mode in zip(files.directories, files.directory_mode.tolist(), strict=True):
-                places.make(os.fsdecode(path), mode & _DIRECTORY_MODE_MASK | 0o700, self._uid, self._gid)
+                relative = os.fsdecode(path)
+                places.make(relative, mode & _DIRECTORY_MODE_MASK | 0o700, self._ids, exist_ok=self._is_in_place)
 
     # -- files ------------------------------------------------------------------------------------------------------
 
-    def fetch(self) -> int:
-        """All files but pg_control; returns the bytes written."""
+    @property
+    def _is_in_place(self) -> bool:
+        return self._plan.existing is not None
+
+    def fetch(self) -> FetchResult:
+        """All files but pg_control; returns the sums of what was done."""
         plan = self._plan
         total = plan.manifest.facts.total_bytes
-        self._tell(Step(text=f"restoring {render_size(total)} from {len(plan.manifest.packs)} packs"))
-        settings = FetchSettings(place=self._settings.place, roots=self._roots)
-        done = 0
+        verb = "comparing and restoring" if self._is_in_place else "restoring"
+        self._tell(Step(text=f"{verb} {render_size(total)} from {len(plan.manifest.packs)} packs"))
+        settings = FetchSettings(place=self._settings.place, roots=self._roots, in_place=self._is_in_place)
+        done = FetchResult()
 
         def take(result: FetchResult) -> None:
             nonlocal done
-            done += result.written_bytes
-            self._tell(Progress(phase="restoring", done_bytes=done, total_bytes=total))
+            done = FetchResult(
+                written_bytes=done.written_bytes + result.written_bytes,
+                proven_bytes=done.proven_bytes + result.proven_bytes,
+                fetched_bytes=done.fetched_bytes + result.fetched_bytes,
+            )
+            if result.notice is not None:
+                self._tell(result.notice)
+            done_bytes = done.written_bytes + done.proven_bytes
+            self._tell(Progress(phase="restoring", done_bytes=done_bytes, total_bytes=total))
 
         block_map = plan.manifest.block_map
         crew: Crew[FetchJob, FetchResult]
         with Crew(size=self._settings.processes, setup=open_fetcher, settings=settings) as crew:
             unstored = self._sort_out(block_map)
-            crew.run(chain(self._iter_jobs(invert(block_map)), self._iter_unstored(unstored)), take)
+            more = self._iter_holes(block_map) if self._is_in_place else self._iter_unstored(unstored)
+            crew.run(chain(self._iter_jobs(invert(block_map)), more), take)
         self._settle_parts()
         return done
 
@@ -215,28 +233,42 @@ class _Writer:
             files = tuple(self._target_of(number) for number in numbers[start : start + _EMPTY_FILES_PER_JOB])
             yield FetchJob(pack=None, files=files, runs=())
 
+    def _iter_holes(self, block_map: BlockMap) -> Iterator[FetchJob]:
+        """In files that are there already: all empty files, and each run of zeros."""
+        sizes = self._plan.manifest.files.size
+        empty = np.flatnonzero(sizes == 0).tolist()
+        runs = list_holes(block_map)
+        yield from self._iter_unstored(empty)
+        for start in range(0, len(runs), _EMPTY_FILES_PER_JOB):
+            part = runs[start : start + _EMPTY_FILES_PER_JOB]
+            numbers, local = _unique([run[0] for run in part])
+            yield FetchJob(
+                pack=None,
+                files=tuple(self._target_of(number) for number in numbers),
+                runs=tuple((place, offset, length, 0) for place, (_, offset, length) in zip(local, part, strict=True)),
+            )
+
     def _target_of(self, number: int) -> FileTarget:
         files = self._plan.manifest.files
+        content_hash = files.content_hash[number].tobytes() if self._is_in_place else b""
         return FileTarget(
             directory=os.fsdecode(files.directories[files.directory[number]]),
             name=files.names[number],
             size=int(files.size[number]),
             mode=int(files.mode[number]) & _FILE_MODE_MASK | 0o600,
             mtime_ns=int(files.mtime_ns[number]),
-            uid=self._uid,
-            gid=self._gid,
+            uid=self._ids[0],
+            gid=self._ids[1],
+            content_hash=content_hash if any(content_hash) else b"",
         )
 
     def _settle_parts(self) -> None:
         """The times of files that came in several pieces, perhaps from several workers."""
-        places = Directories(self._roots)
-        try:
+        with closing(Directories(self._roots)) as places:
             for number in self._in_parts:
                 file = self._target_of(number)
                 times = (file.mtime_ns, file.mtime_ns)
                 os.utime(file.name, ns=times, dir_fd=places.open(file.directory), follow_symlinks=False)
-        finally:
-            places.close()
 
     # -- after ------------------------------------------------------------------------------------------------------
 
@@ -262,9 +294,17 @@ class _Writer:
             if prefix:
                 directory, _, name = prefix.rpartition("/")
                 above = places.open(directory)
-                os.symlink(path, name, dir_fd=above)
-                if self._uid >= 0:
-                    os.chown(name, self._uid, self._gid, dir_fd=above, follow_symlinks=False)
+                if not self._is_in_place or not _leads_to(above, name, path):
+                    os.symlink(path, name, dir_fd=above)
+                if self._ids[0] >= 0:
+                    os.chown(name, *self._ids, dir_fd=above, follow_symlinks=False)
+
+
+def _leads_to(above: int, name: str, path: str) -> bool:
+    try:
+        return os.readlink(name, dir_fd=above) == path
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager
@@ -299,17 +339,25 @@ def _cut(runs: Iterable[Run], size: int) -> Iterator[list[Run]]:
         yield part
 
 
-def _clear(path: str) -> None:
-    """Empty a directory that holds an unfinished restore of ours and nothing else; links are not followed."""
-    if not os.path.isdir(path):
-        return
-    for entry in list(os.scandir(path)):
-        if entry.name == RESTORE_PLAN_FILE:
-            continue  # whose this is must stay known until the new plan takes its place
-        if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.path)
-        else:
-            os.unlink(entry.path)
+@contextmanager
+def _reserved(plan: RestorePlan) -> Iterator[None]:
+    """Keep others of us away from the target; ends with the process, however it ends. Raises Locked."""
+    target = plan.request.target_dir
+    with _reported(target):
+        os.makedirs(target, 0o700, exist_ok=True)
+        descriptor = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Locked(
+                f'another restore is at work in "{target}"', hint="Wait for it to end, or choose another directory."
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -1,53 +1,38 @@
 """What a restore's worker process does: read a pack in order and put its pages where they belong.
 
-The one idea: jobs come by pack, not by file, so each pack is read once and each request is large. Paths are opened
-below directories that this restore made itself, component by component without following links, so nothing outside the
-target is ever written, whatever a manifest says.
+The one idea: jobs come by pack, not by file, so each pack is read once and each request is large. Where files are there
+already, what ``compare`` proves to be right is neither fetched nor written.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 
-from pghaven.errors import NotPermitted, Refused, StoreUnreachable
-from pghaven.repository.container import FRAME_BYTES
-from pghaven.repository.pack import PackPlace, PackRef, iter_pack_frames, load_pack_index
+from pghaven.errors import Damaged
+from pghaven.events import Notice
+from pghaven.repository.container import FRAME_BYTES, Index
+from pghaven.repository.pack import PackPlace, PackRef, iter_pack_frames, load_pack_cells, load_pack_index
+from pghaven.restore.compare import Comparison, LocalFiles, Piece, adopt, cut_runs, make_zero
+from pghaven.restore.targetfiles import OPEN_FILES_MAX, Directories, FileTarget, settle, write_at, writing_error
 from pghaven.runtime.direct import DirectWriter, open_direct
 
-_OPEN_FILES_MAX = 128
-_DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+_REWRITE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchSettings:
     """``roots`` maps a prefix of relative paths to the directory it is restored to: ``""`` is the data directory,
-    ``pg_tblspc/<oid>`` a tablespace's own place."""
+    ``pg_tblspc/<oid>`` a tablespace's own place. ``in_place``: files may be there already, right in part."""
 
     place: PackPlace
     roots: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class FileTarget:
-    """A file as a worker writes it. ``uid`` is -1 to leave the owner alone."""
-
-    directory: str
-    name: bytes
-    size: int
-    mode: int
-    mtime_ns: int
-    uid: int
-    gid: int
-
-    @property
-    def path(self) -> str:
-        """Relative to the data directory, for messages."""
-        return f"{self.directory}/{os.fsdecode(self.name)}"
+    in_place: bool = False
 
 
 Run = tuple[int, int, int, int]
@@ -58,8 +43,8 @@ Run = tuple[int, int, int, int]
 class FetchJob:
     """A pack and runs of it that are needed, in the order of their offsets in it.
 
-    Without a pack the files are made with their sizes and nothing in them.
-    """
+    Without a pack the files are made with their sizes, and what the runs name of them is to be zero (in a new file it
+    is)."""
 
     pack: PackRef | None
     files: tuple[FileTarget, ...]
@@ -68,7 +53,13 @@ class FetchJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchResult:
-    written_bytes: int
+    """In bytes of files: ``written_bytes``, and ``proven_bytes`` that were there already. ``fetched_bytes`` are stored
+    ones, of frames that were needed."""
+
+    written_bytes: int = 0
+    proven_bytes: int = 0
+    fetched_bytes: int = 0
+    notice: Notice | None = None
 
 
 class FetchWorker:
@@ -79,23 +70,49 @@ class FetchWorker:
         self._directories = Directories(settings.roots)
         self._open: OrderedDict[tuple[str, bytes], _OpenFile] = OrderedDict()
         self._direct = DirectWriter(FRAME_BYTES)
+        self._comparison = Comparison() if settings.in_place else None
 
     def __call__(self, job: FetchJob) -> FetchResult:
         if job.pack is None:
-            for target in job.files:
-                self._make_empty(target)
-            return FetchResult(written_bytes=0)
+            return self._clear(job) if self._comparison is not None else self._make_empty(job)
         index = load_pack_index(self._place, job.pack)
-        needed = _needed_frames(job.runs, index.plain_offsets)
-        written = 0
+        needed = cut_runs(job.runs, index.plain_offsets)
+        notice = None
+        if self._comparison is not None:
+            try:
+                needed = self._compare(self._comparison, job, index, needed)
+            except _UnprovenCells as damage:
+                notice = damage.notice
+        written = fetched = 0
         for number, plain in iter_pack_frames(self._place, job.pack, index, sorted(needed)):
-            start, end = index.plain_offsets[number], index.plain_offsets[number + 1]
-            view = memoryview(plain)
-            for file, file_offset, length, offset in needed[number]:
-                first, last = max(offset, start), min(offset + length, end)
-                self._write(job.files[file], file_offset + first - offset, view[first - start : last - start])
-                written += last - first
-        return FetchResult(written_bytes=written)
+            written += self._write_pieces(job.files, needed[number], memoryview(plain))
+            fetched += index.stored_lengths[number]
+        total = sum(run[2] for run in job.runs)
+        return FetchResult(written_bytes=written, proven_bytes=total - written, fetched_bytes=fetched, notice=notice)
+
+    def _compare(
+        self, comparison: Comparison, job: FetchJob, index: Index, frames: dict[int, list[Piece]]
+    ) -> dict[int, list[Piece]]:
+        """What of these frames is to be written. Raises _UnprovenCells."""
+        pack = job.pack
+        assert pack is not None
+
+        @cache
+        def load_cells() -> tuple[bytes, ...]:
+            try:
+                return load_pack_cells(self._place, pack, index)
+            except Damaged as error:
+                raise _UnprovenCells(error) from error
+
+        needed: dict[int, list[Piece]] = {}
+        with LocalFiles(self._directories, job.files) as local:
+            for number, pieces in frames.items():
+                differing = comparison.find_differing(
+                    local, pieces, index.plain_lengths[number], partial(_cells_of, load_cells, number)
+                )
+                if differing:
+                    needed[number] = differing
+        return needed
 
     def close(self) -> None:
         try:
@@ -106,38 +123,84 @@ class FetchWorker:
         self._direct.close()
         self._directories.close()
 
-    def _make_empty(self, file: FileTarget) -> None:
-        try:
-            fd = os.open(file.name, _FILE_FLAGS | os.O_EXCL, file.mode, dir_fd=self._directories.open(file.directory))
+    def _make_empty(self, job: FetchJob) -> FetchResult:
+        for file in job.files:
             try:
-                os.ftruncate(fd, file.size)
-                settle(fd, file)
-            finally:
-                os.close(fd)
-        except OSError as error:
-            raise writing_error(error, file.path) from error
+                fd = self._create(file)
+                try:
+                    os.ftruncate(fd, file.size)
+                    settle(fd, file)
+                finally:
+                    os.close(fd)
+            except OSError as error:
+                raise writing_error(error, file.path) from error
+        return FetchResult()
 
-    def _write(self, file: FileTarget, offset: int, part: memoryview) -> None:
+    def _clear(self, job: FetchJob) -> FetchResult:
+        """Have the files there, with zeros where the runs say so."""
+        written = 0
+        path = ""
         try:
-            if len(part) == file.size:
-                self._write_whole(file, part)
+            with LocalFiles(self._directories, job.files) as local:
+                for number, file in enumerate(job.files):
+                    path = file.path
+                    local.make(number)
+                for number, offset, length, _ in job.runs:
+                    path = job.files[number].path
+                    fd = local.make(number)
+                    zeroed = make_zero(fd, offset, length)
+                    if zeroed:
+                        settle(fd, job.files[number])
+                    written += zeroed
+        except OSError as error:
+            raise writing_error(error, path) from error
+        return FetchResult(written_bytes=written, proven_bytes=sum(run[2] for run in job.runs) - written)
+
+    def _create(self, file: FileTarget) -> int:
+        return os.open(file.name, _FILE_FLAGS | os.O_EXCL, file.mode, dir_fd=self._directories.open(file.directory))
+
+    def _write_pieces(self, files: tuple[FileTarget, ...], pieces: list[Piece], view: memoryview) -> int:
+        """Write parts of a frame; those that follow one another in a file go together."""
+        written = 0
+        parts: list[memoryview] = []
+        begin = end = (-1, 0)  # of the parts: a file and an offset in it
+        for number, offset, length, at in pieces:
+            if (number, offset) != end:
+                self._write(files, begin, parts)
+                parts, begin = [], (number, offset)
+            parts.append(view[at : at + length])
+            end = (number, offset + length)
+            written += length
+        self._write(files, begin, parts)
+        return written
+
+    def _write(self, files: tuple[FileTarget, ...], begin: tuple[int, int], parts: list[memoryview]) -> None:
+        if not parts:
+            return
+        number, offset = begin
+        file = files[number]
+        try:
+            if sum(map(len, parts)) == file.size:
+                self._write_whole(file, parts)
                 return
             opened = self._open_file(file)
-            if opened.direct is not None and self._direct.fits(offset, len(part)):
-                self._direct.write((opened.direct, opened.fd), offset, part, file.path)
+            if opened.direct is not None and len(parts) == 1 and self._direct.fits(offset, len(parts[0])):
+                self._direct.write((opened.direct, opened.fd), offset, parts[0], file.path)
                 return
-            while part:
-                done = os.pwrite(opened.fd, part, offset)
-                part, offset = part[done:], offset + done
+            write_at(opened.fd, offset, parts)
         except OSError as error:
             raise writing_error(error, _find_path(error, file.path)) from error
 
-    def _write_whole(self, file: FileTarget, part: memoryview) -> None:
+    def _write_whole(self, file: FileTarget, parts: list[memoryview]) -> None:
         """A file that comes in one piece: most are small, so each system call counts."""
-        fd = os.open(file.name, _FILE_FLAGS | os.O_EXCL, file.mode, dir_fd=self._directories.open(file.directory))
+        if self._comparison is None:
+            fd = self._create(file)
+        else:
+            fd = os.open(file.name, _REWRITE_FLAGS, file.mode, dir_fd=self._directories.open(file.directory))
         try:
-            while part:
-                part = part[os.write(fd, part) :]
+            if self._comparison is not None:
+                adopt(fd, file)
+            write_at(fd, 0, parts)
             settle(fd, file)
         finally:
             os.close(fd)
@@ -149,15 +212,18 @@ class FetchWorker:
         if found is not None:
             self._open.move_to_end(key)
             return found
-        if len(self._open) >= _OPEN_FILES_MAX:
+        if len(self._open) >= OPEN_FILES_MAX:
             self._close_oldest()
         fd = os.open(file.name, _FILE_FLAGS, file.mode, dir_fd=self._directories.open(file.directory))
         opened = self._open[key] = _OpenFile(file, fd)
-        if os.fstat(fd).st_nlink != 1:
+        if self._comparison is not None:
+            adopt(fd, file)
+        elif os.fstat(fd).st_nlink != 1:
             raise FileExistsError(errno.EEXIST, "it has another name somewhere else")
-        os.ftruncate(fd, file.size)
-        if file.uid >= 0:
-            os.fchown(fd, file.uid, file.gid)
+        else:
+            os.ftruncate(fd, file.size)
+            if file.uid >= 0:
+                os.fchown(fd, file.uid, file.gid)
         opened.direct = open_direct(fd)
         return opened
 
@@ -179,94 +245,25 @@ class _OpenFile:
     direct: int | None = None
 
 
-class Directories:
-    """Open directories below the roots of a restore, reached without following any link below a root."""
-
-    def __init__(self, roots: tuple[tuple[str, str], ...]) -> None:
-        self._roots = dict(roots)
-        self._open: OrderedDict[str, int] = OrderedDict()
-
-    def open(self, relative: str) -> int:
-        """A descriptor of the directory; it stays open until ``close`` or until many others were opened."""
-        fd = self._open.get(relative)
-        if fd is None:
-            if len(self._open) >= _OPEN_FILES_MAX:
-                _, oldest = self._open.popitem(last=False)
-                os.close(oldest)
-            fd = self._open[relative] = self._reach(relative)
-        else:
-            self._open.move_to_end(relative)
-        return fd
-
-    def _reach(self, relative: str) -> int:
-        root = self._roots.get(relative)
-        if root is not None:
-            return os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        parent, _, name = relative.rpartition("/")
-        above = self._reach(parent)
-        try:
-            return os.open(name, _DIRECTORY_FLAGS, dir_fd=above)
-        finally:
-            os.close(above)
-
-    def make(self, relative: str, mode: int, uid: int, gid: int) -> None:
-        """Make one directory; its parent exists. Roots exist already and only get their mode and owner."""
-        if relative not in self._roots:
-            parent, _, name = relative.rpartition("/")
-            above = self._reach(parent)
-            try:
-                os.mkdir(name, mode, dir_fd=above)
-            finally:
-                os.close(above)
-        fd = self._reach(relative)
-        try:
-            os.fchmod(fd, mode)
-            if uid >= 0:
-                os.fchown(fd, uid, gid)
-        finally:
-            os.close(fd)
-
-    def close(self) -> None:
-        while self._open:
-            _, fd = self._open.popitem()
-            os.close(fd)
-
-
-def settle(fd: int, file: FileTarget) -> None:
-    """Give a finished file its owner and its time."""
-    if file.uid >= 0:
-        os.fchown(fd, file.uid, file.gid)
-    os.utime(fd, ns=(file.mtime_ns, file.mtime_ns))
-
-
-def writing_error(error: OSError, path: str) -> Exception:
-    """Our error for a failed write into the target."""
-    if isinstance(error, PermissionError):
-        return NotPermitted(f'could not write "{path}": permission denied')
-    if isinstance(error, FileExistsError):
-        return Refused(f'"{path}" exists already', hint="Somebody else is writing into the target directory.")
-    return StoreUnreachable(
-        f'could not write "{path}": {error.strerror}',
-        hint="The restore is not finished and the directory cannot be started. Make room or mend the disk, "
-        "then run the same command again.",
-    )
-
-
 def _find_path(error: OSError, current: str) -> str:
     """What could not be written: a direct write fails while the next file is at work already, and names its own."""
     return error.filename if isinstance(error.filename, str) else current
 
 
-def _needed_frames(runs: tuple[Run, ...], plain_offsets: tuple[int, ...]) -> dict[int, list[Run]]:
-    """The runs that touch each frame; frames that nobody needs are not in it."""
-    needed: dict[int, list[Run]] = {}
-    for run in runs:
-        _file, _file_offset, length, offset = run
-        first = bisect_right(plain_offsets, offset) - 1
-        last = bisect_right(plain_offsets, offset + length - 1) - 1
-        for number in range(first, last + 1):
-            needed.setdefault(number, []).append(run)
-    return needed
+def _cells_of(load: Callable[[], tuple[bytes, ...]], number: int) -> bytes:
+    return load()[number]
+
+
+class _UnprovenCells(Exception):
+    """The hashes that would tell which pages are in place are damaged; the pages in the pack need not be."""
+
+    def __init__(self, damage: Damaged) -> None:
+        super().__init__(damage.message)
+        self.notice = Notice(
+            level="warning",
+            code="cells",
+            text=f"pages cannot be compared, so all of them are fetched: {damage.message}",
+        )
 
 
 def open_fetcher(settings: FetchSettings) -> FetchWorker:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from pghaven.events import Listener, Notice
-from pghaven.postgres.datadir import RESTORE_PLAN_FILE
+from pghaven.postgres.datadir import CONFIG_COPY_DIRECTORY, RESTORE_PLAN_FILE
 from pghaven.postgres.recovery import (
     quote_setting,
     render_recovery_settings,
@@ -17,9 +17,8 @@ from pghaven.postgres.recovery import (
     replace_settings_block,
 )
 from pghaven.repository.manifest import ConfigFile
-from pghaven.restore.fetch import Directories
-from pghaven.restore.places import CONFIG_DIRECTORY
 from pghaven.restore.request import RestorePlan
+from pghaven.restore.targetfiles import Directories
 from pghaven.runtime.durable import OwnerOf, write_durably
 
 _NAMES = {"config": "postgresql.conf", "hba": "pg_hba.conf", "ident": "pg_ident.conf"}
@@ -55,17 +54,17 @@ class Handover:
         outside = self._plan.manifest.config_files
         if not outside:
             return
-        uid, gid = (self._owner.uid, self._owner.gid) if self._owner else (-1, -1)
-        self._places.make(CONFIG_DIRECTORY, 0o700, uid, gid)
+        owner = (self._owner.uid, self._owner.gid) if self._owner else (-1, -1)
+        self._places.make(CONFIG_COPY_DIRECTORY, 0o700, owner)
         for number, file in enumerate(outside):
-            self._replace(CONFIG_DIRECTORY, f"{number}-{os.path.basename(file.path)}", file.content)
+            self._replace(CONFIG_COPY_DIRECTORY, f"{number}-{os.path.basename(file.path)}", file.content)
         made = [file for file in outside if file.role in _NAMES and not self._exists(_NAMES[file.role])]
         for file in made:
             content = _inside(file, self._plan.request.target_dir, outside) if file.role == "config" else file.content
             self._replace("", _NAMES[file.role], content)
         places = ", ".join(sorted({os.path.dirname(file.path) for file in outside}))
         text = (
-            f"the server's configuration lay in {places}: its files are in {CONFIG_DIRECTORY}/, and "
+            f"the server's configuration lay in {places}: its files are in {CONFIG_COPY_DIRECTORY}/, and "
             f"{', '.join(_NAMES[file.role] for file in made) or 'none'} in the data directory were made from them"
         )
         listener(Notice(level="info", code="configuration", text=text))
@@ -126,7 +125,7 @@ def _inside(file: ConfigFile, target: str, outside: tuple[ConfigFile, ...]) -> b
         "external_pid_file = ''",
     ]
     lines[2:2] = [
-        f"include_if_exists = {quote_setting(f'{CONFIG_DIRECTORY}/{number}-{os.path.basename(other.path)}')}"
+        f"include_if_exists = {quote_setting(f'{CONFIG_COPY_DIRECTORY}/{number}-{os.path.basename(other.path)}')}"
         for number, other in enumerate(outside)
         if other.role == "include"
     ]

@@ -1,56 +1,81 @@
 """Where a restore writes, and whether it may: the target directory and the tablespaces.
 
-The one idea: only empty directories are written to, or ones that an earlier try of this tool left unfinished; whatever
-would be in the way is named and left alone.
-"""
+The one idea: only empty directories are written to, or ones that an earlier try of this tool left unfinished, or,
+where that was asked for, ones whose ``pg_control`` proves that they are the same cluster's. A tablespace's directory
+is that only if the data directory's own link leads there."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 
-from pghaven.errors import NotPermitted, Refused, UsageError
-from pghaven.postgres.datadir import CONFIG_COPY_DIRECTORY, RESTORE_PLAN_FILE
+from pghaven.errors import NotPermitted, PghavenError, Refused, UsageError
+from pghaven.postgres.control import parse_control
+from pghaven.postgres.datadir import RESTORE_PLAN_FILE
 from pghaven.repository.manifest import Manifest
+from pghaven.restore.existing import Found, find_existing, is_leftover
 from pghaven.restore.request import RestoreRequest, Root
-from pghaven.server.postmaster import is_running, list_server_processes
+from pghaven.restore.targetfiles import Directories
+from pghaven.server.postmaster import find_tablespace_user, is_running, list_server_processes
 
 # Beside the files of the backup the data directory needs room for WAL while it is replayed.
 _WAL_SEGMENTS = 16
+_CONTROL = "global/pg_control"
+_CONTROL_BYTES_MAX = 1 << 16
 
 
-def plan_roots(request: RestoreRequest, manifest: Manifest) -> tuple[tuple[Root, ...], bool]:
-    """All places to be written, checked; and whether an unfinished restore lies there.
+def plan_roots(request: RestoreRequest, manifest: Manifest) -> tuple[tuple[Root, ...], Found | None, bool]:
+    """All places to be written, checked; what lies in them already; and whether that is an unfinished restore.
 
     Raises Refused for a directory that is in use or holds something else, or for too little space.
     """
     target = request.target_dir
     paths = _tablespace_paths(request, manifest)
+    refuse_running(target)
+    unfinished = read_unfinished(target)
+    ours = {path for _, path in unfinished["roots"]} if unfinished is not None else set()
+    if request.delta and (unfinished is not None or has_control(target)):
+        _require_same_cluster(target, unfinished, manifest)
+        _require_expected_links(target, paths, manifest)
+        ours |= {target, *(path for prefix, path in paths.items() if _read_link(target, prefix) == path)}
+        _refuse_other_users({prefix: path for prefix, path in paths.items() if path in ours}, target)
+    for path in (target, *paths.values()):
+        if path not in ours:
+            _require_empty(path, is_target=path == target)
+    places = {prefix: path for prefix, path in {"": target, **paths}.items() if path in ours}
+    existing = find_existing(places, paths, manifest) if places else None
+    if existing is not None and not request.delta:
+        assert unfinished is not None
+        _require_own(unfinished, target, existing, manifest)
     sizes = _sizes_by_root(manifest)
+    sizes[""] = sizes.get("", 0) + _WAL_SEGMENTS * manifest.facts.wal_segment_size
+    taken = existing.free_bytes if existing is not None else {}
+    roots = tuple(
+        Root(
+            prefix=prefix,
+            path=path,
+            needed_bytes=max(0, sizes.get(prefix, 0) - taken.get(prefix, 0)),
+            free_bytes=_free(path),
+        )
+        for prefix, path in {"": target, **paths}.items()
+    )
+    _require_space(roots)
+    return roots, existing, unfinished is not None
+
+
+def refuse_running(target: str) -> None:
+    """Raises Refused when a server runs on this directory."""
     running = _find_server(target)
     if running is not None:
         raise Refused(
             f'a server is running on "{target}" (process {running})',
             hint="Stop it first, or restore to another directory.",
         )
-    unfinished = read_unfinished(target)
-    ours = {path for _, path in unfinished["roots"]} if unfinished is not None else set()
-    for path in (target, *paths.values()):
-        if path not in ours:
-            _require_empty(path, is_target=path == target)
-    if unfinished is not None:
-        _require_own(unfinished, target, {prefix: path for prefix, path in paths.items() if path in ours}, manifest)
-    wal_bytes = _WAL_SEGMENTS * manifest.facts.wal_segment_size
-    roots = [Root(prefix="", path=target, needed_bytes=sizes.get("", 0) + wal_bytes, free_bytes=_free(target))]
-    for prefix, path in paths.items():
-        roots.append(Root(prefix=prefix, path=path, needed_bytes=sizes.get(prefix, 0), free_bytes=_free(path)))
-    if unfinished is None:
-        _require_space(roots)
-    return tuple(roots), unfinished is not None
 
 
 def _find_server(target: str) -> int | None:
@@ -110,9 +135,22 @@ def root_prefix(relative: str) -> str:
     return f"pg_tblspc/{parts[1]}" if parts[0] == "pg_tblspc" and len(parts) > 1 else ""
 
 
+def has_control(target: str) -> bool:
+    """Whether a server could be started on this directory; a link counts, wherever it leads."""
+    return os.path.lexists(f"{target}/{_CONTROL}")
+
+
+def read_control(target: str) -> bytes:
+    """The contents of ``pg_control``, which lies there itself and not behind a link. Raises OSError."""
+    with closing(Directories((("", target),))) as places:
+        descriptor = os.open("pg_control", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=places.open("global"))
+        with open(descriptor, "rb") as file:
+            return file.read(_CONTROL_BYTES_MAX)
+
+
 def read_unfinished(target: str) -> dict[str, Any] | None:
     """The plan an interrupted restore left in this directory; None when there is none or it was finished."""
-    if os.path.lexists(f"{target}/global/pg_control"):
+    if has_control(target):
         return None
     try:
         with open(f"{target}/{RESTORE_PLAN_FILE}", encoding="utf-8") as file:
@@ -120,6 +158,65 @@ def read_unfinished(target: str) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError, ValueError, PermissionError):
         return None
     return plan if isinstance(plan, dict) and isinstance(plan.get("roots"), list) else None
+
+
+def _require_same_cluster(target: str, unfinished: Mapping[str, Any] | None, manifest: Manifest) -> None:
+    """Raises Refused unless what lies there is proven to be of the backup's cluster and version."""
+    facts = manifest.facts
+    if unfinished is not None:
+        found = unfinished.get("system_identifier")
+    else:
+        try:
+            control = parse_control(read_control(target))
+        except PermissionError:
+            raise NotPermitted(f'could not read "{target}/{_CONTROL}": permission denied') from None
+        except (OSError, PghavenError) as error:
+            raise Refused(
+                f'"{target}" cannot be proven to be this cluster\'s: its pg_control cannot be read ({error})',
+                hint="Move it away and restore to an empty directory.",
+            ) from error
+        found = str(control.system_identifier)
+        if control.catalog_version != facts.catalog_version:
+            raise Refused(
+                f'"{target}" is of another major version than the backup, which is of PostgreSQL {facts.major}',
+                hint="Restore to another directory.",
+            )
+    if found != str(facts.system_identifier):
+        raise Refused(
+            f'"{target}" is of another cluster: its system identifier is {found}, not {facts.system_identifier}',
+            hint="Restore to another directory.",
+        )
+
+
+def _require_expected_links(target: str, paths: Mapping[str, str], manifest: Manifest) -> None:
+    """A tablespace that lies elsewhere than the plan would put it is most likely a mapping that was forgotten."""
+    for tablespace in manifest.facts.tablespaces:
+        prefix = f"pg_tblspc/{tablespace.oid}"
+        path, leads_to = paths[prefix], _read_link(target, prefix)
+        if leads_to not in (None, path) and os.path.isdir(path) and os.listdir(path):
+            raise Refused(
+                f'tablespace "{tablespace.name}" lies at "{leads_to}", and would be restored to "{path}", '
+                "which is not empty",
+                hint=f"To restore it where it is: --tablespace-mapping {tablespace.path}={leads_to}",
+            )
+
+
+def _refuse_other_users(paths: Mapping[str, str], target: str) -> None:
+    """A copied data directory has its original's links: what they lead to is in use while the original runs."""
+    for prefix, path in paths.items():
+        user = find_tablespace_user(path)
+        if user is not None:
+            raise Refused(
+                f'a server is running on "{user}" with the tablespace directory "{path}"',
+                hint=f'"{target}/{prefix}" leads to a directory that is not its own: use --tablespace-mapping.',
+            )
+
+
+def _read_link(target: str, prefix: str) -> str | None:
+    try:
+        return os.readlink(f"{target}/{prefix}")
+    except OSError:
+        return None
 
 
 def _require_empty(path: str, *, is_target: bool) -> None:
@@ -150,53 +247,20 @@ def _require_parent(path: str) -> None:
         raise Refused(f'"{parent}" does not exist, so "{path}" cannot be made', hint=f'Make the directory "{parent}".')
 
 
-def _require_own(unfinished: Mapping[str, Any], target: str, paths: Mapping[str, str], manifest: Manifest) -> None:
-    """An unfinished restore is done over only if every file there is one of this backup's own."""
+def _require_own(unfinished: Mapping[str, Any], target: str, existing: Found, manifest: Manifest) -> None:
+    """An unfinished restore is gone on with only if every file there is one of this backup's own."""
     if unfinished.get("backup") != manifest.facts.label:
         raise Refused(
             f'"{target}" holds an unfinished restore of backup "{unfinished.get("backup")}"',
-            hint=f'Choose that one with --backup, or empty the directory to restore "{manifest.facts.label}".',
+            hint=f'Choose that one with --backup, or use --delta to go on with "{manifest.facts.label}".',
         )
-    foreign = list(find_foreign({"": target, **paths}, manifest))
-    if foreign:
+    strange = existing.list_strange()
+    if strange:
         raise Refused(
-            f'"{target}" holds an unfinished restore and {len(foreign)} files that are not part of it',
-            detail=f"Among them: {', '.join(foreign[:5])}.",
-            hint="Move them away; nothing that is not ours is removed.",
+            f'"{target}" holds an unfinished restore and {len(strange)} files that are not part of it',
+            detail=f"Among them: {', '.join(strange[:5])}.",
+            hint="Move them away, or use --delta, which removes only what PostgreSQL made.",
         )
-
-
-def find_foreign(roots: Mapping[str, str], manifest: Manifest) -> Iterator[str]:
-    """Paths below the roots that the backup does not have and a restore does not make."""
-    files = manifest.files
-    ours = {os.fsdecode(files.path(number)) for number in range(len(files.names))}
-    ours |= set(GENERATED_FILES)
-    for prefix, root in roots.items():
-        for directory, _, names in os.walk(root):
-            relative = os.path.relpath(directory, root)
-            for name in names:
-                path = "/".join(part for part in (prefix, "" if relative == "." else relative, name) if part)
-                # A write that was cut short leaves the temporary name it had.
-                if path not in ours and not is_leftover(name) and not path.startswith(CONFIG_DIRECTORY + "/"):
-                    yield path
-
-
-def is_leftover(name: str) -> bool:
-    """Whether this is the temporary name of a file that we write and rename; a kill leaves one behind."""
-    return name.startswith(tuple(f".{one}." for one in (*GENERATED_FILES, "pg_control"))) and name.endswith(".tmp")
-
-
-CONFIG_DIRECTORY = CONFIG_COPY_DIRECTORY
-GENERATED_FILES = (
-    RESTORE_PLAN_FILE,
-    "backup_label",
-    "recovery.signal",
-    "standby.signal",
-    "postgresql.auto.conf",
-    "postgresql.conf",
-    "pg_hba.conf",
-    "pg_ident.conf",
-)
 
 
 def _free(path: str) -> int | None:
@@ -213,7 +277,7 @@ def _device(path: str) -> int:
     return os.stat(path).st_dev
 
 
-def _require_space(roots: list[Root]) -> None:
+def _require_space(roots: Sequence[Root]) -> None:
     """Roots on one file system share its room."""
     from pghaven.units import render_size
 

@@ -24,6 +24,7 @@ from pghaven.repository.ledger import Walk, list_legs, walk_path
 from pghaven.repository.manifest import Manifest
 from pghaven.repository.repository import Lineage, Repository
 from pghaven.repository.walstore import WalArchive
+from pghaven.restore.existing import plan_existing
 from pghaven.restore.places import plan_roots
 from pghaven.restore.port import find_port_notice
 from pghaven.restore.request import RestorePlan, RestoreRequest, WalPlan
@@ -69,7 +70,8 @@ def plan_restore(repository: Repository, request: RestoreRequest) -> RestorePlan
     way = planner.choose_way()
     manifest = planner.catalog.load_manifest(way.backup)
     wal = planner.plan_wal(way, manifest)
-    roots, resumes = plan_roots(request, manifest)
+    roots, found, is_unfinished = plan_roots(request, manifest)
+    existing, notices = plan_existing(found, request, planner.archive, is_unfinished=is_unfinished)
     port = find_port_notice(request, manifest.facts)
     return RestorePlan(
         request=request,
@@ -78,8 +80,8 @@ def plan_restore(repository: Repository, request: RestoreRequest) -> RestorePlan
         wal=wal,
         roots=roots,
         fetch_bytes=sum(pack.size_bytes for pack in manifest.packs),
-        resumes=resumes,
-        notices=(*planner.notices, *([port] if port else [])),
+        existing=existing,
+        notices=(*planner.notices, *notices, *([port] if port else [])),
     )
 
 
@@ -100,10 +102,10 @@ class _Planner:
         self._entries = self._list_entries(lineages)
         system_identifier = int(self._entries[-1].summary["system_identifier"])
         lineage = next(one for one in lineages if one.system_identifier == system_identifier)
-        self._archive = WalArchive(repository, request.cluster, system_identifier, lineage.wal_segment_size)
+        self.archive = WalArchive(repository, request.cluster, system_identifier, lineage.wal_segment_size)
         self._held = {
-            timeline: {segment.name.number for segment in self._archive.list_segments(timeline)}
-            for timeline in self._archive.list_timelines()
+            timeline: {segment.name.number for segment in self.archive.list_segments(timeline)}
+            for timeline in self.archive.list_timelines()
         }
 
     def _list_entries(self, lineages: Sequence[Lineage]) -> list[BackupEntry]:
@@ -161,7 +163,7 @@ class _Planner:
     def _read_history(self, timeline: Timeline) -> History | None:
         """None when it is not in the archive and nobody asked for this timeline."""
         try:
-            return self._archive.read_history(timeline)
+            return self.archive.read_history(timeline)
         except ObjectMissing:
             if self._target.timeline is None:
                 return None
@@ -174,10 +176,10 @@ class _Planner:
     def _find_way(self, history: History, entry: BackupEntry) -> _Way | None:
         """The WAL that follows a backup; None, with a warning, when it does not even reach the backup's own end."""
         own = Timeline(int(entry.summary["timeline"]))
-        start = SegmentName.containing(own, Lsn.parse(entry.summary["start_lsn"]), self._archive.segment_size)
+        start = SegmentName.containing(own, Lsn.parse(entry.summary["start_lsn"]), self.archive.segment_size)
         walk = walk_path(history, start, self._held)
         segments = walk.segments if walk.tail is None else (*walk.segments, walk.tail)
-        path = WalPath(archive=self._archive, segments=segments, end_lsn=walk.end_lsn)
+        path = WalPath(archive=self.archive, segments=segments, end_lsn=walk.end_lsn)
         way = _Way(backup=entry, history=history, walk=walk, path=path)
         if segments and walk.end_lsn >= way.stop_lsn:
             return way
@@ -264,7 +266,7 @@ class _Planner:
             )
 
     def _archive_history_includes(self, chosen: Timeline, other: Timeline) -> bool:
-        return self._archive.read_history(chosen).includes(other)
+        return self.archive.read_history(chosen).includes(other)
 
     # -- which WAL --------------------------------------------------------------------------------------------------
 
@@ -338,7 +340,7 @@ class _Planner:
         return self._wal_plan(way, target, max(target.lsn, way.stop_lsn), None)
 
     def _wal_plan(self, way: _Way, recovery: RecoveryTarget, end_lsn: Lsn, moment: datetime | None) -> WalPlan:
-        end_lsn = _without_page_header(end_lsn, self._archive.segment_size)
+        end_lsn = _without_page_header(end_lsn, self.archive.segment_size)
         needed = [segment for segment in way.path.segments if segment.start_lsn < end_lsn]
         return WalPlan(
             recovery=recovery,

@@ -26,7 +26,8 @@ from pghaven.units import render_time_utc
 class RestoreRequest:
     """``target_dir`` is absolute. ``tablespace_mapping`` maps original paths to new ones. ``archiving`` lets the
     restored cluster go on archiving; a copy must not, because its source still does. ``port`` is where the restored
-    server listens, by default as its source did."""
+    server listens, by default as its source did. ``delta`` allows a data directory of the same cluster to be made into
+    the restored one, ``remove_foreign`` to remove what is in the way and not PostgreSQL's."""
 
     cluster: str
     target_dir: str
@@ -36,6 +37,8 @@ class RestoreRequest:
     archiving: bool = False
     tablespace_mapping: Mapping[str, str] = field(default_factory=dict)
     port: int | None = None
+    delta: bool = False
+    remove_foreign: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,15 +72,43 @@ class Root:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Existing:
+    """What lies in the places to be written already, and what becomes of it; paths are relative to the data directory.
+
+    ``file_count`` files with names of the backup's, of ``local_bytes``, are compared with it. Removed are
+    ``removed``, which PostgreSQL made and the backup does not have; ``replaced``, links and the like in the place of
+    files or directories, which are not followed; ``in_the_way``, which is somebody else's; directories come behind
+    what is in them. ``foreign`` is left alone. The files ``saved_wal`` of ``pg_wal``, which the archive does not
+    have, are moved to ``saved_wal_directory``."""
+
+    is_unfinished: bool
+    file_count: int
+    local_bytes: int
+    removed: tuple[str, ...]
+    replaced: tuple[str, ...]
+    in_the_way: tuple[str, ...]
+    foreign: tuple[str, ...]
+    saved_wal: tuple[str, ...]
+    saved_wal_directory: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RestorePlan:
+    """``existing`` is None where everything is made anew."""
+
     request: RestoreRequest
     backup: BackupEntry
     manifest: Manifest
     wal: WalPlan
     roots: tuple[Root, ...]
     fetch_bytes: int
-    resumes: bool
+    existing: Existing | None
     notices: tuple[Notice, ...]
+
+    @property
+    def resumes(self) -> bool:
+        """Whether this goes on with a restore that was interrupted."""
+        return self.existing is not None and self.existing.is_unfinished
 
 
 def render_plan_file(plan: RestorePlan) -> dict[str, Any]:
@@ -98,5 +129,6 @@ def render_plan_file(plan: RestorePlan) -> dict[str, Any]:
         "moment": render_time_utc(wal.moment) if wal.moment else None,
         "standby": request.standby,
         "archiving": "allowed" if request.archiving else "off",
+        "delta": request.delta,
         "roots": [[root.prefix, root.path] for root in plan.roots],
     }

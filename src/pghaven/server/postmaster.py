@@ -8,6 +8,7 @@ given to somebody else since. A server's processes are recognised by what they a
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -102,6 +103,24 @@ def list_server_processes(data_directory: str) -> tuple[int, ...]:
     """
     pids = (int(name) for name in os.listdir("/proc") if name.isdecimal())
     return tuple(sorted(pid for pid in pids if _serves(pid, data_directory, doubt=False)))
+
+
+def find_tablespace_user(directory: str) -> str | None:
+    """The data directory of a running server that has a tablespace here; of other users' servers only root sees
+    them."""
+    for pid in (name for name in os.listdir("/proc") if name.isdecimal()):
+        try:
+            data_directory = os.readlink(f"/proc/{pid}/cwd")
+            if not _serves(int(pid), data_directory, doubt=False):
+                continue
+            links = [f"{data_directory}/pg_tblspc/{name}" for name in os.listdir(f"{data_directory}/pg_tblspc")]
+        except OSError:
+            continue
+        for link in links:
+            with suppress(OSError):
+                if os.path.samefile(link, directory):
+                    return data_directory
+    return None
 
 
 def is_alive(pid: int) -> bool:
