@@ -134,6 +134,9 @@ class Origin:
             entry = self._catalog.read_entry(self.parent.label)
             if entry.state not in (BackupState.COMMITTED, BackupState.RETIRED):
                 self._give_up(f'backup "{entry.label}" is being removed')
+                return
+            # As it is by now: a map that was the newest before we announced ourselves may have been collected since.
+            self.parent = entry
 
     def plan(
         self,
