@@ -81,6 +81,9 @@ class Pghaven:
     def restore_command(self, target: Path) -> Sequence[str]:
         return self._command("restore", "main", "--target-dir", str(target))
 
+    def verify_command(self) -> Sequence[str]:
+        return self._command("verify", "main")
+
     def warm(self) -> None:
         warm(self._repository)
 
@@ -134,6 +137,9 @@ class PgBackRest:
 
     def restore_command(self, target: Path) -> Sequence[str]:
         return self._command(f"--pg1-path={target}", "restore")
+
+    def verify_command(self) -> Sequence[str]:
+        return self._command("verify")
 
     def warm(self) -> None:
         warm(self._repository)

@@ -73,8 +73,11 @@ def run_verify(
     """
     began_at, began = repository.clock.now(), clock.monotonic()
     verifier = _Verifier(repository, settings, listener)
-    verifier.read_records()
-    verifier.read_contents()
+    worker = WorkerSettings(repository=repository, cluster=settings.cluster, contents=settings.scope is Scope.FULL)
+    crew: Crew[VerifyJob, WorkResult]
+    with Crew(size=settings.processes, setup=open_verifier, settings=worker) as crew:
+        verifier.read_records()  # while the workers start
+        verifier.read_contents(crew)
     findings = verifier.judge()
     result = VerifyResult(
         cluster=settings.cluster,
@@ -124,11 +127,10 @@ class _Verifier:
         for lineage in self._records.lineages:
             self.archives.append(list_wal(repository, cluster, lineage, needs))
 
-    def read_contents(self) -> None:
+    def read_contents(self, crew: Crew[VerifyJob, WorkResult]) -> None:
         """All packs and WAL, in the workers."""
-        settings = self._settings
         total = sum(ref.size_bytes for ref in self._records.packs)
-        if settings.only is None:
+        if self._settings.only is None:
             total += sum(wal.total_bytes for wal in self.archives)
         self._tell(Step(text=f"verifying {render_size(total)} in {len(self._records.packs)} packs and the WAL archive"))
         done = 0
@@ -139,12 +141,7 @@ class _Verifier:
             self._take(result)
             self._tell(Progress(phase="verifying", done_bytes=done, total_bytes=total))
 
-        worker = WorkerSettings(
-            repository=self._repository, cluster=settings.cluster, contents=settings.scope is Scope.FULL
-        )
-        crew: Crew[VerifyJob, WorkResult]
-        with Crew(size=settings.processes, setup=open_verifier, settings=worker) as crew:
-            crew.run(self._iter_jobs(), take)
+        crew.run(self._iter_jobs(), take)
 
     def _iter_jobs(self) -> Iterator[VerifyJob]:
         batch: list[PackRef] = []
