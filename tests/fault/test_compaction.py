@@ -71,7 +71,7 @@ class Site:
 
     def compact(self, store: Store, label: str = LABELS[0]) -> CompactionResult:
         """Whoever else compacts is not waited for."""
-        rules = CompactionRules(level=1, is_dead=lambda entry, now: True)
+        rules = CompactionRules(level=1, freed_bytes_min=0, is_dead=lambda entry, now: True)
         compactor = Compactor(self.catalog(store), rules)
         return compactor.run(compactor.plan(), label, dead_process())
 

@@ -10,7 +10,6 @@ session that is closed on the way out, whatever happens.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -43,6 +42,7 @@ from pghaven.events import Listener, Notice, Progress, Step
 from pghaven.postgres.control import ControlFile, parse_control
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.entry import Intent, summarize
+from pghaven.repository.layout import make_label
 from pghaven.repository.liveness import SIGN_OF_LIFE_SECONDS
 from pghaven.repository.manifest import BackupFacts, BadPage, ConfigFile, Manifest, Tablespace
 from pghaven.repository.repository import Repository
@@ -131,7 +131,7 @@ class _Session:
             tries = find_tries(self._catalog, entries, facts.system_identifier)
             origin = Origin(self._catalog, archive, settings.changes, self._tell)
             started_at = self._clock.now()
-            self._label = f"{started_at:%Y%m%dT%H%M%SZ}-{os.urandom(2).hex()}"
+            self._label = make_label(started_at)
             worker_settings = WorkerSettings(
                 place=self._catalog.pack_place,
                 label=self._label,

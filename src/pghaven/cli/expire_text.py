@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from pghaven.cli.render import render_block, render_table
 from pghaven.repository.entry import BackupState
-from pghaven.retention.expire import ExpireResult, WalOutcome
+from pghaven.retention.expire import CompactionOutcome, ExpireResult, WalOutcome
 from pghaven.retention.policy import Verdict
 from pghaven.units import render_size, render_time
 
@@ -65,11 +65,22 @@ def _iter_pairs(result: ExpireResult) -> Iterator[tuple[str, str]]:
             size = render_size(sum(pack.size_bytes for pack in result.collected.packs))
             removed += f", {packs} pack{'s' if packs > 1 else ''} of {size}"
         yield "removed backups", removed
+    if result.compaction is not None and result.compaction.plan.packs:
+        yield "compacted", _describe_compaction(result.compaction)
     several = sum(1 for one in result.wal if one.removal is not None) > 1
     for one in result.wal:
         where = f" of system {one.plan.system_identifier}" if several else ""
         yield f"removed WAL{where}", _describe_removal(one)
         yield f"kept WAL{where}", _describe_need(one)
+
+
+def _describe_compaction(outcome: CompactionOutcome) -> str:
+    """The same words for what is done and for what would be."""
+    plan = outcome.plan
+    return (
+        f"{len(plan.packs)} packs that are mostly dead, {render_size(plan.live_bytes)} in use; "
+        f"about {render_size(plan.freed_bytes)} become free when the grace is over"
+    )
 
 
 def _describe_removal(outcome: WalOutcome) -> str:
@@ -112,6 +123,14 @@ def render_body(repository: str, result: ExpireResult) -> Mapping[str, object]:
             "leftover_bytes": collected.leftover_bytes,
         },
         "wal": [_wal_body(one) for one in result.wal],
+        "compacted": None
+        if result.compaction is None
+        else {
+            "packs": len(result.compaction.plan.packs),
+            "live_bytes": result.compaction.plan.live_bytes,
+            "freed_bytes": result.compaction.plan.freed_bytes,
+            "backups": result.compaction.plan.backups,
+        },
         "obstacle": None
         if result.obstacle is None
         else {"code": result.obstacle.code, "message": result.obstacle.message, "hint": result.obstacle.hint},

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -42,6 +43,8 @@ from pghaven.units import render_time, render_time_utc
 # are left alone are at least half alive, so what is stored is at most twice what is needed, and while the superseded
 # packs stay for the grace period, three halves of what these packs were.
 LIVE_SHARE_MAX = 0.5
+# Every manifest that refers to such a pack is written anew too, so it must be worth that.
+FREED_BYTES_MIN = 16 << 20
 # What one compaction writes at the most, so that it ends in hours: what is left is for the next one.
 LIVE_BYTES_MAX = 256 << 30
 
@@ -49,10 +52,12 @@ LIVE_BYTES_MAX = 256 << 30
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompactionRules:
     """Packs of which less than ``live_share_max`` of the plain bytes is in use are written anew, the deadest first, and
-    at the most ``live_bytes_max`` in all. ``level`` is zstd's; ``is_dead`` judges the writer of another compaction.
+    at the most ``live_bytes_max`` in all, if that frees at least ``freed_bytes_min``. ``level`` is zstd's; ``is_dead``
+    judges the writer of another compaction.
     """
 
     live_share_max: float = LIVE_SHARE_MAX
+    freed_bytes_min: int = FREED_BYTES_MIN
     live_bytes_max: int = LIVE_BYTES_MAX
     pack_bytes: int = PACK_BYTES
     level: int = 3
@@ -116,13 +121,18 @@ class Compactor:
         self._repository = catalog.repository
         self._rules = rules
 
-    def plan(self) -> CompactionPlan:
-        """Which packs are mostly dead, over the maps of all backups that are or can be brought back. Raises Damaged."""
+    def plan(self, going: AbstractSet[str] = frozenset()) -> CompactionPlan:
+        """Which packs are mostly dead, over the maps of all backups that are or can be brought back. Raises Damaged.
+
+        Empty when it is not worth it. ``going`` are backups that will be no more when the plan is carried out.
+        """
         line = PackLine()
         # Whole cells are moved, so a cell of which anything is in use counts: what was moved is not found sparse again.
         live = LiveBytes(line, dense_at=self._rules.live_share_max, grain=CELL_BYTES)
         users: list[tuple[str, set[int]]] = []
         for entry in reversed(self._read_live()):  # the newest use most, and then the others need not be counted
+            if entry.label in going:
+                continue
             manifest = self._catalog.load_manifest(entry)
             line.add(manifest.packs)
             live.add(manifest.block_map, manifest.packs)
@@ -137,6 +147,8 @@ class Compactor:
             if sparse[number].live_bytes <= left:
                 chosen.append(number)
                 left -= sparse[number].live_bytes
+        if sum(sparse[number].freed_bytes for number in chosen) < self._rules.freed_bytes_min:
+            chosen = []
         return CompactionPlan(
             packs=tuple(sparse[number] for number in chosen),
             backups=tuple(label for label, numbers in reversed(users) if not numbers.isdisjoint(chosen)),

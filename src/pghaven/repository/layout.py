@@ -7,7 +7,9 @@ starts again at timeline 1 and would reuse names.
 
 from __future__ import annotations
 
+import os
 import re
+from datetime import datetime
 
 from pghaven.errors import Damaged, UsageError
 
@@ -25,6 +27,11 @@ def check_cluster_name(name: str) -> str:
             hint="Use 1 to 63 lower-case letters, digits, hyphens and underscores, beginning with a letter or digit.",
         )
     return name
+
+
+def make_label(moment: datetime) -> str:
+    """A new label for what begins at this moment; the random end tells two of one second apart."""
+    return f"{moment:%Y%m%dT%H%M%SZ}-{os.urandom(2).hex()}"
 
 
 def check_label(label: object) -> str:

@@ -12,17 +12,21 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
-from pghaven.errors import Damaged, NotFound, Refused
+from pghaven.errors import Cancelled, Damaged, Locked, NotFound, Refused
 from pghaven.events import Listener, Notice, Step
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.collect import BackupCollector, CollectResult, CollectRules
+from pghaven.repository.compact import CompactionPlan, CompactionResult, CompactionRules, Compactor
 from pghaven.repository.entry import BackupEntry, BackupState
+from pghaven.repository.layout import make_label
 from pghaven.repository.removal import Removal, RetireOrder
 from pghaven.repository.walcollect import WalCollector, WalRemoval
 from pghaven.retention.gather import gather_lineages
 from pghaven.retention.policy import RetentionPlan, RetentionPolicy, Rule, Verdict, plan_retention
 from pghaven.retention.walplan import WalPlan, plan_wal
+from pghaven.runtime.whoami import read_own_identity
 
+COMPACTION_RULES: Final = CompactionRules()
 _CAN_BE_HELD: Final = (BackupState.COMMITTED, BackupState.RETIRED)
 
 
@@ -32,6 +36,14 @@ class WalOutcome:
 
     plan: WalPlan
     removal: WalRemoval | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompactionOutcome:
+    """Packs that are mostly dead, and what became of them; ``result`` is None where nothing was done."""
+
+    plan: CompactionPlan
+    result: CompactionResult | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,13 +61,21 @@ class ExpireResult:
     retired: tuple[str, ...] = ()
     collected: CollectResult | None = None
     wal: tuple[WalOutcome, ...] = ()
+    compaction: CompactionOutcome | None = None
     obstacle: Damaged | None = None
 
 
 def run_expire(
-    catalog: BackupCatalog, policy: RetentionPolicy, listener: Listener, *, dry_run: bool = False
+    catalog: BackupCatalog,
+    policy: RetentionPolicy,
+    listener: Listener,
+    *,
+    dry_run: bool = False,
+    compaction: CompactionRules = COMPACTION_RULES,
 ) -> ExpireResult:
-    """Retire what the policy drops, then remove whatever is due. Without a policy nothing at all is done.
+    """Retire what the policy drops, remove whatever is due, and write packs that are mostly dead anew.
+
+    Without a policy nothing at all is done.
 
     Raises NotFound for a cluster that is not registered, Refused when a clock is wrong, Damaged when the facts of a
     backup are, StoreUnreachable, NotPermitted. Whatever stops it, running it again goes on.
@@ -81,7 +101,26 @@ def run_expire(
     else:
         result = replace(result, retired=tuple(_retire(catalog, result, listener)))
     listener(Step(text="looking for what is due" if dry_run else "removing what is due"))
-    return _collect(catalog, [lineage.system_identifier for lineage in lineages], result)
+    result = _collect(catalog, [lineage.system_identifier for lineage in lineages], result)
+    return result if result.obstacle is not None else _compact(catalog, compaction, listener, result)
+
+
+def _compact(catalog: BackupCatalog, rules: CompactionRules, listener: Listener, result: ExpireResult) -> ExpireResult:
+    """The result with what was written anew, or would be; what that supersedes goes when the grace is over."""
+    assert result.collected is not None
+    compactor = Compactor(catalog, rules)
+    try:
+        plan = compactor.plan(frozenset(one.label for one in result.collected.condemned))
+        if not result.is_done or not plan.packs:
+            return replace(result, compaction=CompactionOutcome(plan=plan, result=None))
+        listener(Step(text=f"writing the live parts of {len(plan.packs)} packs anew"))
+        done = compactor.run(plan, make_label(catalog.repository.clock.now()), read_own_identity())
+    except (Locked, Cancelled) as error:
+        listener(Notice(level="info", code="not_compacted", text=error.message))
+        return result
+    except Damaged as error:
+        return replace(result, obstacle=error)
+    return replace(result, compaction=CompactionOutcome(plan=plan, result=done))
 
 
 def _retire(catalog: BackupCatalog, result: ExpireResult, listener: Listener) -> Iterator[str]:

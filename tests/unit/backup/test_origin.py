@@ -72,7 +72,7 @@ def test_a_parent_is_read_by_the_map_it_has_when_it_is_announced(
 ) -> None:
     """Its old one was superseded and collected while the backup waited for its checkpoint, or the host slept."""
     origin = choose(catalog, [])
-    compactor = Compactor(catalog, CompactionRules(live_share_max=1.1))
+    compactor = Compactor(catalog, CompactionRules(live_share_max=1.1, freed_bytes_min=0))
     compactor.run(compactor.plan(), "20260303T000000Z-c0de", dead_process())
     clock.advance(GRACE.total_seconds())
     assert BackupCollector(catalog, CollectRules(grace=GRACE)).run().packs

@@ -77,7 +77,7 @@ class Site:
     sources: dict[str, SourceTree]
 
     def compactor(self, **rules: object) -> Compactor:
-        return Compactor(self.catalog, replace(CompactionRules(level=1), **rules))  # type: ignore[arg-type]
+        return Compactor(self.catalog, replace(CompactionRules(level=1, freed_bytes_min=0), **rules))  # type: ignore[arg-type]
 
     def compact(self, number: int = 1, **rules: object) -> CompactionResult:
         compactor = self.compactor(**rules)
@@ -132,6 +132,14 @@ def open_site(source: SourceTree) -> Site:
 
 
 # -- what is chosen -----------------------------------------------------------------------------------------------
+
+
+def test_what_frees_too_little_is_left_alone(open_site: Site) -> None:
+    """Each manifest of it would be written anew too."""
+    gain = open_site.compactor().plan().freed_bytes
+    assert gain > 0
+    assert open_site.compactor(freed_bytes_min=gain).plan().packs
+    assert open_site.compactor(freed_bytes_min=gain + 1).plan().packs == ()
 
 
 def test_nothing_is_mostly_dead_while_its_backup_is_there(source: SourceTree) -> None:
@@ -342,7 +350,9 @@ def test_a_compaction_that_was_given_up_leaves_nothing(site: Site) -> None:
     store.on_pack = lambda: site.catalog.abandon(label(1), "it seemed dead")
     interrupted = Repository(store, repository.descriptor, clock=site.clock, keyring=repository.keyring)
     with pytest.raises(Cancelled, match="it seemed dead"):
-        Compactor(BackupCatalog(interrupted, CLUSTER), CompactionRules()).run(plan, label(1), dead_process())
+        Compactor(BackupCatalog(interrupted, CLUSTER), CompactionRules(freed_bytes_min=0)).run(
+            plan, label(1), dead_process()
+        )
     assert render_generation(2, label(1)) in site.parts(SECOND.label)
     assert site.labels() == [SECOND.label, THIRD.label]
     site.collect()
@@ -449,5 +459,5 @@ def test_a_long_compaction_gives_signs_of_life(open_site: Site) -> None:
 
     repository = open_site.catalog.repository
     slow = Repository(repository.store, repository.descriptor, clock=Ticking(open_site.clock.now()))
-    Compactor(BackupCatalog(slow, CLUSTER), CompactionRules()).run(plan, label(1), dead_process())
+    Compactor(BackupCatalog(slow, CLUSTER), CompactionRules(freed_bytes_min=0)).run(plan, label(1), dead_process())
     assert len([part for part in open_site.parts(label(1)) if part.startswith("alive/")]) >= 2

@@ -17,6 +17,7 @@ from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.timeline import Timeline
 from pghaven.repository import layout
 from pghaven.repository.backups import BackupCatalog
+from pghaven.repository.compact import CompactionRules
 from pghaven.repository.entry import BackupState
 from pghaven.repository.removal import Removal
 from pghaven.repository.repository import Repository
@@ -31,6 +32,7 @@ from pghaven.retention.expire import (
 from pghaven.retention.policy import RetentionPolicy, Rule
 from pghaven.store.api import Store
 from pghaven.store.memory import MemoryStore
+from tests.support.descent import Descent
 from tests.support.interleave import Scene, play
 from tests.support.reading import assert_whole
 from tests.support.synthetic import (
@@ -39,7 +41,9 @@ from tests.support.synthetic import (
     START,
     BackupOrder,
     SourceTree,
+    archive_wal,
     make_intent,
+    make_pages,
     make_repository,
     make_segment,
     make_source,
@@ -285,6 +289,47 @@ def choose_after(lead: int) -> Callable[[list[int]], int]:
 
 
 # -- when nothing may be done --------------------------------------------------------------------------------------
+
+
+def test_packs_that_are_mostly_dead_are_written_anew(
+    catalog: BackupCatalog, clock: ManualClock, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The same by a dry run and a run; later nothing of it is left to do, and the old packs go with the grace."""
+    big = {f"base/5/3000{number}": make_pages(120, number) for number in range(6)}
+    source = make_source(tmp_path_factory.mktemp("big"), tablespaces=False)
+    for name, content in big.items():
+        (source.data_directory / name).write_bytes(content)
+    source = replace(source, files={**source.files, **big})
+    take_backup(catalog.repository, source, replace(order(1), one_by_one=False))
+    child = Descent(
+        order=order(2), parent=order(1).label, changed={name: make_pages(3, 99) for name in sorted(big)[:5]}
+    )
+    child.take(catalog)
+    archive_wal(catalog.repository, order(2))
+    after = child.expected(source)
+    clock.advance(3600)
+    one, rules = RetentionPolicy(count=1, grace=GRACE), CompactionRules(freed_bytes_min=0)
+    run_expire(catalog, one, ignore, compaction=rules)
+    clock.advance(GRACE.total_seconds() + 60)
+    first = {info.name for info in catalog.repository.store.list(layout.packs_prefix(CLUSTER, order(1).label))}
+    assert first
+
+    shown = run_expire(catalog, one, ignore, dry_run=True, compaction=rules)
+    done = run_expire(catalog, one, ignore, compaction=rules)
+    assert as_told(done) == as_told(shown)
+    assert done.compaction is not None
+    assert done.compaction.result is not None
+    assert done.compaction.plan.packs
+    assert assert_whole(catalog, {order(2).label: after}) == [order(2).label]
+    assert first <= snapshot(catalog), "a restore may be reading them"
+    again = run_expire(catalog, one, ignore, compaction=rules)
+    assert again.compaction is not None
+    assert again.compaction.plan.packs == ()
+
+    clock.advance(GRACE.total_seconds() + 60)
+    run_expire(catalog, one, ignore, compaction=rules)
+    assert not first & snapshot(catalog)
+    assert assert_whole(catalog, {order(2).label: after}) == [order(2).label]
 
 
 def test_without_a_policy_nothing_is_done_at_all(
