@@ -39,9 +39,13 @@ from pghaven.backup.jobs import (
 )
 from pghaven.backup.listing import Listing
 from pghaven.postgres.changed import ChangedBlocks
+from pghaven.postgres.datadir import is_relation_directory
 from pghaven.postgres.lsn import Lsn
 from pghaven.repository.blockmap import EXTENT_BYTES, find_fragmented, sort_unique
 from pghaven.repository.manifest import FileColumns, Manifest
+
+# What relation files that all databases share have for a database.
+_NO_DATABASE = 0
 
 
 class Rule(IntEnum):
@@ -216,10 +220,13 @@ class _Planner:
     def _find_new_databases(self) -> frozenset[int]:
         """Databases that were made since, maybe under another's number: copied files keep their template's LSNs.
 
-        The parent may have files of one that it does not know, which was being made, or removed, at that moment.
+        One with files here or there that is not among the databases was being made, or removed, at that moment: what
+        is known of it says nothing of the one that has its number now.
         """
-        then = dict(self._ground.parent.facts.databases)
-        return frozenset(oid for oid, row in self._ground.databases.items() if then.get(oid) != row)
+        then, now = dict(self._ground.parent.facts.databases), self._ground.databases
+        settled = {_NO_DATABASE, *(oid for oid, row in now.items() if then.get(oid) == row)}
+        directories = filter(is_relation_directory, self._listing.directories)
+        return frozenset(relation_key(f"{directory}/0")[1] for directory in directories) - settled
 
     def _find_damage(self) -> dict[int, list[int]]:
         """For each file the blocks in it that the parent has damaged: to be looked at again, whatever WAL says of them.

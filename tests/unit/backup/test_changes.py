@@ -305,20 +305,21 @@ def test_hash_of_contents_is_of_all_of_them_or_missing(make_stage: MakeStage) ->
 # -- databases and damage ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("then", "now"), [("731", "900"), (None, "731")])
+@pytest.mark.parametrize(("then", "now"), [("731", "900"), (None, "731"), ("731", None), (None, None)])
 @pytest.mark.parametrize("changed", [None, changes({})])
 def test_files_of_a_database_made_since_are_all_stored(
-    make_stage: MakeStage, then: str | None, now: str, changed: ChangedBlocks | None
+    make_stage: MakeStage, then: str | None, now: str | None, changed: ChangedBlocks | None
 ) -> None:
     """It may have the number of another one, and its files the names of that one's, with pages older than the parent.
 
-    A database that the parent did not know may have been being made, or removed, while its files were listed.
+    A database that the parent did not know, or that is not known now, may have been being made, or removed, while its
+    files were listed.
     """
     stage = make_stage({TABLE: table(4)})
     known = ((5, then),) if then is not None else ()
     parent = replace(stage.parent, facts=replace(stage.parent.facts, databases=known))
     source = put_pages(stage.source, TABLE, {block: make_page(block, BEFORE, b"copied") for block in range(4)})
-    stage.step(source, parent=parent, changed=changed, databases={5: now})
+    stage.step(source, parent=parent, changed=changed, databases={5: now} if now is not None else {})
     stage.assert_holds_all()
 
 
