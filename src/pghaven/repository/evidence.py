@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -22,6 +23,7 @@ from pghaven.repository.repository import Repository
 from pghaven.units import parse_time_utc
 
 _KIND = "verification"
+_STAMP = "%Y%m%dT%H%M%SZ"
 # How many results are looked back on: with one a day, and one for each backup now and then, that is months.
 _LOOKED_BACK = 100
 
@@ -85,10 +87,25 @@ def store_evidence(repository: Repository, cluster: str, body: Mapping[str, Any]
 
     Raises what storing raises: NotPermitted, StoreUnreachable, Refused.
     """
-    stamp = f"{repository.clock.now():%Y%m%dT%H%M%SZ}-{os.urandom(2).hex()}"
+    stamp = f"{_next_moment(repository, cluster):{_STAMP}}-{os.urandom(2).hex()}"
     name = layout.evidence_name(cluster, stamp)
     repository.create_document(name, {"kind": _KIND, **body})
     return name
+
+
+def _next_moment(repository: Repository, cluster: str) -> datetime:
+    """Now, or a second after the newest result: it must not count before this one because a clock was ahead then."""
+    now = repository.clock.now()
+    for child in sorted(_list_children(repository, cluster), reverse=True):
+        with suppress(ValueError, OverflowError):  # it is of another kind, or at the end of all time
+            newest = datetime.strptime(child.partition("-")[0], _STAMP).replace(tzinfo=UTC)
+            return max(now, newest + timedelta(seconds=1))
+    return now
+
+
+def _list_children(repository: Repository, cluster: str) -> list[str]:
+    children = repository.store.list_children(layout.evidence_prefix(cluster))
+    return [child for child in children if not child.endswith("/")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,10 +122,9 @@ class EvidenceLog:
 def load_evidence(repository: Repository, cluster: str) -> EvidenceLog:
     """Raises StoreUnreachable, NotPermitted."""
     prefix = layout.evidence_prefix(cluster)
-    children = [child for child in repository.store.list_children(prefix) if not child.endswith("/")]
     found: list[Evidence] = []
     unreadable: list[tuple[str, str]] = []
-    for child in sorted(children, reverse=True)[:_LOOKED_BACK]:
+    for child in sorted(_list_children(repository, cluster), reverse=True)[:_LOOKED_BACK]:
         try:
             body = repository.read_document(prefix + child)
             if body.get("kind") == _KIND and not unreadable:

@@ -146,6 +146,18 @@ def test_nothing_older_than_a_result_that_cannot_be_read_counts(repository: Repo
     assert judge_backup(log.results, LABEL, "aa").verdict is Verdict.NEVER
 
 
+def test_a_result_from_a_clock_that_was_ahead_hides_no_later_one(repository: Repository, clock: ManualClock) -> None:
+    repository.create_document(f"clusters/{CLUSTER}/evidence/drill", {"kind": "drill"})
+    clock.advance(3600)
+    keep(repository, result(3))
+    clock.advance(-3600)
+    keep(repository, result(4, whole=False))
+    keep(repository, result(5, scope=Scope.QUICK))
+    log = load_evidence(repository, CLUSTER)
+    assert [one.began_at.day for one in log.results] == [5, 4, 3]
+    assert judge_backup(log.results, LABEL, "aa").verdict is Verdict.DAMAGED
+
+
 def test_evidence_of_another_kind_is_passed_over(repository: Repository) -> None:
     repository.create_document(f"clusters/{CLUSTER}/evidence/drill", {"kind": "drill"})
     log = load_evidence(repository, CLUSTER)
