@@ -47,6 +47,8 @@ LIVE_SHARE_MAX = 0.5
 FREED_BYTES_MIN = 16 << 20
 # What one compaction writes at the most, so that it ends in hours: what is left is for the next one.
 LIVE_BYTES_MAX = 256 << 30
+# And only this part of the room there is: the rest is for the WAL and the backups of the grace period.
+FREE_SHARE = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +144,7 @@ class Compactor:
             for number, size in live.bytes_of_sparse().items()
         }
         chosen: list[int] = []
-        left = self._rules.live_bytes_max
+        left = self._find_room()
         for number in sorted(sparse, key=lambda one: sparse[one].live_bytes / sparse[one].pack.plain_length):
             if sparse[number].live_bytes <= left:
                 chosen.append(number)
@@ -153,6 +155,12 @@ class Compactor:
             packs=tuple(sparse[number] for number in chosen),
             backups=tuple(label for label, numbers in reversed(users) if not numbers.isdisjoint(chosen)),
         )
+
+    def _find_room(self) -> int:
+        """How much may be written: what is superseded is not free at once, and a store that is full takes no WAL."""
+        free_bytes = self._repository.store.free_bytes()
+        most = self._rules.live_bytes_max
+        return most if free_bytes is None else min(most, free_bytes // FREE_SHARE)
 
     def run(self, plan: CompactionPlan, label: str, who: ProcessIdentity) -> CompactionResult:
         """Carry out a plan, under a label of its own.

@@ -14,7 +14,7 @@ from pghaven.clock import ManualClock
 from pghaven.errors import Cancelled, Damaged, Locked
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.collect import BackupCollector, CollectResult, CollectRules
-from pghaven.repository.compact import CompactionResult, CompactionRules, Compactor
+from pghaven.repository.compact import FREE_SHARE, CompactionResult, CompactionRules, Compactor
 from pghaven.repository.container import CELL_BYTES, FRAME_BYTES
 from pghaven.repository.entry import BackupState, Purpose, render_generation
 from pghaven.repository.pack import load_pack_index
@@ -163,6 +163,25 @@ def test_the_share_decides_and_so_does_how_much_may_be_written(open_site: Site) 
     share = open_site.compactor().plan().live_bytes / (10 * 60 * 8192)
     assert open_site.compactor(live_share_max=share - 0.1).plan().packs == ()
     assert open_site.compactor(live_bytes_max=3 * 60 * 8192).plan().packs == ()
+
+
+class _Narrow(RecordingStore):
+    """A store with so much room."""
+
+    room = 0
+
+    def free_bytes(self) -> int | None:
+        return self.room
+
+
+@pytest.mark.parametrize(("share", "is_planned"), [(FREE_SHARE, True), (FREE_SHARE - 1, False)])
+def test_it_leaves_room_for_others(open_site: Site, share: int, is_planned: bool) -> None:
+    """What it frees is free when the grace is over; a store that is full till then takes no WAL."""
+    store = _Narrow(open_site.catalog.repository.store)
+    store.room = open_site.compactor().plan().live_bytes * share
+    repository = open_site.catalog.repository
+    narrow = Repository(store, repository.descriptor, clock=open_site.clock, keyring=repository.keyring)
+    assert bool(replace(open_site, catalog=BackupCatalog(narrow, CLUSTER)).compactor().plan().packs) is is_planned
 
 
 def test_what_can_still_be_brought_back_is_in_use(source: SourceTree) -> None:
