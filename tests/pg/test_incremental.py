@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from pghaven.events import ignore
 from pghaven.postgres.recovery import RecoveryTarget, TargetKind
+from pghaven.proof.verify import VerifySettings, run_verify
+from pghaven.repository import layout
 from tests.support.commands import PghavenCommand
 from tests.support.fixtures import ClusterFactory
 from tests.support.protected import Protected, dump_hash
@@ -78,3 +81,41 @@ def test_a_damaged_page_is_told_until_it_is_gone(site: Protected, pg_version: in
     result = site.backup(changes=methods(pg_version)[-1])
     assert result.facts.bad_pages == ()
     assert_holds_all(site, result)
+
+
+def test_a_damaged_backup_is_not_built_on(site: Protected) -> None:
+    """What the new one kept of it would be damaged as well, and nobody would see that before its restore."""
+    label = site.backup().facts.label
+    for kind, content in (("pack", None), ("pack", b"cut off"), ("manifest", b"rotten")):
+        path = largest_pack(site, label) if kind == "pack" else site.repository_directory / manifest_name(label)
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content)
+        site.notices.clear()
+        result = site.backup()
+        assert (result.facts.changes, result.facts.parent) == ("full", None)
+        assert "damaged_parent" in site.notice_codes()
+        label = result.facts.label
+
+
+def test_a_backup_that_was_found_damaged_is_passed_over_for_an_older_one(site: Protected) -> None:
+    older, newer = site.backup().facts.label, site.backup(changes="full").facts.label
+    path = largest_pack(site, newer)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1
+    path.unlink()
+    path.write_bytes(content)
+    run_verify(site.repository, VerifySettings(cluster=site.name, processes=0), ignore)
+    result = site.backup()
+    assert result.facts.parent == older
+    assert any(f'"{newer}" was found damaged' in notice.text for notice in site.notices)
+    assert_holds_all(site, result)
+
+
+def largest_pack(site: Protected, label: str) -> Path:
+    packs = site.repository.store.list(layout.packs_prefix(site.name, label))
+    return site.repository_directory / max(packs, key=lambda pack: pack.size_bytes).name
+
+
+def manifest_name(label: str) -> str:
+    return layout.backup_object_name(Protected.name, label, "manifest")

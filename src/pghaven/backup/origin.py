@@ -19,13 +19,15 @@ from pghaven.backup.parent import ParentNeeds, choose_parent
 from pghaven.backup.untouched import FileStamps, HostNow, find_distrust, find_untouched
 from pghaven.backup.waldip import DipSearch, find_dip, has_run_since
 from pghaven.clock import Clock
-from pghaven.errors import Cancelled, ObjectMissing, PghavenError, Refused, ServerUnsuitable
+from pghaven.errors import Cancelled, Damaged, ObjectMissing, PghavenError, Refused, ServerUnsuitable
 from pghaven.events import Listener, Notice
 from pghaven.postgres.changed import ChangedBlocks
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import History, Timeline, parse_history
+from pghaven.repository import layout
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.entry import BackupEntry, BackupState
+from pghaven.repository.evidence import Evidence, Verdict, judge_backup, load_evidence
 from pghaven.repository.known import KnownFrames, load_known_frames
 from pghaven.repository.manifest import Manifest
 from pghaven.repository.walstore import WalArchive
@@ -39,6 +41,7 @@ from pghaven.server.summaries import (
     read_changed_blocks,
     wait_for_summaries,
 )
+from pghaven.units import render_time
 
 METHODS = ("auto", "summaries", "lsn", "full")
 _SUMMARIZER_SECONDS = 60.0
@@ -109,16 +112,41 @@ class Origin:
             history=self.history,
             start_lsn=backup.start_lsn,
         )
-        choice = choose_parent((one for one in entries if one.state is BackupState.COMMITTED), needs)
-        self.parent = choice.entry
-        for reason in choice.reasons:
+        self.parent, reasons = self._find_parent(entries, needs)
+        for reason in reasons:
             self._inform(f"cannot build on an earlier backup: {reason}")
         if self.parent is None and self._method != "auto":
             raise Refused(
                 "there is no backup that this one could build on",
-                detail=" ".join(f"{reason}." for reason in choice.reasons) or "It would be the first one.",
+                detail=" ".join(f"{reason}." for reason in reasons) or "It would be the first one.",
                 hint="Leave --changes out: the backup will be a full one.",
             )
+
+    def _find_parent(self, entries: Sequence[BackupEntry], needs: ParentNeeds) -> tuple[BackupEntry | None, list[str]]:
+        """The newest one that may be built on and was not found damaged, and why newer ones are not it.
+
+        What is damaged of a backup would be damaged of all that build on it.
+        """
+        results = load_evidence(self._catalog.repository, self._catalog.cluster).results
+        candidates = [one for one in entries if one.state is BackupState.COMMITTED]
+        reasons: list[str] = []
+        while True:
+            choice = choose_parent(candidates, needs)
+            reasons += choice.reasons
+            flaw = self._find_flaw(choice.entry, results) if choice.entry is not None else None
+            if choice.entry is None or flaw is None:
+                return choice.entry, reasons
+            reasons.append(f'backup "{choice.entry.label}" {flaw}')
+            candidates = candidates[: candidates.index(choice.entry)]
+
+    def _find_flaw(self, entry: BackupEntry, results: Sequence[Evidence]) -> str | None:
+        try:
+            found = judge_backup(results, entry.label, self._catalog.find_manifest(entry)[1])
+        except Damaged as error:
+            return f"cannot be read: {error.message}"
+        if found.verdict is not Verdict.DAMAGED or found.at is None:
+            return None
+        return f"was found damaged at {render_time(found.at)}"
 
     def confirm(self, tries: Tries) -> None:
         """After the intent is written: whether everything it names is still there to stay.
@@ -147,9 +175,9 @@ class Origin:
         on_wait: Callable[[], None],
     ) -> tuple[str, ChangePlan]:
         """What is to be read, and which way that was found: "full", "lsn" or "summaries"."""
-        if self.parent is None or self.history is None:
+        manifest = self._load_parent() if self.parent is not None else None
+        if manifest is None or self.history is None:
             return "full", plan_full(listing, facts.block_size)
-        manifest = self._catalog.load_manifest(self.parent)
         since = manifest.facts.start_lsn
         changed: ChangedBlocks | None = None
         if self._method != "lsn":
@@ -167,6 +195,31 @@ class Origin:
             marks_logged=self._are_hints_logged(facts),
         )
         return ("lsn" if changed is None else "summaries"), plan_changes(listing, ground)
+
+    def _load_parent(self) -> Manifest | None:
+        """The parent's manifest when it and all packs that it needs are there; None, with the reason told.
+
+        A backup counts for as much as what it keeps of its parent; its packs' contents are for ``verify`` to prove.
+        """
+        assert self.parent is not None
+        label, place = self.parent.label, self._catalog.pack_place
+        try:
+            manifest = self._catalog.load_manifest(self.parent)
+        except (Damaged, ObjectMissing) as error:
+            self._give_up(f'backup "{label}" cannot be read: {error.message}', is_damage=True)
+            return None
+        sizes = {
+            info.name: info.size_bytes
+            for writer in sorted({pack.label for pack in manifest.packs})
+            for info in place.store.list(layout.packs_prefix(place.cluster, writer))
+        }
+        for pack in manifest.packs:
+            name = place.name(pack.label, pack.id)
+            if sizes.get(name, 0) < pack.size_bytes:
+                what = "cut off" if name in sizes else "missing"
+                self._give_up(f'"{name}", which backup "{label}" needs, is {what}', is_damage=True)
+                return None
+        return manifest
 
     # -- how changes are found --------------------------------------------------------------------------------------
 
@@ -246,7 +299,7 @@ class Origin:
 
     # -- words ------------------------------------------------------------------------------------------------------
 
-    def _give_up(self, reason: str) -> None:
+    def _give_up(self, reason: str, *, is_damage: bool = False) -> None:
         """Go on without a parent. Raises Refused where the caller insists on one."""
         self.parent = None
         if self._method not in ("auto", "full"):
@@ -254,7 +307,12 @@ class Origin:
                 f"this backup cannot build on an earlier one: {reason}",
                 hint="Leave --changes out: the backup will be a full one.",
             )
-        self._inform(f"everything is read and stored: {reason}")
+        text = f"everything is read and stored: {reason}"
+        if is_damage:
+            hint = f"To see what else is damaged, run: pghaven verify {self._catalog.cluster}"
+            self._tell(Notice(level="warning", code="damaged_parent", text=text, hint=hint))
+        else:
+            self._inform(text)
 
     def _inform(self, text: str, hint: str | None = None) -> None:
         self._tell(Notice(level="info", code="changes", text=text, hint=hint))

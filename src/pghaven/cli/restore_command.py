@@ -33,7 +33,12 @@ if TYPE_CHECKING:
 
 @click.command("restore")
 @click.argument("cluster")
-@click.option("--target-dir", required=True, metavar="DIR", help="The data directory to make; empty or not there yet.")
+@click.option(
+    "--target-dir",
+    required=True,
+    metavar="DIR",
+    help="The data directory to make; without --delta it must be empty or not there yet.",
+)
 @click.option("--delta", is_flag=True, help="Restore over a data directory of the same cluster, fetching what differs.")
 @click.option("--remove-foreign", is_flag=True, help="With --delta: remove what is not PostgreSQL's and in the way.")
 @click.option("--target-time", metavar="TIME", help='Such as "2026-11-23 04:47:00+01:00", or "-2h" for two hours ago.')
