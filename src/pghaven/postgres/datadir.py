@@ -90,7 +90,7 @@ def is_relation_directory(relative_path: str) -> bool:
 
 def find_unlogged(names: Iterable[str]) -> frozenset[int]:
     """Of the names in one relation directory, the numbers of relations with an init fork: they are unlogged."""
-    files = (parse_relfile(name) for name in names)
+    files = (parse_relfile(name) for name in names if "_init" in name)
     return frozenset(file.relfilenode for file in files if file is not None and file.fork is Fork.INIT)
 
 

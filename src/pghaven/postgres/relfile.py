@@ -26,6 +26,9 @@ class Fork(StrEnum):
     INIT = "init"
 
 
+_FORK_OF = {None: Fork.MAIN, "fsm": Fork.FSM, "vm": Fork.VM, "init": Fork.INIT}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelFile:
     """One file of a permanent or unlogged relation. ``segment`` counts from 0, which has no suffix."""
@@ -48,12 +51,13 @@ def parse_relfile(name: str) -> RelFile | None:
     match = _RELATION.fullmatch(name)
     if match is None:
         return None
-    relfilenode, segment = int(match["node"]), int(match["segment"] or 0)
+    node, fork, part = match.groups()
+    relfilenode, segment = int(node), int(part or 0)
     if relfilenode > _NUMBER_MAX or segment > _NUMBER_MAX:
         return None
-    return RelFile(relfilenode=relfilenode, fork=Fork(match["fork"] or "main"), segment=segment)
+    return RelFile(relfilenode=relfilenode, fork=_FORK_OF[fork], segment=segment)
 
 
 def is_temporary(name: str) -> bool:
     """Whether this is a file of some session's temporary relation, such as ``t3_16384_fsm.1``."""
-    return _TEMPORARY.fullmatch(name) is not None
+    return name.startswith("t") and _TEMPORARY.fullmatch(name) is not None
