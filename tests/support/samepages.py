@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from pghaven.postgres.datadir import find_unlogged, is_relation_directory, is_unlogged_content
 from pghaven.postgres.lsn import Lsn
-from pghaven.postgres.page import BLOCK_SIZE, page_lsns
+from pghaven.postgres.page import BLOCK_SIZE, page_lsns, verify_pages
 from pghaven.postgres.relfile import Fork, RelFile, parse_relfile
 
 PAGE = BLOCK_SIZE
@@ -82,6 +82,18 @@ def find_differences(left: Path, right: Path, *, since: Lsn | None = None) -> li
             found += _compare_file(left, right, path, since)
     for side, known in zip((left, right), files, strict=True):
         found += _check_visibility(side, known)
+    return found
+
+
+def find_bad_checksums(root: Path) -> list[Difference]:
+    """Pages of main forks that do not carry the checksum that belongs on them."""
+    found = []
+    for path, file in _list_main_forks(root).items():
+        pages = _read_pages(root / path)
+        first = file.first_block(_SEGMENT_BLOCKS)
+        blocks = np.arange(first, first + len(pages), dtype=np.uint32)
+        bad = verify_pages(pages.reshape(-1), blocks).tolist()
+        found += [Difference(path=path, block=block, what="has a wrong checksum") for block in bad]
     return found
 
 

@@ -68,9 +68,17 @@ def examine(restored: TestCluster, source: TestCluster | None = None) -> None:
     for (database,) in restored.sql("SELECT datname FROM pg_database WHERE datallowconn"):
         if source is not None:
             assert dump_hash(restored, database) == dump_hash(source, database), database
+            assert_sequences_go_on(restored, source, database)
         assert find_untrue_visibility(restored, database) == []
     restored.run("pg_amcheck", "--all", "--heapallindexed", "--install-missing")
     restored.stop()
+
+
+def assert_sequences_go_on(restored: TestCluster, source: TestCluster, database: str) -> None:
+    """No number that the source has given out will be given out again."""
+    query = "SELECT schemaname, sequencename, coalesce(last_value, 0) FROM pg_sequences ORDER BY 1, 2"
+    pairs = zip(restored.sql(query, dbname=database), source.sql(query, dbname=database), strict=True)
+    assert [ours for ours, theirs in pairs if ours[:2] != theirs[:2] or ours[2] < theirs[2]] == []
 
 
 def find_untrue_visibility(cluster: TestCluster, database: str) -> list[tuple[str, str]]:
