@@ -35,6 +35,9 @@ class Tool(Protocol):
 
     def restore_command(self, target: Path) -> Sequence[str]: ...
 
+    def delta_command(self, target: Path, /) -> Sequence[str] | None:
+        """Restore over an existing directory what differs; None where the tool cannot."""
+
     def warm(self) -> None:
         """Have the repository in the page cache."""
 
@@ -80,6 +83,9 @@ class Pghaven:
 
     def restore_command(self, target: Path) -> Sequence[str]:
         return self._command("restore", "main", "--target-dir", str(target))
+
+    def delta_command(self, target: Path) -> Sequence[str] | None:
+        return [*self.restore_command(target), "--delta"]
 
     def verify_command(self) -> Sequence[str]:
         return self._command("verify", "main")
@@ -138,6 +144,9 @@ class PgBackRest:
     def restore_command(self, target: Path) -> Sequence[str]:
         return self._command(f"--pg1-path={target}", "restore")
 
+    def delta_command(self, target: Path) -> Sequence[str] | None:
+        return self._command(f"--pg1-path={target}", "--delta", "restore")
+
     def verify_command(self) -> Sequence[str]:
         return self._command("verify")
 
@@ -175,6 +184,9 @@ class PgBaseBackup:
         tar, zstd = require_program("tar"), require_program("zstd")
         base, into = shlex.quote(str(self._backup / "base.tar.zst")), shlex.quote(str(target))
         return ["/bin/sh", "-c", f"{zstd} -dcq {base} | {tar} -xf - -C {into} && sync -f {into}"]
+
+    def delta_command(self, _target: Path) -> Sequence[str] | None:
+        return None
 
     def warm(self) -> None:
         warm(self._backup)
