@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from pghaven.cli.render import render_block
 from pghaven.postgres.recovery import TargetKind, render_target
-from pghaven.restore.execute import RestoreResult
-from pghaven.restore.recover import Recovery
 from pghaven.restore.request import Existing, RestorePlan, Root
 from pghaven.units import render_duration, render_size, render_time
+
+if TYPE_CHECKING:
+    from pghaven.restore.execute import RestoreResult
+    from pghaven.restore.recover import Recovery
 
 # For an estimate until rates have been measured on this host: a modest disk, and redo by one process.
 ASSUMED_COMPARE_BYTES_PER_SECOND = 400 << 20

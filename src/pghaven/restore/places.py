@@ -214,7 +214,7 @@ def _refuse_other_users(paths: Mapping[str, str], target: str) -> None:
 
 def _read_link(target: str, prefix: str) -> str | None:
     try:
-        return os.readlink(f"{target}/{prefix}")
+        return os.path.normpath(os.readlink(f"{target}/{prefix}"))
     except OSError:
         return None
 
