@@ -20,6 +20,7 @@ from pghaven.repository.blockmap import (
     check_block_map,
     find_fragmented,
     invert,
+    invert_in_two,
     used_packs,
 )
 
@@ -194,6 +195,36 @@ def test_a_child_holds_its_own_bytes_and_its_parent_s_elsewhere(
     back = [[byte and (int(kept[byte[0]]), byte[1]) for byte in content] for content in expand(smaller)]
     assert back == expected
     assert {byte[0] for content in expected for byte in content if byte} == set(kept.tolist())
+
+
+@given(any_pieces(), st.integers(1, 9), st.integers(0, 12))
+def test_two_passes_over_new_files_leave_nothing_stale(pieces: Pieces, bulk: int, stale: int) -> None:
+    """Whatever is taken for an old pack, and however much is written that is written over: zeros stay zeros too."""
+    block_map, sizes = build(pieces)
+    files: list[list[Source]] = [[None] * size for size in sizes]
+    written = 0
+    for packs in invert_in_two(block_map, bulk_bytes=bulk, stale_bytes_max=stale):
+        for part in packs if packs is not None else ():
+            for file, start, length, offset in zip(
+                *(column.tolist() for column in (part.file, part.file_offset, part.length, part.pack_offset)),
+                strict=True,
+            ):
+                files[file][start : start + length] = [(part.pack, offset + byte) for byte in range(length)]
+                written += length
+    assert files == model(pieces)
+    assert written >= int(block_map.length[block_map.pack != HOLE].sum())
+
+
+def test_what_lies_between_pieces_of_an_old_pack_is_written_with_them() -> None:
+    """One write for an extent of which pages have changed since, one for each of these."""
+    page = 8192
+    old = [(0, number * page, page, 0, number * page) for number in range(128) if number % 4 != 3]
+    new = [(0, number * page, page, 1, number // 4 * page) for number in range(3, 128, 4)]
+    block_map, _ = build(Pieces(1, [*old, *new]))
+    first, second = invert_in_two(block_map, bulk_bytes=2 * page)
+    assert second is not None
+    assert [(part.pack, part.length.tolist()) for part in first] == [(0, [127 * page])]
+    assert [(part.pack, len(part.length)) for part in second] == [(1, 32)]
 
 
 @given(st.lists(st.lists(st.integers(1, EXTENT_RUNS_MAX * 3), max_size=3), max_size=4))

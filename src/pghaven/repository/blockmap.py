@@ -254,19 +254,15 @@ class PackRuns:
 
 
 class PackSide:
-    """A block map from the packs' side: what each needed pack holds, in the order of their numbers.
+    """Runs from the packs' side: what each needed pack holds, in the order of their numbers.
 
     Each is made when it is asked for: a cluster of ten terabytes has some eighty thousand packs.
     """
 
-    def __init__(self, block_map: BlockMap) -> None:
-        runs = block_map.runs_of_file
-        self._map = block_map
-        self._file = np.repeat(np.arange(len(runs), dtype=np.uint32), runs)
-        self._file_offset = _file_offsets(block_map)
-        kept = np.flatnonzero(block_map.pack != HOLE)
-        self._order = kept[np.lexsort((block_map.offset[kept], block_map.pack[kept]))]
-        cuts = np.flatnonzero(np.diff(block_map.pack[self._order])) + 1
+    def __init__(self, runs: Placements) -> None:
+        self._runs = runs
+        self._order = np.lexsort((runs.pack_offset, runs.pack))
+        cuts = np.flatnonzero(np.diff(runs.pack[self._order])) + 1
         self._bounds = [0, *cuts.tolist(), len(self._order)] if len(self._order) else [0]
 
     def __len__(self) -> int:
@@ -276,11 +272,11 @@ class PackSide:
         number = range(len(self))[index]
         part = self._order[self._bounds[number] : self._bounds[number + 1]]
         return PackRuns(
-            pack=int(self._map.pack[part[0]]),
-            file=self._file[part],
-            file_offset=self._file_offset[part],
-            length=self._map.length[part],
-            pack_offset=self._map.offset[part],
+            pack=int(self._runs.pack[part[0]]),
+            file=self._runs.file[part],
+            file_offset=self._runs.file_offset[part],
+            length=self._runs.length[part],
+            pack_offset=self._runs.pack_offset[part],
         )
 
 
@@ -302,6 +298,77 @@ def list_holes(block_map: BlockMap) -> list[tuple[int, int, int]]:
     return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
+def _list_stored(block_map: BlockMap) -> Placements:
+    runs = block_map.runs_of_file
+    kept = block_map.pack != HOLE
+    return Placements(
+        file=np.repeat(np.arange(len(runs), dtype=np.uint32), runs)[kept],
+        file_offset=_file_offsets(block_map)[kept],
+        length=block_map.length[kept],
+        pack=block_map.pack[kept],
+        pack_offset=block_map.offset[kept],
+    )
+
+
 def invert(block_map: BlockMap) -> PackSide:
     """The map from the packs' side, so that each pack is read once and in order."""
-    return PackSide(block_map)
+    return PackSide(_list_stored(block_map))
+
+
+# Of what was stored in one piece, so many bytes must still be needed for it to be written in one piece.
+BULK_BYTES = 128 << 10
+# Stale bytes up to this many between two runs are written with them: it is cheaper than two writes.
+STALE_BYTES_MAX = 256 << 10
+
+
+def invert_in_two(
+    block_map: BlockMap, *, bulk_bytes: int = BULK_BYTES, stale_bytes_max: int = STALE_BYTES_MAX
+) -> tuple[PackSide, PackSide | None]:
+    """The map for writing new files in two passes, the second after all of the first; or in one.
+
+    The first pass writes what was stored in large pieces, with the stale pages that lie in these, and the second lays
+    the pages over them that have changed since, wherever they come from. Nothing is left stale: what lies between two
+    runs of the first pass is all of the second.
+    """
+    runs = _list_stored(block_map)
+    in_bulk = _sum_pieces(runs) >= bulk_bytes
+    first, second = _choose(runs, in_bulk), _choose(runs, ~in_bulk)
+    if not len(first.file) or not len(second.file):
+        return PackSide(runs), None
+    ends = first.file_offset + first.length
+    gap = first.file_offset[1:] - ends[:-1]
+    follows = (first.file[1:] == first.file[:-1]) & (first.pack[1:] == first.pack[:-1]) & (gap <= stale_bytes_max)
+    follows &= first.pack_offset[1:] - (first.pack_offset + first.length)[:-1] == gap
+    # Zeros are nobody's to write: a gap with a hole in it stays one.
+    holes = np.cumsum(block_map.pack == HOLE)[block_map.pack != HOLE][in_bulk]
+    follows &= holes[1:] == holes[:-1]
+    begins = np.flatnonzero(np.concatenate(([True], ~follows)))
+    last = np.append(begins[1:], len(ends)) - 1
+    joined = _choose(first, begins)
+    return PackSide(replace(joined, length=ends[last] - joined.file_offset)), PackSide(second)
+
+
+def _sum_pieces(runs: Placements) -> U8:
+    """For each run how many bytes are needed of the piece of a file that it was stored in: as far as can be seen, all
+    of the runs of one file and one pack that are as far from each other there as here."""
+    if not len(runs.file):
+        return runs.length
+    distance = runs.file_offset - runs.pack_offset
+    order = np.lexsort((distance, runs.pack, runs.file))
+    columns = (runs.file[order], runs.pack[order], distance[order])
+    begins = np.ones(len(order), bool)
+    begins[1:] = np.any([column[1:] != column[:-1] for column in columns], axis=0)
+    sums = np.zeros(len(order), np.uint64)
+    starts = np.flatnonzero(begins)
+    sums[order] = np.repeat(np.add.reduceat(runs.length[order], starts), np.diff(starts, append=len(order)))
+    return sums
+
+
+def _choose(runs: Placements, which: npt.NDArray[Any]) -> Placements:
+    return Placements(
+        file=runs.file[which],
+        file_offset=runs.file_offset[which],
+        length=runs.length[which],
+        pack=runs.pack[which],
+        pack_offset=runs.pack_offset[which],
+    )

@@ -15,7 +15,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 
@@ -25,7 +25,7 @@ from pghaven.clock import SYSTEM_CLOCK, Clock
 from pghaven.errors import Locked, NotFound
 from pghaven.events import Listener, Notice, Progress, Step
 from pghaven.postgres.datadir import RESTORE_PLAN_FILE
-from pghaven.repository.blockmap import HOLE, BlockMap, PackRuns, PackSide, invert, list_holes
+from pghaven.repository.blockmap import HOLE, BlockMap, PackRuns, PackSide, invert, invert_in_two, list_holes
 from pghaven.repository.container import FRAME_BYTES
 from pghaven.repository.manifest import Manifest
 from pghaven.repository.pack import PackPlace
@@ -184,17 +184,23 @@ class _Writer:
             )
             if result.notice is not None:
                 self._tell(result.notice)
-            done_bytes = done.written_bytes + done.proven_bytes
+            done_bytes = min(done.written_bytes + done.proven_bytes, total)
             self._tell(Progress(phase="restoring", done_bytes=done_bytes, total_bytes=total))
 
         block_map = plan.manifest.block_map
-        crew: Crew[FetchJob, FetchResult]
-        with Crew(size=self._settings.processes, setup=open_fetcher, settings=settings) as crew:
+        # Pages that lie right already must not be written over, so only new files are written in two passes.
+        first, second = (invert(block_map), None) if self._is_in_place else invert_in_two(block_map)
+        with self._crew(settings) as crew, self._crew(settings) if second is not None else nullcontext() as later:
             unstored = self._sort_out(block_map)
             more = self._iter_holes(block_map) if self._is_in_place else self._iter_unstored(unstored)
-            crew.run(chain(self._iter_jobs(invert(block_map)), more), take)
+            crew.run(chain(self._iter_jobs(first), more), take)
+            if later is not None and second is not None:
+                later.run(self._iter_jobs(second), take)
         self._settle_parts()
         return done
+
+    def _crew(self, settings: FetchSettings) -> Crew[FetchJob, FetchResult]:
+        return Crew(size=self._settings.processes, setup=open_fetcher, settings=settings)
 
     def _sort_out(self, block_map: BlockMap) -> list[int]:
         """The files that are nowhere stored: empty ones, and those that are all zero. Remembers those in parts."""
