@@ -51,9 +51,9 @@ def test_a_backup_expires_is_brought_back_held_released_and_at_last_removed(site
     assert re.fullmatch(rf"backup {old} of main is held since .*: for the auditors\n", text)
     assert re.search(rf"{old}  complete, held since .*: for the auditors", site.ok("list"))
 
-    for _ in range(2):
-        body = site.json("expire", environment=ONE_AT_ONCE)
-    (result,) = body["results"]
+    # So short a grace may be over before the run that expires it collects, or not until the next run.
+    runs = [site.json("expire", environment=ONE_AT_ONCE)["results"][0] for _ in range(2)]
+    (result,) = [one for one in runs if one["removed"]["labels"]]
     assert result["removed"]["labels"] == [{"label": middle, "reason": "not the newest"}]
     assert [one["verdict"] for one in result["backups"]] == ["kept", "removed", "kept"]
     (wal,) = result["wal"]
