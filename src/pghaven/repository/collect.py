@@ -1,13 +1,14 @@
 """Collecting: removing from the repository what no backup needs any more, in the order of ``docs/design/removal.md``.
 
 The one idea: fates are written before intents are read, and packs are listed before states are; so whoever else is at
-work, one side sees the other, and what is removed cannot come to be needed. If one manifest that counts cannot be read
-nothing is removed at all. A preview sees what a run would see, with the steps that write thought to be done.
+work, one side sees the other, and what is removed cannot come to be needed. What others condemn while this reads is
+left for the next time. If one manifest that counts cannot be read nothing is removed at all. A preview sees what a run
+would see, with the steps that write thought to be done.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -86,6 +87,34 @@ class CollectResult:
         return sum(pack.size_bytes for pack in self.packs) + self.leftover_bytes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Settled:
+    """The labels that were ``seen`` before the intents are read, and those that were ``over`` by then."""
+
+    seen: frozenset[str]
+    over: frozenset[str]
+
+    def distrust(self, entries: dict[str, BackupEntry]) -> dict[str, BackupEntry]:
+        """The entries, in which what others have condemned since is as it was before. Raises ObjectMissing.
+
+        Only whoever is condemned before the intents are read has no users but those that are read. What is condemned
+        while they are may have one whose intent came after the listing had passed its name.
+        """
+        found = {}
+        for label, entry in entries.items():
+            state = entry.state
+            if label in self.over:
+                pass
+            elif state is BackupState.CONDEMNED:
+                state = BackupState.ABANDONED if entry.manifest_hash is None else BackupState.RETIRED
+            elif state is BackupState.GONE and label in self.seen:
+                raise ObjectMissing(f'"{label}" was removed while it was looked at')
+            found[label] = replace(entry, state=state)
+        if missing := self.seen - self.over - entries.keys():
+            raise ObjectMissing(f'"{min(missing)}" was removed while it was looked at')
+        return found
+
+
 class BackupCollector:
     """Removes from one cluster's backups what nobody needs. Any number may be at work at once, and stop anywhere."""
 
@@ -116,9 +145,15 @@ class BackupCollector:
 
     def run(self) -> CollectResult:
         """Remove what nobody needs. Raises Damaged when what is needed is not known: then nothing is removed."""
-        abandoned, condemned = self._settle()
-        packs = self._list_packs()
-        judgement = self._read_again_if_missing(lambda: self._judge(packs, self._read_entries()))
+        abandoned: list[LabelReason] = []
+        condemned: list[LabelReason] = []
+
+        def read() -> Judgement:
+            settled = self._settle(abandoned, condemned)
+            packs = self._list_packs()
+            return self._judge(packs, settled.distrust(self._read_entries()))
+
+        judgement = self._read_again_if_missing(read)
         store, cluster = self._repository.store, self._catalog.cluster
         for pack in judgement.packs:
             store.delete(layout.pack_name(cluster, pack.label, pack.id))
@@ -132,7 +167,7 @@ class BackupCollector:
         return replace(self._result(judgement, abandoned, condemned), is_done=True, leftover_bytes=leftover_bytes)
 
     def _result(
-        self, judgement: Judgement, abandoned: list[LabelReason], condemned: list[LabelReason]
+        self, judgement: Judgement, abandoned: Sequence[LabelReason], condemned: Sequence[LabelReason]
     ) -> CollectResult:
         cluster = self._catalog.cluster
         return CollectResult(
@@ -148,18 +183,21 @@ class BackupCollector:
 
     # -- what is decided --------------------------------------------------------------------------------------------
 
-    def _settle(self) -> tuple[list[LabelReason], list[LabelReason]]:
-        """Abandon what is dead, then condemn what is due."""
+    def _settle(self, abandoned: list[LabelReason], condemned: list[LabelReason]) -> _Settled:
+        """Abandon what is dead, then condemn what is due; both are added to what was before."""
         now = self._repository.clock.now()
         entries = self._read_entries()
-        abandoned = []
         for one in self._choose_dead(entries, now):
             with suppress(ObjectMissing):  # another collector has removed all of it by now
                 if self._catalog.abandon(one.label, one.reason):
                     abandoned.append(one)
             entries[one.label] = self._catalog.read_entry(one.label)
-        condemned = choose_condemned(entries, now, self._rules.grace)
-        return abandoned, [one for one in condemned if self._removal.condemn(one.label, one.reason)]
+        over = {label for label, entry in entries.items() if entry.state in (BackupState.CONDEMNED, BackupState.GONE)}
+        for one in choose_condemned(entries, now, self._rules.grace):
+            if self._removal.condemn(one.label, one.reason):
+                condemned.append(one)
+                over.add(one.label)
+        return _Settled(seen=frozenset(entries), over=frozenset(over))
 
     def _choose_dead(self, entries: dict[str, BackupEntry], now: datetime) -> list[LabelReason]:
         found = []
