@@ -1,7 +1,7 @@
 # One line each; all set-up from a fresh clone is in .ci/set-up.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs bench chaos clean
+.PHONY: help demo test check docs bench chaos simulate clean
 
 # Read when a recipe runs, after the set-up has written it.
 VENV = $(shell cat .cache/venv)
@@ -31,6 +31,9 @@ bench: set-up-test ## Measure against other tools; see bench/README.md.
 
 chaos: set-up-test ## Run the long tests: crashes, kills, seeds.
 	@$(PYTEST) -m slow tests $(ARGS)
+
+simulate: set-up-check ## Play histories of the repository's protocol: SECONDS=600 SEED=1000.
+	@$(VENV)/bin/python -m tests.simulation $(or $(SECONDS),60) $(or $(SEED),0)
 
 clean: ## Remove everything that was made here.
 	@case "$(shell cat .cache/venv 2>/dev/null)" in /var/tmp/pghaven-*/venv) rm -rf "$(patsubst %/venv,%,$(shell cat .cache/venv 2>/dev/null))";; esac
