@@ -506,6 +506,24 @@ def test_summaries_of_a_server_that_has_none_are_refused(pg_version: int, site: 
 # -- while others write -----------------------------------------------------------------------------------------------
 
 
+def test_database_that_moves_while_it_is_copied_fails_the_backup(site: Protected) -> None:
+    """Replay would copy its files from where they were, and the backup may have missed them there."""
+    make_tablespace(site, "beside")
+    site.cluster.sql("CREATE DATABASE moving")
+    moves = iter(["beside"])
+    tell = site.tell
+
+    def move(event: object) -> None:
+        if "reading " in str(event) and (space := next(moves, None)):
+            site.cluster.sql(f"ALTER DATABASE moving SET TABLESPACE {space}")
+
+    site.tell = move  # type: ignore[method-assign]
+    with pytest.raises(ServerUnsuitable, match='"moving" was moved'):
+        site.backup()
+    site.tell = tell  # type: ignore[method-assign]
+    assert_holds_all(site, site.backup())
+
+
 @pytest.mark.slow
 def test_pages_torn_under_load_do_no_harm(make_site: MakeSite, make_cluster: ClusterFactory) -> None:
     site = make_site(Kind(wal_segment_size_mib=16))  # much WAL: fewer segments to archive

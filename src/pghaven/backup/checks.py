@@ -6,6 +6,7 @@ The one idea: each check refuses with both sides named, because the usual cause 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from pghaven.backup.listing import ListingRules, read_whole
 from pghaven.errors import NotPermitted, PghavenError, Refused, ServerUnsuitable, StoreUnreachable
@@ -16,7 +17,7 @@ from pghaven.runtime.whoami import find_parent
 from pghaven.server.bracket import OpenBackup, StoppedBackup
 from pghaven.server.connection import Connection
 from pghaven.server.identity import find_owner
-from pghaven.server.probe import ServerFacts, read_archiver, read_timeline
+from pghaven.server.probe import Database, ServerFacts, read_archiver, read_timeline
 
 _CONTROL_BYTES = 8192
 _START_SECONDS_MAX = 3600
@@ -131,6 +132,20 @@ def check_copied(facts: ServerFacts, backup: OpenBackup, stopped: StoppedBackup,
         raise ServerUnsuitable(
             f"the standby went from timeline {backup.timeline} to {control.min_recovery_timeline} while it was copied",
             hint="Take the backup again.",
+        )
+
+
+def refuse_moved_databases(before: Sequence[Database], after: Sequence[Database]) -> None:
+    """Raises ServerUnsuitable when a database went to another tablespace from before the backup began to its end.
+
+    Replaying that copies its files from where they were (dbase_redo, dbcommands.c); they are gone from there, and the
+    copy may not have them. One that is moved back before the end is not seen: a limit of all base backups.
+    """
+    places = {database.oid: database.tablespace_oid for database in before}
+    moved = [one.name for one in after if places.get(one.oid, one.tablespace_oid) != one.tablespace_oid]
+    if moved:
+        raise ServerUnsuitable(
+            f'database "{moved[0]}" was moved to another tablespace while it was copied', hint="Take the backup again."
         )
 
 

@@ -27,6 +27,7 @@ from pghaven.backup.checks import (
     make_listing_rules,
     read_control,
     refuse_changing_timeline,
+    refuse_moved_databases,
 )
 from pghaven.backup.collect import Collector
 from pghaven.backup.configfiles import read_config_files
@@ -208,6 +209,7 @@ class _Session:
     ) -> _Copy:
         began = self._clock.monotonic()
         crew, origin, tries = means
+        before = facts.databases
         # Asked now, not before: what was made while the checkpoint went on is not in the WAL that is replayed.
         facts = replace(facts, tablespaces=read_tablespaces(connection), databases=read_databases(connection))
         rules = make_listing_rules(self._settings.data_directory, facts, control)
@@ -230,6 +232,7 @@ class _Session:
         self._tell(Step(text="stopping the backup"))
         stopped = backup.stop()
         check_copied(facts, backup, stopped, parse_control(control_data))
+        refuse_moved_databases(before, read_databases(connection))
         return _Copy(
             facts=facts,
             backup=backup,
