@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -28,6 +29,7 @@ REQUIRE_VARIABLE = "PGHAVEN_TEST_REQUIRE_ALL"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--pg", metavar="MAJOR[,MAJOR…]", help="only these PostgreSQL versions (default: all supported)")
+    parser.addoption("--seed", type=int, help="what random tests begin with (default: another number each time)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -61,6 +63,15 @@ def wanted_versions(config: pytest.Config) -> tuple[int, ...]:
 def pg_version(request: pytest.FixtureRequest) -> int:
     """Each supported major version in turn; also what ``make_cluster`` then makes."""
     return int(request.param)
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """What a random test begins with; a failure shows it."""
+    given: int | None = request.config.getoption("--seed")
+    chosen = secrets.randbelow(1 << 32) if given is None else given
+    print(f"again with: --seed {chosen}")
+    return chosen
 
 
 class ClusterFactory:
