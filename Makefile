@@ -14,8 +14,8 @@ help: ## Show this.
 demo: set-up-demo ## See the whole story on a PostgreSQL of its own, in about a minute.
 	@$(VENV)/bin/pghaven demo $(ARGS)
 
-test: set-up-test ## Run all tests but the long ones. ARGS="-k word" for some, JOBS=n for n processes.
-	@$(PYTEST) -m "not slow" $(ROOMS) $(ARGS)
+test: set-up-test ## Run all tests but the long ones. ARGS="-k word" for some, JOBS=n for n processes, SEED=n.
+	@$(PYTEST) -m "not slow" --seed $(or $(SEED),1) $(ROOMS) $(ARGS)
 
 check: set-up-check ## Lint, format, types, layers: in seconds.
 	@$(VENV)/bin/ruff check
