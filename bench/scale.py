@@ -1,10 +1,11 @@
 """How the parts that grow with a cluster grow: a million files and ten terabytes, in memory, without the data.
 
-    python -m bench.scale [--files 1000000] [--terabytes 10] [--pages]
+    python -m bench.scale [--files 1000000] [--terabytes 10] [--changed 0.001] [--pages]
 
 Makes the listing that a walk of such a data directory would give and the results that workers would send, then runs the
-real code over them: jobs, collector, block map, manifest written and read, and a restore's jobs. Each part is timed and
-its peak of memory taken (VmHWM, set back between parts). ``--pages`` adds the worst a block map may become: a file
+real code over them: jobs, collector, block map, manifest written and read, and a restore's jobs; then a second backup
+on top, of which ``--changed`` is the share of pages that changed, each by itself at a random place. Each part is timed
+and its peak of memory taken (VmHWM, set back between parts). ``--pages`` adds the worst a block map may become: a file
 every 8 KiB of which lies somewhere else.
 
 The one idea: what a coordinator holds must be columns, so that a file costs bytes, not objects.
@@ -28,9 +29,12 @@ from typing import Any
 import numpy as np
 
 from bench.common import MIB, describe_machine, render_table, save
+from pghaven.backup.changes import Ground, match_files, plan_changes
 from pghaven.backup.collect import Collector
-from pghaven.backup.listing import Listing, ReadJob, iter_jobs
+from pghaven.backup.jobs import BlocksJob, Job, iter_jobs
+from pghaven.backup.listing import Listing
 from pghaven.backup.pipeline import ReadResult, WorkerPacks
+from pghaven.postgres.changed import ChangedBlocks, ChangedBlocksBuilder
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import Timeline
 from pghaven.repository.blockmap import BlockMap, invert
@@ -118,6 +122,8 @@ def make_listing(files: int, total_bytes: int) -> Listing:
         listing.size.append(GIB if big and number % every == 0 and number // every < big else 8192 * (1 + number % 3))
         listing.mode.append(0o600)
         listing.mtime_ns.append(mtime + number * 1_000_003)
+        listing.changed_ns.append(mtime + number * 1_000_003)
+        listing.is_main.append(not kind)
         listing.first_block.append(0)
         listing.owner.append(0)
     return listing
@@ -130,10 +136,10 @@ class Workers:
         self._plain = [0] * _WORKERS
         self._turn = 0
 
-    def answer(self, job: ReadJob) -> ReadResult:
+    def answer(self, job: Job) -> ReadResult:
         worker = self._turn = (self._turn + 1) % _WORKERS
         columns = array("I"), array("Q"), array("Q"), array("I"), array("Q")
-        for number, _path, start, length, _block in job.files:
+        for number, start, length in _list_parts(job):
             done = 0
             while done < length:
                 pack, offset = divmod(self._plain[worker], _PACK_PLAIN)
@@ -152,7 +158,17 @@ class Workers:
 
     def close(self) -> Iterator[WorkerPacks]:
         for worker, plain in enumerate(self._plain):
-            yield WorkerPacks(worker=worker, packs=tuple(map(_make_pack, range(-(-plain // _PACK_PLAIN)))))
+            packs = tuple(map(_make_pack, range(-(-plain // _PACK_PLAIN))))
+            yield WorkerPacks(worker=worker, packs=packs, pieces=(b"", b"", b"", b"", b""))
+
+
+def _list_parts(job: Job) -> Iterator[tuple[int, int, int]]:
+    """The files' ranges that a job has stored: (file, offset, length)."""
+    if not isinstance(job, BlocksJob):
+        yield from ((part.number, part.offset, part.length) for part in job.files)
+        return
+    for part, column in zip(job.files, job.blocks, strict=True):
+        yield from ((part.number, block * 8192, 8192) for block in np.frombuffer(column, np.uint32).tolist())
 
 
 def _make_pack(number: int) -> PackRef:
@@ -230,14 +246,13 @@ def run_backup_side(files: int, total_bytes: int, path: Path) -> list[dict[str, 
     with rows.part("relation names"):
         relations = make_relations(files)
     with rows.part("block map") as remarks:
-        columns, block_map = collector.finish(listing, verified=True)
-        packs = collector.packs
-        remarks.append(f"{len(block_map.length)} runs in {len(packs)} packs")
+        collected = collector.finish(listing, verified=True)
+        remarks.append(f"{len(collected.block_map.length)} runs in {len(collected.packs)} packs")
     manifest = Manifest(
         facts=make_facts(files, total),
-        files=columns,
-        block_map=block_map,
-        packs=packs,
+        files=collected.files,
+        block_map=collected.block_map,
+        packs=collected.packs,
         relations=relations,
         config_files=(),
         control=b"",
@@ -248,6 +263,68 @@ def run_backup_side(files: int, total_bytes: int, path: Path) -> list[dict[str, 
             file.writelines(finished.content)
         remarks.append(f"{finished.size_bytes / MIB:.1f} MiB, {finished.size_bytes / files:.1f} bytes a file")
     return rows.rows
+
+
+def run_incremental_side(files: int, total_bytes: int, share: float, path: Path) -> list[dict[str, Any]]:
+    rows = Rows()
+    with rows.part("parent's manifest read") as remarks:
+        parent = parse_manifest(
+            Container(path.read_bytes(), kind=Kind.MANIFEST, context=_CONTEXT, keyring=OPEN_KEYRING)
+        )
+    with rows.part("listing (columns only, no walk)"):
+        listing = make_listing(files, total_bytes)
+    with rows.part("changed blocks, as summaries would give them") as remarks:
+        changed = make_changes(listing, share)
+        remarks.append(f"{changed.block_count} blocks")
+    with rows.part("what to read") as remarks:
+        counterpart = match_files(listing, parent.files)
+        ground = Ground(
+            parent=parent,
+            since=Lsn(1),
+            changed=changed,
+            counterpart=counterpart,
+            untouched=np.frombuffer(listing.is_main, np.uint8) == 0,
+            databases={},
+        )
+        plan = plan_changes(listing, ground)
+        remarks.append(f"{plan.read_bytes / 1e9:.1f} GB")
+    collector, workers = Collector(), Workers()
+    with rows.part("results collected"):
+        for job in plan.jobs:
+            collector.take(workers.answer(job))
+        for last in workers.close():
+            collector.take(last)
+    with rows.part("block map over the parent's") as remarks:
+        collected = collector.finish(listing, verified=True, parentage=plan.parentage)
+        remarks.append(f"{len(collected.block_map.length)} runs in {len(collected.packs)} packs")
+    manifest = Manifest(
+        facts=make_facts(files, int(collected.files.size.sum())),
+        files=collected.files,
+        block_map=collected.block_map,
+        packs=collected.packs,
+        relations=parent.relations,
+        config_files=(),
+        control=b"",
+    )
+    with rows.part("manifest written") as remarks:
+        finished = render_manifest(manifest, context=_CONTEXT, keyring=OPEN_KEYRING)
+        with path.open("wb") as file:
+            file.writelines(finished.content)
+        remarks.append(f"{finished.size_bytes / MIB:.1f} MiB")
+    return rows.rows
+
+
+def make_changes(listing: Listing, share: float) -> ChangedBlocks:
+    """This share of the pages of every main fork of some size, at random."""
+    random = np.random.default_rng(1)
+    builder = ChangedBlocksBuilder()
+    for number in range(len(listing.size)):
+        count = listing.size[number] // 8192
+        if listing.is_main[number] and count > 1000:
+            database = int(listing.directories[listing.directory[number]].rpartition("/")[2])
+            blocks = random.integers(0, count, int(count * share), np.uint32)
+            builder.add_blocks((1663, database, int(listing.names[number])), blocks)
+    return builder.finish()
 
 
 def run_restore_side(path: Path) -> list[dict[str, Any]]:
@@ -298,6 +375,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure what grows with a cluster.")
     parser.add_argument("--files", type=int, default=1_000_000)
     parser.add_argument("--terabytes", type=float, default=10)
+    parser.add_argument("--changed", type=float, default=0.001, help="share of pages; default: %(default)s")
     parser.add_argument("--pages", type=int, default=0, metavar="GIB")
     parser.add_argument("--side", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -305,6 +383,9 @@ def main() -> None:
         name, *rest = options.side
         sides: dict[str, Any] = {
             "backup": lambda: run_backup_side(int(rest[0]), int(float(rest[1])), Path(rest[2])),
+            "incremental": lambda: run_incremental_side(
+                int(rest[0]), int(float(rest[1])), float(rest[2]), Path(rest[3])
+            ),
             "restore": lambda: run_restore_side(Path(rest[0])),
             "pages": lambda: run_pages_side(int(rest[0])),
         }
@@ -314,6 +395,9 @@ def main() -> None:
         path = Path(directory) / "manifest"
         rows = [("backup", row) for row in run_side("backup", options.files, options.terabytes * 1e12, path)]
         rows += [("restore", row) for row in run_side("restore", path)]
+        size = options.terabytes * 1e12
+        rows += [("incremental", row) for row in run_side("incremental", options.files, size, options.changed, path)]
+        rows += [("its restore", row) for row in run_side("restore", path)]
     if options.pages:
         rows += [("pages", row) for row in run_side("pages", options.pages)]
     table = render_table(
@@ -323,7 +407,13 @@ def main() -> None:
             for side, row in rows
         ],
     )
-    result = {"machine": describe_machine(), "files": options.files, "terabytes": options.terabytes, "rows": rows}
+    result = {
+        "machine": describe_machine(),
+        "files": options.files,
+        "terabytes": options.terabytes,
+        "changed": options.changed,
+        "rows": rows,
+    }
     save("scale", result, table)
 
 
