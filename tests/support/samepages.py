@@ -38,6 +38,7 @@ _BTREE_HINTS = 0x0040 | 0x0020  # BTP_HAS_GARBAGE, BTP_SPLIT_END
 _BTREE_DELETED = 0x0004
 _HASH_HINTS = 0x0080  # LH_PAGE_HAS_DEAD_TUPLES
 _GIST_HINTS = 0x0004 | 0x0008 | 0x0010  # F_TUPLES_DELETED, F_FOLLOW_RIGHT, F_HAS_GARBAGE
+_GIN_DELETED = 0x0004
 _SPGIST_META = 0x0001
 _SEQUENCE_MAGIC = 0x1717
 _HASH_PAGE_ID, _GIST_PAGE_ID, _SPGIST_PAGE_ID = 0xFF80, 0xFF81, 0xFF82
@@ -252,6 +253,8 @@ def _mask_index(page: bytearray, lower: int, special: int) -> None:
             page[_HEADER + 4 : special] = bytes(special - _HEADER - 4)
         elif _number(page, special) == _SEQUENCE_MAGIC:
             page[special - 24 : special] = bytes(24)  # how far it is: WAL has it up to 32 numbers ahead
+        elif page_id & ~0x00FF == 0 and page_id & _GIN_DELETED:
+            page[12 : PAGE - 2] = bytes(PAGE - 14)  # replay makes it anew, empty
         return
     for at in range(_HEADER, lower, 4):
         if _line_pointer(page, at)[1]:
