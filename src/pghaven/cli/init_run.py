@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from pghaven.backup.checks import check_data_directory
 from pghaven.cli.init_place import InitPlace, write_starter
+from pghaven.cli.opening import place_of
 from pghaven.clock import SYSTEM_CLOCK, Clock
 from pghaven.errors import NotPermitted, Refused
 from pghaven.events import Listener, Notice, Step
@@ -132,7 +133,7 @@ def _register(
 ) -> list[tuple[InitRepository, PreparedRepository]]:
     done = []
     for config in place.repositories:
-        prepared = prepare_repository(config.url, user, clock)
+        prepared = prepare_repository(place_of(config), user, clock)
         newly = prepared.repository.register_lineage(
             place.cluster.name, make_lineage(facts, clock), new_lineage=request.new_lineage
         )

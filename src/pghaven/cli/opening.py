@@ -9,9 +9,9 @@ from pghaven.errors import NotFound, StoreUnreachable
 from pghaven.events import Listener, Notice, ignore
 
 if TYPE_CHECKING:
-    from pghaven.config.values import ClusterConfig, Config
+    from pghaven.config.values import ClusterConfig, Config, RepositoryConfig
+    from pghaven.repository.place import RepositoryPlace
     from pghaven.repository.repository import Repository
-    from pghaven.wal.archives import RepositoryPlace
 
 
 def open_chosen_repository(
@@ -21,8 +21,7 @@ def open_chosen_repository(
 
     Raises NotFound, StoreUnreachable, NotPermitted, Damaged, Refused.
     """
-    from pghaven.repository.repository import open_repository
-    from pghaven.store.open import open_store
+    from pghaven.repository.place import open_place
 
     if name is not None and name not in cluster.repositories:
         known = ", ".join(f'"{one}"' for one in cluster.repositories)
@@ -34,7 +33,7 @@ def open_chosen_repository(
         listener(Notice(level="info", code="repository", text=text, hint="--repository NAME chooses another."))
     chosen = config.repositories[name or cluster.repositories[0]]
     try:
-        return open_repository(open_store(chosen.url))
+        return open_place(place_of(chosen))
     except StoreUnreachable as error:
         hint = f"Is its file system mounted? If there is no repository yet: pghaven init {cluster.name}"
         raise StoreUnreachable(error.message, detail=error.detail, hint=error.hint or hint) from error
@@ -42,9 +41,14 @@ def open_chosen_repository(
 
 def list_places(config: Config, cluster: ClusterConfig) -> tuple[RepositoryPlace, ...]:
     """All repositories of a cluster, in the order of its option."""
-    from pghaven.wal.archives import RepositoryPlace
+    return tuple(place_of(one) for one in config.get_repositories(cluster))
 
-    return tuple(RepositoryPlace(name=one.name, url=one.url) for one in config.get_repositories(cluster))
+
+def place_of(repository: RepositoryConfig) -> RepositoryPlace:
+    """Where a configured repository is, and what it takes to open it."""
+    from pghaven.repository.place import RepositoryPlace
+
+    return RepositoryPlace(name=repository.name, url=repository.url)
 
 
 def choose_clusters(config: Config, name: str | None) -> tuple[ClusterConfig, ...]:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pghaven.cli.opening import place_of
 from pghaven.cli.render import Column, render_block, render_table
 from pghaven.config.values import ClusterConfig, Config
+from pghaven.repository.place import open_place
 from pghaven.units import render_size, render_time
-from pghaven.wal.archives import RepositoryPlace, open_archive, open_place
+from pghaven.wal.archives import open_archive
 from pghaven.wal.ledger import HeldTimeline, Holdings, take_stock
 
 _COLUMNS = (
@@ -41,7 +43,7 @@ def list_wal(config: Config, cluster: ClusterConfig) -> tuple[ListedArchive, ...
     """Every lineage of the cluster in each of its repositories. Raises what opening a repository raises."""
     found = []
     for place in config.get_repositories(cluster):
-        repository = open_place(RepositoryPlace(name=place.name, url=place.url))
+        repository = open_place(place_of(place))
         for lineage in repository.list_lineages(cluster.name):
             opened = open_archive(repository, cluster.name, lineage.system_identifier)
             found.append(

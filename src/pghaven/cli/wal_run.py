@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
+from pghaven.cli.opening import list_places
 from pghaven.config.loading import load_config
 from pghaven.config.values import ClusterConfig, Config
 from pghaven.errors import EXIT_DONE, EXIT_STOP_RECOVERY, Cancelled, PghavenError
 from pghaven.events import Event, Listener
 from pghaven.units import render_duration
-from pghaven.wal.archives import RepositoryPlace
 from pghaven.wal.commands import ABSENT_STATUS
 from pghaven.wal.limit import run_within
 
@@ -114,7 +114,7 @@ def push(call: PushCall, listener: Listener | None = None) -> int:
         result = push_file(
             PushRequest(
                 cluster=call.cluster.name,
-                repositories=_list_places(call.config, call.cluster),
+                repositories=list_places(call.config, call.cluster),
                 path=call.path,
                 data_directory=call.cluster.data_directory,
             ),
@@ -155,7 +155,7 @@ def get(call: GetCall, listener: Listener | None = None) -> int:
         outcome = get_file(
             GetRequest(
                 cluster=call.cluster.name,
-                repositories=_list_places(call.config, call.cluster),
+                repositories=list_places(call.config, call.cluster),
                 file_name=call.file_name,
                 target_path=call.target_path,
                 system_identifier=identifier,
@@ -195,10 +195,6 @@ def report(error: BaseException, *, as_json: bool = False, failure_status: int |
 
 def _was_killed(status: int) -> Cancelled:
     return Cancelled(f"the process that did the work was ended by {signal.Signals(-status).name}")
-
-
-def _list_places(config: Config, cluster: ClusterConfig) -> tuple[RepositoryPlace, ...]:
-    return tuple(RepositoryPlace(name=one.name, url=one.url) for one in config.get_repositories(cluster))
 
 
 def _listen(event: Event) -> None:

@@ -21,13 +21,13 @@ from pghaven.proof.roundtrip import RoundTrip, RoundTripSettings, run_round_trip
 from pghaven.proof.states import RecoveryPoint, RepositoryState
 from pghaven.proof.status import StatusSettings, gather_status
 from pghaven.proof.windows import Window
+from pghaven.repository.place import RepositoryPlace
 from pghaven.repository.repository import Repository
 from pghaven.repository.walstore import WalArchive
 from pghaven.server.probe import probe_server
 from pghaven.server.settings_apply import apply_settings
 from pghaven.setup.register import make_lineage, prepare_repository
 from pghaven.setup.settings import plan_setup, read_written_command
-from pghaven.wal.archives import RepositoryPlace
 from pghaven.wal.commands import render_archive_command
 
 CLUSTER: Final = "shop"
@@ -54,8 +54,9 @@ def protect(ground: Ground, server: DemoServer, clock: Clock, listener: Listener
     config = _write_configuration(ground, server)
     cluster = config.get_cluster(CLUSTER)
     listener(Step(text="making the repository"))
-    (place,) = config.get_repositories(cluster)
-    repository = prepare_repository(place.url, ground.user, clock).repository
+    (configured,) = config.get_repositories(cluster)
+    place = RepositoryPlace(name=configured.name, url=configured.url)
+    repository = prepare_repository(place, ground.user, clock).repository
     with closing(server.connect()) as connection:
         facts = probe_server(connection)
         repository.register_lineage(CLUSTER, make_lineage(facts, clock), new_lineage=False)

@@ -35,7 +35,8 @@ from pghaven.proof.results import CheckResult, fail, good, skip, warn
 from pghaven.proof.roundtrip import RoundTripSettings, run_round_trip
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.entry import BackupEntry
-from pghaven.repository.repository import Lineage, Repository, open_repository
+from pghaven.repository.place import RepositoryPlace, open_place
+from pghaven.repository.repository import Lineage, Repository
 from pghaven.repository.walstore import WalArchive
 from pghaven.server.backlog import count_waiting
 from pghaven.server.connection import connect
@@ -45,9 +46,7 @@ from pghaven.server.rights import list_missing_privileges
 from pghaven.setup.program import try_program
 from pghaven.setup.register import find_server_os_user, find_unwritable
 from pghaven.setup.settings import plan_setup, read_written_command
-from pghaven.store.open import open_store
 from pghaven.units import render_duration, render_size, render_time
-from pghaven.wal.archives import RepositoryPlace
 
 _RESTORE_POINT = "pg_create_restore_point"
 _SWITCH = "pg_switch_wal"
@@ -126,7 +125,7 @@ class _Checks:
         label = "repository" if len(self._settings.repositories) == 1 else f'repository "{address.name}"'
         self._tell(Step(text=f"opening {address.url}"))
         try:
-            repository = open_repository(open_store(address.url), clock=self._clock)
+            repository = open_place(address, clock=self._clock)
             unwritable = find_unwritable(repository, self._user)
         except NotPermitted as error:
             self._results.append(fail(label, error.message, error.hint))

@@ -30,14 +30,13 @@ from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.entry import BackupState
 from pghaven.repository.evidence import find_last_damage, load_evidence
 from pghaven.repository.horizon import read_horizon
-from pghaven.repository.repository import Lineage, Repository, open_repository
+from pghaven.repository.place import RepositoryPlace, open_place
+from pghaven.repository.repository import Lineage, Repository
 from pghaven.repository.walstore import WalArchive
 from pghaven.server.backlog import count_waiting
 from pghaven.server.connection import connect
 from pghaven.server.postmaster import is_running
 from pghaven.server.probe import probe_server
-from pghaven.store.open import open_store
-from pghaven.wal.archives import RepositoryPlace
 
 _STORE_HINT = "Is its file system mounted? Is the URL in the configuration right?"
 
@@ -100,7 +99,7 @@ def _ask_repository(
     settings: StatusSettings, place: RepositoryPlace, server: ServerState | ServerSilence, clock: Clock
 ) -> RepositoryState | RepositorySilence:
     try:
-        repository = open_repository(open_store(place.url), clock=clock)
+        repository = open_place(place, clock=clock)
         lineage = _find_lineage(settings, repository, server)
         return _read_repository(settings.cluster, place.name, repository, lineage, server)
     except PghavenError as error:

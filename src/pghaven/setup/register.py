@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from pghaven.clock import Clock
 from pghaven.errors import NotFound, NotPermitted, ServerUnsuitable
+from pghaven.repository.place import RepositoryPlace
 from pghaven.repository.repository import Lineage, Repository, create_repository, open_repository
 from pghaven.runtime.durable import OwnerOf
 from pghaven.server.connection import Connection, closing_on_error, connect
@@ -109,13 +110,13 @@ class PreparedRepository:
     is_new: bool
 
 
-def prepare_repository(url: str, user: OsUser | None, clock: Clock) -> PreparedRepository:
-    """Open the repository at a URL, or make it. As root a new one is given to ``user``, who will write to it.
+def prepare_repository(place: RepositoryPlace, user: OsUser | None, clock: Clock) -> PreparedRepository:
+    """Open the repository at a place, or make it. As root a new one is given to ``user``, who will write to it.
 
     Raises Refused for a place that holds something else, StoreUnreachable, NotPermitted, UsageError.
     """
     owner = OwnerOf(uid=user.uid, gid=user.gid) if user is not None and os.geteuid() == 0 else None
-    store = create_root(url, owner)
+    store = create_root(place.url, owner)
     try:
         return PreparedRepository(repository=open_repository(store, clock=clock), is_new=False)
     except NotFound:

@@ -11,17 +11,9 @@ from dataclasses import dataclass
 
 from pghaven.errors import NotFound, PghavenError, UsageError
 from pghaven.postgres.version import MajorVersion, find_by_major
-from pghaven.repository.repository import Lineage, Repository, open_repository
+from pghaven.repository.place import RepositoryPlace
+from pghaven.repository.repository import Lineage, Repository
 from pghaven.repository.walstore import WalArchive
-from pghaven.store.open import open_store
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RepositoryPlace:
-    """A repository as the configuration names it."""
-
-    name: str
-    url: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,11 +40,6 @@ def open_archive(repository: Repository, cluster: str, system_identifier: int | 
         lineage = repository.require_lineage(cluster, system_identifier)
     archive = WalArchive(repository, cluster, lineage.system_identifier, lineage.wal_segment_size)
     return OpenArchive(archive=archive, lineage=lineage)
-
-
-def open_place(place: RepositoryPlace) -> Repository:
-    """Raises NotFound, StoreUnreachable, NotPermitted, Damaged, Refused."""
-    return open_repository(open_store(place.url))
 
 
 def _get_only_lineage(repository: Repository, cluster: str) -> Lineage:

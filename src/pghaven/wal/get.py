@@ -29,9 +29,10 @@ from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.segment import SegmentName, WalFileKind, classify, is_valid_archive_name
 from pghaven.postgres.timeline import Timeline
 from pghaven.postgres.waldata import check_segment
+from pghaven.repository.place import RepositoryPlace, open_place
 from pghaven.repository.walstore import WalArchive
 from pghaven.runtime.durable import OwnerOf, write_fully
-from pghaven.wal.archives import OpenArchive, PlaceFailure, RepositoryPlace, join_failures, open_archive, open_place
+from pghaven.wal.archives import OpenArchive, PlaceFailure, join_failures, open_archive
 from pghaven.wal.commands import render_archive_command, render_restore_command
 from pghaven.wal.fence import find_current_fork, load_later_histories
 from pghaven.wal.occupied import refuse_occupied_tablespaces

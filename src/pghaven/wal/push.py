@@ -23,9 +23,10 @@ from pghaven.postgres.segment import (
 )
 from pghaven.postgres.timeline import Timeline, parse_history
 from pghaven.postgres.waldata import LONG_HEADER_SIZE, check_segment, is_wal_magic, parse_page_header
+from pghaven.repository.place import RepositoryPlace, open_place
 from pghaven.repository.walstore import PutOutcome, WalArchive
 from pghaven.units import render_size, render_time_utc, since_epoch
-from pghaven.wal.archives import OpenArchive, PlaceFailure, RepositoryPlace, join_failures, open_archive, open_place
+from pghaven.wal.archives import OpenArchive, PlaceFailure, join_failures, open_archive
 from pghaven.wal.directory import find_data_directory, read_system_identifier, refuse_restored_copy
 from pghaven.wal.fence import Fork, find_last_fork, load_later_histories
 

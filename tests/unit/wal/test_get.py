@@ -13,7 +13,7 @@ from pghaven.errors import Cancelled, Damaged, NotPermitted, PghavenError, Refus
 from pghaven.events import Event, Notice
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.segment import SegmentName
-from pghaven.wal.archives import RepositoryPlace
+from pghaven.repository.place import RepositoryPlace
 from pghaven.wal.get import GetOutcome, GetRequest, get_file
 from pghaven.wal.plan import FollowedPlan, parse_plan
 from tests.support.walfile import (

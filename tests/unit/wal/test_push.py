@@ -13,8 +13,8 @@ from pghaven.errors import Damaged, NotFound, PghavenError, Refused, StoreUnreac
 from pghaven.events import Event, Notice
 from pghaven.postgres.datadir import RESTORE_PLAN_FILE
 from pghaven.postgres.lsn import Lsn
+from pghaven.repository.place import RepositoryPlace
 from pghaven.repository.walstore import PutOutcome
-from pghaven.wal.archives import RepositoryPlace
 from pghaven.wal.push import PushRequest, PushResult, push_file
 from tests.support.walfile import (
     CLUSTER,

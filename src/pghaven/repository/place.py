@@ -1,0 +1,26 @@
+"""How a repository is reached: the one value that says where it is, and the one way to open it.
+
+The one idea: whoever opens a repository, the program, a worker or a WAL command, goes through ``open_place``, so what a
+kind of store or a sealed repository needs beside its URL is added in one place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pghaven.clock import SYSTEM_CLOCK, Clock
+from pghaven.repository.repository import Repository, open_repository
+from pghaven.store.open import open_store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepositoryPlace:
+    """A repository as the configuration names it."""
+
+    name: str
+    url: str
+
+
+def open_place(place: RepositoryPlace, *, clock: Clock = SYSTEM_CLOCK) -> Repository:
+    """Raises NotFound, StoreUnreachable, NotPermitted, Damaged, Refused, UsageError."""
+    return open_repository(open_store(place.url), clock=clock)
