@@ -18,7 +18,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from bench.common import Measurement, count_tree, make_directory, make_ratio, measure, median, remove, render_table
+from bench.common import (
+    Measurement,
+    count_tree,
+    empty_files,
+    make_directory,
+    make_ratio,
+    measure,
+    median,
+    remove,
+    render_table,
+)
 from bench.data import BenchServer, prepare
 from bench.rounds import run_stand_alone
 from bench.tools import LEVEL, PgBackRest, Pghaven, Tool, require_program
@@ -201,24 +211,42 @@ def _run_alone(server: BenchServer, ours: Sequence[Incremental], dice: random.Ra
     server.sql(f"CREATE TABLE twice AS SELECT * FROM {_TABLE}", "shop")
     server.sql("VACUUM twice", "shop")
     measure(pghaven.command(), log=pghaven.log, server_pid=server.pid)
-    change_pages(server, dice, _SHARE / 2)
-    result["doubled"] = median([measure(pghaven.command(), log=pghaven.log, server_pid=server.pid)])
+    doubled = []
+    for _ in range(3):
+        change_pages(server, dice, _SHARE / 2)
+        doubled.append(measure(pghaven.command(), log=pghaven.log, server_pid=server.pid))
+        print(f"  doubled pghaven: {doubled[-1].wall_seconds:.2f} s", flush=True)
+    result["doubled"] = median(doubled)
     server.sql("DROP TABLE twice", "shop")
-    tool = pghaven.tool
-    restores: dict[str, list[Measurement]] = {"full": [], "last": []}
-    for kind, taken in restores.items():
-        if kind == "last":
-            for _ in range(_BACKUPS - 1):
-                change_pages(server, dice, _SHARE)
-                measure(pghaven.command(), log=pghaven.log, server_pid=server.pid)
-        else:
-            measure([*pghaven.command()[:-2], "--full"], log=pghaven.log, server_pid=server.pid)
-        tool.warm()
-        for _ in range(3):
-            target = make_directory(server.directory / "restored")
-            taken.append(measure(tool.restore_command(target), log=pghaven.log, server_pid=server.pid))
-            remove(target)
+    measure([*pghaven.command()[:-2], "--full"], log=pghaven.log, server_pid=server.pid)
+    for _ in range(_BACKUPS):
+        change_pages(server, dice, _SHARE)
+        measure(pghaven.command(), log=pghaven.log, server_pid=server.pid)
+    restores = _compare_restores(server, pghaven, ["full", "last"])
     return result | {f"restore_{kind}": median(taken) for kind, taken in restores.items()}
+
+
+def _compare_restores(server: BenchServer, pghaven: _OfTool, kinds: Sequence[str]) -> dict[str, list[Measurement]]:
+    """The last full backup and the last of all, restored in turns; nothing restored is deleted meanwhile, since ext4
+    searches past recently deleted inodes."""
+    tool = pghaven.tool
+    assert isinstance(tool, Pghaven)
+    labels = tool.list_labels()
+    chosen = {"full": labels[-_BACKUPS - 1], "last": labels[-1]}
+    restores: dict[str, list[Measurement]] = {kind: [] for kind in kinds}
+    place = server.directory / "restored"
+    remove(place)
+    make_directory(place)
+    for number in range(3):
+        for kind in kinds:
+            target = make_directory(place / f"{kind}-{number + 1}")
+            tool.warm()
+            command = [*tool.restore_command(target), "--backup", chosen[kind]]
+            restores[kind].append(measure(command, log=pghaven.log, server_pid=server.pid))
+            print(f"  restore {number + 1}/3 {kind}: {restores[kind][-1].wall_seconds:.1f} s", flush=True)
+            empty_files(target)
+    remove(place)
+    return restores
 
 
 def render(results: Mapping[str, Any], title: str) -> str:

@@ -90,6 +90,11 @@ class Pghaven:
     def verify_command(self) -> Sequence[str]:
         return self._command("verify", "main")
 
+    def list_labels(self) -> list[str]:
+        """The backups' labels, oldest first."""
+        told = json.loads(run(self._command("list", "main", "--json")))
+        return [backup["label"] for backup in told["clusters"][0]["backups"]]
+
     def warm(self) -> None:
         warm(self._repository)
 
