@@ -80,7 +80,7 @@ def test_a_damaged_page_is_told_until_it_is_gone(site: Protected, pg_version: in
     path.write_bytes(content)
     result = site.backup(changes=methods(pg_version)[-1])
     assert result.facts.bad_pages == ()
-    assert_holds_all(site, result)
+    assert_holds_all(site, result.facts)
 
 
 def test_a_damaged_backup_is_not_built_on(site: Protected) -> None:
@@ -109,7 +109,7 @@ def test_a_backup_that_was_found_damaged_is_passed_over_for_an_older_one(site: P
     result = site.backup()
     assert result.facts.parent == older
     assert any(f'"{newer}" was found damaged' in notice.text for notice in site.notices)
-    assert_holds_all(site, result)
+    assert_holds_all(site, result.facts)
 
 
 def largest_pack(site: Protected, label: str) -> Path:

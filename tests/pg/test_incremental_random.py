@@ -57,7 +57,7 @@ class Game:
             full = self.site.backup(changes="full")
             if self.chance.random() < 0.4:
                 self.remove_all_but(result, full)
-            assert_twin_of_full(self.site, result, self.make_cluster, full)
+            assert_twin_of_full(self.site, result.facts, self.make_cluster, full.facts)
             # The next one is to build on this one, not on the full one beside it.
             self.remove(full.facts.label)
             self.disturb()

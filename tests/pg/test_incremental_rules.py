@@ -197,15 +197,15 @@ def test_no_kind_of_change_is_missed(pg_version: int, make_site: MakeSite, make_
     make_tablespace(site, "beside")
     run(cluster, AFTER)
     result = take(site, "lsn")
-    assert_holds_all(site, result)
+    assert_holds_all(site, result.facts)
     if pg_version >= 17:
         run(cluster, MORE)
         # Longer again than it was, by pages that are in no WAL and were rows in the parent.
         add_zeros(cluster, "cut_and_grown", 100)
         result = take(site, "summaries")
-        assert_holds_all(site, result)
+        assert_holds_all(site, result.facts)
     run(cluster, "SELECT nextval('counted')")
-    assert_twin_of_full(site, result, make_cluster)
+    assert_twin_of_full(site, result.facts, make_cluster)
 
 
 # -- pages whose LSN tells nothing ------------------------------------------------------------------------------------
@@ -218,9 +218,9 @@ def test_marks_of_a_vacuum_are_not_missed_without_checksums(make_site: MakeSite)
     site.backup()
     for method in methods(site.cluster.version):
         run(site.cluster, "VACUUM (TRUNCATE false) t")
-        assert_holds_all(site, take(site, method))
+        assert_holds_all(site, take(site, method).facts)
         run(site.cluster, "UPDATE t SET body = 'changed' WHERE n % 200 = 0")
-        assert_holds_all(site, take(site, method))
+        assert_holds_all(site, take(site, method).facts)
 
 
 def test_root_of_a_gist_index_that_was_being_built_is_not_missed(pg_version: int, site: Protected) -> None:
@@ -240,7 +240,7 @@ def test_root_of_a_gist_index_that_was_being_built_is_not_missed(pg_version: int
         file.seek(0)
         file.write(root)
     assert page_lsns(root).tolist() == [1]
-    assert_holds_all(site, take(site, "lsn"))
+    assert_holds_all(site, take(site, "lsn").facts)
 
 
 def test_hints_alone_are_not_stored(make_site: MakeSite) -> None:
@@ -250,7 +250,7 @@ def test_hints_alone_are_not_stored(make_site: MakeSite) -> None:
     before = site.backup(changes="lsn").facts.stored_bytes
     run(site.cluster, "SELECT count(*) FROM t")
     result = take(site, "lsn")
-    assert_holds_all(site, result)
+    assert_holds_all(site, result.facts)
     assert result.facts.stored_bytes <= before + 8192
 
 
@@ -282,7 +282,7 @@ def test_backup_of_a_future_that_was_undone_is_not_built_on(site: Protected, mak
     result = site.backup(changes="lsn")
 
     assert (result.facts.timeline, result.facts.parent) == (2, first.facts.label)
-    assert_holds_all(site, result)
+    assert_holds_all(site, result.facts)
 
 
 def test_backup_of_a_primary_that_failed_is_not_built_on_past_the_fork(
@@ -309,7 +309,7 @@ def test_backup_of_a_primary_that_failed_is_not_built_on_past_the_fork(
     for method in reversed(methods(standby.version)):
         result = site.backup(changes=method)
         assert (result.facts.timeline, result.facts.changes, result.facts.parent) == (2, method, parents[-1])
-        assert_holds_all(site, result)
+        assert_holds_all(site, result.facts)
         parents.append(result.facts.label)
 
 
@@ -335,7 +335,7 @@ def test_backups_from_standby_and_primary_build_on_each_other(site: Protected, m
             site.settle()
             result = take(site, method, **place)
             assert result.facts.from_standby == (server is standby)
-            assert_holds_all(site, result, server)
+            assert_holds_all(site, result.facts, server)
 
 
 # -- what was switched meanwhile --------------------------------------------------------------------------------------
@@ -366,7 +366,7 @@ def test_checksums_that_were_off_for_a_while_hide_no_marks(make_site: MakeSite) 
         cluster.run("pg_checksums", switch, "-D", str(cluster.data_directory))
         cluster.start()
         run(cluster, statement)
-    assert_holds_all(site, take(site, "lsn"))
+    assert_holds_all(site, take(site, "lsn").facts)
 
 
 def test_time_of_minimal_wal_makes_the_next_backup_a_full_one(site: Protected) -> None:
@@ -413,7 +413,7 @@ def test_summarizer_that_is_behind_is_waited_for(site: Protected) -> None:
         result = take(site, "summaries")
     finally:
         thread.join()
-    assert_holds_all(site, result)
+    assert_holds_all(site, result.facts)
 
 
 def test_summarizer_that_does_not_come_is_not_waited_for_for_ever(
@@ -435,7 +435,7 @@ def test_summarizer_that_does_not_come_is_not_waited_for_for_ever(
         os.kill(pid, signal.SIGCONT)
     assert result.facts.changes == "lsn"
     assert any("did not reach" in notice.text for notice in site.notices)
-    assert_holds_all(site, result)
+    assert_holds_all(site, result.facts)
 
 
 def assert_nothing_half_done(site: Protected) -> None:
@@ -459,7 +459,7 @@ def test_gap_in_the_summaries_is_noticed(site: Protected) -> None:
     assert_nothing_half_done(site)
     result = site.backup()
     assert result.facts.changes == "lsn"
-    assert_holds_all(site, result)
+    assert_holds_all(site, result.facts)
 
 
 def test_summaries_switched_off_and_on_hide_nothing(site: Protected) -> None:
@@ -474,12 +474,12 @@ def test_summaries_switched_off_and_on_hide_nothing(site: Protected) -> None:
     assert_nothing_half_done(site)
     result = site.backup()
     assert result.facts.changes == "lsn"
-    assert_holds_all(site, result)
+    assert_holds_all(site, result.facts)
     run(cluster, "UPDATE t SET body = 'unseen too' WHERE n % 500 = 2")
     cluster.append_conf(summarize_wal="on")
     cluster.reload()
     run(cluster, "UPDATE t SET body = 'seen' WHERE n % 500 = 3")
-    assert_holds_all(site, site.backup())
+    assert_holds_all(site, site.backup().facts)
 
 
 # -- what was asked for and cannot be ---------------------------------------------------------------------------------
@@ -521,7 +521,7 @@ def test_database_that_moves_while_it_is_copied_fails_the_backup(site: Protected
     with pytest.raises(ServerUnsuitable, match='"moving" was moved'):
         site.backup()
     site.tell = tell  # type: ignore[method-assign]
-    assert_holds_all(site, site.backup())
+    assert_holds_all(site, site.backup().facts)
 
 
 @pytest.mark.slow
@@ -544,7 +544,7 @@ def test_pages_torn_under_load_do_no_harm(make_site: MakeSite, make_cluster: Clu
             load.send_signal(signal.SIGINT)
     assert not any(result.facts.bad_pages for result in results)
     cluster.wait_for("SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'client backend'")
-    assert_twin_of_full(site, results[-1], make_cluster)
+    assert_twin_of_full(site, results[-1].facts, make_cluster)
 
 
 @pytest.mark.slow
@@ -567,10 +567,10 @@ def test_relation_of_more_than_one_file_is_followed_over_their_border(
     site.backup()
     border = "ctid = ANY (ARRAY['(0,1)', '(131071,1)', '(131072,1)', '(131073,1)', '(139990,1)']::tid[])"
     run(cluster, f"UPDATE big SET body = 'lsn' WHERE {border}")
-    assert_holds_all(site, take(site, "lsn"))
+    assert_holds_all(site, take(site, "lsn").facts)
     run(cluster, f"UPDATE big SET body = 'summaries' WHERE body = 'lsn' OR {border}")
-    assert_holds_all(site, take(site, "summaries"))
+    assert_holds_all(site, take(site, "summaries").facts)
     run(cluster, "DELETE FROM big WHERE n > 100000")
     run(cluster, "VACUUM big")
     run(cluster, "INSERT INTO big SELECT n, repeat('y', 700) FROM generate_series(1, 39000) n")
-    assert_twin_of_full(site, take(site, "summaries"), make_cluster)
+    assert_twin_of_full(site, take(site, "summaries").facts, make_cluster)

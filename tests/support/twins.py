@@ -11,8 +11,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from pghaven.backup.session import BackupResult
 from pghaven.postgres.recovery import RecoveryTarget, TargetKind
+from pghaven.repository.manifest import BackupFacts
 from pghaven.restore.request import RestorePlan
 from tests.support.cluster import TestCluster
 from tests.support.fixtures import ClusterFactory
@@ -24,18 +24,18 @@ _IMMEDIATE = RecoveryTarget(kind=TargetKind.IMMEDIATE)
 _LATEST = RecoveryTarget(kind=TargetKind.LATEST)
 
 
-def assert_holds_all(site: Protected, result: BackupResult, cluster: TestCluster | None = None) -> None:
+def assert_holds_all(site: Protected, backup: BackupFacts, cluster: TestCluster | None = None) -> None:
     """A backup of a cluster that nobody has written to since holds the pages that lie in its data directory."""
     cluster = cluster or site.cluster
     cluster.sql("CHECKPOINT")
-    plan = plan_copy(site, result.facts.label, _IMMEDIATE)
+    plan = plan_copy(site, backup.label, _IMMEDIATE)
     site.carry_out(plan)
-    assert_same_pages(Path(plan.request.target_dir), cluster.data_directory, since=result.facts.start_lsn)
+    assert_same_pages(Path(plan.request.target_dir), cluster.data_directory, since=backup.start_lsn)
     remove(plan)
 
 
 def assert_twin_of_full(
-    site: Protected, result: BackupResult, make_cluster: ClusterFactory, full: BackupResult | None = None
+    site: Protected, backup: BackupFacts, make_cluster: ClusterFactory, full: BackupFacts | None = None
 ) -> None:
     """A backup and a full one, taken after it, come to hold the same when both are brought to the end of the archive.
 
@@ -43,9 +43,9 @@ def assert_twin_of_full(
     be the source's own. So nobody may write
     to the source from the full backup on, and autovacuum must be off: it would write to the copies.
     """
-    full = full or site.backup(changes="full")
+    full = full or site.backup(changes="full").facts
     site.settle()
-    plans = [plan_copy(site, one.facts.label) for one in (result, full)]
+    plans = [plan_copy(site, one.label) for one in (backup, full)]
     restored = []
     for plan in plans:
         copy = make_cluster.adopt(Path(plan.request.target_dir))

@@ -41,11 +41,15 @@ class Parentage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collected:
-    """The files that were there to be read, where their bytes lie, and the packs that these need."""
+    """The files that were there to be read, where their bytes lie, and the packs that these need.
+
+    ``reused_bytes`` of them were found in packs of an interrupted backup.
+    """
 
     files: FileColumns
     block_map: BlockMap
     packs: tuple[PackRef, ...]
+    reused_bytes: int
 
 
 class Collector:
@@ -98,6 +102,7 @@ class Collector:
                 parent=parentage.parent.block_map, source=source, size=size, pack_of_parent=numbers
             )
         pieces = _renumber_known(pieces, len(written) + len(parents))
+        is_reused = (pieces.pack >= len(written) + len(parents)) & (pieces.pack != HOLE)
         block_map, sizes = build_block_map(pieces, int(kept.sum()), inheritance)
         packs = (*written, *parents, *self._known)
         block_map, used = used_packs(block_map, len(packs))
@@ -108,7 +113,12 @@ class Collector:
             inherited = source >= 0
             flags[inherited] &= parentage.parent.files.flags[source[inherited]]
         files.flags[:] = flags
-        return Collected(files=files, block_map=block_map, packs=tuple(packs[number] for number in used.tolist()))
+        return Collected(
+            files=files,
+            block_map=block_map,
+            packs=tuple(packs[number] for number in used.tolist()),
+            reused_bytes=int(pieces.length[is_reused].sum()),
+        )
 
     def _sources(self, count: int, parentage: Parentage | None) -> npt.NDArray[np.int64]:
         if parentage is None:

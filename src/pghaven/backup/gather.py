@@ -8,10 +8,11 @@ work at that moment.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterator
 
 from pghaven.repository.blockmap import HOLE
 from pghaven.repository.codec import Buffer
-from pghaven.repository.container import FRAME_BYTES, hash_cells
+from pghaven.repository.container import CELL_BYTES, FRAME_BYTES, hash_cells
 from pghaven.repository.known import KnownFrames
 from pghaven.repository.pack import PackWriter
 
@@ -74,6 +75,25 @@ class FrameStore:
             return KNOWN_PACKS + found[0], found[1]
         return self.packs.append(frame, cells)
 
+    def split(self, data: memoryview) -> Iterator[tuple[memoryview, tuple[int, int] | None]]:
+        """Pages in runs of those that are stored already, each run with its place, and of those that are not."""
+        if self._known is None or not len(self._known.pages) or len(data) % CELL_BYTES:
+            yield data, None
+            return
+        begin, place = 0, self._find_page(data[:CELL_BYTES])
+        for at in range(CELL_BYTES, len(data), CELL_BYTES):
+            found = self._find_page(data[at : at + CELL_BYTES])
+            follows = place is not None and found == (place[0], place[1] + at - begin)
+            if not follows and (found is not None or place is not None):
+                yield data[begin:at], place
+                begin, place = at, found
+        yield data[begin:], place
+
+    def _find_page(self, page: memoryview) -> tuple[int, int] | None:
+        assert self._known is not None
+        found = self._known.pages.find(page)
+        return (KNOWN_PACKS + found[0], found[1]) if found is not None else None
+
 
 class Gatherer:
     """One frame that is being filled with pages of many files."""
@@ -87,6 +107,14 @@ class Gatherer:
 
     def add(self, pieces: Pieces, file: int, offset: int, data: memoryview) -> None:
         """Bytes of a file from ``offset`` on; whole pages, so that pages lie aligned in the frame."""
+        for part, place in self._frames.split(data):
+            if place is not None:
+                pieces.add(file, offset, len(part), place)
+            else:
+                self._wait(pieces, file, offset, part)
+            offset += len(part)
+
+    def _wait(self, pieces: Pieces, file: int, offset: int, data: memoryview) -> None:
         while data:
             size = min(len(data), FRAME_BYTES - self._fill)
             self._view[self._fill : self._fill + size] = data[:size]

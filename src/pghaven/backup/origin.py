@@ -26,7 +26,7 @@ from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import History, Timeline, parse_history
 from pghaven.repository import layout
 from pghaven.repository.backups import BackupCatalog
-from pghaven.repository.entry import BackupEntry, BackupState
+from pghaven.repository.entry import BackupEntry, BackupState, Purpose
 from pghaven.repository.evidence import Evidence, Verdict, judge_backup, load_evidence
 from pghaven.repository.known import KnownFrames, load_known_frames
 from pghaven.repository.manifest import Manifest
@@ -41,7 +41,7 @@ from pghaven.server.summaries import (
     read_changed_blocks,
     wait_for_summaries,
 )
-from pghaven.units import render_time
+from pghaven.units import render_size, render_time
 
 METHODS = ("auto", "summaries", "lsn", "full")
 _SUMMARIZER_SECONDS = 60.0
@@ -57,17 +57,27 @@ class Tries:
     known: KnownFrames | None
 
 
-def find_tries(catalog: BackupCatalog, entries: Sequence[BackupEntry], system_identifier: int) -> Tries:
+def find_tries(
+    catalog: BackupCatalog, entries: Sequence[BackupEntry], system_identifier: int, listener: Listener
+) -> Tries:
     """The packs of the latest backups of this cluster that were given up since the last one that was finished."""
     labels: list[str] = []
     for entry in reversed(entries):
-        if entry.intent is None or entry.intent.system_identifier != system_identifier:
+        intent = entry.intent
+        if intent is None or intent.purpose is not Purpose.BACKUP or intent.system_identifier != system_identifier:
             continue
         if entry.state is not BackupState.ABANDONED or len(labels) == _TRIES_MAX:
             break
         labels.append(entry.label)
     known = load_known_frames(catalog.pack_place, labels)
-    return Tries(labels=tuple(labels) if known is not None else (), known=known)
+    if known is None:
+        return Tries(labels=(), known=None)
+    size = render_size(sum(pack.size_bytes for pack in known.packs))
+    text = (
+        f"going on from what interrupted backups have stored, {size} in {len(known.packs)} packs: {', '.join(labels)}"
+    )
+    listener(Notice(level="info", code="continued", text=text))
+    return Tries(labels=tuple(labels), known=known)
 
 
 def find_history(archive: WalArchive, data_directory: str, timeline: Timeline) -> History | None:

@@ -82,7 +82,8 @@ class BackupSettings:
 class BackupResult:
     """What was made. Times are seconds of this host's monotonic clock.
 
-    ``read_bytes`` were read of the data directory. Of its files ``kept_count`` were not, as they had not changed.
+    ``read_bytes`` were read of the data directory. Of its files ``kept_count`` were not, as they had not changed. Of
+    what was read ``reused_bytes`` were found in packs that an interrupted backup has stored.
     """
 
     facts: BackupFacts
@@ -93,6 +94,7 @@ class BackupResult:
     vanished_count: int
     read_bytes: int
     kept_count: int
+    reused_bytes: int
     total_seconds: float
     copy_seconds: float
 
@@ -129,7 +131,7 @@ class _Session:
             refuse_abandoned_timeline(archive, facts.timeline, facts.lsn)
             self._mention_checksums(facts)
             entries = make_way(self._catalog, None, self._tell)
-            tries = find_tries(self._catalog, entries, facts.system_identifier)
+            tries = find_tries(self._catalog, entries, facts.system_identifier, self._tell)
             origin = Origin(self._catalog, archive, settings.changes, self._tell)
             started_at = self._clock.now()
             self._label = make_label(started_at)
@@ -314,6 +316,7 @@ class _Session:
             vanished_count=len(copy.listing.size) - len(files.size),
             read_bytes=copy.collector.read_bytes,
             kept_count=copy.plan.counts.get(Rule.KEEP, 0),
+            reused_bytes=collected.reused_bytes,
             total_seconds=self._clock.monotonic() - began,
             copy_seconds=copy.seconds,
         )

@@ -74,6 +74,7 @@ def render_body(result: BackupResult) -> dict[str, object]:
         "parent": facts.parent,
         "read_bytes": result.read_bytes,
         "kept_count": result.kept_count,
+        "reused_bytes": result.reused_bytes,
         "file_count": facts.file_count,
         "total_bytes": facts.total_bytes,
         "stored_bytes": facts.stored_bytes,
@@ -101,6 +102,7 @@ def render_text(result: BackupResult) -> str:
     facts = result.facts
     share = f" ({100 * facts.stored_bytes / facts.total_bytes:.0f} %)" if facts.total_bytes else ""
     rate = f", {render_rate(result.read_bytes / result.copy_seconds)}" if result.copy_seconds > 0 else ""
+    reused = f"; {render_size(result.reused_bytes)} was stored already" if result.reused_bytes else ""
     pages = "verified" if facts.data_checksums else "not verifiable: the cluster has no data checksums"
     if facts.bad_pages:
         pages = f"{len(facts.bad_pages)} damaged pages"
@@ -109,7 +111,7 @@ def render_text(result: BackupResult) -> str:
             ("taken", f"{render_time(facts.stopped_at)}, in {render_duration(result.total_seconds)}{rate}"),
             ("size", f"{render_size(facts.total_bytes)} in {facts.file_count} files"),
             ("read", f"{render_size(result.read_bytes)}, {describe_changes(facts.changes, facts.parent)}"),
-            ("stored", f"{render_size(facts.stored_bytes)}{share}"),
+            ("stored", f"{render_size(facts.stored_bytes)}{share}{reused}"),
             ("WAL", f"{facts.start_lsn} to {facts.stop_lsn} on timeline {facts.timeline}, archived and proven"),
             ("page checksums", pages),
             ("restore with", f"pghaven restore {facts.cluster} --target-dir DIR"),
