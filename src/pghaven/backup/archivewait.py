@@ -19,7 +19,8 @@ from pghaven.repository.horizon import read_horizon
 from pghaven.repository.walstore import WalArchive
 from pghaven.units import render_duration
 
-_POLL_SECONDS = 0.1
+# Often at first, since most segments are there in a tenth of a second; then seldom, since a store may charge each look.
+_POLL_SECONDS_MIN, _POLL_SECONDS_MAX, _POLL_GROWTH = 0.01, 1.0, 1.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +43,7 @@ def wait_for_wal(archive: WalArchive, wait: ArchiveWait, listener: Listener) -> 
     deadline = clock.monotonic() + wait.timeout_seconds
     told: SegmentName | None = None
     segment = first
+    pause = _POLL_SECONDS_MIN
     while segment.number <= last.number:
         try:
             content = archive.get(str(segment))
@@ -57,8 +59,10 @@ def wait_for_wal(archive: WalArchive, wait: ArchiveWait, listener: Listener) -> 
                 listener(Step(text=f"waiting for WAL segment {segment} to be archived"))
                 told = segment
             wait.on_wait()
-            clock.sleep(_POLL_SECONDS)
+            clock.sleep(pause)
+            pause = min(pause * _POLL_GROWTH, _POLL_SECONDS_MAX)
             continue
+        pause = _POLL_SECONDS_MIN
         check_segment(content, segment, archive.system_identifier)
         segment = segment.next()
     return first, last

@@ -105,12 +105,15 @@ def _check_directory(path: bytes, tablespaces: set[bytes]) -> None:
 
 
 def _check_names(files: FileColumns, taken: set[bytes]) -> None:
+    numbers = {path: number for number, path in enumerate(files.directories)}
+    # By directory and name as the files are, so that no path has to be joined for each of a million.
+    taken_places = {(numbers.get(parent, -1), name) for parent, _, name in (path.rpartition(b"/") for path in taken)}
     previous = (-1, b"")
-    for number, (directory, name) in enumerate(zip(files.directory.tolist(), files.names, strict=True)):
+    for number, place in enumerate(zip(files.directory.tolist(), files.names, strict=True)):
+        name = place[1]
         if b"/" in name or not _can_be_name(name):
             raise Damaged(f'"{_show(name)}" cannot be the name of a file')
-        place = (directory, name)
-        if place <= previous or files.path(number) in taken:
+        if place <= previous or place in taken_places:
             raise Damaged(f'"{_show(files.path(number))}" is listed twice, out of order, or cannot be a file')
         previous = place
 
