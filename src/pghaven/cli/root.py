@@ -7,6 +7,7 @@ only when it is used; and every command takes the global options in its own plac
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -38,6 +39,8 @@ The configuration is a TOML file: --config, $PGHAVEN_CONFIG, ./pghaven.toml, /et
 def run(words: Sequence[str], *, failure_status: int | None = None) -> int:
     """Run the command these words name and return its exit status; every error is reported here."""
     prepare_streams()
+    # What a command makes by the hundred thousand is held to its end and has no cycles, so looking for some is in vain.
+    gc.set_threshold(200_000, 20, 100)
     with _ending_signals_raise():
         try:
             status = _invoke(list(words))
