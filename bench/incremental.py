@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bench.common import (
+    BenchError,
     Measurement,
     count_tree,
     empty_files,
@@ -154,9 +155,12 @@ def change_pages(server: BenchServer, dice: random.Random, share: float, databas
     wanted = sorted(dice.sample(range(pages), min(pages, int(total * share))))
     row = dice.randrange(1, 50)
     text = "ARRAY[" + ",".join(f"'({page},{row})'" for page in wanted) + "]::tid[]"
-    server.sql(f"DELETE FROM {_TABLE} WHERE ctid = ANY ({text})", database)
+    delete = f"WITH gone AS (DELETE FROM {_TABLE} WHERE ctid = ANY ({text}) RETURNING 1) SELECT count(*) FROM gone"
+    changed = int(server.sql(delete, database))
     server.sql("CHECKPOINT", database)
-    return len(wanted)
+    if changed < len(wanted) // 2:
+        raise BenchError(f"only {changed} of {len(wanted)} pages still had row {row}; have the cluster made anew")
+    return changed
 
 
 def run_rounds(server: BenchServer, tools: Sequence[Tool], rounds: int) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -165,7 +169,8 @@ def run_rounds(server: BenchServer, tools: Sequence[Tool], rounds: int) -> tuple
         server.sql("ALTER SYSTEM SET summarize_wal = on")
         server.sql("SELECT pg_reload_conf()")
         server.sql("CHECKPOINT")
-    dice = random.Random(1)
+    # Not the rows that an earlier run on the same cluster has deleted: those would change nothing.
+    dice = random.Random(int(server.sql("SELECT txid_current()")))
     ours = open_incrementals(server, tools)
     for one in ours:
         prepare(server)
