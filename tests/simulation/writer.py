@@ -57,7 +57,7 @@ class BackupWriter:
     def run(self) -> None:
         entries = make_way(self.catalog, None, ignore)
         self.started_at = self.actor.clock.now()
-        tries = find_tries(self.catalog, entries, SYSTEM_IDENTIFIER)
+        tries = find_tries(self.catalog, entries, SYSTEM_IDENTIFIER, ignore)
         self.actor.clock.sleep(self.actor.random.choice(_CHECKPOINT_SECONDS))
         self.start_lsn = self.cluster.lsn
         self.choose_parent(entries)
