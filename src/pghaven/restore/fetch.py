@@ -69,7 +69,6 @@ class FetchWorker:
         self._place = settings.place
         self._directories = Directories(settings.roots)
         self._open: OrderedDict[tuple[str, bytes], _OpenFile] = OrderedDict()
-        self._latest: _OpenFile | None = None
         self._direct = DirectWriter(FRAME_BYTES)
         self._comparison = Comparison() if settings.in_place else None
 
@@ -208,13 +207,6 @@ class FetchWorker:
 
     def _open_file(self, file: FileTarget) -> _OpenFile:
         """Open, and kept so for the next piece; several workers may write one file."""
-        latest = self._latest
-        if latest is not None and latest.file is file:
-            return latest
-        opened = self._latest = self._find_or_open(file)
-        return opened
-
-    def _find_or_open(self, file: FileTarget) -> _OpenFile:
         key = (file.directory, file.name)
         found = self._open.get(key)
         if found is not None:
@@ -238,8 +230,6 @@ class FetchWorker:
     def _close_oldest(self) -> None:
         self._direct.drain()
         _, opened = self._open.popitem(last=False)
-        if opened is self._latest:
-            self._latest = None
         settle(opened.fd, opened.file)
         os.close(opened.fd)
         if opened.direct is not None:

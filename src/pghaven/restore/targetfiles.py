@@ -96,8 +96,6 @@ class Directories:
 
 def write_at(fd: int, offset: int, parts: list[memoryview]) -> None:
     """Write parts that follow one another in a file, in as few calls as possible."""
-    if len(parts) == 1 and os.pwrite(fd, parts[0], offset) == len(parts[0]):
-        return  # pages that were stored one by one come by the hundred thousand
     while parts:
         done = os.pwritev(fd, parts[:_PARTS_PER_CALL], offset)
         offset += done
