@@ -230,7 +230,7 @@ class ActorStore:
                 return
             last = page[-1].name
 
-    def _read_page(self, prefix: str, after: str) -> list[ObjectInfo]:
+    def _read_page(self, prefix: str, after: str) -> Sequence[ObjectInfo]:
         return [info for info in self._inner.list(prefix) if info.name > after][: self._page]
 
     def list_children(self, prefix: str) -> tuple[str, ...]:

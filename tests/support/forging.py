@@ -15,7 +15,7 @@ from typing import Any
 import google_crc32c
 from blake3 import blake3
 
-from pghaven.repository.codec import zstd
+from pghaven.repository.codec import zstd  # type: ignore[attr-defined]
 
 HEAD = b"pghaven\x01"
 END = b"\x01nevahgp"

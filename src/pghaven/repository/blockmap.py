@@ -7,6 +7,7 @@ the pack's index tells where they end. Bytes that are zero are a run in no pack 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -267,6 +268,9 @@ class PackSide:
 
     def __len__(self) -> int:
         return len(self._bounds) - 1
+
+    def __iter__(self) -> Iterator[PackRuns]:
+        return (self[number] for number in range(len(self)))
 
     def __getitem__(self, index: int) -> PackRuns:
         number = range(len(self))[index]
