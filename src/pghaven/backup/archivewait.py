@@ -48,7 +48,8 @@ def wait_for_wal(archive: WalArchive, wait: ArchiveWait, listener: Listener) -> 
         try:
             content = archive.get(str(segment))
         except ObjectMissing:
-            if clock.monotonic() >= deadline:
+            left = deadline - clock.monotonic()
+            if left <= 0:
                 raise CheckFailed(
                     f"WAL segment {segment} did not reach the archive within {render_duration(wait.timeout_seconds)}",
                     detail=wait.explain(),
@@ -59,7 +60,7 @@ def wait_for_wal(archive: WalArchive, wait: ArchiveWait, listener: Listener) -> 
                 listener(Step(text=f"waiting for WAL segment {segment} to be archived"))
                 told = segment
             wait.on_wait()
-            clock.sleep(pause)
+            clock.sleep(min(pause, left))
             pause = min(pause * _POLL_GROWTH, _POLL_SECONDS_MAX)
             continue
         pause = _POLL_SECONDS_MIN

@@ -54,8 +54,7 @@ def protect(ground: Ground, server: DemoServer, clock: Clock, listener: Listener
     config = _write_configuration(ground, server)
     cluster = config.get_cluster(CLUSTER)
     listener(Step(text="making the repository"))
-    (configured,) = config.get_repositories(cluster)
-    place = RepositoryPlace(name=configured.name, url=configured.url)
+    (place,) = _list_places(config, cluster)
     repository = prepare_repository(place, ground.user, clock).repository
     with closing(server.connect()) as connection:
         facts = probe_server(connection)
@@ -118,13 +117,11 @@ def take_backup(protected: Protected, listener: Listener) -> BackupResult:
 def measure(protected: Protected, clock: Clock) -> tuple[RecoveryPoint, Window]:
     """What would be lost at this moment, and what can be restored. Raises CheckFailed when nothing can be."""
     cluster = protected.cluster
-    configured = protected.config.get_repositories(cluster)
-    places = tuple(RepositoryPlace(name=one.name, url=one.url) for one in configured)
     settings = StatusSettings(
         cluster=cluster.name,
         data_directory=cluster.data_directory,
         conninfo=cluster.conninfo,
-        repositories=places,
+        repositories=_list_places(protected.config, cluster),
     )
     (state,) = gather_status(settings, ignore, clock=clock).repositories
     if not isinstance(state, RepositoryState):
@@ -133,3 +130,7 @@ def measure(protected: Protected, clock: Clock) -> tuple[RecoveryPoint, Window]:
     if window is None or state.recovery_point is None:
         raise CheckFailed("nothing can be restored from the repository")
     return state.recovery_point, window
+
+
+def _list_places(config: Config, cluster: ClusterConfig) -> tuple[RepositoryPlace, ...]:
+    return tuple(RepositoryPlace(name=one.name, url=one.url) for one in config.get_repositories(cluster))

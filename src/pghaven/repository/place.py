@@ -1,7 +1,7 @@
 """How a repository is reached: the one value that says where it is, and the one way to open it.
 
-The one idea: whoever opens a repository, the program, a worker or a WAL command, goes through ``open_place``, so what a
-kind of store or a sealed repository needs beside its URL is added in one place.
+The one idea: whoever opens a repository that is there goes through ``open_place``, so what a kind of store needs beside
+its URL is added in one place. Only ``setup.register`` has a store of its own, since it may have to make the repository.
 """
 
 from __future__ import annotations
