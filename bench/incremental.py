@@ -22,7 +22,6 @@ from bench.common import (
     BenchError,
     Measurement,
     count_tree,
-    empty_files,
     make_directory,
     make_ratio,
     measure,
@@ -31,6 +30,7 @@ from bench.common import (
     render_table,
 )
 from bench.data import BenchServer, prepare
+from bench.restore import Way, restore_in_turns
 from bench.rounds import run_stand_alone
 from bench.tools import LEVEL, PgBackRest, Pghaven, Tool, require_program
 
@@ -227,31 +227,13 @@ def _run_alone(server: BenchServer, ours: Sequence[Incremental], dice: random.Ra
     for _ in range(_BACKUPS):
         change_pages(server, dice, _SHARE)
         measure(pghaven.command(), log=pghaven.log, server_pid=server.pid)
-    restores = _compare_restores(server, pghaven, ["full", "last"])
-    return result | {f"restore_{kind}": median(taken) for kind, taken in restores.items()}
-
-
-def _compare_restores(server: BenchServer, pghaven: _OfTool, kinds: Sequence[str]) -> dict[str, list[Measurement]]:
-    """The last full backup and the last of all, restored in turns; nothing restored is deleted meanwhile, since ext4
-    searches past recently deleted inodes."""
     tool = pghaven.tool
     assert isinstance(tool, Pghaven)
     labels = tool.list_labels()
     chosen = {"full": labels[-_BACKUPS - 1], "last": labels[-1]}
-    restores: dict[str, list[Measurement]] = {kind: [] for kind in kinds}
-    place = server.directory / "restored"
-    remove(place)
-    make_directory(place)
-    for number in range(3):
-        for kind in kinds:
-            target = make_directory(place / f"{kind}-{number + 1}")
-            tool.warm()
-            command = [*tool.restore_command(target), "--backup", chosen[kind]]
-            restores[kind].append(measure(command, log=pghaven.log, server_pid=server.pid))
-            print(f"  restore {number + 1}/3 {kind}: {restores[kind][-1].wall_seconds:.1f} s", flush=True)
-            empty_files(target)
-    remove(place)
-    return restores
+    ways = [Way(name=kind, tool=tool, words=("--backup", label)) for kind, label in chosen.items()]
+    restores = restore_in_turns(server, ways, 3)
+    return result | {f"restore_{kind}": median(taken) for kind, taken in restores.items()}
 
 
 def render(results: Mapping[str, Any], title: str) -> str:

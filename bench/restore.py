@@ -10,7 +10,8 @@ and would charge one tool with the deletion of another's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,26 +40,45 @@ _NOT_COMPARED = frozenset({"pg_internal.init", "pgsql_tmp"})
 
 def run_rounds(server: BenchServer, tools: Sequence[Tool], rounds: int) -> dict[str, Any]:
     """Measures every tool; each has a backup. The server runs, and does nothing."""
-    taken: dict[str, list[Measurement]] = {tool.name: [] for tool in tools}
+    ways = [Way(name=tool.name, tool=tool) for tool in tools]
+    taken = restore_in_turns(server, ways, rounds, lambda way, target: _compare(server, target, way.name))
+    return {tool.name: median(taken[tool.name]) | {"version": tool.version} for tool in tools}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """A restore to measure: what a tool has, and more words for its command."""
+
+    name: str
+    tool: Tool
+    words: Sequence[str] = ()
+
+
+def restore_in_turns(
+    server: BenchServer, ways: Sequence[Way], rounds: int, look: Callable[[Way, Path], None] | None = None
+) -> dict[str, list[Measurement]]:
+    """Every way's measurements. ``look`` is called with what the first round has restored."""
+    taken: dict[str, list[Measurement]] = {way.name: [] for way in ways}
     place = server.directory / "restored"
     remove(place)
     make_directory(place)
     for number in range(rounds):
-        for tool in tools:
-            target = make_directory(place / f"{tool.name}-{number + 1}")
+        for way in ways:
+            target = make_directory(place / f"{way.name}-{number + 1}")
             target.chmod(0o700)
-            tool.warm()
-            command = tool.restore_command(target)
-            taken[tool.name].append(measure(command, log=tool.log, server_pid=server.pid))
-            print(f"  restore {number + 1}/{rounds} {tool.name}: {taken[tool.name][-1].wall_seconds:.1f} s", flush=True)
-            if number == 0:
-                _compare(server.data / "base", target / "base", tool.name)
+            way.tool.warm()
+            command = [*way.tool.restore_command(target), *way.words]
+            taken[way.name].append(measure(command, log=way.tool.log, server_pid=server.pid))
+            print(f"  restore {number + 1}/{rounds} {way.name}: {taken[way.name][-1].wall_seconds:.1f} s", flush=True)
+            if number == 0 and look is not None:
+                look(way, target)
             empty_files(target)
     remove(place)
-    return {tool.name: median(taken[tool.name]) | {"version": tool.version} for tool in tools}
+    return taken
 
 
-def _compare(original: Path, restored: Path, name: str) -> None:
+def _compare(server: BenchServer, target: Path, name: str) -> None:
+    original, restored = server.data / "base", target / "base"
     differences = find_differences(original, restored, except_names=_NOT_COMPARED)
     if differences:
         raise BenchError(f"{name} did not restore what there was: {', '.join(differences)}")

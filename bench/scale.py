@@ -38,7 +38,7 @@ from pghaven.postgres.changed import ChangedBlocks, ChangedBlocksBuilder
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import Timeline
 from pghaven.repository.blockmap import BlockMap, invert
-from pghaven.repository.container import Container, Kind
+from pghaven.repository.container import Container, FinishedContainer, Kind
 from pghaven.repository.manifest import (
     BackupFacts,
     Manifest,
@@ -258,9 +258,7 @@ def run_backup_side(files: int, total_bytes: int, path: Path) -> list[dict[str, 
         control=b"",
     )
     with rows.part("manifest written") as remarks:
-        finished = render_manifest(manifest, context=_CONTEXT, keyring=OPEN_KEYRING)
-        with path.open("wb") as file:
-            file.writelines(finished.content)
+        finished = write_manifest(manifest, path)
         remarks.append(f"{finished.size_bytes / MIB:.1f} MiB, {finished.size_bytes / files:.1f} bytes a file")
     return rows.rows
 
@@ -307,11 +305,16 @@ def run_incremental_side(files: int, total_bytes: int, share: float, path: Path)
         control=b"",
     )
     with rows.part("manifest written") as remarks:
-        finished = render_manifest(manifest, context=_CONTEXT, keyring=OPEN_KEYRING)
-        with path.open("wb") as file:
-            file.writelines(finished.content)
+        finished = write_manifest(manifest, path)
         remarks.append(f"{finished.size_bytes / MIB:.1f} MiB")
     return rows.rows
+
+
+def write_manifest(manifest: Manifest, path: Path) -> FinishedContainer:
+    finished = render_manifest(manifest, context=_CONTEXT, keyring=OPEN_KEYRING)
+    with path.open("wb") as file:
+        file.writelines(finished.content)
+    return finished
 
 
 def make_changes(listing: Listing, share: float) -> ChangedBlocks:
