@@ -124,7 +124,8 @@ def run(command: Sequence[str], *, log: Path | None = None, stdin: str | None = 
             file.write(f"$ {' '.join(command)}\n{done.stdout}\n")
     if done.returncode:
         raise BenchError(f"{' '.join(command)}: status {done.returncode}\n{done.stdout[-2000:]}")
-    return done.stdout
+    told: str = done.stdout
+    return told
 
 
 def measure(command: Sequence[str], *, log: Path, server_pid: int | None = None) -> Measurement:

@@ -283,6 +283,7 @@ def run_incremental_side(files: int, total_bytes: int, share: float, path: Path)
             counterpart=counterpart,
             untouched=np.frombuffer(listing.is_main, np.uint8) == 0,
             databases={},
+            marks_logged=True,
         )
         plan = plan_changes(listing, ground)
         remarks.append(f"{plan.read_bytes / 1e9:.1f} GB")
