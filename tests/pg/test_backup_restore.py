@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -195,6 +196,29 @@ class Interrupted(SystemClock):
         if self._waits == -1:
             raise KeyboardInterrupt
         super().sleep(seconds)
+
+
+@pytest.fixture
+def in_background() -> Iterator[None]:
+    """As a shell runs what it does not wait for."""
+    before = {ignored: signal.signal(ignored, signal.SIG_IGN) for ignored in (signal.SIGINT, signal.SIGQUIT)}
+    yield
+    for ignored, handler in before.items():
+        signal.signal(ignored, handler)
+
+
+@pytest.mark.usefixtures("in_background")
+def test_a_server_that_has_just_begun_in_the_background_is_stopped_all_the_same(
+    journal: tuple[Protected, dict[str, object]], adopt: Adopt
+) -> None:
+    """It ignores what asks it to stop until it has come so far as to listen."""
+    site, _ = journal
+    plan = site.plan()
+    cluster = adopt(plan.request.target_dir)
+    site.carry_out(plan)
+    with pytest.raises(KeyboardInterrupt):
+        run_recovery(plan, str(cluster.bin_dir), site.tell, clock=Interrupted(0))
+    assert list_server_processes(plan.request.target_dir) == ()
 
 
 def test_a_recovery_that_is_interrupted_leaves_no_server_and_can_be_gone_on_with(

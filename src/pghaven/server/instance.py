@@ -12,6 +12,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final, Literal
 
 from pghaven.clock import SYSTEM_CLOCK, Clock
@@ -30,6 +31,7 @@ _STOP_SIGNALS: Final[dict[str, signal.Signals]] = {
     "immediate": signal.SIGQUIT,
 }
 _POLL_SECONDS: Final = 0.01
+_ASK_AGAIN_SECONDS: Final = 1.0
 _TAIL_LINES: Final = 20
 _TAIL_BYTES: Final = 64 << 10
 
@@ -155,9 +157,17 @@ class Instance:
             os.kill(pid, _STOP_SIGNALS[mode])
         except ProcessLookupError:
             return
-        deadline = self._clock.monotonic() + timeout_seconds
+        asked = self._clock.monotonic()
+        deadline = asked + timeout_seconds
         while self._is_alive(pid):
-            if self._clock.monotonic() > deadline:
+            now = self._clock.monotonic()
+            if now > asked + _ASK_AGAIN_SECONDS:
+                # A server that has just begun may have let the first go by: a shell has what it runs in the background
+                # ignore SIGINT and SIGQUIT, and so does the server until it takes them over. Asking twice does no harm.
+                asked = now
+                with suppress(ProcessLookupError):
+                    os.kill(pid, _STOP_SIGNALS[mode])
+            if now > deadline:
                 raise Cancelled(
                     f'the server in "{self.data_directory}" still runs {timeout_seconds:g} s after a {mode} shutdown',
                     hint="Sessions and an archive_command that does not return hold a shutdown up; see the log.",
