@@ -48,7 +48,7 @@ def place_of(repository: RepositoryConfig) -> RepositoryPlace:
     """Where a configured repository is, and what it takes to open it."""
     from pghaven.repository.place import RepositoryPlace
 
-    return RepositoryPlace(name=repository.name, url=repository.url)
+    return RepositoryPlace(name=repository.name, store=repository.store)
 
 
 def choose_clusters(config: Config, name: str | None) -> tuple[ClusterConfig, ...]:

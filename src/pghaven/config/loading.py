@@ -17,6 +17,7 @@ from pghaven.config.places import Path, find_line, find_places
 from pghaven.config.schema import SECTION_NAME, SECTION_NAME_RULE, Invalid, Option, Section
 from pghaven.config.values import SECTIONS, ClusterConfig, Config, RepositoryConfig, find_nearest
 from pghaven.errors import ConfigError
+from pghaven.store.settings import scheme_of
 
 LOCAL_FILE = "pghaven.toml"
 SYSTEM_FILE = "/etc/pghaven/pghaven.toml"
@@ -214,9 +215,18 @@ class _Reading:
             if option.required and option.field not in values:
                 self._note(path, f'{_title(path)} has no "{option.name}", which is required')
                 values[option.field] = None
+        self._note_foreign(path, options, values.get("url"))
         for part in section.parts:
             values[part.name] = self._build((*path, part.name))
         return section.type(**values)
+
+    def _note_foreign(self, path: Path, options: Mapping[str, Option], url: str | None) -> None:
+        """Options that do not go with the kind of store that the section's URL names."""
+        scheme = scheme_of(url) if url else None
+        for key in self._written[path] if scheme else ():
+            if key in options and options[key].schemes and scheme not in options[key].schemes:
+                takers = " and ".join(f"{one}://" for one in options[key].schemes)
+                self._note((*path, key), f'"{key}" in {_title(path)} is for {takers}, but its "url" is {scheme}://')
 
     def _link(self, cluster: ClusterConfig, repositories: Mapping[str, RepositoryConfig]) -> ClusterConfig:
         path = ("cluster", cluster.name, "repositories")

@@ -63,8 +63,9 @@ def _render_option(option: Option) -> str:
         default = f'`"{option.default}"`' if isinstance(option.default, str) else f"`{option.default}`"
     else:
         default = option.default_words
+    schemes = f"- For: {', '.join(f'`{scheme}://`' for scheme in option.schemes)}\n" if option.schemes else ""
     return (
-        f"\n### {option.name}\n\n{option.doc}\n\n"
+        f"\n### {option.name}\n\n{option.doc}\n\n{schemes}"
         f"- Written as: {option.kind.written}\n"
         f"- Default: {default}\n"
         f"- Example: `{option.name} = {option.example}`\n"

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from pghaven.store.settings import holds_password
 from pghaven.units import parse_duration
 
 # A section's name becomes a part of object names in the repository and of environment variables.
@@ -20,6 +21,7 @@ SECTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 SECTION_NAME_RULE = 'a name has 1 to 63 letters, digits, "-" or "_" and begins with a letter or digit'
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://.+")
+_ENDPOINT = re.compile(r"https?://[^/?#\s]+(?:/[^?#\s]*)?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _METADATA_KEY = "pghaven.option"
 
@@ -43,7 +45,10 @@ class Kind:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """One declared option, for reading and for its documentation."""
+    """One declared option, for reading and for its documentation.
+
+    ``schemes``: of a repository, whose URL begins with one of these; empty: of any.
+    """
 
     name: str
     field: str
@@ -54,6 +59,7 @@ class Option:
     required: bool
     example: str
     since: str
+    schemes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +89,7 @@ def option(
     unset: object = None,
     required: bool = False,
     since: str = "0.1",
+    schemes: tuple[str, ...] = (),
 ) -> Any:
     """A dataclass field that is an option. A trailing ``_seconds`` of the field is not part of the option's name.
 
@@ -96,6 +103,7 @@ def option(
         "default_words": default_words,
         "required": required,
         "since": since,
+        "schemes": schemes,
     }
     if required:
         return field(metadata={_METADATA_KEY: words})
@@ -140,8 +148,36 @@ def _parse_directory(value: object) -> str:
     return text.rstrip("/") or "/"
 
 
+def _parse_file(value: object) -> str:
+    text = _parse_text(value)
+    if not os.path.isabs(text) or text.endswith("/"):
+        raise Invalid(f'must be the absolute path of a file, not "{text}"')
+    return text
+
+
+def _parse_endpoint(value: object) -> str:
+    text = _parse_text(value)
+    if holds_password(text):
+        raise Invalid("must not hold a password")
+    if not _ENDPOINT.fullmatch(text):
+        raise Invalid(f'must be an address such as "https://s3.example.com", not "{text}"')
+    return text.rstrip("/")
+
+
+def _parse_switch(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise Invalid(f"must be true or false, not {render_value(value)}")
+    return value
+
+
+def _switch_from_text(text: str) -> object:
+    return {"true": True, "false": False}.get(text.lower(), text)
+
+
 def _parse_url(value: object) -> str:
     text = _parse_text(value)
+    if holds_password(text):
+        raise Invalid("must not hold a password: keys and passwords are read from files and the environment")
     if not _URL.fullmatch(text):
         example = f"file://{text}" if os.path.isabs(text) else "file:///var/lib/pghaven"
         raise Invalid(f'must be a URL such as "{example}", not "{text}"')
@@ -193,6 +229,9 @@ def count(minimum: int, maximum: int) -> Kind:
 
 
 TEXT = Kind(written="text", parse=_parse_text)
+SWITCH = Kind(written="true or false", parse=_parse_switch, from_text=_switch_from_text)
+FILE = Kind(written="absolute path of a file", parse=_parse_file)
+ENDPOINT = Kind(written="address, http:// or https://", parse=_parse_endpoint)
 DIRECTORY = Kind(written="absolute path of a directory", parse=_parse_directory)
 URL = Kind(written="URL", parse=_parse_url)
 DURATION = Kind(written="duration with its unit (ms, s, min, h, d, w)", parse=_parse_duration)

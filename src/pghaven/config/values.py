@@ -9,9 +9,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from pghaven.config.schema import DIRECTORY, DURATION, NAMES, TEXT, URL, Section, count, option
+from pghaven.config.schema import (
+    DIRECTORY,
+    DURATION,
+    ENDPOINT,
+    FILE,
+    NAMES,
+    SWITCH,
+    TEXT,
+    URL,
+    Section,
+    count,
+    option,
+)
 from pghaven.errors import NotFound, UsageError
+from pghaven.store.settings import SETTINGS, StoreSettings
 
+_OBJECT_STORES = ("s3", "gs")
 _KEPT = count(1, 100_000)
 
 
@@ -26,6 +40,76 @@ class RepositoryConfig:
         doc="Where the repository is. A directory is written as file:// and its absolute path.",
         example='"file:///var/lib/pghaven"',
     )
+    endpoint: str | None = option(
+        ENDPOINT,
+        default_words="the cloud's own; for S3 what $AWS_ENDPOINT_URL_S3, $AWS_ENDPOINT_URL or the profile says",
+        doc="The address of an object store that is not the cloud's own. With http:// nothing is encrypted on the way.",
+        example='"https://s3.example.com"',
+        schemes=_OBJECT_STORES,
+    )
+    region: str | None = option(
+        TEXT,
+        default_words="what $AWS_REGION, $AWS_DEFAULT_REGION or the profile says, else us-east-1",
+        doc="The region of the bucket.",
+        example='"eu-central-1"',
+        schemes=("s3",),
+    )
+    path_style: bool | None = option(
+        SWITCH,
+        default_words="true with an endpoint, else false",
+        doc="Whether the bucket is named in the path of an address (true) or as the first part of the host (false).",
+        example="false",
+        schemes=("s3",),
+    )
+    profile: str | None = option(
+        TEXT,
+        default_words="$AWS_PROFILE, else default",
+        doc="Which profile of the AWS files of credentials and configuration is used.",
+        example='"backup"',
+        schemes=("s3",),
+    )
+    credentials_file: str | None = option(
+        FILE,
+        default_words="the places of the cloud's own tools; docs/guide/object-stores.md lists them in their order",
+        doc=(
+            "A file with the keys, in the form of the cloud's own tools: an AWS file of credentials, a Google service "
+            "account's JSON. It is read again when the store says that the keys have expired."
+        ),
+        example='"/etc/pghaven/credentials"',
+        schemes=_OBJECT_STORES,
+    )
+    ca_file: str | None = option(
+        FILE,
+        default_words="the certificate authorities the system trusts",
+        doc="A PEM file with certificate authorities that are trusted besides those of the system.",
+        example='"/etc/pghaven/ca.pem"',
+        schemes=_OBJECT_STORES,
+    )
+    request_timeout_seconds: float = option(
+        DURATION,
+        default="2min",
+        doc=(
+            "How long one request may take that moves up to 16 MiB; one that moves more has more time in proportion. "
+            "A request out of time is made again."
+        ),
+        example='"10min"',
+        schemes=_OBJECT_STORES,
+    )
+    retry_timeout_seconds: float = option(
+        DURATION,
+        default="2min",
+        doc=(
+            "For how long a request that failed is made again, at growing intervals, when the store does not answer or "
+            "asks for patience (status 429, 5xx). `pghaven wal push` and `wal get` end by `wal_timeout` in any case."
+        ),
+        example='"10min"',
+        schemes=_OBJECT_STORES,
+    )
+
+    @property
+    def store(self) -> StoreSettings:
+        """What it takes to reach the store."""
+        return StoreSettings(**{name: getattr(self, name) for name in SETTINGS})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

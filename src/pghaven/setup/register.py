@@ -116,7 +116,7 @@ def prepare_repository(place: RepositoryPlace, user: OsUser | None, clock: Clock
     Raises Refused for a place that holds something else, StoreUnreachable, NotPermitted, UsageError.
     """
     owner = OwnerOf(uid=user.uid, gid=user.gid) if user is not None and os.geteuid() == 0 else None
-    store = create_root(place.url, owner)
+    store = create_root(place.store, owner)
     try:
         return PreparedRepository(repository=open_repository(store, clock=clock), is_new=False)
     except NotFound:

@@ -1,7 +1,8 @@
 """Stores by their URL: the authority on which schemes there are and how they are written.
 
 The one idea: a repository is named by a URL everywhere, so that a path is never mistaken for something else and a new
-kind of store is one more scheme here.
+kind of store is one more scheme here. A kind is imported when a URL asks for it, and not before: PostgreSQL starts the
+program for every WAL file.
 """
 
 from __future__ import annotations
@@ -11,26 +12,60 @@ import os
 from pghaven.errors import NotPermitted, StoreUnreachable, UsageError
 from pghaven.runtime.durable import OwnerOf, make_directories_durably
 from pghaven.store.api import Store
-from pghaven.store.posix import PosixStore
-from pghaven.store.tree import DIRECTORY_MODE
+from pghaven.store.settings import StoreSettings, refuse_password
 
 SCHEMES = ("file",)
 
 
-def open_store(url: str) -> Store:
-    """The store at a URL (``file:///absolute/path``), which must exist.
+def open_store(place: StoreSettings | str) -> Store:
+    """The store at a place, which must exist; a URL alone is a place with nothing to be said about it.
 
-    Raises UsageError for what is no such URL, StoreUnreachable, NotPermitted.
+    ``file:///absolute/path`` is a directory. Raises UsageError for what is no such URL, StoreUnreachable, NotPermitted.
     """
-    return PosixStore.open(url, _path_of(url))
+    settings = _settings_of(place)
+    require_scheme(settings.url)
+    return _open_directory(settings.url, _path_of(settings.url))
 
 
-def create_root(url: str, owner: OwnerOf | None = None) -> Store:
-    """Make the place a URL names, and what is missing above it, and open it; one that exists is fine.
+def create_root(place: StoreSettings | str, owner: OwnerOf | None = None) -> Store:
+    """Make the place, and what is missing above it, and open it; one that exists is fine.
 
     Durable when it returns. ``owner`` is given what is newly made (as root); what exists is left as it is.
     """
-    path = _path_of(url)
+    settings = _settings_of(place)
+    require_scheme(settings.url)
+    path = _path_of(settings.url)
+    _make_directory(settings.url, path, owner)
+    return _open_directory(settings.url, path)
+
+
+def require_scheme(url: str) -> str:
+    """What kind of store a URL names. Raises UsageError for what is no URL, for an unknown kind, and for a password."""
+    scheme, separator, _ = url.partition("://")
+    if not separator:
+        absolute = os.path.abspath(url)
+        raise UsageError(f'"{url}" is not the URL of a store', hint=f"A directory is written file://{absolute}")
+    refuse_password(url)
+    if scheme not in SCHEMES:
+        raise UsageError(
+            f'"{scheme}" is not a kind of store', hint=f"Supported: {', '.join(name + '://' for name in SCHEMES)}."
+        )
+    return scheme
+
+
+def _settings_of(place: StoreSettings | str) -> StoreSettings:
+    return StoreSettings(url=place) if isinstance(place, str) else place
+
+
+def _open_directory(url: str, path: str) -> Store:
+    from pghaven.store.posix import PosixStore
+
+    return PosixStore.open(url, path)
+
+
+def _make_directory(url: str, path: str, owner: OwnerOf | None) -> None:
+    from pghaven.store.tree import DIRECTORY_MODE
+
     try:
         make_directories_durably(path, DIRECTORY_MODE, owner)
     except PermissionError as error:
@@ -40,19 +75,10 @@ def create_root(url: str, owner: OwnerOf | None = None) -> Store:
         ) from error
     except OSError as error:
         raise StoreUnreachable(f"could not make {url}: {error.strerror}") from error
-    return PosixStore.open(url, path)
 
 
 def _path_of(url: str) -> str:
-    scheme, separator, rest = url.partition("://")
-    if not separator:
-        absolute = os.path.abspath(url)
-        raise UsageError(f'"{url}" is not the URL of a store', hint=f"A directory is written file://{absolute}")
-    if scheme not in SCHEMES:
-        raise UsageError(
-            f'"{scheme}" is not a kind of store', hint=f"Supported: {', '.join(name + '://' for name in SCHEMES)}."
-        )
-    host, slash, path = rest.partition("/")
+    host, slash, path = url.partition("://")[2].partition("/")
     if not slash or host not in ("", "localhost"):
         raise UsageError(f'"{url}" does not name a directory of this machine', hint="Write file:///absolute/path.")
     if "?" in path or "#" in path:

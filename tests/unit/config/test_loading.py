@@ -386,3 +386,34 @@ def test_a_file_that_may_not_be_read_hides_no_other_file(tmp_path: Path) -> None
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout == f'could not read configuration file "{tmp_path}/pghaven.toml": permission denied\n'
+
+
+def test_an_option_of_another_kind_of_store_is_a_problem_at_its_place() -> None:
+    text = GOOD.replace('pghaven"\n', 'pghaven"\nregion = "eu-central-1"\nendpoint = "https://x"\n', 1)
+    assert problems_of(text) == (
+        '/etc/p.toml:4: "region" in [repository.main] is for s3://, but its "url" is file://',
+        '/etc/p.toml:5: "endpoint" in [repository.main] is for s3:// and gs://, but its "url" is file://',
+    )
+
+
+@pytest.mark.parametrize("option", ["url", "endpoint"])
+def test_a_password_in_an_address_is_refused_and_not_repeated(option: str) -> None:
+    text = f'[repository.main]\n{option} = "https://me:hunter2@host/x"\n'
+    if option != "url":
+        text += 'url = "s3://bucket/x"\n'
+    (problem,) = problems_of(text)
+    assert "must not hold a password" in problem
+    assert "hunter2" not in problem
+
+
+def test_switches_and_addresses_are_checked() -> None:
+    section = '[repository.main]\nurl = "s3://bucket/x"\n'
+    for line, word in [
+        ('path_style = "yes"', "must be true or false"),
+        ('endpoint = "s3.example.com"', "must be an address"),
+        ('ca_file = "ca.pem"', "absolute path of a file"),
+    ]:
+        (problem,) = problems_of(section + line + "\n")
+        assert word in problem
+    variables = {"PGHAVEN_REPOSITORY__MAIN__PATH_STYLE": "false"}
+    assert parse_config(section, "/etc/p.toml", variables).repositories["main"].path_style is False

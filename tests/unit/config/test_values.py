@@ -8,8 +8,9 @@ import pytest
 from pghaven.config.loading import parse_config
 from pghaven.config.schema import Section, options_of
 from pghaven.config.starter import render_cluster, render_repository, render_starter
-from pghaven.config.values import SECTIONS, ClusterConfig, Config
+from pghaven.config.values import SECTIONS, ClusterConfig, Config, RepositoryConfig
 from pghaven.errors import NotFound, UsageError
+from pghaven.store.settings import SETTINGS, StoreSettings
 
 
 def config_of(*clusters: str) -> Config:
@@ -67,7 +68,8 @@ def test_the_example_of_every_option_is_valid() -> None:
         for option in section.options.values():
             text = f"[{title}]\n{option.name} = {option.example}\n"
             if section.name == "repository":
-                parse_config(text, "/etc/p.toml")
+                url = "" if option.name == "url" else f'url = "{(*option.schemes, "file")[0]}://place/x"\n'
+                parse_config(text + url, "/etc/p.toml")
             elif option.name == "data_directory":
                 parse_config(render_repository("main", "file:///r") + text, "/etc/p.toml")
             else:
@@ -94,3 +96,22 @@ def test_the_starter_quotes_what_it_is_given() -> None:
     cluster = parse_config(text, "/etc/p.toml").get_cluster()
     assert cluster.data_directory == awkward
     assert cluster.conninfo == "password='a b\"'"
+
+
+def test_what_a_store_needs_travels_whole_from_its_options() -> None:
+    """A setting that no option declares, or an option of a store that no setting takes, would be lost."""
+    options = {o.field: o for o in options_of(RepositoryConfig)}
+    assert set(SETTINGS) <= set(options)
+    assert {field for field, option in options.items() if option.schemes} <= set(SETTINGS)
+    text = "".join(f"{o.name} = {o.example}\n" for o in options.values() if "s3" in o.schemes)
+    section = f'[repository.main]\nurl = "s3://bucket/x"\n{text}'
+    store = parse_config(section, "/etc/p.toml").repositories["main"].store
+    defaults = StoreSettings(url="s3://bucket/x")
+    for name in SETTINGS:
+        changed = name == "url" or "s3" not in options[name].schemes
+        assert (getattr(store, name) == getattr(defaults, name)) == changed, name
+
+
+def test_the_defaults_of_a_store_are_those_of_its_options() -> None:
+    section = '[repository.main]\nurl = "s3://bucket/x"\n'
+    assert parse_config(section, "/etc/p.toml").repositories["main"].store == StoreSettings(url="s3://bucket/x")

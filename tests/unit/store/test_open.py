@@ -42,6 +42,12 @@ def test_other_schemes_are_refused_naming_those_there_are(url: str) -> None:
     assert "file://" in str(raised.value.hint)
 
 
+def test_a_password_in_a_url_is_refused_and_not_repeated() -> None:
+    with pytest.raises(UsageError, match="holds a password") as raised:
+        open_store("s3://key:hunter2@bucket/x")
+    assert "hunter2" not in f"{raised.value}{raised.value.hint}"
+
+
 @pytest.mark.parametrize(
     "url", ["file://host/path", "file://relative", "file://", "file:///a?b", "file:///a#b", "file:///a%00"]
 )

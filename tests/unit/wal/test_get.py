@@ -14,6 +14,7 @@ from pghaven.events import Event, Notice
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.segment import SegmentName
 from pghaven.repository.place import RepositoryPlace
+from pghaven.store.settings import StoreSettings
 from pghaven.wal.get import GetOutcome, GetRequest, get_file
 from pghaven.wal.plan import FollowedPlan, parse_plan
 from tests.support.walfile import (
@@ -52,7 +53,9 @@ def make_request(site: WalSite, name: object, *more: Path, **changes: object) ->
     paths = (site.repository_path, *more)
     fields: dict[str, object] = {
         "cluster": CLUSTER,
-        "repositories": tuple(RepositoryPlace(name=f"r{n}", url=path.as_uri()) for n, path in enumerate(paths)),
+        "repositories": tuple(
+            RepositoryPlace(name=f"r{n}", store=StoreSettings(url=path.as_uri())) for n, path in enumerate(paths)
+        ),
         "file_name": str(name),
         "target_path": TARGET,
         "system_identifier": SYSTEM_IDENTIFIER,

@@ -15,6 +15,7 @@ from pghaven.postgres.datadir import RESTORE_PLAN_FILE
 from pghaven.postgres.lsn import Lsn
 from pghaven.repository.place import RepositoryPlace
 from pghaven.repository.walstore import PutOutcome
+from pghaven.store.settings import StoreSettings
 from pghaven.wal.push import PushRequest, PushResult, push_file
 from tests.support.walfile import (
     CLUSTER,
@@ -40,7 +41,9 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WalSite:
 
 def places(site: WalSite, *more: Path) -> tuple[RepositoryPlace, ...]:
     paths = (site.repository_path, *more)
-    return tuple(RepositoryPlace(name=f"r{number}", url=path.as_uri()) for number, path in enumerate(paths))
+    return tuple(
+        RepositoryPlace(name=f"r{number}", store=StoreSettings(url=path.as_uri())) for number, path in enumerate(paths)
+    )
 
 
 def push(site: WalSite, name: object, content: bytes, *more: Path, events: list[Event] | None = None) -> PushResult:

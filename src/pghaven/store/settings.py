@@ -1,0 +1,53 @@
+"""What it takes to reach a store: the one value that travels from the configuration to ``open``.
+
+The one idea: it says where things are and never what is secret, so it can be pickled, compared and printed. Keys and
+passwords are found by the store itself when it opens, in the places of each kind's own tools: files and environment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from pghaven.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreSettings:
+    """A URL and what goes with it; None for what was not said. ``config.values.RepositoryConfig`` describes each.
+
+    Which kind of store takes which of them is said there too; a store passes over what is not its own.
+    """
+
+    url: str
+    endpoint: str | None = None
+    region: str | None = None
+    path_style: bool | None = None
+    profile: str | None = None
+    credentials_file: str | None = None
+    ca_file: str | None = None
+    request_timeout_seconds: float = 120.0
+    retry_timeout_seconds: float = 120.0
+
+
+SETTINGS = tuple(field.name for field in fields(StoreSettings))
+
+
+def scheme_of(url: str) -> str | None:
+    """What stands before "://", or None."""
+    scheme, separator, _ = url.partition("://")
+    return scheme if separator else None
+
+
+def holds_password(url: str) -> bool:
+    """Whether the part before "@" of a URL's host has a password in it, which must be kept out of command lines."""
+    authority = url.partition("://")[2].partition("/")[0]
+    return ":" in authority.rpartition("@")[0]
+
+
+def refuse_password(url: str) -> None:
+    """Raises UsageError, without repeating the URL."""
+    if holds_password(url):
+        raise UsageError(
+            f"the URL of a {scheme_of(url)}:// store holds a password",
+            hint="Passwords and keys are read from files and the environment; see docs/guide/object-stores.md.",
+        )
