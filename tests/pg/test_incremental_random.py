@@ -130,8 +130,7 @@ def game(
     return Game(seed, make_cluster, pghaven_command, server_path, pg_version)
 
 
-# Not in make test before the comparison knows every difference that replay makes by itself.
-@pytest.mark.slow
+@pytest.mark.ends
 def test_backup_under_random_work_holds_what_a_full_one_does(game: Game) -> None:
     game.play(rounds=2)
 

@@ -47,9 +47,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "pg_version" in metafunc.fixturenames:
-        metafunc.parametrize(
-            "pg_version", wanted_versions(metafunc.config), indirect=True, ids=lambda major: f"pg{major}"
-        )
+        versions = wanted_versions(metafunc.config)
+        if metafunc.definition.get_closest_marker("ends") is not None:
+            versions = tuple(dict.fromkeys((versions[0], versions[-1])))
+        metafunc.parametrize("pg_version", versions, indirect=True, ids=lambda major: f"pg{major}")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

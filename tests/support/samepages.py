@@ -1,10 +1,10 @@
 """Whether two copies of one cluster hold the same, page by page.
 
-The one idea: a page and its copy that replayed WAL to the same point may differ only in what PostgreSQL itself does not
-write to WAL: checksums, hints and unused space. These are masked as the server's own consistency check does
-(``wal_consistency_checking``; bufmask.c, heap_mask, btree_mask and their like). LSNs are not: a page with an older one
-lacks a change, whatever it looks like. Only a GiST index that was built by sorting has none on disk, and has one after
-replay.
+The one idea: a page and its copy that replayed WAL to the same point may differ only in what PostgreSQL's own
+consistency check passes over (``pagemasks``). LSNs are not among that here: a page with an older one lacks a change,
+whatever it looks like. Only a GiST index that 15 and 16 have built by sorting has none on disk, and has one after
+replay. So both must have come to the same point of the WAL and not beyond it, since a server that is open writes hints,
+each with an LSN of its own where they are in the WAL.
 """
 
 from __future__ import annotations
@@ -21,27 +21,13 @@ from pghaven.postgres.datadir import find_unlogged, is_relation_directory, is_un
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.page import BLOCK_SIZE, BUILD_LSN, page_lsns, verify_pages
 from pghaven.postgres.relfile import Fork, RelFile, parse_relfile
+from tests.support.pagemasks import Owner, find_owner, mask_page, mask_unlogged
 
 PAGE = BLOCK_SIZE
 _SEGMENT_BLOCKS = 131072
 _HEADER = 24
 _ALL_VISIBLE = 0x0004
-_VM_BLOCKS_PER_PAGE = (PAGE - _HEADER) * 4
 _SHOWN_MAX = 12
-
-# Hints of PD_HAS_FREE_LINES and PD_PAGE_FULL.
-_FLAG_HINTS = 0x0003
-# t_infomask: HEAP_COMBOCID, the four of HEAP_XACT_MASK, and how xmin looks when it is frozen.
-_COMBOCID, _XMIN_HINTS, _XMAX_HINTS = 0x0020, 0x0300, 0x0C00
-# Flags of index pages, by the number of bytes from the page's end at which they lie, and those that are hints.
-_BTREE_HINTS = 0x0040 | 0x0020  # BTP_HAS_GARBAGE, BTP_SPLIT_END
-_BTREE_DELETED = 0x0004
-_HASH_HINTS = 0x0080  # LH_PAGE_HAS_DEAD_TUPLES
-_GIST_HINTS = 0x0004 | 0x0008 | 0x0010  # F_TUPLES_DELETED, F_FOLLOW_RIGHT, F_HAS_GARBAGE
-_GIN_DELETED = 0x0004
-_SPGIST_META = 0x0001
-_SEQUENCE_MAGIC = 0x1717
-_HASH_PAGE_ID, _GIST_PAGE_ID, _SPGIST_PAGE_ID = 0xFF80, 0xFF81, 0xFF82
 
 _OTHER_FILES = ("pg_filenode.map", "PG_VERSION")
 _STATUS_DIRECTORIES = ("pg_xact", "pg_multixact/members", "pg_multixact/offsets", "pg_commit_ts", "pg_twophase")
@@ -62,12 +48,17 @@ class Difference:
 def assert_same_pages(left: Path, right: Path, *, since: Lsn | None = None) -> None:
     """Both are whole: no server runs on them, or it has written everything out and nobody works with it.
 
+    What transactions have come to must be the same too. A visibility map is held to be true, not to be the same:
+    replay of CREATE DATABASE … STRATEGY wal_log leaves it empty, as images in the WAL are without the middle of pages.
+
     ``since`` is for a copy on the left that has replayed nothing, and its source. Pages that the source has changed
-    from there on, as reading it may do, are left to the WAL; other forks and status files must be equal too.
+    from there on, as reading it may do, are left to the WAL; all other forks must be equal, free space too.
     """
     found = find_differences(left, right, since=since)
     if since is not None:
         found += _compare_others(left, right)
+    else:
+        found += _compare_named(left, right, _list_status(left) | _list_status(right))
     more = f"\n… and {len(found) - _SHOWN_MAX} more" if len(found) > _SHOWN_MAX else ""
     assert not found, f"{left} and {right} differ:\n" + "\n".join(map(str, found[:_SHOWN_MAX])) + more
 
@@ -81,7 +72,7 @@ def find_differences(left: Path, right: Path, *, since: Lsn | None = None) -> li
         if missing:
             found.append(Difference(path=path, block=None, what=f"is not in {missing[0]}"))
         else:
-            found += _compare_file(left, right, path, since)
+            found += _compare_file(left, right, path, files[0][path].first_block(_SEGMENT_BLOCKS), since)
     for side, known in zip((left, right), files, strict=True):
         found += _check_visibility(side, known)
     return found
@@ -123,13 +114,16 @@ def _list_main_forks(root: Path) -> dict[str, RelFile]:
 
 def _compare_others(left: Path, right: Path) -> list[Difference]:
     """Other forks, file maps, transaction status: everything that is not a main fork."""
-    names = _list_others(left) | _list_others(right)
+    return _compare_named(left, right, _list_others(left) | _list_others(right))
+
+
+def _compare_named(left: Path, right: Path, names: set[str]) -> list[Difference]:
     contents = ((name, [_read(side / name) for side in (left, right)]) for name in sorted(names))
     return [Difference(path=name, block=None, what="differs") for name, both in contents if both[0] != both[1]]
 
 
 def _list_others(root: Path) -> set[str]:
-    found: set[str] = set()
+    found = _list_status(root)
     for directory in _relation_directories(root):
         names = os.listdir(root / directory)
         unlogged = find_unlogged(names)
@@ -139,32 +133,44 @@ def _list_others(root: Path) -> set[str]:
                 file is not None and file.fork is not Fork.MAIN and not is_unlogged_content(file, unlogged)
             ):
                 found.add(f"{directory}/{name}")
-    for directory in _STATUS_DIRECTORIES:
-        found.update(f"{directory}/{name}" for name in os.listdir(root / directory))
     return found
 
 
-def _compare_file(left: Path, right: Path, path: str, since: Lsn | None) -> list[Difference]:
+def _list_status(root: Path) -> set[str]:
+    return {f"{directory}/{name}" for directory in _STATUS_DIRECTORIES for name in os.listdir(root / directory)}
+
+
+def _compare_file(left: Path, right: Path, path: str, first_block: int, since: Lsn | None) -> list[Difference]:
     ours, theirs = _read_pages(left / path), _read_pages(right / path)
     both = min(len(ours), len(theirs))
     if not (_are_new(ours[both:]) and _are_new(theirs[both:])):
         return [Difference(path=path, block=None, what=f"has {len(ours)} pages, and {len(theirs)}")]
     ours, theirs = ours[:both], theirs[:both]
-    lsns = page_lsns(ours.reshape(-1)), page_lsns(theirs.reshape(-1))
+    changed = page_lsns(theirs.reshape(-1))
     found = []
     for block in np.flatnonzero((ours != theirs).any(axis=1)).tolist():
-        if since is not None and lsns[1][block] >= since:
+        if since is not None and changed[block] >= since:
             continue
-        if lsns[0][block] != lsns[1][block] and BUILD_LSN not in (lsns[0][block], lsns[1][block]):
-            what = f"LSN {lsns[0][block]:X}, and {lsns[1][block]:X}"
-            found.append(Difference(path=path, block=block, what=what))
+        if _are_new(ours[block : block + 1]) and _are_new(theirs[block : block + 1]):
             continue
-        masked = mask_page(ours[block].tobytes())[8:], mask_page(theirs[block].tobytes())[8:]
-        if masked[0] != masked[1]:
-            where = [8 + at for at in range(PAGE - 8) if masked[0][at] != masked[1][at]]
-            what = f"LSN {lsns[0][block]:X}, {len(where)} bytes differ, from {where[0]} to {where[-1]}"
+        what = find_page_difference(ours[block].tobytes(), theirs[block].tobytes(), first_block + block)
+        if what is not None:
             found.append(Difference(path=path, block=block, what=what))
     return found
+
+
+def find_page_difference(ours: bytes, theirs: bytes, block: int) -> str | None:
+    """How two copies of a page differ, in words; None if they hold the same. ``block`` counts within the relation."""
+    owner = find_owner(ours)
+    lsns = tuple(page_lsns(ours + theirs).tolist())
+    is_built = owner is Owner.GIST and BUILD_LSN in lsns
+    if lsns[0] != lsns[1] and not is_built:
+        return f"{owner} page with LSN {lsns[0]:X}, and {lsns[1]:X}"
+    masked = [mask_unlogged(mask_page(page, block))[8:] for page in (ours, theirs)]
+    if masked[0] == masked[1]:
+        return None
+    where = [8 + at for at in range(PAGE - 8) if masked[0][at] != masked[1][at]]
+    return f"{owner} page with LSN {lsns[0]:X}, {len(where)} bytes differ, from {where[0]} to {where[-1]}"
 
 
 def _are_new(pages: npt.NDArray[np.uint8]) -> bool:
@@ -209,79 +215,3 @@ def _read_pages(path: Path) -> npt.NDArray[np.uint8]:
     content = path.read_bytes()
     whole = len(content) - len(content) % PAGE
     return np.frombuffer(content[:whole], np.uint8).reshape(-1, PAGE)
-
-
-# -- what may differ --------------------------------------------------------------------------------------------------
-
-
-def mask_page(page: bytes) -> bytes:
-    """The page without what WAL does not carry."""
-    masked = bytearray(page)
-    lower, upper, special = (_number(page, at) for at in (12, 14, 16))
-    if not _HEADER <= lower <= upper <= special <= PAGE:
-        return page
-    masked[8:10] = bytes(2)
-    _put(masked, 10, _number(page, 10) & ~_FLAG_HINTS)
-    masked[20:24] = bytes(4)
-    masked[lower:upper] = bytes(upper - lower)
-    if special == PAGE:
-        _mask_heap(masked, lower)
-    else:
-        _mask_index(masked, lower, special)
-    return bytes(masked)
-
-
-def _mask_heap(page: bytearray, lower: int) -> None:
-    for at in range(_HEADER, lower, 4):
-        offset, state, length = _line_pointer(page, at)
-        if state != 1 or offset + 23 > PAGE:
-            continue
-        infomask = _number(page, offset + 20) & ~(_COMBOCID | _XMAX_HINTS)
-        if infomask & _XMIN_HINTS != _XMIN_HINTS:
-            infomask &= ~_XMIN_HINTS
-        _put(page, offset + 20, infomask)
-        page[offset + 8 : offset + 12] = bytes(4)  # the command's number, 0 after replay
-        padding = -length % 8
-        page[offset + length : offset + length + padding] = bytes(padding)
-
-
-def _mask_index(page: bytearray, lower: int, special: int) -> None:
-    page_id = _number(page, PAGE - 2)
-    if PAGE - special != 16:
-        # GIN, BRIN, SP-GiST: nothing but unused space, and where an SP-GiST index last had room.
-        if page_id == _SPGIST_PAGE_ID and _number(page, special) & _SPGIST_META:
-            page[_HEADER + 4 : special] = bytes(special - _HEADER - 4)
-        elif _number(page, special) == _SEQUENCE_MAGIC:
-            page[special - 24 : special] = bytes(24)  # how far it is: WAL has it up to 32 numbers ahead
-        elif page_id & ~0x00FF == 0 and page_id & _GIN_DELETED:
-            page[12 : PAGE - 2] = bytes(PAGE - 14)  # replay makes it anew, empty
-        return
-    for at in range(_HEADER, lower, 4):
-        if _line_pointer(page, at)[1]:
-            page[at + 1] &= 0x7F  # both bits of lp_flags: LP_DEAD is a hint
-            page[at + 2] &= 0xFE
-    flags = _number(page, special + 12)
-    if page_id == _HASH_PAGE_ID:
-        _put(page, special + 12, flags & ~_HASH_HINTS)
-    elif page_id == _GIST_PAGE_ID:
-        _put(page, special + 12, flags & ~_GIST_HINTS)
-        page[special : special + 8] = bytes(8)  # the NSN
-    else:
-        _put(page, special + 12, flags & ~_BTREE_HINTS)
-        page[special + 14 : special + 16] = bytes(2)  # the cycle of a vacuum
-        if flags & _BTREE_DELETED:
-            page[_HEADER:special] = bytes(special - _HEADER)
-
-
-def _line_pointer(page: bytearray, at: int) -> tuple[int, int, int]:
-    """Offset (15 bits), state (2) and length (15)."""
-    word = int.from_bytes(page[at : at + 4], "little")
-    return word & 0x7FFF, word >> 15 & 3, word >> 17
-
-
-def _number(page: bytes | bytearray, at: int) -> int:
-    return int.from_bytes(page[at : at + 2], "little")
-
-
-def _put(page: bytearray, at: int, number: int) -> None:
-    page[at : at + 2] = number.to_bytes(2, "little")

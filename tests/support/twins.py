@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.recovery import RecoveryTarget, TargetKind
 from pghaven.repository.manifest import BackupFacts
 from pghaven.restore.request import RestorePlan
@@ -21,7 +22,6 @@ from tests.support.protected import Protected, dump_hash
 from tests.support.samepages import assert_same_pages
 
 _IMMEDIATE = RecoveryTarget(kind=TargetKind.IMMEDIATE)
-_LATEST = RecoveryTarget(kind=TargetKind.LATEST)
 
 
 def assert_holds_all(site: Protected, backup: BackupFacts, cluster: TestCluster | None = None) -> None:
@@ -37,26 +37,36 @@ def assert_holds_all(site: Protected, backup: BackupFacts, cluster: TestCluster 
 def assert_twin_of_full(
     site: Protected, backup: BackupFacts, make_cluster: ClusterFactory, full: BackupFacts | None = None
 ) -> None:
-    """A backup and a full one, taken after it, come to hold the same when both are brought to the end of the archive.
+    """A backup and a full one, taken after it, come to hold the same when both are brought to one checkpoint.
 
-    What the server of the first then says is examined too: indexes, visibility maps, checksums, and a dump, which must
-    be the source's own. So nobody may write
-    to the source from the full backup on, and autovacuum must be off: it would write to the copies.
+    There their servers shut down, without ever having been open. Then that of the first goes on, and what it says is
+    examined too: indexes, visibility maps, checksums, and a dump, which must be the source's own. So nobody may write
+    to the source from the full backup on, and autovacuum must be off.
     """
     full = full or site.backup(changes="full").facts
-    site.settle()
-    plans = [plan_copy(site, one.label) for one in (backup, full)]
+    target = find_end(site)
+    plans = [plan_copy(site, one.label, target) for one in (backup, full)]
     restored = []
     for plan in plans:
         copy = make_cluster.adopt(Path(plan.request.target_dir))
-        site.recover(plan, copy)
-        copy.stop()
+        assert site.recover(plan, copy).state == "shut down"
         restored.append(copy)
     assert_same_pages(*(one.data_directory for one in restored))
     restored[1].stop_and_remove()
     remove(plans[1])
+    restored[0].start({"recovery_target_action": "promote"})
+    restored[0].wait_for("SELECT NOT pg_is_in_recovery()")
+    restored[0].stop()
     examine(restored[0], site.cluster)
     remove(plans[0])
+
+
+def find_end(site: Protected) -> RecoveryTarget:
+    """A checkpoint after all that the source has written: a copy that shuts down there has every page on its disk."""
+    site.cluster.sql("CHECKPOINT")
+    lsn = Lsn.parse(site.cluster.value("SELECT checkpoint_lsn::text FROM pg_control_checkpoint()"))
+    site.settle()
+    return RecoveryTarget(kind=TargetKind.LSN, lsn=lsn, action="shutdown")
 
 
 def examine(restored: TestCluster, source: TestCluster | None = None) -> None:
@@ -92,7 +102,7 @@ def find_untrue_visibility(cluster: TestCluster, database: str) -> list[tuple[st
     )
 
 
-def plan_copy(site: Protected, label: str, target: RecoveryTarget = _LATEST) -> RestorePlan:
+def plan_copy(site: Protected, label: str, target: RecoveryTarget) -> RestorePlan:
     """A restore beside the cluster, each tablespace in a new place beside the target."""
     catalog = site.catalog
     manifest = catalog.load_manifest(catalog.find_entry(label))
