@@ -215,7 +215,7 @@ def make_facts(files: int, total: int) -> BackupFacts:
         backup_label="",
         tablespace_map=None,
         tablespaces=(Tablespace(oid=1, name="t", path="/t"),),
-        databases=(),
+        databases=tuple((16384 + number, str(number)) for number in range(max(files // 20_000, 1))),
         owners=(("postgres", "postgres"),),
         links=(),
         bad_pages=(),
@@ -282,7 +282,7 @@ def run_incremental_side(files: int, total_bytes: int, share: float, path: Path)
             changed=changed,
             counterpart=counterpart,
             untouched=np.frombuffer(listing.is_main, np.uint8) == 0,
-            databases={},
+            databases=dict(parent.facts.databases),
             marks_logged=True,
         )
         plan = plan_changes(listing, ground)

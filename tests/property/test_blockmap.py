@@ -14,15 +14,14 @@ from pghaven.repository.blockmap import (
     EXTENT_RUNS_MAX,
     HOLE,
     BlockMap,
-    Inheritance,
     Placements,
-    build_block_map,
     check_block_map,
     find_fragmented,
     invert,
     invert_in_two,
     used_packs,
 )
+from pghaven.repository.mapmaking import Inheritance, build_block_map
 
 # Where one byte comes from: (pack, offset in the pack), or None for a zero that is nowhere.
 Source = tuple[int, int] | None
@@ -175,6 +174,11 @@ def test_a_child_holds_its_own_bytes_and_its_parent_s_elsewhere(
         pack_of_parent=np.arange(PACKS, 2 * PACKS, dtype=np.uint32),
     )
     block_map, found = build_block_map(placements, child.file_count, inheritance)
+    for at_once in (1, 3):
+        in_parts, sizes_in_parts = build_block_map(placements, child.file_count, inheritance, at_once=at_once)
+        assert expand(in_parts) == expand(block_map)
+        assert len(in_parts.length) == len(block_map.length)
+        assert sizes_in_parts.tolist() == found.tolist()
 
     parents = model(parent)
     expected = []

@@ -17,11 +17,12 @@ from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.timeline import Timeline
 from pghaven.repository.backups import BackupCatalog
-from pghaven.repository.blockmap import HOLE, Placements, build_block_map
+from pghaven.repository.blockmap import HOLE, Placements
 from pghaven.repository.container import hash_cells
 from pghaven.repository.entry import BackupEntry
 from pghaven.repository.known import KnownFrames
 from pghaven.repository.manifest import HASH_BYTES, BackupFacts, FileColumns, Manifest
+from pghaven.repository.mapmaking import build_block_map
 from pghaven.repository.pack import PackRef, PackWriter, iter_pack_frames, load_pack_index
 from pghaven.repository.repository import Lineage
 from pghaven.runtime.names import Names

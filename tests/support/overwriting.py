@@ -18,8 +18,9 @@ import numpy as np
 from pghaven.events import ignore
 from pghaven.postgres.datadir import RESTORE_PLAN_FILE
 from pghaven.repository.backups import BackupCatalog
-from pghaven.repository.blockmap import HOLE, Placements, build_block_map
+from pghaven.repository.blockmap import HOLE, Placements
 from pghaven.repository.manifest import Manifest
+from pghaven.repository.mapmaking import build_block_map
 from pghaven.repository.repository import Repository
 from pghaven.restore.execute import RestoreResult, run_restore
 from pghaven.store.memory import MemoryStore

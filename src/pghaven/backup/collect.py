@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,9 @@ from pghaven.backup.gather import KNOWN_PACKS
 from pghaven.backup.listing import Listing
 from pghaven.backup.pagecheck import SuspectPage
 from pghaven.backup.pipeline import ReadResult, WorkerPacks
-from pghaven.repository.blockmap import HOLE, BlockMap, Inheritance, Placements, build_block_map, used_packs
+from pghaven.repository.blockmap import HOLE, BlockMap, Placements, used_packs
 from pghaven.repository.manifest import FLAG_PAGES_VERIFIED, HASH_BYTES, FileColumns, Manifest
+from pghaven.repository.mapmaking import Inheritance, build_block_map
 from pghaven.repository.pack import PackRef
 from pghaven.runtime.names import Names
 
@@ -159,28 +160,27 @@ class Collector:
     def _pieces(self, kept: npt.NDArray[np.bool_]) -> Placements:
         """All pieces of the files that are kept; each worker's packs are counted on from those of the one before."""
         assert self._columns.keys() <= self._packs.keys(), "a worker has not told its packs"
-        numbers = np.cumsum(kept, dtype=np.int64) - 1
-        parts: list[list[npt.NDArray[np.int64]]] = [[] for _ in _TYPES]
+        numbers = (np.cumsum(kept, dtype=np.int64) - 1).astype(np.uint32)
+        parts: list[list[npt.NDArray[Any]]] = [[] for _ in _TYPES]
         base = 0
         for worker in sorted(self._packs):
             file, offset, length, pack, pack_offset = (
                 np.frombuffer(column, column.typecode) if len(column) else np.zeros(0, column.typecode)
-                for column in self._columns[worker]
+                for column in self._columns.pop(worker)
             )
             wanted = kept[file]
             parts[0].append(numbers[file[wanted]])
             parts[1].append(offset[wanted])
             parts[2].append(length[wanted])
-            parts[3].append(np.where(pack >= KNOWN_PACKS, pack, pack.astype(np.int64) + base)[wanted])
+            parts[3].append(np.where(pack >= KNOWN_PACKS, pack, pack + np.uint32(base))[wanted])
             parts[4].append(pack_offset[wanted])
             base += len(self._packs[worker])
-        joined = [np.concatenate(part) if part else np.zeros(0, np.int64) for part in parts]
+        joined: list[npt.NDArray[Any]] = []
+        for kind, part in zip(_TYPES, parts, strict=True):
+            joined.append(np.concatenate(part) if part else np.zeros(0, kind))
+            part.clear()
         return Placements(
-            file=joined[0].astype(np.uint32),
-            file_offset=joined[1].astype(np.uint64),
-            length=joined[2].astype(np.uint64),
-            pack=joined[3].astype(np.uint32),
-            pack_offset=joined[4].astype(np.uint64),
+            file=joined[0], file_offset=joined[1], length=joined[2], pack=joined[3], pack_offset=joined[4]
         )
 
 

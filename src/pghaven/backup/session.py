@@ -61,7 +61,7 @@ WORKER_MEMORY_BYTES = 130 << 20
 COORDINATOR_MEMORY_BYTES = 80 << 20
 FILE_MEMORY_BYTES = 120
 # With a parent there are its files and its map too; measured with bench/scale.py.
-CHANGED_FILE_MEMORY_BYTES = 400
+CHANGED_FILE_MEMORY_BYTES = 280
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

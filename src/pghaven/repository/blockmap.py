@@ -44,121 +44,12 @@ class BlockMap:
     offset: U8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inheritance:
-    """What files keep of a parent's map. ``source`` has the number of each file's counterpart in the parent, or -1;
-    ``size`` is how long a file with a counterpart is now. ``pack_of_parent`` numbers the parent's packs anew."""
-
-    parent: BlockMap
-    source: npt.NDArray[np.int64]
-    size: U8
-    pack_of_parent: U4
-
-
-def build_block_map(pieces: Placements, file_count: int, inheritance: Inheritance | None = None) -> tuple[BlockMap, U8]:
-    """The map of these pieces over what files keep of a parent; also returns each file's size.
-
-    What nobody stored and no parent has is a hole: a file was cut short under one reader and had grown again before the
-    next, and WAL replay writes those pages anew. Raises ValueError where pieces overlap, which would be a bug of the
-    writer.
-    """
-    sizes = np.zeros(file_count, np.uint64)
-    np.maximum.at(sizes, pieces.file, pieces.file_offset + pieces.length)
-    if inheritance is not None:
-        sizes = np.where(inheritance.source >= 0, inheritance.size, sizes)
-    line = _Line(sizes)
-    new = line.lay(pieces)
-    if np.any(new.begin[1:] < new.end[:-1]):
-        raise ValueError("two pieces of one file overlap")
-    kept = line.lay(_inherited_pieces(inheritance)) if inheritance is not None else _NOTHING
-    ends = np.array([line.end], np.uint64)
-    cuts = sort_unique(np.concatenate((line.begin, ends, new.begin, new.end, kept.begin, kept.end)))
-    at, length = cuts[:-1], np.diff(cuts)
-    pack, offset = np.full(len(at), HOLE, np.uint32), np.zeros(len(at), np.uint64)
-    for layer in (kept, new):
-        layer.paint(at, pack, offset)
-    return join_runs(line.file_at(at), length, pack, offset, file_count), sizes
-
-
 def sort_unique(values: npt.NDArray[_Number]) -> npt.NDArray[_Number]:
     """The different values in order. NumPy hashes them for its own ``unique``, which takes minutes for a big map."""
     ordered = np.sort(values)
     first = np.ones(len(ordered), bool)
     first[1:] = ordered[1:] != ordered[:-1]
     return ordered[first]
-
-
-class _Line:
-    """All files one after another on one line, so that an interval needs no file: two searches find what covers it."""
-
-    def __init__(self, sizes: U8) -> None:
-        ends = np.cumsum(sizes, dtype=np.uint64)
-        self.begin: U8 = ends - sizes
-        self.end = ends[-1] if len(ends) else np.uint64(0)
-        self._sizes = sizes
-
-    def file_at(self, position: U8) -> npt.NDArray[np.uint32]:
-        """The file at each position; empty files are passed over, as they have none."""
-        return (np.searchsorted(self.begin, position, "right") - 1).astype(np.uint32)
-
-    def lay(self, pieces: Placements) -> _Layer:
-        """These pieces as intervals in order; what lies beyond a file's end is left out."""
-        room = self._sizes[pieces.file]
-        inside = pieces.file_offset < room
-        length = np.minimum(pieces.length, room - np.minimum(pieces.file_offset, room))[inside]
-        begin = (self.begin[pieces.file] + pieces.file_offset)[inside]
-        order = np.argsort(begin, kind="stable")
-        begin, length = begin[order], length[order]
-        return _Layer(begin, begin + length, pieces.pack[inside][order], pieces.pack_offset[inside][order])
-
-
-@dataclass(frozen=True, slots=True)
-class _Layer:
-    """Intervals that do not overlap, in order."""
-
-    begin: U8
-    end: U8
-    pack: U4
-    offset: U8
-
-    def paint(self, at: U8, pack: U4, offset: U8) -> None:
-        """Write where the bytes of each elementary interval lie, for those that begin inside one of ours."""
-        if not len(self.begin):
-            return
-        which = np.searchsorted(self.begin, at, "right") - 1
-        covered = (which >= 0) & (at < self.end[which])
-        ours = which[covered]
-        pack[covered] = self.pack[ours]
-        inside = at[covered] - self.begin[ours]
-        offset[covered] = np.where(self.pack[ours] == HOLE, np.uint64(0), self.offset[ours] + inside)
-
-
-_EMPTY = np.zeros(0, np.uint64)
-_NOTHING = _Layer(_EMPTY, _EMPTY, _EMPTY.astype(np.uint32), _EMPTY)
-
-
-def _inherited_pieces(inheritance: Inheritance) -> Placements:
-    """The parent's runs of every file that has a counterpart there."""
-    parent = inheritance.parent
-    counts = parent.runs_of_file.astype(np.int64)
-    starts = np.cumsum(counts) - counts
-    files = np.flatnonzero(inheritance.source >= 0)
-    sources = inheritance.source[files]
-    many = counts[sources]
-    total = int(many.sum())
-    within = np.arange(total) - np.repeat(np.cumsum(many) - many, many)
-    runs = np.repeat(starts[sources], many) + within
-    pack = parent.pack[runs]
-    stored = pack != HOLE
-    renumbered = np.full(total, HOLE, np.uint32)
-    renumbered[stored] = inheritance.pack_of_parent[pack[stored]]
-    return Placements(
-        file=np.repeat(files, many).astype(np.uint32),
-        file_offset=_file_offsets(parent)[runs],
-        length=parent.length[runs],
-        pack=renumbered,
-        pack_offset=parent.offset[runs],
-    )
 
 
 def used_packs(block_map: BlockMap, pack_count: int) -> tuple[BlockMap, npt.NDArray[np.int64]]:
@@ -196,20 +87,8 @@ def find_fragmented(block_map: BlockMap) -> tuple[npt.NDArray[np.int64], npt.NDA
     return (found >> np.uint64(32)).astype(np.int64), (found & np.uint64(0xFFFFFFFF)).astype(np.int64)
 
 
-def join_runs(file: U4, length: U8, pack: U4, offset: U8, file_count: int) -> BlockMap:
-    """Make one run of pieces that lie one after another in the file and in the pack."""
-    joined = np.zeros(len(file), bool)
-    same = (file[1:] == file[:-1]) & (pack[1:] == pack[:-1])
-    follows = (offset[1:] == offset[:-1] + length[:-1]) | (pack[1:] == HOLE)
-    joined[1:] = same & follows
-    starts = np.flatnonzero(~joined)
-    lengths = np.add.reduceat(length, starts) if len(starts) else length[:0]
-    return BlockMap(
-        runs_of_file=np.bincount(file[starts], minlength=file_count).astype(np.uint32),
-        length=lengths.astype(np.uint64),
-        pack=pack[starts],
-        offset=np.where(pack[starts] == HOLE, np.uint64(0), offset[starts]),
-    )
+# What is looked at in one step, so that checking takes no second map's memory.
+_RUNS_AT_ONCE = 1 << 18
 
 
 def check_block_map(block_map: BlockMap, sizes: U8, pack_plain: U8) -> None:
@@ -222,24 +101,33 @@ def check_block_map(block_map: BlockMap, sizes: U8, pack_plain: U8) -> None:
         raise Damaged("its block map has another number of runs than its files say")
     if len(block_map.length) and int(block_map.length.min()) == 0:
         raise Damaged("its block map has an empty run")
-    file = np.repeat(np.arange(len(sizes)), runs)
+    ends = np.cumsum(runs)
     totals = np.zeros(len(sizes), np.uint64)
-    np.add.at(totals, file, block_map.length)
-    covered = np.array_equal(totals, sizes) and not np.any(block_map.length > sizes[file])
+    covered = True
+    for at in range(0, len(block_map.length), _RUNS_AT_ONCE):
+        part = slice(at, at + _RUNS_AT_ONCE)
+        length = block_map.length[part]
+        file = np.searchsorted(ends, np.arange(at, at + len(length)), "right")
+        np.add.at(totals, file, length)
+        covered = covered and not np.any(length > sizes[file])
+        _check_within_packs(block_map.pack[part], block_map.offset[part], length, pack_plain)
     # A column's numbers wrap: no file's runs are fewer bytes than it has, so together they must not be more.
-    if not covered or _exact_sum(block_map.length) != _exact_sum(sizes):
+    if not covered or not np.array_equal(totals, sizes) or exact_sum(block_map.length) != exact_sum(sizes):
         raise Damaged("its block map does not cover every byte of every file exactly once")
-    stored = block_map.pack != HOLE
-    pack = block_map.pack[stored]
+
+
+def _check_within_packs(pack: U4, offset: U8, length: U8, pack_plain: U8) -> None:
+    stored = pack != HOLE
+    pack, offset, length = pack[stored], offset[stored], length[stored]
     if len(pack) and int(pack.max()) >= len(pack_plain):
         raise Damaged("its block map names a pack that it does not list")
     room = pack_plain[pack]
-    offset, length = block_map.offset[stored], block_map.length[stored]
     if np.any(offset > room) or np.any(length > room - offset):
         raise Damaged("its block map reaches beyond the end of a pack")
 
 
-def _exact_sum(column: U8) -> int:
+def exact_sum(column: U8) -> int:
+    """The sum of numbers that together may be more than 64 bits."""
     return (int((column >> np.uint64(32)).sum()) << 32) + int((column & np.uint64(0xFFFFFFFF)).sum())
 
 
@@ -336,7 +224,7 @@ def invert_in_two(
     """
     runs = _list_stored(block_map)
     in_bulk = _sum_pieces(runs) >= bulk_bytes
-    first, second = _choose(runs, in_bulk), _choose(runs, ~in_bulk)
+    first, second = choose_runs(runs, in_bulk), choose_runs(runs, ~in_bulk)
     if not len(first.file) or not len(second.file):
         return PackSide(runs), None
     ends = first.file_offset + first.length
@@ -348,7 +236,7 @@ def invert_in_two(
     follows &= holes[1:] == holes[:-1]
     begins = np.flatnonzero(np.concatenate(([True], ~follows)))
     last = np.append(begins[1:], len(ends)) - 1
-    joined = _choose(first, begins)
+    joined = choose_runs(first, begins)
     return PackSide(replace(joined, length=ends[last] - joined.file_offset)), PackSide(second)
 
 
@@ -368,7 +256,8 @@ def _sum_pieces(runs: Placements) -> U8:
     return sums
 
 
-def _choose(runs: Placements, which: npt.NDArray[Any]) -> Placements:
+def choose_runs(runs: Placements, which: npt.NDArray[Any]) -> Placements:
+    """Some of them, by index or by mask."""
     return Placements(
         file=runs.file[which],
         file_offset=runs.file_offset[which],

@@ -267,6 +267,7 @@ def parse_manifest(container: Container) -> Manifest:
         config_files=config_files,
         control=blobs["control"],
     )
+    del plain, blobs, columns  # as large as the manifest once more, while it is checked
     check_manifest(manifest)
     return manifest
 
@@ -295,7 +296,8 @@ def _read_column(plain: bytes, place: tuple[int, int], dtype: str) -> npt.NDArra
     if offset < 0 or count < 0 or offset + count * width > len(plain):
         raise ValueError("a column lies outside the manifest")
     planes = np.frombuffer(plain, np.uint8, count * width, offset).reshape(width, count)
-    return np.ascontiguousarray(planes.T).view(dtype).reshape(count)
+    # A copy even where one plane could be taken as it is: a column must not keep the whole manifest's bytes.
+    return planes.T.copy(order="C").view(dtype).reshape(count)
 
 
 def _read_blob(plain: bytes, place: tuple[int, int]) -> bytes:

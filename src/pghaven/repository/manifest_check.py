@@ -7,6 +7,7 @@ that no backup is committed that no reader would take.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from pghaven.errors import Damaged
 from pghaven.postgres.segment import is_valid_segment_size
-from pghaven.repository.blockmap import check_block_map
+from pghaven.repository.blockmap import check_block_map, exact_sum
 from pghaven.repository.container import FOOTER_BYTES, HEADER_BYTES
 from pghaven.repository.pack import PackRef
 
@@ -41,7 +42,7 @@ def check_manifest(manifest: Manifest) -> None:
     _check_names(files, taken)
     check_packs(packs)
     check_block_map(manifest.block_map, files.size, np.array([pack.plain_length for pack in packs], np.uint64))
-    if facts.file_count != len(files.size) or facts.total_bytes != sum(files.size.tolist()):
+    if facts.file_count != len(files.size) or facts.total_bytes != exact_sum(files.size):
         raise Damaged("its files are not as many or as large as it says")
 
 
@@ -109,7 +110,7 @@ def _check_names(files: FileColumns, taken: set[bytes]) -> None:
     # By directory and name as the files are, so that no path has to be joined for each of a million.
     taken_places = {(numbers.get(parent, -1), name) for parent, _, name in (path.rpartition(b"/") for path in taken)}
     previous = (-1, b"")
-    for number, place in enumerate(zip(files.directory.tolist(), files.names, strict=True)):
+    for number, place in enumerate(zip(array("I", files.directory.tobytes()), files.names, strict=True)):
         name = place[1]
         if b"/" in name or not _can_be_name(name):
             raise Damaged(f'"{_show(name)}" cannot be the name of a file')

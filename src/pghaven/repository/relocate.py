@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pghaven.repository.blockmap import HOLE, U4, U8, BlockMap, join_runs
+from pghaven.repository.blockmap import HOLE, U4, U8, BlockMap
+from pghaven.repository.mapmaking import join_runs
 from pghaven.repository.pack import PackRef
 
 _NOWHERE = np.uint64((1 << 64) - 1)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from pghaven.errors import Damaged
-from pghaven.repository.blockmap import HOLE, BlockMap, Placements, build_block_map, check_block_map, invert
+from pghaven.repository.blockmap import HOLE, BlockMap, Placements, check_block_map, invert
+from pghaven.repository.mapmaking import build_block_map
 
 Piece = tuple[int, int, int, int, int]  # file, offset, length, pack, offset in the pack
 Run = tuple[int, int, int]
