@@ -21,12 +21,12 @@ from pghaven.postgres.datadir import RESTORE_PLAN_FILE
 from pghaven.postgres.recovery import RecoveryTarget, TargetKind
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.container import FRAME_BYTES
+from pghaven.repository.kit import rescue
 from pghaven.repository.repository import Repository
 from pghaven.restore.execute import run_restore
 from pghaven.restore.plan import plan_restore
 from pghaven.restore.request import RestorePlan, RestoreRequest
 from pghaven.store.memory import MemoryStore
-from tests.golden import second_reader
 from tests.support.forging import PACK, Forgery, Frame, hash_of
 from tests.support.manifests import Edit, ManifestParts, forge_backup
 from tests.support.places import make_directory, remove_directory
@@ -135,15 +135,15 @@ def assert_refused(stage: Stage, *errors: type[PghavenError]) -> PghavenError:
 
 
 def assert_the_page_says_so(stage: Stage) -> None:
-    """The second reader, written from docs/format.md, refuses it as well, in its own words."""
+    """The rescue kit, written from docs/format.md, refuses it as well, in its own words."""
     directory = stage.place / "repository"
     for info in stage.repository.store.list(""):
         path = directory / info.name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(stage.repository.store.read(info.name))
-    reader = second_reader.Repository(directory)
-    with pytest.raises((second_reader.Unreadable, LookupError, TypeError, ValueError, FileNotFoundError)):
-        second_reader.Backup(reader, CLUSTER, ORDER.label).extract(stage.place / "extracted")
+    reader = rescue.Repository(directory)
+    with pytest.raises(rescue.DAMAGED):
+        rescue.Backup(reader, CLUSTER, ORDER.label).extract(stage.place / "extracted")
 
 
 def test_what_is_not_changed_is_restored(stage: Stage) -> None:

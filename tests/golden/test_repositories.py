@@ -1,4 +1,4 @@
-"""Repositories of every version of the format there was are read as they are (INV-14), by both readers."""
+"""Repositories of every version of the format there was are read as they are (INV-14), by us and by the rescue kit."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from blake3 import blake3
 
 from pghaven.clock import ManualClock
 from pghaven.repository.backups import BackupCatalog
+from pghaven.repository.kit import rescue
 from pghaven.repository.repository import Repository, open_repository
 from pghaven.store.open import open_store
 from pghaven.store.recording import RecordingStore
-from tests.golden import second_reader
 from tests.support.synthetic import CLUSTER, SYSTEM_IDENTIFIER, open_archive, read_tree, restore
 
 GOLDEN = Path(__file__).parent
@@ -62,16 +62,16 @@ def test_every_backup_restores_as_it_was_and_nothing_is_written(golden: Golden, 
     assert repository.store.mutations == ()
 
 
-def test_the_second_reader_reads_it_too(golden: Golden, tmp_path: Path) -> None:
-    reader = second_reader.Repository(golden.root)
+def test_the_rescue_kit_reads_it_too(golden: Golden, tmp_path: Path) -> None:
+    reader = rescue.Repository(golden.root)
     for label, files in golden.expected.items():
-        second_reader.Backup(reader, CLUSTER, label).extract(tmp_path / label)
+        rescue.Backup(reader, CLUSTER, label).extract(tmp_path / label)
         assert hashes(read_tree(tmp_path / label)[0]) == files
 
 
 def test_wal_and_quarantine_are_read(golden: Golden) -> None:
     archive = open_archive(golden.open())
-    reader = second_reader.Repository(golden.root)
+    reader = rescue.Repository(golden.root)
     names = [str(segment.name) for timeline in archive.list_timelines() for segment in archive.list_segments(timeline)]
     assert names == [f"0000000100000000{number:08X}" for number in (3, 4, 5)]
     for name in [*names, "00000002.history"]:

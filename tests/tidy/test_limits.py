@@ -17,7 +17,9 @@ FUNCTION_LINES = 60
 PARAMETERS = 6
 
 # place, or place::name -> why it is better as it is.
-ALLOWED: dict[str, str] = {}
+ALLOWED: dict[str, str] = {
+    "src/pghaven/repository/kit/rescue.py": "is carried along and run alone, as one file",
+}
 
 
 def find_grown() -> dict[str, str]:

@@ -39,7 +39,10 @@ MAY_SLEEP = {
     "src/pghaven/runtime/": "waits for processes where no condition can be waited for",
 }
 MAY_READ_CLOCKS = {"src/pghaven/clock.py": "the only caller of time"}
-MAY_PRINT = {"src/pghaven/cli/": "the only place that shows anything"}
+MAY_PRINT = {
+    "src/pghaven/cli/": "the only place that shows anything",
+    "src/pghaven/repository/kit/rescue.py": "a program of its own",
+}
 MAY_CATCH_ALL = {
     "src/pghaven/cli/main.py": "the root of the program",
     "src/pghaven/cli/root.py": "the root of the program",

@@ -35,6 +35,7 @@ def command(invocation: Invocation, cluster: str | None, changes: str, full: boo
     needs are in the repository; whatever goes wrong before, no backup was made.
     """
     from pghaven.backup.session import BackupSettings, run_backup
+    from pghaven.repository.rescuekit import write_kit
 
     if full and changes not in ("auto", "full"):
         raise UsageError(f"--full and --changes {changes} contradict each other", hint="Leave one of them out.")
@@ -50,7 +51,9 @@ def command(invocation: Invocation, cluster: str | None, changes: str, full: boo
         archive_timeout_seconds=chosen.backup_archive_timeout_seconds,
     )
     with invocation.reporter as listener:
-        result = run_backup(open_chosen_repository(config, chosen, repository, listener), settings, listener)
+        opened = open_chosen_repository(config, chosen, repository, listener)
+        write_kit(opened)
+        result = run_backup(opened, settings, listener)
     return invocation.show("backup", render_body(result), render_text(result))
 
 

@@ -15,12 +15,14 @@ from pghaven.clock import Clock
 from pghaven.errors import NotFound, NotPermitted, ServerUnsuitable
 from pghaven.repository.place import RepositoryPlace
 from pghaven.repository.repository import Lineage, Repository, create_repository, open_repository
+from pghaven.repository.rescuekit import write_kit
 from pghaven.runtime.durable import OwnerOf
 from pghaven.server.connection import Connection, closing_on_error, connect
 from pghaven.server.identity import OsUser, acting_as, find_owner, get_os_user
 from pghaven.server.privileges import LEAST_PRIVILEGES, render_grant, render_least_privilege_sql
 from pghaven.server.probe import ServerFacts
 from pghaven.server.rights import list_missing_privileges
+from pghaven.store.api import Store
 from pghaven.store.open import create_root
 from pghaven.store.posix import PosixStore
 from pghaven.units import render_time_utc
@@ -118,9 +120,14 @@ def prepare_repository(place: RepositoryPlace, user: OsUser | None, clock: Clock
     owner = OwnerOf(uid=user.uid, gid=user.gid) if user is not None and os.geteuid() == 0 else None
     store = create_root(place.store, owner)
     try:
-        return PreparedRepository(repository=open_repository(store, clock=clock), is_new=False)
+        prepared = PreparedRepository(repository=open_repository(store, clock=clock), is_new=False)
     except NotFound:
-        pass
+        prepared = _make_repository(store, owner, clock)
+    write_kit(prepared.repository)
+    return prepared
+
+
+def _make_repository(store: Store, owner: OwnerOf | None, clock: Clock) -> PreparedRepository:
     if owner is not None and isinstance(store, PosixStore) and os.stat(store.root).st_uid == 0:
         # Somebody made the directory ready for us as root; what is made in it gets its owner.
         owner.give(store.root)

@@ -17,6 +17,7 @@ from pghaven.repository.collect import BackupCollector, CollectResult, CollectRu
 from pghaven.repository.compact import FREE_SHARE, CompactionResult, CompactionRules, Compactor
 from pghaven.repository.container import CELL_BYTES, FRAME_BYTES
 from pghaven.repository.entry import BackupState, Purpose, render_generation
+from pghaven.repository.kit import rescue
 from pghaven.repository.pack import load_pack_index
 from pghaven.repository.removal import Removal, RetireOrder
 from pghaven.repository.repository import Repository
@@ -24,8 +25,6 @@ from pghaven.repository.seal import OPEN_KEYRING, Keyring
 from pghaven.store.api import Buffers
 from pghaven.store.memory import MemoryStore
 from pghaven.store.recording import RecordingStore
-from tests.golden.second_reader import Backup
-from tests.golden.second_reader import Repository as SecondReader
 from tests.support.descent import Descent
 from tests.support.reading import assert_whole, read_files
 from tests.support.synthetic import (
@@ -237,14 +236,14 @@ def test_it_restores(site: Site, tmp_path: Path) -> None:
         assert_restored(site.sources[name], tmp_path / name)
 
 
-def test_the_second_reader_follows(open_site: Site, tmp_path: Path) -> None:
+def test_the_rescue_kit_follows(open_site: Site, tmp_path: Path) -> None:
     open_site.compact()
     for info in open_site.catalog.repository.store.list(""):
         path = tmp_path / "repository" / info.name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(open_site.catalog.repository.store.read(info.name))
     for name in (SECOND.label, THIRD.label):
-        Backup(SecondReader(tmp_path / "repository"), CLUSTER, name).extract(tmp_path / name)
+        rescue.Backup(rescue.Repository(tmp_path / "repository"), CLUSTER, name).extract(tmp_path / name)
         for file, content in open_site.sources[name].files.items():
             assert (tmp_path / name / file).read_bytes() == content
 
