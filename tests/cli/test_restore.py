@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from pghaven.errors import Refused
+from pghaven.errors import Refused, ServerUnsuitable
 from tests.cli.site import NAME, Site, shared_site
 from tests.support.cluster import adopt
 from tests.support.fixtures import ClusterFactory
@@ -352,6 +352,24 @@ def test_a_copy_that_wants_its_running_original_s_port_is_recovered_and_told_of_
         restored.start()
         assert restored.value("SELECT i FROM t") == 7
         assert restored.value("SELECT pg_is_in_recovery()") is False
+    finally:
+        site.remove_target()
+
+
+def test_a_standby_that_cannot_start_is_told_to_be_whole(site: Site) -> None:
+    """Its original has the socket: what is wrong is the place it was to start at, and nothing that was restored."""
+    site.cluster.append_conf(unix_socket_directories=str(site.cluster.socket_directory))
+    site.set_up()
+    site.ok("backup")
+    site.archive_all()
+    try:
+        words = ("restore", NAME, "--target-dir", str(site.target), "--standby", "--start")
+        error = site.error(*words, status=ServerUnsuitable.exit_status)
+        assert ".s.PGSQL.5432.lock" in error["message"]
+        assert error["hint"].startswith("Every file is in place")
+        restored = adopt(site.target, site.cluster.programs)  # with a socket of its own
+        restored.start()
+        assert restored.value("SELECT pg_is_in_recovery()") is True
     finally:
         site.remove_target()
 

@@ -191,8 +191,15 @@ def _await_shutdown(plan: RestorePlan, instance: Instance, began: float, clock: 
 
 
 def _start_standby(plan: RestorePlan, instance: Instance, began: float, clock: Clock) -> Recovery:
-    instance.start(timeout_seconds=None)
-    instance.wait_ready(timeout_seconds=None)
+    try:
+        instance.start(timeout_seconds=None)
+        instance.wait_ready(timeout_seconds=None)
+    except ServerUnsuitable as error:
+        hint = (
+            "Every file is in place, and the directory is ready to start: nothing has to be restored again. "
+            f'If its port is taken, choose another one in "{plan.request.target_dir}/postgresql.auto.conf", and start it.'
+        )
+        raise ServerUnsuitable(error.message, detail=error.detail, hint=error.hint or hint) from error
     with _look_in(instance, plan.request.target_dir) as connection, server_errors(connection, "look at the standby"):
         (text,) = fetch_one(connection, "SELECT coalesce(pg_last_wal_replay_lsn()::text, '0/0')")
     return Recovery(
