@@ -68,6 +68,7 @@ def test_with_the_repository_away_the_server_still_answers(protected: Site) -> N
             "url": "file:///nonexistent/place",
             "reason": "could not open file:///nonexistent/place: No such file or directory",
             "hint": "Is its file system mounted? Is the URL in the configuration right?",
+            "missed": None,
         }
     ]
     assert 'repository "main" cannot be used' in found["problems"][0]["text"]

@@ -130,6 +130,7 @@ def test_a_push_in_json_tells_where_the_file_went(site: WalSite) -> None:
         "kind": "segment",
         "size_bytes": SEGMENT_SIZE,
         "pushes": [{"repository": "r0", "outcome": "stored"}],
+        "missed": [],
     }
 
 

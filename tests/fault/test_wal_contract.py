@@ -6,7 +6,6 @@ The power-loss case needs a loop device, those that hang need strace or a file s
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -21,7 +20,7 @@ import pytest
 
 from pghaven.postgres.lsn import Lsn
 from tests.fault.tracing import MUTATING, Traced, kills, needs_strace, run_traced
-from tests.fault.volumes import memory_volume, needs_root, power_cut_volume
+from tests.fault.volumes import frozen, memory_volume, needs_root, power_cut_volume
 from tests.support.places import own, plain_user, run_as_plain
 from tests.support.waiting import wait_until
 from tests.support.walfile import (
@@ -41,9 +40,6 @@ OTHER = make_segment(NAME, seed=1)
 MAIN = "import os, sys; os.chdir(sys.argv.pop(1)); from pghaven.cli.main import main; sys.exit(main())"
 HANG_SECONDS = 5
 TIMEOUT_SECONDS = 60
-
-_FIFREEZE = 0xC0045877
-_FITHAW = 0xC0045878
 
 
 @pytest.fixture
@@ -302,20 +298,6 @@ def test_a_push_into_a_store_that_hangs_ends_in_time(site: WalSite) -> None:
         status, error = end_before_the_hang(tracer, first)
     assert status == 18
     assert f'"{NAME}" was not archived within 1.0 s' in error
-
-
-@contextmanager
-def frozen(path: Path) -> Iterator[None]:
-    """A file system on which every write waits in the kernel, where not even SIGKILL ends it."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.ioctl(descriptor, _FIFREEZE, 0)
-        try:
-            yield
-        finally:
-            fcntl.ioctl(descriptor, _FITHAW, 0)
-    finally:
-        os.close(descriptor)
 
 
 @needs_root

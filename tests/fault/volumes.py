@@ -16,8 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.waiting import wait_until
+
 _FS_IOC_SHUTDOWN = 0x8004587D
 _NO_LOG_FLUSH = 2
+_FIFREEZE = 0xC0045877
+_FITHAW = 0xC0045878
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount file systems")
 
@@ -50,7 +54,9 @@ class PowerCut:
         _mount("-o", "loop", str(self._image), str(self.path))
 
     def unmount(self) -> None:
-        subprocess.run(["umount", str(self.path)], check=True)
+        """A process that was killed while the volume was frozen ends a moment after it thaws."""
+        command = ["umount", str(self.path)]
+        wait_until(lambda: subprocess.run(command, capture_output=True).returncode == 0, f"umount {self.path}")
 
     def cut(self) -> None:
         """Lose the power after an unrelated fsync, and come back."""
@@ -73,7 +79,7 @@ class PowerCut:
 def power_cut_volume(place: Path) -> Iterator[PowerCut]:
     """A volume of 24 MiB, with nothing on it but ``lost+found``."""
     image, path = place / "image", place / "mounted"
-    path.mkdir()
+    path.mkdir(parents=True)
     with image.open("wb") as file:
         file.truncate(24 << 20)
     subprocess.run(["mkfs.ext4", "-q", "-E", "lazy_itable_init=0", str(image)], check=True)
@@ -83,3 +89,17 @@ def power_cut_volume(place: Path) -> Iterator[PowerCut]:
         yield volume
     finally:
         volume.unmount()
+
+
+@contextmanager
+def frozen(path: Path) -> Iterator[None]:
+    """The file system at ``path``, on which every write now waits in the kernel, where not even SIGKILL ends it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.ioctl(descriptor, _FIFREEZE, 0)
+        try:
+            yield
+        finally:
+            fcntl.ioctl(descriptor, _FITHAW, 0)
+    finally:
+        os.close(descriptor)

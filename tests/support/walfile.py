@@ -138,6 +138,11 @@ class WalSite:
         """``pghaven wal …`` in the data directory, as PostgreSQL runs it."""
         return run_in(self.data_directory, [*PROGRAM, "wal", words[0], *self.options, *words[1:]])
 
+    def run_bare(self, *words: str) -> Ended:
+        """``pghaven wal …`` with the configuration and no cluster named."""
+        command = [*PROGRAM, "wal", words[0], "--config", str(self.config_path), *words[1:]]
+        return run_in(self.data_directory, command)
+
     @property
     def options(self) -> tuple[str, ...]:
         return ("--config", str(self.config_path), "--cluster", CLUSTER)

@@ -47,6 +47,7 @@ MAY_CATCH_ALL = {
     "src/pghaven/cli/main.py": "the root of the program",
     "src/pghaven/cli/root.py": "the root of the program",
     "src/pghaven/runtime/worker.py": "the root of a worker",
+    "src/pghaven/wal/children.py": "the root of a child process",
     "src/pghaven/wal/limit.py": "the root of a child process",
 }
 TESTS_THAT_SLEEP = {"tests/support/waiting.py": "the one loop that waits for a condition, with a limit"}

@@ -67,6 +67,8 @@ def _repository_body(state: RepositoryState | RepositorySilence) -> dict[str, ob
     from pghaven.proof.states import RepositorySilence
 
     body = _fields(state)
+    del body["behind"]
+    body["missed"] = None if state.behind is None else {"files": len(state.behind.names), "since": state.behind.since}
     if isinstance(state, RepositorySilence):
         return {"reachable": False, **body}
     windows = [{**_fields(window), "last_segment": str(window.last_segment)} for window in state.reach.windows]

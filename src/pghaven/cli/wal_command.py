@@ -88,3 +88,29 @@ def list_command(invocation: Invocation, cluster: str | None) -> int:
     config = invocation.config
     listing = list_wal(config, choose_cluster(config, cluster))
     return invocation.show("wal-list", describe_wal(listing), render_wal(listing))
+
+
+@command.command("refill")
+@click.argument("cluster", required=False)
+@click.pass_obj
+def refill_command(invocation: Invocation, cluster: str | None) -> int:
+    """Give each repository of CLUSTER the WAL that another one holds and it has missed.
+
+    A push does so by itself, a little at a time, when a repository is back.
+    """
+    from pghaven.cli.opening import list_places
+    from pghaven.cli.wal_refill import describe_refill, end_refill, render_refill
+    from pghaven.wal.refilling import refill_cluster
+
+    config = invocation.config
+    chosen = choose_cluster(config, cluster)
+    wal_directory = os.path.join(chosen.data_directory, "pg_wal")
+    with invocation.reporter as listener:
+        found = refill_cluster(
+            chosen.name,
+            list_places(config, chosen),
+            wal_directory if os.path.isdir(wal_directory) else None,
+            listener,
+        )
+    invocation.show("wal-refill", describe_refill(chosen.name, found), render_refill(found))
+    return end_refill(found)

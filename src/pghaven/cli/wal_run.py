@@ -106,34 +106,25 @@ class GetCall:
 
 def push(call: PushCall, listener: Listener | None = None) -> int:
     """Archive one file within the cluster's time limit; the exit status. A warning does not change it: PostgreSQL
-    takes anything but 0 for a failure and tries again. Raises Cancelled when time was up."""
+    takes anything but 0 for a failure and tries again. Raises what ``push_everywhere`` raises."""
+    from pghaven.wal.everywhere import PushRequest, push_everywhere
 
-    def work() -> int:
-        from pghaven.wal.push import PushRequest, push_file
-
-        result = push_file(
-            PushRequest(
-                cluster=call.cluster.name,
-                repositories=list_places(call.config, call.cluster),
-                path=call.path,
-                data_directory=call.cluster.data_directory,
-            ),
-            listener or _listen,
-        )
-        if call.as_json:
-            _show_json("wal-push", {"result": result})
-        return EXIT_DONE
-
-    seconds = call.cluster.wal_timeout_seconds
-    status = run_within(seconds, work, lambda error: report(error, as_json=call.as_json))
-    if status is None:
-        raise Cancelled(
-            f'"{os.path.basename(call.path)}" was not archived within {render_duration(seconds)}',
-            hint="The repository hangs or is slow; the limit is the option wal_timeout. The server will try again.",
-        )
-    if status < 0:
-        raise _was_killed(status)
-    return status
+    cluster = call.cluster
+    result = push_everywhere(
+        PushRequest(
+            cluster=cluster.name,
+            repositories=list_places(call.config, cluster),
+            path=call.path,
+            required=cluster.wal_required or len(cluster.repositories),
+            limit_seconds=cluster.wal_timeout_seconds,
+            patience_seconds=cluster.wal_patience_seconds,
+            data_directory=cluster.data_directory,
+        ),
+        listener or _listen,
+    )
+    if call.as_json:
+        _show_json("wal-push", {"result": result})
+    return EXIT_DONE
 
 
 def get(call: GetCall, listener: Listener | None = None) -> int:

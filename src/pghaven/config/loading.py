@@ -168,6 +168,8 @@ class _Reading:
         repositories: dict[str, RepositoryConfig] = built["repository"]
         clusters: dict[str, ClusterConfig] = built["cluster"]
         clusters = {name: self._link(cluster, repositories) for name, cluster in clusters.items()}
+        for cluster in clusters.values():
+            self._check_required(cluster)
         if self._problems:
             problems = [text for _, text in sorted(self._problems)]
             what = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
@@ -249,6 +251,12 @@ class _Reading:
         else:
             self._note(path, f"[cluster.{cluster.name}] has nowhere to keep backups: there is no [repository.NAME]")
         return cluster
+
+    def _check_required(self, cluster: ClusterConfig) -> None:
+        required, there = cluster.wal_required, len(cluster.repositories or ())
+        if required is not None and required > there > 0:
+            path = ("cluster", cluster.name, "wal_required")
+            self._note(path, f'"wal_required" in {_title(path[:2])} is {required}, but there are {there} repositories')
 
     def _note(self, path: Path, text: str) -> None:
         if path in self._overridden:

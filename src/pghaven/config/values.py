@@ -236,6 +236,25 @@ class ClusterConfig:
         ),
         example='"2min"',
     )
+    wal_required: int | None = option(
+        count(1, 16),
+        default_words="all of them",
+        doc=(
+            "How many of the cluster's repositories must hold a WAL file before the server is told that it is "
+            "archived. With all of them, a repository that is down keeps WAL in `pg_wal` until it is back. With "
+            "fewer, it is noted as behind and filled in later; until then what it missed is in the others only."
+        ),
+        example="1",
+    )
+    wal_patience_seconds: float = option(
+        DURATION,
+        default="5s",
+        doc=(
+            "How long a push goes on waiting for a repository when as many as `wal_required` says hold the file. One "
+            "that has taken longer, or has failed, is not tried again for 30 s, so it never holds up WAL by more."
+        ),
+        example='"2s"',
+    )
     retention: RetentionConfig = RetentionConfig()
 
 

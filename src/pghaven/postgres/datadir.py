@@ -51,6 +51,10 @@ EXCLUDED_PREFIXES: Final = ("pgsql_tmp", "pg_internal.init")
 RESTORE_PLAN_FILE: Final = "pghaven.restore.json"
 """Our own file in a restored data directory: the plan that ``wal get`` and ``wal push`` hold its server to."""
 
+PUSH_STATE_DIRECTORY: Final = "pghaven"
+"""In ``pg_wal``: what a push leaves for later pushes. No tool copies it with the data directory, and PostgreSQL looks
+at nothing in ``pg_wal`` whose name it has not given."""
+
 CONFIG_COPY_DIRECTORY: Final = "pghaven.config"
 """What a restore keeps of configuration that lay elsewhere."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from pghaven.postgres.datadir import CONFIG_COPY_DIRECTORY, RESTORE_PLAN_FILE, WAL_DIRECTORY
+from pghaven.postgres.datadir import CONFIG_COPY_DIRECTORY, PUSH_STATE_DIRECTORY, RESTORE_PLAN_FILE, WAL_DIRECTORY
 from pghaven.postgres.relfile import is_temporary, parse_relfile
 from pghaven.postgres.segment import WalFileKind, classify
 
@@ -62,6 +62,7 @@ _OWN_FILE = re.compile(
             rf"{WAL_DIRECTORY}/(?:xlogtemp\.[0-9]+|RECOVERYXLOG|RECOVERYHISTORY)",
             rf"{WAL_DIRECTORY}/archive_status/[0-9A-Za-z.]+\.(?:ready|done)",
             rf"{WAL_DIRECTORY}/summaries/(?:[0-9A-F]{{40}}\.summary|temp\.summary)",
+            rf"{WAL_DIRECTORY}/{PUSH_STATE_DIRECTORY}/(?:[^/]+/)?[^/]+",
             rf"{CONFIG_COPY_DIRECTORY}/[^/]+",
         )
     ),
@@ -76,7 +77,7 @@ _OWN_DIRECTORY = re.compile(
             r"pg_dynshmem|pg_logical|pg_logical/(?:snapshots|mappings)|pg_snapshots|pg_stat|pg_stat_tmp|pg_twophase",
             r"pg_replslot|pg_replslot/[a-z0-9_]+(?:\.tmp)?",
             rf"{TABLESPACES}",
-            rf"{WAL_DIRECTORY}|{WAL_DIRECTORY}/(?:archive_status|summaries)",
+            rf"{WAL_DIRECTORY}|{WAL_DIRECTORY}/(?:archive_status|summaries|{PUSH_STATE_DIRECTORY}(?:/[^/]+)?)",
             re.escape(CONFIG_COPY_DIRECTORY),
         )
     ),

@@ -15,6 +15,7 @@ from pghaven.proof.results import count_files
 from pghaven.proof.states import Problem, RepositorySilence, RepositoryState, ServerSilence, ServerState
 from pghaven.repository.evidence import Verdict
 from pghaven.units import render_duration, render_time
+from pghaven.wal.behind import Behind
 
 # Finished files that wait: a burst is normal, a queue is not.
 _WAITING_WARNED = 16
@@ -34,6 +35,7 @@ def find_problems(
         if isinstance(repository, RepositorySilence):
             text = f'repository "{repository.name}" cannot be used: {repository.reason}'
             found.append(Problem(level="critical", text=text, hint=repository.hint))
+            found += _judge_behind(cluster, repository.behind)
         else:
             found += _judge_repository(cluster, server, repository, now)
     return tuple(sorted(found, key=lambda problem: problem.level))
@@ -79,10 +81,23 @@ def _judge_repository(
         yield from _judge_newest(cluster, newest, now)
         yield from _judge_gaps(cluster, server, repository)
     yield from _judge_verification(cluster, repository, now)
+    yield from _judge_behind(cluster, repository.behind)
     if repository.quarantined:
         text = f"{repository.quarantined} WAL files of a server that was passed over are in quarantine"
         hint = "Find the server that wrote them after another was promoted, and stop it."
         yield Problem(level="warning", text=text, hint=hint)
+
+
+def _judge_behind(cluster: str, behind: Behind | None) -> Iterator[Problem]:
+    if behind is None:
+        return
+    count = len(behind.names)
+    text = (
+        f'repository "{behind.repository}" has missed {count} WAL file{"s" if count != 1 else ""} since '
+        f"{render_time(behind.since)}: {behind.reason}"
+    )
+    hint = f"Until it is filled in, the others alone hold that WAL. When it is back: pghaven wal refill {cluster}"
+    yield Problem(level="warning", text=text, hint=hint)
 
 
 def _judge_newest(cluster: str, newest: ListedBackup, now: datetime) -> Iterator[Problem]:

@@ -12,6 +12,7 @@ from pghaven.proof.catalog import ListedBackup, ShownState
 from pghaven.proof.windows import Reach, Window
 from pghaven.repository.evidence import Evidence
 from pghaven.server.probe import ArchiverFacts
+from pghaven.wal.behind import Behind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +60,8 @@ class RecoveryPoint:
 class RepositoryState:
     """A repository that answered. ``fenced`` says why what this server writes leads nowhere, if it does.
 
-    ``last_damage`` is the verification that found damage of which nobody has shown since that it is gone.
+    ``last_damage`` is the verification that found damage of which nobody has shown since that it is gone. ``behind``
+    is what this host has noted of WAL that the repository missed.
     """
 
     name: str
@@ -72,6 +74,7 @@ class RepositoryState:
     quarantined: int
     fenced: str | None
     last_damage: Evidence | None = None
+    behind: Behind | None = None
 
     @property
     def newest(self) -> ListedBackup | None:
@@ -92,6 +95,7 @@ class RepositorySilence:
     url: str
     reason: str
     hint: str | None
+    behind: Behind | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

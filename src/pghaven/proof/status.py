@@ -15,6 +15,7 @@ from pghaven.clock import SYSTEM_CLOCK, Clock
 from pghaven.errors import NotFound, PghavenError, Refused
 from pghaven.events import Listener, Step
 from pghaven.postgres.control import parse_control
+from pghaven.postgres.datadir import WAL_DIRECTORY
 from pghaven.proof.catalog import show_entries
 from pghaven.proof.problems import find_problems
 from pghaven.proof.states import (
@@ -37,6 +38,7 @@ from pghaven.server.backlog import count_waiting
 from pghaven.server.connection import connect
 from pghaven.server.postmaster import is_running
 from pghaven.server.probe import probe_server
+from pghaven.wal.behind import BehindNotes
 
 _STORE_HINT = "Is its file system mounted? Is the URL in the configuration right?"
 
@@ -53,10 +55,12 @@ def gather_status(settings: StatusSettings, listener: Listener, *, clock: Clock 
     """Ask the server and every repository. Reads only. Raises nothing of ours: silence is part of the answer."""
     listener(Step(text=f'asking the server of "{settings.cluster}"'))
     server = _ask_server(settings)
-    repositories = []
+    repositories: list[RepositoryState | RepositorySilence] = []
     for place in settings.repositories:
         listener(Step(text=f"reading {place.url}"))
         repositories.append(_ask_repository(settings, place, server, clock))
+    behind = BehindNotes(f"{settings.data_directory}/{WAL_DIRECTORY}").read_all([one.name for one in repositories])
+    repositories = [replace(one, behind=behind.get(one.name)) for one in repositories]
     now = clock.now()
     return ClusterStatus(
         cluster=settings.cluster,

@@ -155,6 +155,14 @@ class WalArchive:
                     modified=info.modified,
                 )
 
+    def list_files(self, timeline: Timeline) -> Iterator[str]:
+        """Everything held of one timeline by the names PostgreSQL gave: segments, what belongs to one, its history."""
+        prefix = layout.wal_timeline_prefix(self.cluster, self.system_identifier, timeline.hex8)
+        for info in self._repository.store.list(prefix):
+            file_name = info.name.rpartition("/")[2]
+            if classify(file_name) is not WalFileKind.OTHER:
+                yield file_name
+
     def find_last_sign(self, timeline: Timeline) -> datetime | None:
         """When something of this timeline was last stored: of its newest 4 GiB of WAL, or its history file.
 

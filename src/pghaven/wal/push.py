@@ -1,6 +1,6 @@
-"""``wal push``: one file from ``pg_wal`` into every repository of its cluster.
+"""What ``wal push`` proves of a file from ``pg_wal``, and how it enters one repository.
 
-The one idea: success is a promise. When this returns, PostgreSQL removes its only other copy, so the file has been
+The one idea: success is a promise. When this returns, PostgreSQL may remove its only other copy, so the file has been
 proven to be what its name says, to belong to the cluster whose archive it enters, and to be durable there.
 """
 
@@ -11,9 +11,9 @@ import stat
 from dataclasses import dataclass
 from datetime import datetime
 
-from pghaven.clock import SYSTEM_CLOCK, Clock
-from pghaven.errors import Cancelled, Damaged, NotFound, NotPermitted, PghavenError, Refused, StoreUnreachable
-from pghaven.events import Listener, Notice, ignore
+from pghaven.clock import Clock
+from pghaven.errors import Damaged, NotFound, NotPermitted, Refused, StoreUnreachable
+from pghaven.events import Listener, Notice
 from pghaven.postgres.segment import (
     SEGMENT_SIZE_MAX,
     SegmentName,
@@ -23,10 +23,9 @@ from pghaven.postgres.segment import (
 )
 from pghaven.postgres.timeline import Timeline, parse_history
 from pghaven.postgres.waldata import LONG_HEADER_SIZE, check_segment, is_wal_magic, parse_page_header
-from pghaven.repository.place import RepositoryPlace, open_place
 from pghaven.repository.walstore import PutOutcome, WalArchive
 from pghaven.units import render_size, render_time_utc, since_epoch
-from pghaven.wal.archives import OpenArchive, PlaceFailure, join_failures, open_archive
+from pghaven.wal.archives import OpenArchive
 from pghaven.wal.directory import find_data_directory, read_system_identifier, refuse_restored_copy
 from pghaven.wal.fence import Fork, find_last_fork, load_later_histories
 
@@ -35,122 +34,56 @@ _SEGMENT_NAME_LENGTH = 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PushRequest:
-    """``path`` may be relative to the current directory, as PostgreSQL's ``%p`` is.
+class WalFile:
+    """A file to be archived, read whole. ``claim`` is the identifier of the cluster that it says it is of.
 
-    ``data_directory`` is the configured one, for when the current directory is none.
+    ``written_at`` is the file's mtime, rounded up: no commit inside is later. ``mtime_ns`` is that time as it is.
     """
-
-    cluster: str
-    repositories: tuple[RepositoryPlace, ...]
-    path: str
-    data_directory: str | None = None
-    clock: Clock = SYSTEM_CLOCK
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RepositoryPush:
-    repository: str
-    outcome: PutOutcome
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PushResult:
-    """One entry of ``pushes`` for each repository; the file is durable in all of them."""
-
-    file_name: str
-    kind: WalFileKind
-    size_bytes: int
-    pushes: tuple[RepositoryPush, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _WalFile:
-    """``written_at`` is the file's mtime, rounded up: no commit inside is later."""
 
     name: str
     kind: WalFileKind
     content: bytes
-    written_at: datetime
+    claim: int
+    mtime_ns: int
+
+    @property
+    def written_at(self) -> datetime:
+        return since_epoch(-(-self.mtime_ns // 1000) / 1e6)
 
 
-def push_file(request: PushRequest, listener: Listener = ignore) -> PushResult:
-    """Archive one file. Every repository is tried, whatever happens with others.
+def read_wal_file(path: str, data_directory: str | None = None) -> WalFile:
+    """Read a file and find out whose it is. ``path`` may be relative to the current directory, as ``%p`` is.
 
-    Raises Refused (a name PostgreSQL does not archive, another cluster's file, other content under the same name, a
-    restored copy), Damaged (not what its name says), NotFound, NotPermitted, StoreUnreachable, UsageError. With
-    several repositories the error names each that failed; those that did not have the file.
+    ``data_directory`` is the configured one, for when the current directory is none.
+    Raises Refused (a name PostgreSQL does not archive, a restored copy), Damaged (not what its name says), NotFound,
+    NotPermitted, StoreUnreachable.
     """
-    name = os.path.basename(request.path)
+    name = os.path.basename(path)
     if not is_valid_archive_name(name):
         raise Refused(
             f'"{name}" is not the name of a file that PostgreSQL archives',
             hint='Such names have 1 to 64 letters, digits and dots; archive_command passes them on as "%p".',
         )
-    directory = find_data_directory(request.data_directory)
+    directory = find_data_directory(data_directory)
     if directory is not None:
         refuse_restored_copy(directory)
-    file = _read_wal_file(request.path, name)
-    claimed = _read_claim(file, directory)
-    pushes: list[RepositoryPush] = []
-    failures: list[PlaceFailure] = []
-    for place in request.repositories:
-        try:
-            opened = open_archive(open_place(place), request.cluster, claimed)
-            outcome = _push_to(opened, file, request.clock, listener)
-        except Cancelled:
-            raise
-        except PghavenError as error:
-            failures.append(PlaceFailure(place=place, error=error))
-        else:
-            pushes.append(RepositoryPush(repository=place.name, outcome=outcome))
-    if failures:
-        raise join_failures(f'"{name}" is not archived', failures, len(request.repositories))
-    return PushResult(file_name=name, kind=file.kind, size_bytes=len(file.content), pushes=tuple(pushes))
-
-
-def _read_wal_file(path: str, name: str) -> _WalFile:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a FIFO must not block
-        with open(descriptor, "rb", buffering=0) as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise Refused(f'"{path}" is not a regular file')
-            if status.st_size > SEGMENT_SIZE_MAX:
-                raise Refused(f'"{path}" has {render_size(status.st_size)}; no file in pg_wal is that large')
-            content = file.readall()
-    except FileNotFoundError as error:
-        raise NotFound(f'"{path}" does not exist') from error
-    except PermissionError as error:
-        raise NotPermitted(f'could not read "{path}": permission denied') from error
-    except OSError as error:
-        raise StoreUnreachable(f'could not read "{path}": {error.strerror}') from error
-    return _WalFile(
+    content, mtime_ns = _read(path)
+    kind = classify(name)
+    return WalFile(
         name=name,
-        kind=classify(name),
+        kind=kind,
         content=content,
-        written_at=since_epoch(-(-status.st_mtime_ns // 1000) / 1e6),
+        claim=_read_claim(name, kind, content, directory),
+        mtime_ns=mtime_ns,
     )
 
 
-def _read_claim(file: _WalFile, directory: str | None) -> int:
-    """The system identifier this file claims to be of: its own word, else the data directory's it comes from."""
-    if file.kind in _SEGMENT_KINDS and len(file.content) >= LONG_HEADER_SIZE:
-        header = parse_page_header(file.content)
-        if is_wal_magic(header.magic) and header.system_identifier is not None:
-            return header.system_identifier
-    found = None if directory is None else read_system_identifier(directory)
-    if found is not None:
-        return found
-    if file.kind in _SEGMENT_KINDS:
-        raise Damaged(f'"{file.name}" is not a WAL segment: it does not begin as one')
-    raise Refused(
-        f'cannot tell which cluster "{file.name}" belongs to: it does not say, and this is no data directory',
-        hint="Run this in the data directory of the server that wrote the file.",
-    )
+def push_into(opened: OpenArchive, file: WalFile, clock: Clock, listener: Listener) -> PutOutcome:
+    """Have one repository hold the file; durable there when this returns.
 
-
-def _push_to(opened: OpenArchive, file: _WalFile, clock: Clock, listener: Listener) -> PutOutcome:
+    Raises Refused (another cluster's file, other content under the same name), Damaged (not what its name says),
+    NotPermitted, StoreUnreachable.
+    """
     archive = opened.archive
     facts = {
         "host": os.uname().nodename,
@@ -172,7 +105,42 @@ def _push_to(opened: OpenArchive, file: _WalFile, clock: Clock, listener: Listen
     return outcome
 
 
-def _check(opened: OpenArchive, file: _WalFile) -> SegmentName:
+def _read(path: str) -> tuple[bytes, int]:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a FIFO must not block
+        with open(descriptor, "rb", buffering=0) as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise Refused(f'"{path}" is not a regular file')
+            if status.st_size > SEGMENT_SIZE_MAX:
+                raise Refused(f'"{path}" has {render_size(status.st_size)}; no file in pg_wal is that large')
+            return file.readall(), status.st_mtime_ns
+    except FileNotFoundError as error:
+        raise NotFound(f'"{path}" does not exist') from error
+    except PermissionError as error:
+        raise NotPermitted(f'could not read "{path}": permission denied') from error
+    except OSError as error:
+        raise StoreUnreachable(f'could not read "{path}": {error.strerror}') from error
+
+
+def _read_claim(name: str, kind: WalFileKind, content: bytes, directory: str | None) -> int:
+    """The system identifier this file claims to be of: its own word, else the data directory's it comes from."""
+    if kind in _SEGMENT_KINDS and len(content) >= LONG_HEADER_SIZE:
+        header = parse_page_header(content)
+        if is_wal_magic(header.magic) and header.system_identifier is not None:
+            return header.system_identifier
+    found = None if directory is None else read_system_identifier(directory)
+    if found is not None:
+        return found
+    if kind in _SEGMENT_KINDS:
+        raise Damaged(f'"{name}" is not a WAL segment: it does not begin as one')
+    raise Refused(
+        f'cannot tell which cluster "{name}" belongs to: it does not say, and this is no data directory',
+        hint="Run this in the data directory of the server that wrote the file.",
+    )
+
+
+def _check(opened: OpenArchive, file: WalFile) -> SegmentName:
     try:
         segment = SegmentName.parse(file.name[:_SEGMENT_NAME_LENGTH], opened.lineage.wal_segment_size)
     except ValueError as error:
@@ -181,7 +149,7 @@ def _check(opened: OpenArchive, file: _WalFile) -> SegmentName:
     return segment
 
 
-def _is_archived(archive: WalArchive, file: _WalFile) -> bool:
+def _is_archived(archive: WalArchive, file: WalFile) -> bool:
     """Whether this very file entered the archive before it was known to be past a fork; then it stays where it is."""
     if not archive.exists(file.name):
         return False

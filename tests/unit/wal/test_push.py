@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 
 from pghaven.clock import ManualClock
-from pghaven.errors import Damaged, NotFound, PghavenError, Refused, StoreUnreachable
+from pghaven.errors import Damaged, NotFound, PghavenError, Refused
 from pghaven.events import Event, Notice
 from pghaven.postgres.datadir import RESTORE_PLAN_FILE
 from pghaven.postgres.lsn import Lsn
-from pghaven.repository.place import RepositoryPlace
 from pghaven.repository.walstore import PutOutcome
-from pghaven.store.settings import StoreSettings
-from pghaven.wal.push import PushRequest, PushResult, push_file
+from pghaven.wal.archives import open_archive
+from pghaven.wal.push import push_into, read_wal_file
 from tests.support.walfile import (
     CLUSTER,
     SEGMENT_SIZE,
@@ -39,23 +38,21 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WalSite:
     return made
 
 
-def places(site: WalSite, *more: Path) -> tuple[RepositoryPlace, ...]:
-    paths = (site.repository_path, *more)
-    return tuple(
-        RepositoryPlace(name=f"r{number}", store=StoreSettings(url=path.as_uri())) for number, path in enumerate(paths)
-    )
+def push_path(
+    site: WalSite,
+    path: str,
+    *,
+    cluster: str = CLUSTER,
+    data_directory: str | None = None,
+    events: list[Event] | None = None,
+) -> PutOutcome:
+    file = read_wal_file(path, data_directory)
+    opened = open_archive(site.repository, cluster, file.claim)
+    return push_into(opened, file, ManualClock(), (events if events is not None else []).append)
 
 
-def push(site: WalSite, name: object, content: bytes, *more: Path, events: list[Event] | None = None) -> PushResult:
-    request = PushRequest(
-        cluster=CLUSTER, repositories=places(site, *more), path=site.write(name, content), clock=ManualClock()
-    )
-    return push_file(request, (events if events is not None else []).append)
-
-
-def outcome(result: PushResult) -> PutOutcome:
-    (only,) = result.pushes
-    return only.outcome
+def push(site: WalSite, name: object, content: bytes, events: list[Event] | None = None) -> PutOutcome:
+    return push_path(site, site.write(name, content), events=events)
 
 
 def quarantined(site: WalSite) -> list[str]:
@@ -70,8 +67,7 @@ def test_a_segment_is_stored_with_what_is_known_of_it(site: WalSite) -> None:
     content = make_segment(name)
     path = site.write(name, content)
     os.utime(path, ns=(0, 1_700_000_000_123_456_789))
-    request = PushRequest(cluster=CLUSTER, repositories=places(site), path=path, clock=ManualClock())
-    assert outcome(push_file(request)) is PutOutcome.STORED
+    assert push_path(site, path) is PutOutcome.STORED
     assert site.archive.get(str(name)) == content
     facts = site.archive.read_facts(str(name))
     assert facts["host"] == os.uname().nodename
@@ -83,8 +79,8 @@ def test_a_segment_is_stored_with_what_is_known_of_it(site: WalSite) -> None:
 def test_the_same_again_is_success_and_is_stored_once(site: WalSite) -> None:
     name = segment_name(3)
     content = make_segment(name)
-    assert outcome(push(site, name, content)) is PutOutcome.STORED
-    assert outcome(push(site, name, content)) is PutOutcome.ALREADY
+    assert push(site, name, content) is PutOutcome.STORED
+    assert push(site, name, content) is PutOutcome.ALREADY
 
 
 def test_other_content_under_the_same_name_is_refused_and_the_first_is_kept(site: WalSite) -> None:
@@ -102,7 +98,7 @@ def test_other_content_under_the_same_name_is_refused_and_the_first_is_kept(site
     ["000000010000000000000003.00000028.backup", "x" * 64, "1.2.3", "000000010000000000000003.gz"],
 )
 def test_any_name_that_postgresql_may_archive_is_stored_as_it_is(site: WalSite, name: str) -> None:
-    assert outcome(push(site, name, b"whatever")) is PutOutcome.STORED
+    assert push(site, name, b"whatever") is PutOutcome.STORED
     assert site.archive.get(name) == b"whatever"
 
 
@@ -126,7 +122,7 @@ def test_a_partial_segment_is_kept_under_its_own_name(site: WalSite) -> None:
 
 def test_a_segment_that_begins_as_a_copy_of_its_ancestor_s_is_stored(site: WalSite) -> None:
     name = segment_name(3, timeline=2)
-    assert outcome(push(site, name, make_segment(name, page_timeline=1))) is PutOutcome.STORED
+    assert push(site, name, make_segment(name, page_timeline=1)) is PutOutcome.STORED
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------
@@ -151,16 +147,15 @@ def test_a_foreign_history_file_is_refused_by_the_data_directory_it_comes_from(s
 def test_a_history_file_from_nowhere_is_refused(site: WalSite, monkeypatch: pytest.MonkeyPatch) -> None:
     path = os.path.abspath(site.write("00000002.history", render_history((1, FORK))))
     monkeypatch.chdir(site.root)
-    request = PushRequest(cluster=CLUSTER, repositories=places(site), path=path)
     with pytest.raises(Refused, match="cannot tell which cluster"):
-        push_file(request)
+        push_path(site, path)
 
 
 def test_a_segment_says_itself_whose_it_is(site: WalSite, monkeypatch: pytest.MonkeyPatch) -> None:
     name = segment_name(3)
     path = os.path.abspath(site.write(name, make_segment(name)))
     monkeypatch.chdir(site.root)
-    assert push_file(PushRequest(cluster=CLUSTER, repositories=places(site), path=path)).size_bytes == SEGMENT_SIZE
+    assert push_path(site, path) is PutOutcome.STORED
 
 
 def test_a_cluster_that_was_upgraded_archives_under_its_new_identifier(site: WalSite) -> None:
@@ -168,7 +163,7 @@ def test_a_cluster_that_was_upgraded_archives_under_its_new_identifier(site: Wal
     name = segment_name(3)
     push(site, name, make_segment(name))
     content = make_segment(name, system_identifier=FOREIGN, major=18)
-    assert outcome(push(site, name, content)) is PutOutcome.STORED
+    assert push(site, name, content) is PutOutcome.STORED
 
 
 @pytest.mark.parametrize(
@@ -215,15 +210,15 @@ def test_a_history_file_is_never_replaced(site: WalSite) -> None:
 def test_a_cluster_that_is_not_registered_is_not_found(site: WalSite) -> None:
     path = site.write(segment_name(3), make_segment(segment_name(3)))
     with pytest.raises(NotFound, match='cluster "other" is not registered'):
-        push_file(PushRequest(cluster="other", repositories=places(site), path=path))
+        push_path(site, path, cluster="other")
 
 
 def test_what_is_no_file_is_refused(site: WalSite) -> None:
     with pytest.raises(NotFound, match="does not exist"):
-        push_file(PushRequest(cluster=CLUSTER, repositories=places(site), path="pg_wal/1"))
+        push_path(site, "pg_wal/1")
     os.mkfifo("pg_wal/2")
     with pytest.raises(Refused, match="not a regular file"):
-        push_file(PushRequest(cluster=CLUSTER, repositories=places(site), path="pg_wal/2"))
+        push_path(site, "pg_wal/2")
 
 
 # -- restored copies ---------------------------------------------------------------------------------------------------
@@ -240,7 +235,7 @@ def test_a_restored_copy_may_not_archive(site: WalSite, plan: str) -> None:
 
 def test_a_restored_server_that_was_allowed_to_may_archive(site: WalSite) -> None:
     (site.data_directory / RESTORE_PLAN_FILE).write_text(json.dumps({"format": 1, "archiving": "allowed"}))
-    assert outcome(push(site, segment_name(3), make_segment(segment_name(3)))) is PutOutcome.STORED
+    assert push(site, segment_name(3), make_segment(segment_name(3))) is PutOutcome.STORED
 
 
 def test_the_configured_directory_counts_when_the_current_one_is_none(
@@ -249,11 +244,8 @@ def test_the_configured_directory_counts_when_the_current_one_is_none(
     path = os.path.abspath(site.write(segment_name(3), make_segment(segment_name(3))))
     (site.data_directory / RESTORE_PLAN_FILE).write_text('{"archiving": "off"}')
     monkeypatch.chdir(site.root)
-    request = PushRequest(
-        cluster=CLUSTER, repositories=places(site), path=path, data_directory=str(site.data_directory)
-    )
     with pytest.raises(Refused, match="restored copy"):
-        push_file(request)
+        push_path(site, path, data_directory=str(site.data_directory))
 
 
 # -- the fence ---------------------------------------------------------------------------------------------------------
@@ -263,7 +255,7 @@ def test_what_a_passed_over_primary_writes_goes_to_quarantine_with_success_and_a
     push(site, "00000002.history", render_history((1, FORK)))
     events: list[Event] = []
     name = segment_name(6)
-    assert outcome(push(site, name, make_segment(name), events=events)) is PutOutcome.QUARANTINED
+    assert push(site, name, make_segment(name), events=events) is PutOutcome.QUARANTINED
     assert not site.archive.exists(str(name))
     assert quarantined(site) == [str(name)]
     (notice,) = events
@@ -275,23 +267,23 @@ def test_what_a_passed_over_primary_writes_goes_to_quarantine_with_success_and_a
 
 def test_the_segment_with_the_fork_and_those_before_it_are_not_quarantined(site: WalSite) -> None:
     push(site, "00000002.history", render_history((1, FORK)))
-    assert outcome(push(site, segment_name(5), make_segment(segment_name(5)))) is PutOutcome.STORED
-    assert outcome(push(site, segment_name(4), make_segment(segment_name(4)))) is PutOutcome.STORED
+    assert push(site, segment_name(5), make_segment(segment_name(5))) is PutOutcome.STORED
+    assert push(site, segment_name(4), make_segment(segment_name(4))) is PutOutcome.STORED
     new = segment_name(5, timeline=2)
-    assert outcome(push(site, new, make_segment(new))) is PutOutcome.STORED
+    assert push(site, new, make_segment(new)) is PutOutcome.STORED
 
 
 def test_a_partial_segment_past_the_fork_is_quarantined_too(site: WalSite) -> None:
     push(site, "00000002.history", render_history((1, FORK)))
     name = f"{segment_name(6)}.partial"
-    assert outcome(push(site, name, make_segment(segment_name(6)))) is PutOutcome.QUARANTINED
+    assert push(site, name, make_segment(segment_name(6))) is PutOutcome.QUARANTINED
 
 
 def test_quarantine_keeps_rivals_apart_and_takes_the_same_again(site: WalSite) -> None:
     push(site, "00000002.history", render_history((1, FORK)))
     name = segment_name(6)
     for seed in (0, 1, 0):
-        assert outcome(push(site, name, make_segment(name, seed=seed))) is PutOutcome.QUARANTINED
+        assert push(site, name, make_segment(name, seed=seed)) is PutOutcome.QUARANTINED
     assert quarantined(site) == [str(name)] * 2
 
 
@@ -299,22 +291,22 @@ def test_a_segment_that_came_before_the_history_stays_where_it_is(site: WalSite)
     name = segment_name(6)
     push(site, name, make_segment(name))
     push(site, "00000002.history", render_history((1, FORK)))
-    assert outcome(push(site, name, make_segment(name))) is PutOutcome.ALREADY
+    assert push(site, name, make_segment(name)) is PutOutcome.ALREADY
     assert quarantined(site) == []
-    assert outcome(push(site, name, make_segment(name, seed=1))) is PutOutcome.QUARANTINED
+    assert push(site, name, make_segment(name, seed=1)) is PutOutcome.QUARANTINED
 
 
 def test_what_another_timeline_still_comes_from_is_not_quarantined(site: WalSite) -> None:
     push(site, "00000002.history", render_history((1, FORK)))
     push(site, "00000003.history", render_history((1, Lsn(9 * SEGMENT_SIZE))))
-    assert outcome(push(site, segment_name(6), make_segment(segment_name(6)))) is PutOutcome.STORED
-    assert outcome(push(site, segment_name(9), make_segment(segment_name(9)))) is PutOutcome.QUARANTINED
+    assert push(site, segment_name(6), make_segment(segment_name(6))) is PutOutcome.STORED
+    assert push(site, segment_name(9), make_segment(segment_name(9))) is PutOutcome.QUARANTINED
 
 
 def test_wal_of_a_timeline_without_its_history_fences_nobody(site: WalSite) -> None:
     new = segment_name(5, timeline=2)
     push(site, new, make_segment(new))
-    assert outcome(push(site, segment_name(6), make_segment(segment_name(6)))) is PutOutcome.STORED
+    assert push(site, segment_name(6), make_segment(segment_name(6))) is PutOutcome.STORED
 
 
 def test_a_damaged_history_fences_nobody_and_is_told(site: WalSite) -> None:
@@ -323,41 +315,7 @@ def test_a_damaged_history_fences_nobody_and_is_told(site: WalSite) -> None:
     os.chmod(path, 0o600)
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     events: list[Event] = []
-    assert outcome(push(site, segment_name(6), make_segment(segment_name(6)), events=events)) is PutOutcome.STORED
+    assert push(site, segment_name(6), make_segment(segment_name(6)), events=events) is PutOutcome.STORED
     (notice,) = events
     assert isinstance(notice, Notice)
     assert "cannot tell what timeline 2 left behind" in notice.text
-
-
-# -- several repositories ----------------------------------------------------------------------------------------------
-
-
-def test_every_repository_gets_the_file(site: WalSite, tmp_path: Path) -> None:
-    second = tmp_path / "second"
-    site.register(second)
-    name = segment_name(3)
-    result = push(site, name, make_segment(name), second)
-    assert [(one.repository, one.outcome) for one in result.pushes] == [
-        ("r0", PutOutcome.STORED),
-        ("r1", PutOutcome.STORED),
-    ]
-
-
-def test_one_repository_that_fails_fails_the_push_but_keeps_no_other_from_its_copy(
-    site: WalSite, tmp_path: Path
-) -> None:
-    second = tmp_path / "second"
-    site.register(second)
-    name = segment_name(3)
-    with pytest.raises(StoreUnreachable) as failed:
-        push(site, name, make_segment(name), tmp_path / "gone", second)
-    assert 'repository "r1"' in str(failed.value)
-    assert "1 of 3 repositories failed" in str(failed.value)
-    assert site.archive.exists(str(name))
-    assert site.archive_in(second).exists(str(name))
-
-
-def test_each_repository_that_fails_is_named(site: WalSite, tmp_path: Path) -> None:
-    name = segment_name(3)
-    with pytest.raises(StoreUnreachable, match=r'repository "r1".*; repository "r2"'):
-        push(site, name, make_segment(name), tmp_path / "gone", tmp_path / "lost")

@@ -1,0 +1,127 @@
+"""Child processes that do work side by side, tell what they have done, and can be left behind.
+
+The one idea: as in ``limit``, whoever PostgreSQL waits for never touches a store. It forks a child for each piece of
+work before any thread or client of a store exists, listens to all of them at once, and lets go of those that hang.
+
+What a child tells is a tuple of plain values (text, numbers, None), as ``marshal`` writes them. It has no other way to
+say anything: if it held our output open, whoever reads that would wait for a child that hangs.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import select
+import signal
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+from pghaven.errors import Cancelled
+
+Tell = Callable[[Any], None]
+
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_LENGTH = struct.Struct("<I")
+_READ_BYTES = 1 << 16
+_POLL_MAX_MS = (1 << 31) - 1
+
+
+class Child:
+    """A running child. ``status`` is its exit status when it has ended, minus the signal that ended it; ``trace`` is
+    that of the bug it ended by, if it did."""
+
+    def __init__(self, pid: int, reader: int) -> None:
+        self._pid = pid
+        self._buffer = b""
+        self.reader = reader
+        self.status: int | None = None
+        self.trace: str | None = None
+
+    def receive(self) -> list[Any]:
+        """What it has told since the last time; ``status`` is set when that was all. Blocks if there is nothing yet."""
+        data = os.read(self.reader, _READ_BYTES)
+        if not data:
+            self.status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        self._buffer += data
+        told = []
+        while len(self._buffer) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._buffer)
+            end = _LENGTH.size + length
+            if len(self._buffer) < end:
+                break
+            message = marshal.loads(self._buffer[_LENGTH.size : end])  # noqa: S302  our own child wrote it
+            self._buffer = self._buffer[end:]
+            if isinstance(message, str):
+                self.trace = message
+            else:
+                told.append(message)
+        return told
+
+    def end(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """Have it ended. It is not waited for: one that hangs in the kernel would take us with it."""
+        with suppress(ProcessLookupError):
+            os.kill(self._pid, number)
+
+
+def start_child(work: Callable[[Tell], None]) -> Child:
+    """Do ``work`` in a child process; it is given the means to tell us. The child ends with status 0 when it returns,
+    with "cancelled" when it is interrupted, and with 1 when it raises anything else. Raises Cancelled if no process can
+    be made."""
+    reader, writer = os.pipe()  # the child holds the writing end for as long as it lives
+    # An interrupt between the fork and the list of those whom we end would leave a child that nobody ends.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS)
+    try:
+        pid = os.fork()
+    except OSError as error:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTS)
+        os.close(reader)
+        os.close(writer)
+        raise Cancelled(f"could not start a process: {error.strerror}") from error
+    if pid == 0:
+        os.close(reader)
+        _run_as_child(work, writer)
+    os.close(writer)
+    return Child(pid, reader)
+
+
+def unblock_interrupts() -> None:
+    """Interrupts are held back from the first ``start_child`` on, until whoever called it can end what it started."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTS)
+
+
+def wait_for_any(children: Sequence[Child], seconds: float) -> Iterator[Child]:
+    """Those that have something to say or have ended, as soon as there are any; none when time is up."""
+    poll = select.poll()
+    by_reader = {child.reader: child for child in children}
+    for reader in by_reader:
+        poll.register(reader, select.POLLIN | select.POLLHUP)
+    for reader, _ in poll.poll(min(max(seconds, 0.0) * 1000, _POLL_MAX_MS)):
+        yield by_reader[reader]
+
+
+def _run_as_child(work: Callable[[Tell], None], writer: int) -> None:
+    status = 1
+
+    def tell(message: Any) -> None:
+        data = marshal.dumps(message)
+        view = memoryview(_LENGTH.pack(len(data)) + data)
+        while view:
+            view = view[os.write(writer, view) :]
+
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTS)
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(nothing, descriptor)
+        work(tell)
+        status = 0
+    except KeyboardInterrupt:
+        status = Cancelled.exit_status  # whoever interrupted us is answered by our parent
+    except BaseException:  # noqa: BLE001  the root of a process
+        import traceback
+
+        tell(traceback.format_exc())
+    finally:
+        os._exit(status)

@@ -1,0 +1,118 @@
+"""Filling in what a repository has missed, from ``pg_wal`` while it is there, else from another repository.
+
+The one idea: what another repository holds is what counts as archived, so that decides: a file of ``pg_wal`` is taken
+only when it has the hash that was archived. Histories go first, because a repository fences by those that it holds.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pghaven.errors import ObjectMissing
+from pghaven.postgres.segment import SegmentName, WalFileKind, classify
+from pghaven.repository.horizon import read_horizon
+from pghaven.repository.walstore import WalArchive
+
+_SEGMENT_NAME_LENGTH = 24
+# What ``WalArchive.put`` writes by itself.
+_OWN_FACTS = frozenset({"name", "hash", "size"})
+
+
+class Filled(StrEnum):
+    """What became of a file that a repository lacked."""
+
+    FROM_WAL_DIRECTORY = "from pg_wal"
+    FROM_REPOSITORY = "from a repository"
+    QUARANTINED = "quarantined"
+    GONE = "gone"
+    """No repository has it any more: it has expired, and nothing needs it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refill:
+    """``sources`` are the archives in the cluster's other repositories.
+
+    ``wal_directory`` is the server's ``pg_wal``; None when it is not on this host.
+    """
+
+    target: WalArchive
+    sources: Sequence[WalArchive]
+    wal_directory: str | None
+
+    def fill(self, name: str) -> Filled:
+        """Have the target hold this file as the others do. The same again is success.
+
+        Raises Refused when the target holds other contents under the name, Damaged, StoreUnreachable, NotPermitted.
+        """
+        for source in self.sources:
+            with suppress(ObjectMissing):
+                return self._copy(source, name)
+        for source in self.sources:
+            if self._copy_quarantined(source, name):
+                return Filled.QUARANTINED
+        return Filled.GONE
+
+    def _copy(self, source: WalArchive, name: str) -> Filled:
+        facts = source.read_facts(name)
+        content = self._read_local(name, str(facts.get("hash")))
+        found = Filled.FROM_REPOSITORY if content is None else Filled.FROM_WAL_DIRECTORY
+        if content is None:
+            content = source.get(name)
+        self.target.put(name, content, {key: value for key, value in facts.items() if key not in _OWN_FACTS})
+        return found
+
+    def _read_local(self, name: str, wanted_hash: str) -> bytes | None:
+        if self.wal_directory is None:
+            return None
+        import blake3
+
+        try:
+            descriptor = os.open(os.path.join(self.wal_directory, name), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            with open(descriptor, "rb", buffering=0) as file:
+                content = file.readall()
+        except OSError:
+            return None
+        return content if blake3.blake3(content).hexdigest() == wanted_hash else None
+
+    def _copy_quarantined(self, source: WalArchive, name: str) -> bool:
+        entries = [entry for entry in source.list_quarantine() if entry.rpartition("-")[0] == name]
+        for entry in entries:
+            self.target.put_quarantine(name, source.get_quarantined(entry), {})
+        return bool(entries)
+
+
+def list_missing(source: WalArchive, target: WalArchive) -> Iterator[str]:
+    """The files that the source holds and the target should, histories first, then in order.
+
+    A repository that was added later need not have what is older than its own first segment, and what has expired in
+    it is not brought back. Lists both archives whole.
+    """
+    timelines = source.list_timelines()
+    held = {name for timeline in target.list_timelines() for name in target.list_files(timeline)}
+    positions = read_horizon(target.repository, target.cluster, target.system_identifier).positions
+    floor = min((_segment_of(name, target).number for name in held if _is_whole(name)), default=None)
+    there = [(timeline, tuple(source.list_files(timeline))) for timeline in timelines]
+    for _, names in there:
+        yield from (name for name in names if classify(name) is WalFileKind.HISTORY and name not in held)
+    if floor is None:
+        return
+    for timeline, names in there:
+        expired = positions.get(timeline, 0)
+        for name in names:
+            if classify(name) is WalFileKind.HISTORY or name in held:
+                continue
+            segment = _segment_of(name, target)
+            if segment.number >= floor and segment.end_lsn > expired:
+                yield name
+
+
+def _is_whole(name: str) -> bool:
+    return classify(name) is WalFileKind.SEGMENT
+
+
+def _segment_of(name: str, archive: WalArchive) -> SegmentName:
+    return SegmentName.parse(name[:_SEGMENT_NAME_LENGTH], archive.segment_size)

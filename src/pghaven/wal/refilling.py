@@ -1,0 +1,93 @@
+"""``wal refill``: every repository of a cluster gets the WAL that the others hold and it does not.
+
+The one idea: notes may be lost, so here the archives themselves are compared, each with all others.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pghaven.errors import PghavenError
+from pghaven.events import Listener, Notice, Step
+from pghaven.repository.place import RepositoryPlace, open_place
+from pghaven.repository.repository import Repository
+from pghaven.repository.walstore import WalArchive
+from pghaven.wal.behind import BehindNotes
+from pghaven.wal.refill import Filled, Refill, list_missing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefilledRepository:
+    """What a repository was given. ``error`` says why it does not have all that the others have; ``filled`` counts
+    files by where they came from."""
+
+    repository: str
+    filled: Mapping[Filled, int]
+    error: str | None
+
+    @property
+    def count(self) -> int:
+        return sum(number for how, number in self.filled.items() if how is not Filled.GONE)
+
+
+def refill_cluster(
+    cluster: str, places: Sequence[RepositoryPlace], wal_directory: str | None, listener: Listener
+) -> tuple[RefilledRepository, ...]:
+    """Compare all repositories of a cluster, and fill in what each lacks. One that fails keeps no other from its share.
+
+    ``wal_directory`` is the server's ``pg_wal`` if it is on this host. Raises nothing of ours.
+    """
+    opened: dict[str, Repository] = {}
+    errors: dict[str, str] = {}
+    for place in places:
+        listener(Step(text=f"opening {place.store.url}"))
+        try:
+            opened[place.name] = open_place(place)
+        except PghavenError as error:
+            errors[place.name] = error.message
+    results = []
+    for place in places:
+        filled: Counter[Filled] = Counter()
+        if place.name in opened:
+            listener(Step(text=f'comparing repository "{place.name}" with the others'))
+            others = [repository for name, repository in opened.items() if name != place.name]
+            try:
+                _refill(cluster, opened[place.name], others, wal_directory, filled)
+                _settle(wal_directory, place.name, all_compared=len(opened) == len(places), listener=listener)
+            except PghavenError as error:
+                errors[place.name] = error.message
+        results.append(RefilledRepository(repository=place.name, filled=dict(filled), error=errors.get(place.name)))
+    return tuple(results)
+
+
+def _refill(
+    cluster: str,
+    target: Repository,
+    others: Sequence[Repository],
+    wal_directory: str | None,
+    filled: Counter[Filled],
+) -> None:
+    for lineage in target.list_lineages(cluster):
+        archive = WalArchive(target, cluster, lineage.system_identifier, lineage.wal_segment_size)
+        sources = [WalArchive(one, cluster, lineage.system_identifier, lineage.wal_segment_size) for one in others]
+        refill = Refill(target=archive, sources=sources, wal_directory=wal_directory)
+        for source in sources:
+            for name in list_missing(source, archive):
+                filled[refill.fill(name)] += 1
+
+
+def _settle(wal_directory: str | None, repository: str, *, all_compared: bool, listener: Listener) -> None:
+    """What is noted of a repository that was compared with all others is done with."""
+    if wal_directory is None or not all_compared:
+        return
+    notes = BehindNotes(wal_directory)
+    known = notes.read(repository)
+    if known is None:
+        return
+    try:
+        notes.settle(repository, known.names)
+    except OSError as error:
+        text = f'could not take out the note that repository "{repository}" is behind: {error}'
+        listener(Notice(level="warning", code="note_failed", text=text))
