@@ -197,7 +197,7 @@ def _start_standby(plan: RestorePlan, instance: Instance, began: float, clock: C
     except ServerUnsuitable as error:
         hint = (
             "Every file is in place, and the directory is ready to start: nothing has to be restored again. "
-            f'If its port is taken, choose another one in "{plan.request.target_dir}/postgresql.auto.conf", and start it.'
+            f'If its port is taken, choose another in "{plan.request.target_dir}/postgresql.auto.conf" and start it.'
         )
         raise ServerUnsuitable(error.message, detail=error.detail, hint=error.hint or hint) from error
     with _look_in(instance, plan.request.target_dir) as connection, server_errors(connection, "look at the standby"):
