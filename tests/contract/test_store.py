@@ -18,16 +18,19 @@ from pghaven.clock import ManualClock
 from pghaven.errors import Damaged, ObjectExists, ObjectMissing, Refused
 from pghaven.store.api import Buffers, Store
 from pghaven.store.memory import MemoryStore
+from pghaven.store.metered import MeteredStore
 from pghaven.store.open import open_store
 from pghaven.store.recording import RecordingStore
 
 PROJECT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(params=["posix", "memory", "recording"])
+@pytest.fixture(params=["posix", "memory", "recording", "metered"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "posix":
         return open_store(f"file://{tmp_path}")
+    if request.param == "metered":
+        return MeteredStore(open_store(f"file://{tmp_path}"))
     return MemoryStore() if request.param == "memory" else RecordingStore(MemoryStore())
 
 
