@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,20 +18,24 @@ from pghaven.clock import ManualClock
 from pghaven.errors import Damaged, ObjectExists, ObjectMissing, Refused
 from pghaven.store.api import Buffers, Store
 from pghaven.store.memory import MemoryStore
-from pghaven.store.metered import MeteredStore
 from pghaven.store.open import open_store
 from pghaven.store.recording import RecordingStore
+from tests.support.sftpserver import SftpServer
 
 PROJECT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(params=["posix", "memory", "recording", "metered"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+@pytest.fixture(params=["posix", "memory", "recording", "sftp"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     if request.param == "posix":
-        return open_store(f"file://{tmp_path}")
-    if request.param == "metered":
-        return MeteredStore(open_store(f"file://{tmp_path}"))
-    return MemoryStore() if request.param == "memory" else RecordingStore(MemoryStore())
+        yield open_store(f"file://{tmp_path}")
+    elif request.param == "sftp":
+        server: SftpServer = request.getfixturevalue("sftp_server")
+        store = server.open_store(server.make_directory())
+        yield store
+        store.close()
+    else:
+        yield MemoryStore() if request.param == "memory" else RecordingStore(MemoryStore())
 
 
 def names(store: Store, prefix: str = "") -> list[str]:

@@ -74,13 +74,13 @@ def run_traced(
         text=True,
         timeout=60,
     )
+    return Traced(status=ended.returncode, out=ended.stdout, err=ended.stderr, calls=read_calls(log))
+
+
+def read_calls(log: Path) -> tuple[Call, ...]:
+    """The calls in a log of strace."""
     calls = [match for line in log.read_text().splitlines() if (match := _CALL.search(line))]
-    return Traced(
-        status=ended.returncode,
-        out=ended.stdout,
-        err=ended.stderr,
-        calls=tuple(Call(name=m[1], arguments=m[2], error=m[4]) for m in calls),
-    )
+    return tuple(Call(name=m[1], arguments=m[2], error=m[4]) for m in calls)
 
 
 def kills(calls: Sequence[Call]) -> Iterator[str]:

@@ -24,6 +24,7 @@ from pghaven.server.identity import OsUser
 from pghaven.server.programs import Programs
 from tests.support import binaries, cluster, commands, places
 from tests.support.cluster import Kind, TestCluster
+from tests.support.sftpserver import SftpServer, running_server
 
 REQUIRE_VARIABLE = "PGHAVEN_TEST_REQUIRE_ALL"
 
@@ -163,3 +164,10 @@ def _give_up(reason: str) -> commands.PghavenCommand:
     if os.environ.get(REQUIRE_VARIABLE):
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def sftp_server() -> Iterator[SftpServer]:
+    """One server for all tests that do it no harm; each takes a directory of its own (``make_directory``)."""
+    with running_server() as server:
+        yield server

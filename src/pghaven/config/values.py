@@ -37,7 +37,11 @@ class RepositoryConfig:
     url: str = option(
         URL,
         required=True,
-        doc="Where the repository is. A directory is written as file:// and its absolute path.",
+        doc=(
+            "Where the repository is. A directory is written as file:// and its absolute path, one behind an SFTP "
+            "server as sftp://user@host:port/path (ssh's configuration may know user and port; /~/path is below the "
+            "user's home)."
+        ),
         example='"file:///var/lib/pghaven"',
     )
     endpoint: str | None = option(
@@ -85,15 +89,36 @@ class RepositoryConfig:
         example='"/etc/pghaven/ca.pem"',
         schemes=_OBJECT_STORES,
     )
+    identity_file: str | None = option(
+        FILE,
+        default_words="what ssh finds: its configuration, the agent, ~/.ssh/id_*",
+        doc="The private key ssh logs in with; one that has a passphrase must be in the user's ssh agent.",
+        example='"/var/lib/postgresql/.ssh/backup_key"',
+        schemes=("sftp",),
+    )
+    known_hosts_file: str | None = option(
+        FILE,
+        default_words="~/.ssh/known_hosts and the system's",
+        doc="The file with the server's host key, which must be known: none is ever accepted unseen.",
+        example='"/etc/pghaven/known_hosts"',
+        schemes=("sftp",),
+    )
+    ssh_config_file: str | None = option(
+        FILE,
+        default_words="~/.ssh/config and the system's",
+        doc="The configuration ssh reads in place of the user's and the system's.",
+        example='"/etc/pghaven/ssh_config"',
+        schemes=("sftp",),
+    )
     request_timeout_seconds: float = option(
         DURATION,
         default="2min",
         doc=(
             "How long one request may take that moves up to 16 MiB; one that moves more has more time in proportion. "
-            "A request out of time is made again."
+            "A request out of time is made again. Of an SFTP server: how long it may be silent."
         ),
         example='"10min"',
-        schemes=_OBJECT_STORES,
+        schemes=(*_OBJECT_STORES, "sftp"),
     )
     retry_timeout_seconds: float = option(
         DURATION,

@@ -14,26 +14,36 @@ from pghaven.runtime.durable import OwnerOf, make_directories_durably
 from pghaven.store.api import Store
 from pghaven.store.settings import StoreSettings, refuse_password
 
-SCHEMES = ("file",)
+SCHEMES = ("file", "sftp")
 
 
 def open_store(place: StoreSettings | str) -> Store:
     """The store at a place, which must exist; a URL alone is a place with nothing to be said about it.
 
-    ``file:///absolute/path`` is a directory. Raises UsageError for what is no such URL, StoreUnreachable, NotPermitted.
+    ``file:///absolute/path`` is a directory, ``sftp://user@host:port/path`` one behind an SFTP server.
+    Raises UsageError for what is no such URL, StoreUnreachable, NotPermitted, Refused for a server that will not do.
     """
     settings = _settings_of(place)
-    require_scheme(settings.url)
+    if require_scheme(settings.url) == "sftp":
+        from pghaven.store.sftp import SftpStore
+        from pghaven.store.sftpaddress import parse_sftp_address
+
+        return SftpStore.open(parse_sftp_address(settings))
     return _open_directory(settings.url, _path_of(settings.url))
 
 
 def create_root(place: StoreSettings | str, owner: OwnerOf | None = None) -> Store:
     """Make the place, and what is missing above it, and open it; one that exists is fine.
 
-    Durable when it returns. ``owner`` is given what is newly made (as root); what exists is left as it is.
+    Durable when it returns. ``owner`` is given what is newly made (as root); what exists is left as it is. Behind
+    a server all belongs to the user who logs in.
     """
     settings = _settings_of(place)
-    require_scheme(settings.url)
+    if require_scheme(settings.url) == "sftp":
+        from pghaven.store.sftp import SftpStore
+        from pghaven.store.sftpaddress import parse_sftp_address
+
+        return SftpStore.create_root(parse_sftp_address(settings))
     path = _path_of(settings.url)
     _make_directory(settings.url, path, owner)
     return _open_directory(settings.url, path)

@@ -25,11 +25,18 @@ class StoreSettings:
     profile: str | None = None
     credentials_file: str | None = None
     ca_file: str | None = None
+    identity_file: str | None = None
+    known_hosts_file: str | None = None
+    ssh_config_file: str | None = None
     request_timeout_seconds: float = 120.0
     retry_timeout_seconds: float = 120.0
 
 
 SETTINGS = tuple(field.name for field in fields(StoreSettings))
+
+
+_OBJECT_STORE_HINT = "Passwords and keys are read from files and the environment; see docs/guide/object-stores.md."
+_SSH_HINT = "ssh logs in with a key: ssh-keygen makes one, ssh-copy-id puts it onto the server."
 
 
 def scheme_of(url: str) -> str | None:
@@ -49,5 +56,5 @@ def refuse_password(url: str) -> None:
     if holds_password(url):
         raise UsageError(
             f"the URL of a {scheme_of(url)}:// store holds a password",
-            hint="Passwords and keys are read from files and the environment; see docs/guide/object-stores.md.",
+            hint=_SSH_HINT if scheme_of(url) == "sftp" else _OBJECT_STORE_HINT,
         )

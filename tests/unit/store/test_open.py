@@ -35,7 +35,7 @@ def test_a_bare_path_is_refused_with_its_url_as_the_hint(path: str) -> None:
     assert "file:///" in str(raised.value.hint)
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/prefix", "sftp://host/path", "FILE:///x", "://x"])
+@pytest.mark.parametrize("url", ["s4://bucket/prefix", "scp://host/path", "FILE:///x", "://x"])
 def test_other_schemes_are_refused_naming_those_there_are(url: str) -> None:
     with pytest.raises(UsageError, match="not a kind of store") as raised:
         open_store(url)
