@@ -18,6 +18,7 @@ from pghaven.clock import ManualClock
 from pghaven.errors import Damaged, ObjectExists, ObjectMissing, Refused
 from pghaven.store.api import Buffers, Store
 from pghaven.store.memory import MemoryStore
+from pghaven.store.metered import MeteredStore
 from pghaven.store.open import open_store
 from pghaven.store.recording import RecordingStore
 from tests.support.sftpserver import SftpServer
@@ -25,10 +26,12 @@ from tests.support.sftpserver import SftpServer
 PROJECT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(params=["posix", "memory", "recording", "sftp"])
+@pytest.fixture(params=["posix", "memory", "recording", "metered", "sftp"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     if request.param == "posix":
         yield open_store(f"file://{tmp_path}")
+    elif request.param == "metered":
+        yield MeteredStore(open_store(f"file://{tmp_path}"))
     elif request.param == "sftp":
         server: SftpServer = request.getfixturevalue("sftp_server")
         store = server.open_store(server.make_directory())

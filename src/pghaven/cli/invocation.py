@@ -7,9 +7,9 @@ and JSON and between "done" and "done, with warnings" for all commands alike.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pghaven.cli.output import write_out
+from pghaven.cli.output import write_error, write_out
 from pghaven.errors import EXIT_DONE, EXIT_WARNINGS
 
 if TYPE_CHECKING:
@@ -61,7 +61,28 @@ class Invocation:
         if self.json:
             from pghaven.cli.render import render_json
 
-            write_out(render_json(name, {**body, "notices": notices}))
+            write_out(render_json(name, {**body, "requests": _count_requests(), "notices": notices}))
         else:
             write_out(text)
+            if self.verbose:
+                write_error("".join(f"pghaven: {line}\n" for line in _describe_requests()))
         return EXIT_WARNINGS if any(notice.level == "warning" for notice in notices) else EXIT_DONE
+
+
+def _count_requests() -> list[dict[str, Any]]:
+    """What was asked of each repository that this process opened, by its workers too."""
+    from dataclasses import asdict
+
+    from pghaven.store.metered import METERS
+
+    return [{"url": store.url, **asdict(store.requests)} for store in METERS.stores]
+
+
+def _describe_requests() -> list[str]:
+    from pghaven.units import render_size
+
+    return [
+        f"{one['url']}: {one['put']} put, {one['get']} get, {one['head']} head, {one['list']} list, "
+        f"{one['delete']} delete; {render_size(one['sent_bytes'])} sent, {render_size(one['received_bytes'])} received"
+        for one in _count_requests()
+    ]

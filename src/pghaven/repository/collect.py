@@ -33,7 +33,7 @@ from pghaven.repository.collectplan import (
 from pghaven.repository.entry import BackupEntry, BackupState, Purpose, parse_generation
 from pghaven.repository.liveness import seems_dead
 from pghaven.repository.removal import Removal
-from pghaven.store.api import KeepsLeftovers
+from pghaven.store.metered import find_leftover_keeper
 
 # How often everything is read anew because something went between its listing and its reading. Only another collector
 # can be the cause, and it does not go on removing for ever.
@@ -162,8 +162,8 @@ class BackupCollector:
         for one in judgement.labels:
             self._remove_label(one)
         leftover_bytes = 0
-        if isinstance(store, KeepsLeftovers):
-            leftover_bytes = store.remove_leftovers(self._repository.clock.now() - self._rules.leftover_age)
+        if (keeper := find_leftover_keeper(store)) is not None:
+            leftover_bytes = keeper.remove_leftovers(self._repository.clock.now() - self._rules.leftover_age)
         return replace(self._result(judgement, abandoned, condemned), is_done=True, leftover_bytes=leftover_bytes)
 
     def _result(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from pghaven.clock import SYSTEM_CLOCK, Clock
 from pghaven.repository.repository import Repository, open_repository
+from pghaven.store.metered import METERS
 from pghaven.store.open import open_store
 from pghaven.store.settings import StoreSettings
 
@@ -28,4 +29,4 @@ class RepositoryPlace:
 
 def open_place(place: RepositoryPlace, *, clock: Clock = SYSTEM_CLOCK) -> Repository:
     """Raises NotFound, StoreUnreachable, NotPermitted, Damaged, Refused, UsageError."""
-    return open_repository(open_store(place.store), clock=clock)
+    return open_repository(METERS.meter(open_store(place.store)), clock=clock)

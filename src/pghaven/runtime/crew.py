@@ -25,9 +25,12 @@ from typing import Generic, Protocol, TypeVar, cast
 
 from pghaven.errors import Cancelled
 from pghaven.runtime.channel import Channel, Kind
+from pghaven.runtime.shared import list_shared_descriptors
 from pghaven.runtime.worker import GRACE_SECONDS
 
 JOBS_IN_FLIGHT = 2  # for each worker: one at work and one waiting, so that it need not wait for us
+
+QUIET_SECONDS = 1.0
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -36,6 +39,10 @@ Job_contra = TypeVar("Job_contra", contravariant=True)
 Result_co = TypeVar("Result_co", covariant=True)
 
 _START = "import sys; sys.path[:] = sys.argv[2:]; from pghaven.runtime.worker import serve; serve(int(sys.argv[1]))"
+
+
+def _do_nothing() -> None:
+    pass
 
 
 class Worker(Protocol[Job_contra, Result_co]):
@@ -83,11 +90,14 @@ class Crew(Generic[Job, Result]):
     ) -> None:
         self._stop()
 
-    def run(self, jobs: Iterator[Job], on_result: Callable[[Result], None]) -> None:
+    def run(
+        self, jobs: Iterator[Job], on_result: Callable[[Result], None], on_quiet: Callable[[], None] = _do_nothing
+    ) -> None:
         """Have all jobs done and every worker closed. Once for each crew, inside its block.
 
         ``jobs`` is pulled lazily and ``on_result`` called as results come, in whatever order, both in this thread;
-        never more than two jobs a worker are between them. A worker that was not ready when the last job was given
+        never more than two jobs a worker are between them. ``on_quiet`` is called, in this thread too, whenever
+        nothing has come for a second. A worker that was not ready when the last job was given
         away may be ended without setup or close. Whatever fails first, in a worker, in ``jobs`` or in ``on_result``,
         ends all workers and is raised; Cancelled if a worker process died. An error from a worker that is no
         PghavenError carries the worker's traceback as a note. A worker ended at work runs its job's ``finally``
@@ -98,7 +108,7 @@ class Crew(Generic[Job, Result]):
         self._was_run = True
         try:
             if self._size:
-                self._run_in_workers(jobs, on_result)
+                self._run_in_workers(jobs, on_result, on_quiet)
             else:
                 self._run_here(jobs, on_result)
         finally:
@@ -112,7 +122,9 @@ class Crew(Generic[Job, Result]):
         if last is not None:
             on_result(last)
 
-    def _run_in_workers(self, jobs: Iterator[Job], on_result: Callable[[Result], None]) -> None:
+    def _run_in_workers(
+        self, jobs: Iterator[Job], on_result: Callable[[Result], None], on_quiet: Callable[[], None]
+    ) -> None:
         with selectors.DefaultSelector() as selector:
             for hand in self._hands:
                 selector.register(hand.channel, selectors.EVENT_READ, hand)
@@ -126,7 +138,10 @@ class Crew(Generic[Job, Result]):
                 for hand in self._hands:
                     if not hand.is_closed:
                         selector.modify(hand.channel, hand.interest, hand)
-                for key, events in selector.select():
+                ready = selector.select(QUIET_SECONDS)
+                if not ready:
+                    on_quiet()
+                for key, events in ready:
                     hand = key.data
                     if events & selectors.EVENT_WRITE:
                         hand.flush()
@@ -261,7 +276,7 @@ def _start_process(descriptor: int) -> subprocess.Popen[bytes]:
             str(descriptor),
             *path,
         ],
-        pass_fds=[descriptor],
+        pass_fds=[descriptor, *list_shared_descriptors()],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,  # what the program prints is not a worker's to mix into
         env={"OPENBLAS_NUM_THREADS": "1", **os.environ},  # one worker is one core

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from pghaven.errors import Damaged, Refused
+from pghaven.runtime.pace import Pace
+from pghaven.store.api import Store
 from tests.support.waiting import wait_until
 
 
@@ -27,6 +29,32 @@ class Echo:
 
     def close(self) -> object:
         return self._settings, self._count
+
+
+class Take:
+    """Takes so many bytes of the pace that it was given."""
+
+    def __init__(self, settings: Pace) -> None:
+        self._pace = settings
+
+    def __call__(self, job: int) -> None:
+        self._pace.take(job)
+
+    def close(self) -> None:
+        return None
+
+
+class Write:
+    """Writes an object of three bytes under the name that it is given."""
+
+    def __init__(self, settings: Store) -> None:
+        self._store = settings
+
+    def __call__(self, job: str) -> None:
+        self._store.create(job, [b"xyz"])
+
+    def close(self) -> None:
+        return None
 
 
 class Act:
@@ -74,6 +102,10 @@ class Act:
     def do_print(self) -> str:
         print("where does this go")
         return "printed"
+
+    def do_wait_for_a_word(self) -> str:
+        wait_until((self._directory / "word").exists, "a word from outside", 60.0)
+        return "heard"
 
     def do_wait_for_ever(self) -> None:
         """Until stopped; leaves a sign that its cleaning up ran."""

@@ -55,6 +55,14 @@ def test_every_job_is_done_once_and_every_worker_that_had_one_is_closed(size: in
     assert len(closed) <= max(size, 1)
 
 
+def test_while_nothing_comes_the_caller_is_told(tmp_path: Path) -> None:
+    """The job ends only by what is done then."""
+    results: list[object] = []
+    with Crew(size=1, setup=crew_jobs.Act, settings=tmp_path) as crew:
+        crew.run(iter(["wait_for_a_word"]), results.append, on_quiet=(tmp_path / "word").touch)
+    assert results == ["heard"]
+
+
 def test_a_crew_without_jobs_ends() -> None:
     results: list[object] = []
     with Crew(size=2, setup=crew_jobs.Echo, settings="") as crew:

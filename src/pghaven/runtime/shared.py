@@ -1,0 +1,83 @@
+"""A few numbers that this process and its workers change together.
+
+The one idea: they are private until they are first pickled, which is when a worker is about to need them; then they
+move into memory without a name, whose descriptor every worker inherits under the same number. So nothing is left on any
+file system, whoever is killed, and a program without workers pays nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+NUMBER_BYTES = 8
+
+_shared: weakref.WeakValueDictionary[int, SharedNumbers] = weakref.WeakValueDictionary()
+
+
+def list_shared_descriptors() -> list[int]:
+    """What a worker must inherit to find the numbers of this process."""
+    return list(_shared)
+
+
+class SharedNumbers:
+    """``count`` numbers, zero at first, which ``change`` gives for as long as nobody else has them.
+
+    Threads and worker processes may share them. They are floats, exact for whole numbers below 2**53.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._view = memoryview(bytearray(NUMBER_BYTES * count)).cast("d")
+        self._descriptor: int | None = None
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def change(self) -> Iterator[memoryview[float]]:
+        with self._lock:
+            if self._descriptor is None:
+                yield self._view
+                return
+            import fcntl
+
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
+            try:
+                yield self._view
+            finally:
+                fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
+
+    def read(self) -> list[float]:
+        with self.change() as numbers:
+            return list(numbers)
+
+    def __reduce__(self) -> tuple[Callable[[int, int], SharedNumbers], tuple[int, int]]:
+        with self._lock:
+            if self._descriptor is None:
+                descriptor = os.memfd_create("pghaven")
+                os.ftruncate(descriptor, NUMBER_BYTES * self._count)
+                before = list(self._view)
+                self._adopt(descriptor)
+                for number, value in enumerate(before):
+                    self._view[number] = value
+            assert self._descriptor is not None
+            return _find_shared, (self._descriptor, self._count)
+
+    def _adopt(self, descriptor: int) -> None:
+        import mmap
+
+        self._view = memoryview(mmap.mmap(descriptor, NUMBER_BYTES * self._count)).cast("d")
+        self._descriptor = descriptor
+        _shared[descriptor] = self
+        weakref.finalize(self, os.close, descriptor).atexit = False
+
+
+def _find_shared(descriptor: int, count: int) -> SharedNumbers:
+    """The numbers behind a descriptor: those of this process, or in a worker those of the one that started it."""
+    found = _shared.get(descriptor)
+    if found is None:
+        found = SharedNumbers(count)
+        found._adopt(descriptor)
+    return found
