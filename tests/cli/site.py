@@ -111,9 +111,9 @@ class Site:
 
     # -- the way to a protected cluster -----------------------------------------------------------------------------
 
-    def write_config(self, text: str = "", **cluster: str) -> None:
+    def write_config(self, text: str = "", **cluster: str | list[str]) -> None:
         """A configuration as people write it; keyword values join the cluster's section, ``text`` comes after."""
-        options = {
+        options: dict[str, str | list[str]] = {
             "data_directory": str(self.cluster.data_directory),
             "conninfo": self.cluster.conninfo,
             "pg_bin": str(self.cluster.bin_dir),

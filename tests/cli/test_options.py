@@ -112,4 +112,4 @@ def test_an_unknown_cluster_is_not_found(tmp_path: Path) -> None:
 
 def test_the_shell_completes_commands_without_importing_them() -> None:
     environment = {"_PGHAVEN_COMPLETE": "bash_complete", "COMP_WORDS": "pghaven re", "COMP_CWORD": "1"}
-    assert run_pghaven(environment=environment).out == "plain,release\nplain,restore\n"
+    assert run_pghaven(environment=environment).out == "plain,release\nplain,restore\nplain,repo\n"

@@ -16,7 +16,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("config",),
     ("proof",),
     ("setup",),
-    ("backup", "wal", "restore", "retention"),
+    ("backup", "wal", "restore", "retention", "transfer"),
     ("repository",),
     ("store", "server"),
     ("runtime",),

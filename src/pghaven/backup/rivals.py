@@ -1,8 +1,8 @@
 """Two backups of one cluster at once: who goes on, and who is told about whom.
 
 The one idea: this only saves work. Each writer announces itself before it stores anything and then looks around; of
-those that live the first one goes on. Should two go on all the same, both backups are good: the decision key sees to
-it.
+those that live the first one goes on. A backup that is copied from another repository is nobody's rival. Should two go
+on all the same, both backups are good: the decision key sees to it.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ def make_way(catalog: BackupCatalog, own_label: str | None, listener: Listener) 
                 text = f'backup "{entry.label}" was never finished and is given up: {reason}'
                 listener(Notice(level="info", code="abandoned", text=text))
             continue
+        if entry.intent.copy_of is not None:
+            continue  # it reads another repository, and no server
         raise Locked(
             f'a backup of "{catalog.cluster}" is running: process {entry.intent.process} on host '
             f'"{entry.intent.host}", since {render_time(entry.intent.started_at)}',

@@ -17,17 +17,16 @@ if TYPE_CHECKING:
 def open_chosen_repository(
     config: Config, cluster: ClusterConfig, name: str | None, listener: Listener = ignore
 ) -> Repository:
-    """The repository of this name among the cluster's, without a name its first; then a note says so.
+    """The repository of this name, which may be one that the cluster does not name but was copied to.
+
+    Without a name it is the cluster's first; then a note says so.
 
     Raises NotFound, StoreUnreachable, NotPermitted, Damaged, Refused.
     """
     from pghaven.repository.place import open_place
 
-    if name is not None and name not in cluster.repositories:
-        known = ", ".join(f'"{one}"' for one in cluster.repositories)
-        raise NotFound(
-            f'cluster "{cluster.name}" has no repository "{name}" in {config.source}', hint=f"There are: {known}."
-        )
+    if name is not None:
+        find_place(config, name)
     if name is None and len(cluster.repositories) > 1:
         text = f'repository "{cluster.repositories[0]}" is taken, the first of {len(cluster.repositories)}'
         listener(Notice(level="info", code="repository", text=text, hint="--repository NAME chooses another."))
@@ -49,6 +48,14 @@ def place_of(repository: RepositoryConfig) -> RepositoryPlace:
     from pghaven.repository.place import RepositoryPlace
 
     return RepositoryPlace(name=repository.name, store=repository.store)
+
+
+def find_place(config: Config, name: str) -> RepositoryPlace:
+    """Where the repository of this name is, whether a cluster names it or not. Raises NotFound."""
+    if name not in config.repositories:
+        known = ", ".join(f'"{one}"' for one in config.repositories) or "none"
+        raise NotFound(f'repository "{name}" is not in the configuration {config.source}', hint=f"There are: {known}.")
+    return place_of(config.repositories[name])
 
 
 def choose_clusters(config: Config, name: str | None) -> tuple[ClusterConfig, ...]:

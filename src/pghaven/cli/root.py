@@ -20,6 +20,7 @@ import click
 from pghaven import __version__
 from pghaven.cli.failure import Terminated, report_failure
 from pghaven.cli.invocation import Invocation
+from pghaven.cli.lazy import LazyGroup
 from pghaven.cli.main import COMMANDS, PROGRAM_NAME
 from pghaven.cli.output import prepare_streams, write_out
 from pghaven.errors import EXIT_DONE, UsageError
@@ -91,20 +92,8 @@ def _ending_signals_raise() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-class RootGroup(click.Group):
+class RootGroup(LazyGroup):
     """The commands of ``main.COMMANDS``, each imported when it is used."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click's signature
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002  click's signature
-        if cmd_name not in COMMANDS:
-            return None
-        from importlib import import_module
-
-        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
-        command: click.Command = getattr(import_module(module), attribute)
-        return _with_global_options(command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -116,10 +105,6 @@ class RootGroup(click.Group):
         nearest = find_nearest(args[0], COMMANDS)
         hint = f"Did you mean: {PROGRAM_NAME} {nearest}" if nearest else f"Try: {PROGRAM_NAME} --help"
         raise UsageError(f'unknown command "{args[0]}"', hint=hint)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  click's signature
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
         from click.shell_completion import CompletionItem
@@ -133,13 +118,16 @@ def build_root() -> RootGroup:
     version = click.Option(
         ["--version"], is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show the version."
     )
-    return RootGroup(
+    root = RootGroup(
         PROGRAM_NAME,
+        COMMANDS,
         params=[*_global_options(), version],
         help=_HELP,
         no_args_is_help=True,
         context_settings={"help_option_names": ["--help", "-?"]},
     )
+    root.finish = _with_global_options
+    return root
 
 
 def _show_version(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
@@ -178,7 +166,9 @@ def _keep(attribute: str) -> Callable[[click.Context, click.Parameter, Any], Non
 def _with_global_options(command: click.Command) -> click.Command:
     taken = {name for parameter in command.params for name in parameter.opts}
     command.params.extend(option for option in _global_options() if not taken.intersection(option.opts))
-    if isinstance(command, click.Group):
+    if isinstance(command, LazyGroup):
+        command.finish = _with_global_options
+    elif isinstance(command, click.Group):
         for inner in command.commands.values():
             _with_global_options(inner)
     return command

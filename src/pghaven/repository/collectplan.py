@@ -89,6 +89,8 @@ def _why_not_continued(entry: BackupEntry, entries: Entries, now: datetime, grac
     assert entry.intent is not None
     if entry.purpose is Purpose.COMPACTION:
         return "nobody goes on with a compaction that was given up"
+    if entry.intent.copy_of is not None:
+        return _why_copy_not_continued(entry, entries, now - grace)
     for other in entries.values():
         if other.state in LIVE and other.purpose is Purpose.BACKUP and other.intent is not None:
             same = other.intent.system_identifier == entry.intent.system_identifier
@@ -96,6 +98,16 @@ def _why_not_continued(entry: BackupEntry, entries: Entries, now: datetime, grac
                 return f'it was given up, and backup "{other.label}" has come after it'
     if entry.intent.started_at + grace <= now:
         return "it was given up, and nobody went on with it in time"
+    return None
+
+
+def _why_copy_not_continued(entry: BackupEntry, entries: Entries, moment: datetime) -> str | None:
+    """As above, of a copy: its own moment is that of the backup, and may be long ago when the copying begins."""
+    for other in entries.values():
+        if other.state in LIVE and other.original == entry.original:
+            return f'it was given up, and copied again as "{other.label}"'
+    if entry.last_sign is None or entry.last_sign <= moment:
+        return "copying it was given up, and nobody went on with it in time"
     return None
 
 

@@ -383,12 +383,15 @@ class Container:
     def meta(self) -> Mapping[str, Any]:
         return self.index.meta
 
+    def stored(self, offset: int, length: int) -> Buffer:
+        """Stored bytes, at an offset from the object's start."""
+        return self._data[offset : offset + length]
+
     def iter_frames(self) -> Iterator[Buffer]:
         """The plain bytes, a frame at a time. Raises Damaged."""
         index = self.index
         for number, length in enumerate(index.stored_lengths):
-            start = index.stored_offsets[number]
-            yield index.open_frame(number, self._data[start : start + length])
+            yield index.open_frame(number, self.stored(index.stored_offsets[number], length))
 
     def read_all(self) -> bytes:
         """All plain bytes. Raises Damaged."""

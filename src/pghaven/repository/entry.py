@@ -42,7 +42,9 @@ class Purpose(StrEnum):
 class Intent:
     """Who is making a backup. ``boot_id`` and ``process_start`` tell a process from a later one with its number.
 
-    ``sources`` are all labels whose packs this one may come to refer to; its ``parent`` is one of them.
+    ``sources`` are all labels whose packs this one may come to refer to; its ``parent`` is one of them. ``copy_of`` is
+    the label of the backup that this is a copy of, made first in another repository; the moment and the WAL position
+    are that one's, the process is the one that copies.
     """
 
     host: str
@@ -56,10 +58,12 @@ class Intent:
     parent: str | None
     sources: tuple[str, ...] = ()
     purpose: Purpose = Purpose.BACKUP
+    copy_of: str | None = None
 
 
 def render_intent(intent: Intent) -> dict[str, Any]:
     """What the document of an intent holds."""
+    copied = {} if intent.copy_of is None else {"copy_of": intent.copy_of}
     return {
         "host": intent.host,
         "boot_id": intent.boot_id,
@@ -72,12 +76,14 @@ def render_intent(intent: Intent) -> dict[str, Any]:
         "parent": intent.parent,
         "sources": list(intent.sources),
         "purpose": str(intent.purpose),
+        **copied,
     }
 
 
 def parse_intent(body: Mapping[str, Any]) -> Intent:
     """The reverse. Raises KeyError, TypeError, ValueError for what is no intent."""
-    known = {one.name: body[one.name] for one in fields(Intent)}
+    known = {one.name: body[one.name] for one in fields(Intent) if one.name != "copy_of"}
+    known["copy_of"] = None if body.get("copy_of") is None else str(body["copy_of"])
     known["system_identifier"] = int(known["system_identifier"])
     known["started_at"] = parse_time_utc(known["started_at"])
     known["sources"] = tuple(str(source) for source in known["sources"])
@@ -140,6 +146,12 @@ class BackupEntry:
     @property
     def purpose(self) -> Purpose:
         return self.intent.purpose if self.intent is not None else Purpose.BACKUP
+
+    @property
+    def original(self) -> str:
+        """The label of the backup that this one is or is a copy of: the same in every repository that has it."""
+        copy_of = self.intent.copy_of if self.intent is not None else None
+        return copy_of or self.label
 
 
 def parse_generation(part: str) -> tuple[int, str] | None:

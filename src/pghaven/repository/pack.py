@@ -122,9 +122,9 @@ class PackWriter:
         self._sequence += 1
         self._collect()
         if self._thread is None:
-            self._stored.append(_store_pack(self._place, self._label, finished))
+            self._stored.append(store_pack(self._place, self._label, finished))
             return
-        self._pending = self._thread.submit(_store_pack, self._place, self._label, finished)
+        self._pending = self._thread.submit(store_pack, self._place, self._label, finished)
 
     def _collect(self) -> None:
         if self._pending is not None:
@@ -132,7 +132,8 @@ class PackWriter:
             self._pending = None
 
 
-def _store_pack(place: PackPlace, label: str, finished: FinishedContainer) -> PackRef:
+def store_pack(place: PackPlace, label: str, finished: FinishedContainer) -> PackRef:
+    """Store a finished pack of this label; durable when it returns. The same one again is success. Raises Damaged."""
     name = place.name(label, finished.hash)
     try:
         place.store.create(name, finished.content)

@@ -1,0 +1,145 @@
+"""``pghaven repo copy``: backups and WAL from one repository to another."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypedDict, Unpack
+
+import click
+
+from pghaven.cli.invocation import Invocation
+from pghaven.cli.opening import count_processes, find_place
+from pghaven.clock import SYSTEM_CLOCK
+from pghaven.errors import Damaged, NotFound, StoreUnreachable, UsageError
+
+if TYPE_CHECKING:
+    from pghaven.config.values import ClusterConfig
+    from pghaven.repository.place import RepositoryPlace
+    from pghaven.repository.repository import Repository
+    from pghaven.transfer.request import BackupOutcome, CopyResult
+
+_SHOWN = 20
+
+
+class _Options(TypedDict):
+    source: str
+    target: str
+    create: bool
+    labels: tuple[str, ...]
+
+
+@click.command("copy")
+@click.argument("cluster", required=False)
+@click.option("--from", "source", metavar="NAME", required=True, help="The repository to copy from.")
+@click.option("--to", "target", metavar="NAME", required=True, help="The repository to copy to.")
+@click.option("--create", is_flag=True, help="Make the repository to copy to, if there is none yet.")
+@click.option(
+    "--backup",
+    "labels",
+    metavar="LABEL",
+    multiple=True,
+    help="Only this backup, by its label or the beginning of it. Can be given several times.",
+)
+@click.option("--dry-run", is_flag=True, help="Show what would be copied, and write nothing.")
+@click.pass_obj
+def command(invocation: Invocation, cluster: str | None, dry_run: bool, **options: Unpack[_Options]) -> int:
+    """Copy the backups of CLUSTER, and all WAL from the oldest of them on, to another repository.
+
+    Both repositories are named as in the configuration. Every byte is proven by its hash on the way, and sealed anew
+    under the keys of the repository it goes to. What is there already is not read again, and a copying that was
+    interrupted goes on when it is run again. Servers may go on archiving and backing up to both sides meanwhile. A copy
+    has the label of its backup with four more digits. Ends with 16 when something could not be copied because it is
+    damaged or missing; everything else is copied all the same. Needs no server.
+    """
+    from pghaven.repository.place import open_place
+    from pghaven.transfer.request import CopyRequest
+    from pghaven.transfer.session import run_copy
+
+    source, target = options["source"], options["target"]
+    if source == target:
+        raise UsageError("--from and --to are the same repository", hint="Name two.")
+    config = invocation.config
+    chosen = invocation.get_cluster(cluster)
+    request = CopyRequest(cluster=chosen.name, labels=options["labels"], processes=count_processes(chosen))
+    with invocation.reporter as listener:
+        places = [find_place(config, name) for name in (source, target)]
+        opened = open_place(places[0])
+        there = _open_target(places[1], chosen, create=options["create"], dry_run=dry_run)
+        result = run_copy(opened, there, request, listener, dry_run=dry_run)
+    status = invocation.show(
+        "repo-copy", {"from": source, "to": target, **_body(result)}, _text(source, target, result)
+    )
+    return status if result.is_complete else Damaged.exit_status
+
+
+def _open_target(place: RepositoryPlace, cluster: ClusterConfig, *, create: bool, dry_run: bool) -> Repository:
+    """The repository that is copied to. Only if asked to is one made: the disk that it lies on may not be mounted."""
+    from pghaven.repository.place import open_place
+    from pghaven.repository.repository import create_repository
+    from pghaven.setup.register import find_server_os_user, prepare_repository
+    from pghaven.store.memory import MemoryStore
+
+    try:
+        return open_place(place)
+    except (NotFound, StoreUnreachable) as error:
+        if not create:
+            hint = "Is its file system mounted? To make a repository there, add: --create"
+            raise type(error)(error.message, detail=error.detail, hint=hint) from error
+    if dry_run:
+        return create_repository(MemoryStore())
+    return prepare_repository(place, find_server_os_user(cluster.data_directory), SYSTEM_CLOCK).repository
+
+
+def _body(result: CopyResult) -> dict[str, object]:
+    return {
+        "cluster": result.cluster,
+        "is_done": result.is_done,
+        "is_complete": result.is_complete,
+        "backups": result.backups,
+        "wal": {**_wal_body(result), "failed": [{"name": name, "reason": why} for name, why in result.wal.failed]},
+        "total_seconds": result.total_seconds,
+    }
+
+
+def _wal_body(result: CopyResult) -> dict[str, object]:
+    wal = result.wal
+    return {"copied": wal.copied, "copied_bytes": wal.copied_bytes, "present": wal.present}
+
+
+def _text(source: str, target: str, result: CopyResult) -> str:
+    from pghaven.cli.output import make_printable
+    from pghaven.cli.render import render_block, render_table
+    from pghaven.units import render_duration, render_size
+
+    title = f"cluster {result.cluster}, from repository {source} to {target}"
+    if not result.is_done:
+        title += ": nothing is written, this is what would be done"
+    text = f"{title}\n"
+    if result.backups:
+        text += render_table(["backup", "verdict", "copied", "there as"], [_row(one) for one in result.backups])
+    wal = result.wal
+    size = f" ({render_size(wal.copied_bytes)})" if wal.copied else ""
+    text += render_block(
+        [
+            ("packs", f"{render_size(sum(one.copied_bytes for one in result.backups))}"),
+            ("WAL", f"{wal.copied} files copied{size}, {wal.present} there already"),
+            ("took", render_duration(result.total_seconds) if result.is_done else None),
+        ],
+        indent="  ",
+    )
+    for one in result.backups:
+        if one.reason:
+            text += f"  {one.label}: {make_printable(one.reason)}\n"
+    for name, reason in wal.failed[:_SHOWN]:
+        text += f"  {name}: {make_printable(reason)}\n"
+    if len(wal.failed) > _SHOWN:
+        text += f"  and {len(wal.failed) - _SHOWN} more WAL files that could not be copied; --json shows them all\n"
+    return text
+
+
+def _row(one: BackupOutcome) -> tuple[object, ...]:
+    from pghaven.units import render_size
+
+    size = None
+    if one.copied_packs or one.present_packs:
+        size = f"{render_size(one.copied_bytes)} of {render_size(one.total_bytes)}"
+    return (one.label, one.fate.value, size, one.copy)
