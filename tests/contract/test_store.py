@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import array
+import base64
 import pickle
 import subprocess
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,15 +21,33 @@ from pghaven.errors import Damaged, ObjectExists, ObjectMissing, Refused
 from pghaven.store.api import Buffers, Store
 from pghaven.store.memory import MemoryStore
 from pghaven.store.metered import MeteredStore
-from pghaven.store.open import open_store
+from pghaven.store.objects import ObjectStore
+from pghaven.store.open import create_root, open_store
 from pghaven.store.recording import RecordingStore
+from tests.support.fixtures import ObjectServerFactory
 from tests.support.sftpserver import SftpServer
 
 PROJECT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(params=["posix", "memory", "recording", "metered", "sftp"])
+SERVERS = ["seaweedfs", "moto", "gcs"]
+
+
+@pytest.fixture(params=["posix", "memory", "recording", "metered", "sftp", *SERVERS])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    with making_store(request, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture(params=["posix", "sftp", *SERVERS])
+def shared_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """Of those that processes can share."""
+    with making_store(request, tmp_path) as made:
+        yield made
+
+
+@contextmanager
+def making_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     if request.param == "posix":
         yield open_store(f"file://{tmp_path}")
     elif request.param == "metered":
@@ -37,6 +57,9 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
         store = server.open_store(server.make_directory())
         yield store
         store.close()
+    elif request.param in SERVERS:
+        object_server: ObjectServerFactory = request.getfixturevalue("object_server")
+        yield create_root(object_server(request.param).settings())
     else:
         yield MemoryStore() if request.param == "memory" else RecordingStore(MemoryStore())
 
@@ -79,8 +102,9 @@ def in_threads(count: int, work: Callable[[int], None]) -> None:
         [memoryview(array.array("I", range(1000)))],
         [bytes([number % 251]) * (number % 37) for number in range(5000)],
         [bytes(1 << 20), b"odd", bytes((1 << 20) - 1), bytes(8191)] * 3,
+        [bytes([number]) * (3 << 20) for number in range(13)],
     ],
-    ids=["none", "empty", "empty-around", "kinds", "not-bytes-view", "more-than-iov-max", "large-and-odd"],
+    ids=["none", "empty", "empty-around", "kinds", "not-bytes-view", "more-than-iov-max", "large-and-odd", "39-MiB"],
 )
 def test_an_object_is_the_buffers_in_their_order(store: Store, content: Buffers) -> None:
     expected = b"".join(content)
@@ -174,6 +198,8 @@ def test_names_differing_in_case_are_different(store: Store) -> None:
 
 
 def test_a_name_is_an_object_or_a_prefix_never_both(store: Store) -> None:
+    if isinstance(store, ObjectStore):
+        pytest.skip("an object store need not notice")
     store.create("a/b", [b"object"])
     with pytest.raises(Refused) as refused:
         store.create("a/b/c", [b"below it"])
@@ -219,10 +245,10 @@ def test_of_racing_threads_exactly_one_wins(store: Store) -> None:
         assert store.read(f"race/{number % 3}/{number}") == f"{identity}".encode() * 50
 
 
-def test_of_racing_processes_exactly_one_wins(tmp_path: Path) -> None:
-    """Only a directory is shared by processes."""
-    url, count = f"file://{tmp_path}", 60
-    command = [sys.executable, "-m", "tests.contract.racers", url, str(count)]
+def test_of_racing_processes_exactly_one_wins(shared_store: Store) -> None:
+    count = 60
+    pickled = base64.b64encode(pickle.dumps(shared_store)).decode()
+    command = [sys.executable, "-m", "tests.contract.racers", pickled, str(count)]
     racers = [
         subprocess.Popen([*command, str(i)], cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for i in range(4)
@@ -237,11 +263,10 @@ def test_of_racing_processes_exactly_one_wins(tmp_path: Path) -> None:
     won = {i: racer.communicate(timeout=60)[0].split() for i, racer in enumerate(racers)}
     assert [racer.returncode for racer in racers] == [0] * 4
     assert Counter(int(number) for numbers in won.values() for number in numbers) == Counter(range(count))
-    store = open_store(url)
     for identity, numbers in won.items():
         for number in numbers:
-            assert store.read(f"race/{int(number) % 7}/{number}") == f"{identity} wrote this".encode()
-    assert len(names(store)) == count
+            assert shared_store.read(f"race/{int(number) % 7}/{number}") == f"{identity} wrote this".encode()
+    assert len(names(shared_store)) == count
 
 
 def test_creating_and_deleting_in_one_prefix_do_not_disturb_each_other(store: Store) -> None:
@@ -278,7 +303,7 @@ def test_deleting_makes_absent_and_may_be_repeated(store: Store) -> None:
     store.delete("never/was")
     assert store.find("a/b/c") is None
     assert names(store) == ["a/d"]
-    assert store.list_children("a/") == ("d",)
+    assert set(store.list_children("a/")) - {"b/"} == {"d"}  # SeaweedFS removes what became empty only after a while
     store.create("a/b/c", [b"again"])
     assert store.read("a/b/c") == b"again"
 

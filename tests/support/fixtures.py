@@ -24,6 +24,7 @@ from pghaven.server.identity import OsUser
 from pghaven.server.programs import Programs
 from tests.support import binaries, cluster, commands, places
 from tests.support.cluster import Kind, TestCluster
+from tests.support.objectservers import MissingProgram, ObjectServer, ObjectServers
 from tests.support.sftpserver import SftpServer, running_server
 
 REQUIRE_VARIABLE = "PGHAVEN_TEST_REQUIRE_ALL"
@@ -149,6 +150,28 @@ def server_path() -> Iterator[Path]:
     path = places.make_directory()
     yield path
     places.remove_directory(path)
+
+
+class ObjectServerFactory:
+    """Hands out the object stores of this process; skips the test where one cannot be had, saying why."""
+
+    def __init__(self, servers: ObjectServers) -> None:
+        self._servers = servers
+
+    def __call__(self, name: str) -> ObjectServer:
+        try:
+            return self._servers.get(name)
+        except MissingProgram as missing:
+            _give_up(str(missing))
+            raise
+
+
+@pytest.fixture(scope="session")
+def object_server() -> Iterator[ObjectServerFactory]:
+    """``object_server("seaweedfs")``: a server that starts when it is first asked for, and ends with the run."""
+    servers = ObjectServers()
+    yield ObjectServerFactory(servers)
+    servers.stop()
 
 
 def require_programs(version: int) -> Programs:

@@ -46,6 +46,7 @@ MAY_PRINT = {
 MAY_CATCH_ALL = {
     "src/pghaven/cli/main.py": "the root of the program",
     "src/pghaven/cli/root.py": "the root of the program",
+    "src/pghaven/runtime/interruptible.py": "the root of a thread",
     "src/pghaven/runtime/worker.py": "the root of a worker",
     "src/pghaven/wal/children.py": "the root of a child process",
     "src/pghaven/wal/limit.py": "the root of a child process",

@@ -40,7 +40,8 @@ class ObjectInfo:
 class Store(Protocol):
     """Named bytes somewhere. Calls block; one store may be used by many threads and processes at once.
 
-    Names are parts joined by "/" (see ``check_name``). A name cannot be both an object and a prefix of others.
+    Names are parts joined by "/" (see ``check_name``). A name is an object or a prefix of others, never both: whoever
+    chooses names keeps to that. A directory cannot hold both and refuses; an object store need not notice.
     Every call may raise StoreUnreachable (no answer, a failing or full disk), NotPermitted, and Refused for a name
     that is not allowed. A store that can be reached from other processes can be pickled into them.
     """
@@ -74,7 +75,7 @@ class Store(Protocol):
     def list_children(self, prefix: str) -> tuple[str, ...]:
         """What is directly below a prefix, relative to it and sorted: objects as "x", deeper prefixes as "x/".
 
-        A crash may leave a prefix without objects that is listed here all the same.
+        A prefix that lost its last object may be listed for a while, and after a crash for good.
         """
 
     def confirm(self, name: str) -> None:

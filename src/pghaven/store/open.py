@@ -8,23 +8,33 @@ program for every WAL file.
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from pghaven.errors import NotPermitted, StoreUnreachable, UsageError
 from pghaven.runtime.durable import OwnerOf, make_directories_durably
 from pghaven.store.api import Store
 from pghaven.store.settings import StoreSettings, refuse_password
 
-SCHEMES = ("file", "sftp")
+if TYPE_CHECKING:
+    from pghaven.store.objects import ObjectStore
+
+SCHEMES = ("file", "sftp", "s3", "gs")
+
+_OBJECTS = ("s3", "gs")
 
 
 def open_store(place: StoreSettings | str) -> Store:
     """The store at a place, which must exist; a URL alone is a place with nothing to be said about it.
 
-    ``file:///absolute/path`` is a directory, ``sftp://user@host:port/path`` one behind an SFTP server.
+    ``file:///absolute/path`` is a directory, ``sftp://user@host:port/path`` one behind an SFTP server;
+    ``s3://bucket/prefix`` and ``gs://bucket/prefix`` are in object stores, which are first asked when something is.
     Raises UsageError for what is no such URL, StoreUnreachable, NotPermitted, Refused for a server that will not do.
     """
     settings = _settings_of(place)
-    if require_scheme(settings.url) == "sftp":
+    scheme = require_scheme(settings.url)
+    if scheme in _OBJECTS:
+        return _open_objects(settings)
+    if scheme == "sftp":
         from pghaven.store.sftp import SftpStore
         from pghaven.store.sftpaddress import parse_sftp_address
 
@@ -35,11 +45,16 @@ def open_store(place: StoreSettings | str) -> Store:
 def create_root(place: StoreSettings | str, owner: OwnerOf | None = None) -> Store:
     """Make the place, and what is missing above it, and open it; one that exists is fine.
 
-    Durable when it returns. ``owner`` is given what is newly made (as root); what exists is left as it is. Behind
-    a server all belongs to the user who logs in.
+    A bucket is not made, but must exist; a prefix in it needs no making. Durable when it returns. ``owner`` is given
+    what is newly made (as root); what exists is left as it is. Behind a server all belongs to the user who logs in.
     """
     settings = _settings_of(place)
-    if require_scheme(settings.url) == "sftp":
+    scheme = require_scheme(settings.url)
+    if scheme in _OBJECTS:
+        store = _open_objects(settings)
+        store.require_place()
+        return store
+    if scheme == "sftp":
         from pghaven.store.sftp import SftpStore
         from pghaven.store.sftpaddress import parse_sftp_address
 
@@ -65,6 +80,12 @@ def require_scheme(url: str) -> str:
 
 def _settings_of(place: StoreSettings | str) -> StoreSettings:
     return StoreSettings(url=place) if isinstance(place, str) else place
+
+
+def _open_objects(settings: StoreSettings) -> ObjectStore:
+    from pghaven.store.objects import ObjectStore
+
+    return ObjectStore(settings)
 
 
 def _open_directory(url: str, path: str) -> Store:

@@ -89,3 +89,11 @@ def test_a_new_root_is_given_to_its_owner_and_an_old_one_is_left(tmp_path: Path)
     (tmp_path / "old").mkdir()
     create_root(f"file://{tmp_path}/old", owner)
     assert OwnerOf.path(str(tmp_path / "old")).uid == 0
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://", "s3:///x", "gs://b c/x", "s3://bucket/a//b", "s3://bucket/ä", "s3://bucket?x"]
+)
+def test_urls_that_name_no_bucket_or_prefix_are_refused(url: str) -> None:
+    with pytest.raises(UsageError):
+        open_store(url)

@@ -1,0 +1,284 @@
+"""An object store as a store: the authority on which request does what, and when one is made again.
+
+The one idea: one object is one request, created with "only if there is none" and so whole or not at all. A request
+without an answer is made again, and a create that then finds the name taken reads what is there: if it is what was to
+be written, it was written by the request whose answer was lost.
+
+Nothing is asked twice for what an answer proved (``answers``); clients are made in ``clients``.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterator
+from datetime import UTC
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pghaven.clock import SYSTEM_CLOCK, Clock
+from pghaven.errors import (
+    Damaged,
+    NotPermitted,
+    ObjectExists,
+    ObjectMissing,
+    PghavenError,
+    StoreUnreachable,
+    UsageError,
+)
+from pghaven.runtime.interruptible import call_interruptibly
+from pghaven.store.answers import Answer, Meaning, Truncated, read_answer
+from pghaven.store.api import Buffers, ObjectInfo, check_name, check_prefix, is_name_part
+from pghaven.store.clients import REQUEST_BYTES, Clients
+from pghaven.store.settings import StoreSettings
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore as Client
+
+Result = TypeVar("Result")
+
+_PLACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}")
+_FIRST_PAUSE_SECONDS = 0.1
+_LAST_PAUSE_SECONDS = 10.0
+_NEVER_HEARD_SECONDS = 10.0  # an address that never answered is rather wrong than busy
+
+
+class ObjectStore:
+    """The objects below a prefix of a bucket or container. Picklable; each process makes clients of its own.
+
+    A name may be an object and a prefix of others: here nothing stands in the way of it, and nothing notices.
+    """
+
+    def __init__(self, settings: StoreSettings, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.settings = settings
+        self.url = settings.url.rstrip("/")
+        self._clock = clock
+        self.place, self._prefix = _parse_place(settings.url)
+        self._clients = Clients(settings, self.place)
+        self._was_heard = False
+
+    def __reduce__(self) -> tuple[type[ObjectStore], tuple[StoreSettings]]:
+        return ObjectStore, (self.settings,)
+
+    def __repr__(self) -> str:
+        return f"ObjectStore({self.url!r})"
+
+    def create(self, name: str, content: Buffers) -> None:
+        import obstore
+
+        key = self._key(name)
+        body = b"".join(content)
+        attempts = 0
+
+        def put(client: Client) -> None:
+            nonlocal attempts
+            attempts += 1
+            obstore.put(client, key, body, mode="create", use_multipart=False)
+
+        try:
+            self._ask("create", name, put, size_bytes=len(body))
+        except ObjectExists as taken:
+            if attempts == 1 or not self._holds(name, body):
+                raise taken from None
+
+    def _holds(self, name: str, body: bytes) -> bool:
+        try:
+            return self.read(name) == body
+        except ObjectMissing:
+            return False
+
+    def read(self, name: str) -> bytes:
+        first, size_bytes = self._get(name, 0, REQUEST_BYTES)
+        if len(first) == size_bytes:
+            return first
+        parts = [first]
+        for offset in range(len(first), size_bytes, REQUEST_BYTES):
+            parts.append(self.read_range(name, offset, min(REQUEST_BYTES, size_bytes - offset)))
+        return b"".join(parts)
+
+    def read_range(self, name: str, offset: int, length: int) -> bytes:
+        if length == 0:
+            self.confirm(name)
+            return b""
+        found, _ = self._get(name, offset, length)
+        if len(found) != length:
+            raise Damaged(f'"{name}" in {self.url} ends before byte {offset + length}')
+        return found
+
+    def _get(self, name: str, offset: int, length: int) -> tuple[bytes, int]:
+        """Up to ``length`` bytes from ``offset``, fewer only where the object ends, and the object's size."""
+        import obstore
+
+        key = self._key(name)
+
+        def get(client: Client) -> tuple[bytes, int]:
+            found = obstore.get(client, key, options={"range": (offset, offset + length)})
+            size_bytes = found.meta["size"]
+            content = bytes(found.bytes())
+            if len(content) != max(0, min(length, size_bytes - offset)):
+                raise Truncated
+            return content, size_bytes
+
+        try:
+            return self._ask("read", name, get, size_bytes=length)
+        except _Beyond:
+            return b"", self._get_info(name).size_bytes
+
+    def find(self, name: str) -> ObjectInfo | None:
+        try:
+            return self._get_info(name)
+        except ObjectMissing:
+            return None
+
+    def _get_info(self, name: str) -> ObjectInfo:
+        """By a request for the first byte: the answer to HEAD has no body that could say what is missing."""
+        import obstore
+
+        key = self._key(name)
+
+        def get_first(client: Client) -> Any:
+            found = obstore.get(client, key, options={"range": (0, 1)})
+            found.bytes()
+            return found.meta
+
+        try:
+            meta = self._ask("find", name, get_first)
+        except _Beyond:  # it is empty
+            meta = self._ask("find", name, lambda client: obstore.head(client, key))
+        return _info(name, meta)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        return self._list(check_prefix(prefix))
+
+    def _list(self, prefix: str) -> Iterator[ObjectInfo]:
+        import obstore
+
+        below = self._below(prefix)
+
+        def collect(client: Client) -> list[ObjectInfo]:
+            found = []
+            for chunk in obstore.list(client, below, chunk_size=1000):
+                for meta in chunk:
+                    name = meta["path"].removeprefix(self._prefix)
+                    if name.startswith(prefix) and all(is_name_part(part) for part in name.split("/")):
+                        found.append(_info(name, meta))
+            return found
+
+        found = self._ask("list", prefix, collect, listing=True)
+        # SeaweedFS sorts what is below a prefix before what follows it by name; for others this costs nothing.
+        found.sort(key=lambda info: info.name)
+        yield from found
+
+    def list_children(self, prefix: str) -> tuple[str, ...]:
+        import obstore
+
+        below = self._below(check_prefix(prefix))
+        found = self._ask("list", prefix, lambda client: obstore.list_with_delimiter(client, below), listing=True)
+        start = len(self._prefix) + len(prefix)
+        objects = (meta["path"][start:] for meta in found["objects"])
+        prefixes = (path.rstrip("/")[start:] for path in found["common_prefixes"])
+        return tuple(sorted([o for o in objects if is_name_part(o)] + [f"{p}/" for p in prefixes if is_name_part(p)]))
+
+    def confirm(self, name: str) -> None:
+        self._get_info(name)
+
+    def delete(self, name: str) -> None:
+        import obstore
+
+        key = self._key(name)
+        try:
+            self._ask("delete", name, lambda client: obstore.delete(client, key))
+        except ObjectMissing:
+            return
+
+    def free_bytes(self) -> int | None:
+        return None
+
+    def require_place(self) -> None:
+        """Raises StoreUnreachable with what to do when there is no such bucket or container; NotPermitted."""
+        self.find("pghaven.json")
+
+    def _key(self, name: str) -> str:
+        return self._prefix + check_name(name)
+
+    def _below(self, prefix: str) -> str | None:
+        return (self._prefix + prefix).rstrip("/") or None
+
+    def _ask(
+        self, action: str, name: str, call: Callable[[Client], Result], *, size_bytes: int = 0, listing: bool = False
+    ) -> Result:
+        """Make a request until there is an answer that will not change, or patience ends."""
+        from obstore.exceptions import BaseError
+
+        began = self._clock.monotonic()
+        pause = _FIRST_PAUSE_SECONDS
+        renewed = False
+        while True:
+            client = self._clients.get(size_bytes, listing=listing)
+            try:
+                result = call_interruptibly(lambda client=client: call(client))  # type: ignore[misc]
+            except (BaseError, FileNotFoundError, Truncated) as error:
+                answer = read_answer(error)
+            else:
+                self._was_heard = True
+                return result
+            if answer.meaning is not Meaning.SILENT:
+                self._was_heard = True
+            if answer.meaning is Meaning.BEYOND:
+                raise _Beyond from None
+            if answer.meaning is Meaning.DENIED and not renewed:
+                renewed = True
+                if self._clients.renew():
+                    continue
+            pause_now = pause * random.uniform(0.5, 1.0)  # noqa: S311  spreads requests; no secret
+            if not self._may_pass(answer, self._clock.monotonic() - began + pause_now):
+                raise self._translated(answer, action, name) from None
+            self._clock.sleep(pause_now)
+            pause = min(pause * 2, _LAST_PAUSE_SECONDS)
+
+    def _may_pass(self, answer: Answer, elapsed_seconds: float) -> bool:
+        if answer.meaning not in (Meaning.PASSING, Meaning.SILENT):
+            return False
+        patience = self.settings.retry_timeout_seconds
+        return elapsed_seconds < (patience if self._was_heard else min(patience, _NEVER_HEARD_SECONDS))
+
+    def _translated(self, answer: Answer, action: str, name: str) -> PghavenError:
+        """The only place where the client's errors become ours."""
+        what = f'"{name}" in {self.url}' if name else self.url
+        if answer.meaning is Meaning.ABSENT:
+            return ObjectMissing(f'"{name}" does not exist in {self.url}')
+        if answer.meaning is Meaning.EXISTS:
+            return ObjectExists(f'"{name}" exists already in {self.url}')
+        if answer.meaning is Meaning.PLACE_ABSENT:
+            return StoreUnreachable(
+                f'could not {action} {what}: there is no bucket "{self.place}" ({answer.reason})',
+                hint="Make it with the store's own tools (pghaven makes none), or correct the URL of the repository.",
+            )
+        message = f"could not {action} {what}: {answer.reason}"
+        if answer.meaning is Meaning.DENIED:
+            return NotPermitted(message, hint=answer.hint)
+        return StoreUnreachable(message, hint=answer.hint)
+
+
+class _Beyond(Exception):
+    """A range begins behind the end of its object; it does not leave this module."""
+
+
+def _parse_place(url: str) -> tuple[str, str]:
+    """The bucket of a URL, and the prefix of all keys: empty, or ending with "/". Raises UsageError."""
+    scheme, _, rest = url.partition("://")
+    place, _, path = rest.partition("/")
+    if not _PLACE.fullmatch(place):
+        raise UsageError(
+            f'"{url}" names no bucket', hint=f"It is written {scheme}://bucket or {scheme}://bucket/prefix."
+        )
+    path = path.strip("/")
+    if path and not all(is_name_part(part) for part in path.split("/")):
+        raise UsageError(
+            f'the prefix "{path}" of "{url}" is not usable',
+            hint='It is made of letters, digits, ".", "_", "-" and "/".',
+        )
+    return place, f"{path}/" if path else ""
+
+
+def _info(name: str, meta: Any) -> ObjectInfo:
+    return ObjectInfo(name=name, size_bytes=meta["size"], modified=meta["last_modified"].astimezone(UTC))
