@@ -33,6 +33,14 @@ def parse_duration(text: str) -> float:
     return _parse_quantity(text, _DURATION_UNITS, "duration", "15min")
 
 
+def parse_rate(text: str) -> int:
+    """Bytes a second from ``"50MiB/s"``. Raises ValueError."""
+    size, slash, unit = text.strip().rpartition("/")
+    if not slash or unit.strip() != "s":
+        raise ValueError(f'"{text}" is not a rate such as "50MiB/s"')
+    return parse_size(size)
+
+
 def _parse_quantity(text: str, units: dict[str, float] | dict[str, int], what: str, example: str) -> float:
     match = _QUANTITY.fullmatch(text)
     factor = units.get(match[2].lower()) if match else None

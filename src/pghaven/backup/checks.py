@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from pghaven.backup.listing import ListingRules, read_whole
 from pghaven.errors import NotPermitted, PghavenError, Refused, ServerUnsuitable, StoreUnreachable
+from pghaven.events import Listener, Notice
 from pghaven.postgres.control import ControlFile, parse_control
 from pghaven.postgres.label import parse_tablespace_map
 from pghaven.repository.repository import Lineage
@@ -186,3 +187,11 @@ def explain_archiver(connection: Connection, in_recovery: bool) -> str | None:
     if archiver.is_failing:
         return f"The server's last attempt to archive failed, for {archiver.last_failed_name}."
     return f"The server archived {archiver.last_archived_name or 'nothing'} last."
+
+
+def mention_checksums(facts: ServerFacts, tell: Listener) -> None:
+    """Say so where nothing can tell a damaged page."""
+    if not facts.data_checksums:
+        text = "data checksums are off: damaged pages cannot be told from good ones"
+        hint = "Switch them on with pg_checksums --enable while the server is stopped."
+        tell(Notice(level="info", code="no_checksums", text=text, hint=hint))

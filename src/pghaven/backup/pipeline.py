@@ -25,6 +25,7 @@ from pghaven.repository.container import FRAME_BYTES
 from pghaven.repository.known import KnownFrames
 from pghaven.repository.manifest import HASH_BYTES
 from pghaven.repository.pack import PackPlace, PackRef, PackWriter
+from pghaven.runtime.pace import Pace
 
 _NOWHERE = (HOLE, 0)
 
@@ -32,7 +33,7 @@ _NOWHERE = (HOLE, 0)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
     """What a worker needs. ``verify`` is whether pages carry checksums; packs are stored under ``label``, but for
-    frames that are among the ``known`` ones."""
+    frames that are among the ``known`` ones; ``pace`` is for reading."""
 
     place: PackPlace
     label: str
@@ -40,6 +41,7 @@ class WorkerSettings:
     block_size: int
     verify: bool
     known: KnownFrames | None = None
+    pace: Pace | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +110,12 @@ class BackupWorker:
         self._gatherer.flush(pieces)
         return WorkerPacks(worker=self.worker, packs=self._packs.close(), pieces=pieces.columns())
 
+    def _read(self, fd: int, path: str, view: memoryview, offset: int) -> int:
+        """Fill the view from the file as far as it goes, at the pace that was given."""
+        if self._settings.pace is not None:
+            self._settings.pace.take(len(view))
+        return read_into(fd, path, view, offset)
+
     # -- everything -------------------------------------------------------------------------------------------------
 
     def _read_range(self, reading: _Reading, part: Part) -> None:
@@ -133,7 +141,7 @@ class BackupWorker:
             done = 0
             while done < part.length:
                 want = min(BATCH_BYTES, part.length - done)
-                got = read_into(fd, part.path, self._view[:want], part.offset + done)
+                got = self._read(fd, part.path, self._view[:want], part.offset + done)
                 if got:
                     yield done, got
                 done += got
@@ -177,7 +185,7 @@ class BackupWorker:
             reading.vanished.append(part.number)
             return None
         try:
-            return read_into(fd, part.path, self._view[at : at + part.length], 0)
+            return self._read(fd, part.path, self._view[at : at + part.length], 0)
         finally:
             os.close(fd)
 
@@ -247,7 +255,7 @@ class BackupWorker:
                         self._store_blocks(reading, found)
                         at, found = 0, []
                     start = first * self._block_size
-                    got = read_into(fd, part.path, self._view[at : at + size], start)
+                    got = self._read(fd, part.path, self._view[at : at + size], start)
                     if got >= self._block_size:
                         found.append(pages_at(part, at, got - got % self._block_size, start, self._block_size))
                         at += found[-1].length

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 
 import pghaven
 from pghaven.backup.archivewait import ArchiveWait, refuse_abandoned_timeline, refuse_removed_wal, wait_for_wal
@@ -25,6 +26,7 @@ from pghaven.backup.checks import (
     explain_archiver,
     find_owner_name,
     make_listing_rules,
+    mention_checksums,
     read_control,
     refuse_changing_timeline,
     refuse_moved_databases,
@@ -32,10 +34,12 @@ from pghaven.backup.checks import (
 from pghaven.backup.collect import Collector
 from pghaven.backup.configfiles import read_config_files
 from pghaven.backup.damage import RelationNames, find_relations, judge_suspects
+from pghaven.backup.easing import NEVER_EASE, Eased, EaseRules, Easing
 from pghaven.backup.jobs import Job
 from pghaven.backup.listing import Listing, list_data_directory, name_owner
 from pghaven.backup.origin import Origin, Tries, find_tries
 from pghaven.backup.pipeline import ReadResult, WorkerPacks, WorkerSettings, open_worker
+from pghaven.backup.plantext import tell_plan
 from pghaven.backup.relationnames import RelationReader
 from pghaven.backup.rivals import make_way
 from pghaven.errors import PghavenError
@@ -49,24 +53,18 @@ from pghaven.repository.manifest import BackupFacts, BadPage, ConfigFile, Manife
 from pghaven.repository.repository import Repository
 from pghaven.repository.walstore import WalArchive
 from pghaven.runtime.crew import Crew
+from pghaven.runtime.pace import Pace
 from pghaven.runtime.whoami import read_own_identity
 from pghaven.server.bracket import OpenBackup, StoppedBackup, backup_bracket
 from pghaven.server.connection import Connection, connect
+from pghaven.server.pressure import read_pressure
 from pghaven.server.probe import ServerFacts, probe_server, read_clock, read_databases, read_tablespaces
-from pghaven.units import render_size
-
-# What a worker process holds: interpreter and NumPy, two packs, the read buffer and what compression needs; measured
-# with bench/full_backup.py. The coordinator's part is apart from what grows with the number of files.
-WORKER_MEMORY_BYTES = 130 << 20
-COORDINATOR_MEMORY_BYTES = 80 << 20
-FILE_MEMORY_BYTES = 120
-# With a parent there are its files and its map too; measured with bench/scale.py.
-CHANGED_FILE_MEMORY_BYTES = 280
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupSettings:
-    """What a backup is told. ``level`` is zstd's, ``changes`` one of ``origin.METHODS``."""
+    """What a backup is told. ``level`` is zstd's, ``changes`` one of ``origin.METHODS``. ``pace`` is for
+    reading, ``ease`` says when to give way."""
 
     cluster: str
     data_directory: str
@@ -76,6 +74,8 @@ class BackupSettings:
     archive_timeout_seconds: float
     changes: str = "auto"
     fast_checkpoint: bool = True
+    pace: Pace | None = None
+    ease: EaseRules = NEVER_EASE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +83,7 @@ class BackupResult:
     """What was made. Times are seconds of this host's monotonic clock.
 
     ``read_bytes`` were read of the data directory. Of its files ``kept_count`` were not, as they had not changed. Of
-    what was read ``reused_bytes`` were found in packs that an interrupted backup has stored.
+    what was read ``reused_bytes`` were found in packs that an interrupted backup has stored. ``eased``: it gave way.
     """
 
     facts: BackupFacts
@@ -97,6 +97,7 @@ class BackupResult:
     reused_bytes: int
     total_seconds: float
     copy_seconds: float
+    eased: Eased | None
 
 
 def run_backup(repository: Repository, settings: BackupSettings, listener: Listener) -> BackupResult:
@@ -116,6 +117,7 @@ class _Session:
         self._clock = repository.clock
         self._catalog = BackupCatalog(repository, settings.cluster)
         self._label = ""
+        self._pace = settings.pace or Pace()
         self._signs = 0
         self._next_sign = 0.0
 
@@ -129,7 +131,7 @@ class _Session:
             archive = WalArchive(self._repository, settings.cluster, facts.system_identifier, lineage.wal_segment_size)
             check_server(settings.cluster, facts, lineage)
             refuse_abandoned_timeline(archive, facts.timeline, facts.lsn)
-            self._mention_checksums(facts)
+            mention_checksums(facts, self._tell)
             entries = make_way(self._catalog, None, self._tell)
             tries = find_tries(self._catalog, entries, facts.system_identifier, self._tell)
             origin = Origin(self._catalog, archive, settings.changes, self._tell)
@@ -142,6 +144,7 @@ class _Session:
                 block_size=facts.block_size,
                 verify=facts.data_checksums,
                 known=tries.known,
+                pace=self._pace,
             )
             with Crew(size=settings.processes, setup=open_worker, settings=worker_settings) as crew:
                 self._tell(Step(text=f"starting backup {self._label}: waiting for a checkpoint"))
@@ -156,12 +159,6 @@ class _Session:
                         return self._complete(connection, archive, copy, began)
 
     # -- before -----------------------------------------------------------------------------------------------------
-
-    def _mention_checksums(self, facts: ServerFacts) -> None:
-        if not facts.data_checksums:
-            text = "data checksums are off: damaged pages cannot be told from good ones"
-            hint = "Switch them on with pg_checksums --enable while the server is stopped."
-            self._tell(Notice(level="info", code="no_checksums", text=text, hint=hint))
 
     def _announce(
         self, facts: ServerFacts, backup: OpenBackup, started_at: datetime, roots: tuple[Origin, Tries]
@@ -219,14 +216,22 @@ class _Session:
         with RelationReader(self._open_database, facts.databases) as relations:
             listing = list_data_directory(self._settings.data_directory, rules)
             changes, plan = origin.plan(connection, facts, backup, listing, lambda: self._sign_of_life(backup))
-            self._tell_plan(listing, changes, plan)
+            tell_plan(plan, listing, changes, self._settings.processes, self._tell)
 
             def take(result: ReadResult | WorkerPacks) -> None:
                 collector.take(result)
+                look_around()
+
+            def look_around() -> None:
                 self._tell(Progress(phase="reading", done_bytes=collector.read_bytes, total_bytes=plan.read_bytes))
                 self._sign_of_life(backup)
+                easing.poll()
 
-            crew.run(plan.jobs, take)
+            easing = Easing(
+                self._pace, self._settings.ease, partial(read_pressure, connection), self._tell, self._clock
+            )
+            easing.poll()
+            crew.run(plan.jobs, take, look_around)
             found = relations.finish(find_relations(collector.suspects, listing), self._tell)
         config_files = read_config_files(facts, self._tell)
         # Last of all: on a standby the copy's minRecoveryPoint is where the backup becomes consistent.
@@ -249,24 +254,12 @@ class _Session:
             control=control_data,
             config_files=config_files,
             seconds=self._clock.monotonic() - began,
+            eased=easing.finish(),
         )
 
     def _open_database(self, name: str) -> Connection:
         owner = find_owner_name(self._settings.data_directory)
         return connect(self._settings.conninfo, os_user=owner, dbname=name)
-
-    def _tell_plan(self, listing: Listing, changes: str, plan: ChangePlan) -> None:
-        processes = self._settings.processes
-        grown = FILE_MEMORY_BYTES if plan.parentage is None else CHANGED_FILE_MEMORY_BYTES
-        memory = COORDINATOR_MEMORY_BYTES + processes * WORKER_MEMORY_BYTES + len(listing.size) * grown
-        found = {"full": "", "lsn": ", comparing pages by their LSN", "summaries": ", as WAL summaries say"}[changes]
-        text = (
-            f"reading {render_size(plan.read_bytes)} of {render_size(sum(listing.size))} in {len(listing.size)} files"
-            f"{found}, with {processes} processes, using at most {render_size(memory)} of memory"
-        )
-        self._tell(Step(text=text))
-        for skipped in listing.skipped:
-            self._tell(Notice(level="warning", code="skipped", text=f"not backed up: {skipped}"))
 
     def _sign_of_life(self, backup: OpenBackup | None = None) -> None:
         if self._clock.monotonic() < self._next_sign:
@@ -319,6 +312,7 @@ class _Session:
             reused_bytes=collected.reused_bytes,
             total_seconds=self._clock.monotonic() - began,
             copy_seconds=copy.seconds,
+            eased=copy.eased,
         )
 
     def _facts(self, copy: _Copy, bad_pages: tuple[BadPage, ...], total: int, stored: int) -> BackupFacts:
@@ -379,6 +373,7 @@ class _Copy:
     control: bytes
     config_files: tuple[ConfigFile, ...]
     seconds: float
+    eased: Eased | None
 
 
 _Crew = Crew[Job, ReadResult | WorkerPacks]

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 import click
 
 from pghaven.cli.invocation import Invocation
-from pghaven.cli.opening import count_processes, open_chosen_repository
+from pghaven.cli.limiting import Limits, io_limit_option, limit_option
+from pghaven.cli.opening import count_processes
 from pghaven.errors import UsageError
 
 if TYPE_CHECKING:
+    from pghaven.backup.easing import Eased
     from pghaven.backup.session import BackupResult
 
 
@@ -26,14 +28,28 @@ if TYPE_CHECKING:
 )
 @click.option("--full", is_flag=True, help="Read and store everything anew; the same as --changes full.")
 @click.option("--repository", metavar="NAME", help="Which of the cluster's repositories to store it in.")
+@limit_option
+@io_limit_option
 @click.pass_obj
-def command(invocation: Invocation, cluster: str | None, changes: str, full: bool, repository: str | None) -> int:
+def command(
+    invocation: Invocation,
+    *,
+    cluster: str | None,
+    changes: str,
+    full: bool,
+    repository: str | None,
+    limit: int | None,
+    io_limit: int | None,
+) -> int:
     """Take a backup of CLUSTER, whose server must be running on this host.
 
     CLUSTER can be left out if only one is configured. Only what changed since the last backup is stored, and yet every
     backup is complete: it can be restored when all others are gone. The command ends when the backup and all the WAL it
     needs are in the repository; whatever goes wrong before, no backup was made.
     """
+    from dataclasses import replace
+
+    from pghaven.backup.easing import EaseRules
     from pghaven.backup.session import BackupSettings, run_backup
     from pghaven.repository.rescuekit import write_kit
 
@@ -49,11 +65,13 @@ def command(invocation: Invocation, cluster: str | None, changes: str, full: boo
         processes=count_processes(chosen),
         changes="full" if full else changes,
         archive_timeout_seconds=chosen.backup_archive_timeout_seconds,
+        ease=EaseRules(standby_lag_bytes=chosen.slow_at_standby_lag, waiting_files=chosen.slow_at_archive_backlog),
     )
     with invocation.reporter as listener:
-        opened = open_chosen_repository(config, chosen, repository, listener)
+        limits = Limits(config, chosen, listener, limit=limit, io_limit=io_limit)
+        opened = limits.open(repository)
         write_kit(opened)
-        result = run_backup(opened, settings, listener)
+        result = run_backup(opened, replace(settings, pace=limits.pace), limits)
     return invocation.show("backup", render_body(result), render_text(result))
 
 
@@ -87,6 +105,7 @@ def render_body(result: BackupResult) -> dict[str, object]:
         "data_checksums": facts.data_checksums,
         "total_seconds": result.total_seconds,
         "copy_seconds": result.copy_seconds,
+        "eased": result.eased,
     }
 
 
@@ -96,6 +115,13 @@ def describe_changes(changes: str, parent: str | None) -> str:
         return "everything"
     found = {"summaries": "what WAL summaries name", "lsn": "comparing pages by their LSN"}
     return f"{found.get(changes, changes)} since {parent}"
+
+
+def _describe_easing(eased: Eased) -> str:
+    from pghaven.units import render_duration, render_rate
+
+    slowest = render_rate(eased.slowest_rate)
+    return f"for {render_duration(eased.seconds)}, down to {slowest}: {'; '.join(eased.reasons)}"
 
 
 def render_text(result: BackupResult) -> str:
@@ -113,6 +139,7 @@ def render_text(result: BackupResult) -> str:
         [
             ("taken", f"{render_time(facts.stopped_at)}, in {render_duration(result.total_seconds)}{rate}"),
             ("size", f"{render_size(facts.total_bytes)} in {facts.file_count} files"),
+            ("gave way", None if result.eased is None else _describe_easing(result.eased)),
             ("read", f"{render_size(result.read_bytes)}, {describe_changes(facts.changes, facts.parent)}"),
             ("stored", f"{render_size(facts.stored_bytes)}{share}{reused}"),
             ("WAL", f"{facts.start_lsn} to {facts.stop_lsn} on timeline {facts.timeline}, archived and proven"),

@@ -61,7 +61,9 @@ class Invocation:
         if self.json:
             from pghaven.cli.render import render_json
 
-            write_out(render_json(name, {**body, "requests": _count_requests(), "notices": notices}))
+            requests = _count_requests()
+            counted = {"requests": requests} if requests else {}
+            write_out(render_json(name, {**body, **counted, "notices": notices}))
         else:
             write_out(text)
             if self.verbose:

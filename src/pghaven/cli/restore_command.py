@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from pghaven.cli.invocation import Invocation
-from pghaven.cli.opening import count_processes, open_chosen_repository
+from pghaven.cli.limiting import Limits, io_limit_option, limit_option
+from pghaven.cli.opening import count_processes
 from pghaven.cli.output import write_out
 from pghaven.clock import SYSTEM_CLOCK
 from pghaven.errors import Refused
@@ -61,6 +62,8 @@ if TYPE_CHECKING:
 @click.option("--start", is_flag=True, help="Start the server, have it recover, and check the point it reached.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
 @click.option("--repository", metavar="NAME", help="Which of the cluster's repositories to restore from.")
+@limit_option
+@io_limit_option
 @click.pass_obj
 def command(
     invocation: Invocation,
@@ -85,6 +88,8 @@ def command(
     start: bool,
     dry_run: bool,
     repository: str | None,
+    limit: int | None,
+    io_limit: int | None,
 ) -> int:
     """Restore CLUSTER into a new data directory, as it was at the target; without a target, as it was last.
 
@@ -118,17 +123,18 @@ def command(
         SYSTEM_CLOCK.now(),
     )
     chosen = invocation.get_cluster(cluster)
-    opened = open_chosen_repository(invocation.config, chosen, repository, invocation.reporter)
-    return _RestoreJob(invocation, chosen, opened).run(request, start=start, dry_run=dry_run)
+    limits = Limits(invocation.config, chosen, invocation.reporter, limit=limit, io_limit=io_limit)
+    return _RestoreJob(invocation, chosen, limits.open(repository), limits).run(request, start=start, dry_run=dry_run)
 
 
 class _RestoreJob:
     """Work that reports progress is done in a block of the reporter, and results are shown outside of it."""
 
-    def __init__(self, invocation: Invocation, cluster: ClusterConfig, repository: Repository) -> None:
+    def __init__(self, invocation: Invocation, cluster: ClusterConfig, repository: Repository, limits: Limits) -> None:
         self._invocation = invocation
         self._cluster = cluster
         self._repository = repository
+        self._limits = limits
 
     def run(self, request: RestoreRequest, *, start: bool, dry_run: bool) -> int:
         from pghaven.cli.restore_text import plan_body, recovery_body, render_plan, render_recovered, render_restored
@@ -147,7 +153,7 @@ class _RestoreJob:
         if not invocation.json and not invocation.quiet:
             write_out(text)
         with invocation.reporter as listener:
-            result = self._restore(plan, listener)
+            result = self._restore(plan, self._limits)
             recovery = self._recover(plan, listener) if start else None
         body: dict[str, object] = {
             "plan": plan_body(plan),
@@ -186,6 +192,7 @@ class _RestoreJob:
             processes=count_processes(cluster),
             restore_command=render_restore_command(program, config.source, cluster.name, plan_path),
             owner=find_owner_ids(plan.manifest),
+            pace=self._limits.pace,
         )
         return run_restore(plan, settings, listener)
 

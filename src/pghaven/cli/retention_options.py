@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pghaven.config.values import RetentionConfig
+    from pghaven.config.retention_values import RetentionConfig
     from pghaven.retention.policy import RetentionPolicy
 
 # Anything longer means the same, and moments that far away can still be written.

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from pghaven.cli.invocation import Invocation
-from pghaven.cli.opening import choose_clusters, count_processes, open_chosen_repository
+from pghaven.cli.limiting import Limits, limit_option
+from pghaven.cli.opening import choose_clusters, count_processes
 from pghaven.errors import EXIT_WARNINGS, Damaged, UsageError
 
 if TYPE_CHECKING:
@@ -27,9 +28,16 @@ _SHOWN = 50
 )
 @click.option("--quick", is_flag=True, help="Only the structure: what is there, its size, its index. No contents.")
 @click.option("--repository", metavar="NAME", help="Only this one of the cluster's repositories.")
+@limit_option
 @click.pass_obj
 def command(
-    invocation: Invocation, cluster: str | None, backup: str | None, quick: bool, repository: str | None
+    invocation: Invocation,
+    *,
+    cluster: str | None,
+    backup: str | None,
+    quick: bool,
+    repository: str | None,
+    limit: int | None,
 ) -> int:
     """Read everything that restores of CLUSTER, or of every configured cluster, would read, and prove it.
 
@@ -47,6 +55,7 @@ def command(
     found: list[tuple[str, VerifyResult]] = []
     with invocation.reporter as listener:
         for one in chosen:
+            limits = Limits(config, one, listener, limit=limit)
             settings = VerifySettings(
                 cluster=one.name,
                 processes=count_processes(one),
@@ -54,7 +63,7 @@ def command(
                 only=backup,
             )
             for name in [repository] if repository is not None else one.repositories:
-                result = run_verify(open_chosen_repository(config, one, name, listener), settings, listener)
+                result = run_verify(limits.open(name), settings, limits)
                 found.append((name, result))
     body = [render_body(name, result) for name, result in found]
     status = invocation.show("verify", {"results": body}, "\n".join(render_text(*one) for one in found))

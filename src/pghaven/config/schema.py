@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from pghaven.store.settings import holds_password
-from pghaven.units import parse_duration
+from pghaven.units import parse_duration, parse_rate, parse_size, render_rate
 
 # A section's name becomes a part of object names in the repository and of environment variables.
 SECTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
@@ -24,6 +24,10 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]*://.+")
 _ENDPOINT = re.compile(r"https?://[^/?#\s]+(?:/[^?#\s]*)?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _METADATA_KEY = "pghaven.option"
+
+
+# Slower than this nothing would come to an end.
+RATE_MIN = 64 << 10
 
 
 class Invalid(ValueError):
@@ -197,6 +201,27 @@ def _parse_duration(value: object) -> float:
     return seconds
 
 
+def _parse_size(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        raise Invalid(f'must have a unit, such as "{value}MiB", not {value}')
+    try:
+        return parse_size(_parse_text(value))
+    except ValueError as reason:
+        raise Invalid(f"is wrong: {reason}") from None
+
+
+def _parse_rate(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        raise Invalid(f'must have a unit, such as "{value}MiB/s", not {value}')
+    try:
+        rate = parse_rate(_parse_text(value))
+    except ValueError as reason:
+        raise Invalid(f"is wrong: {reason}") from None
+    if rate < RATE_MIN:
+        raise Invalid(f"must be at least {render_rate(RATE_MIN)}, not {render_value(value)}")
+    return rate
+
+
 def _parse_names(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not value:
         raise Invalid(f'must be a list of names such as ["main"], not {render_value(value)}')
@@ -234,5 +259,7 @@ FILE = Kind(written="absolute path of a file", parse=_parse_file)
 ENDPOINT = Kind(written="address, http:// or https://", parse=_parse_endpoint)
 DIRECTORY = Kind(written="absolute path of a directory", parse=_parse_directory)
 URL = Kind(written="URL", parse=_parse_url)
+SIZE = Kind(written="size with its unit (B, kB, MB, GB, TB, KiB, MiB, GiB, TiB)", parse=_parse_size)
+RATE = Kind(written="size with its unit and /s", parse=_parse_rate)
 DURATION = Kind(written="duration with its unit (ms, s, min, h, d, w)", parse=_parse_duration)
 NAMES = Kind(written="list of names", parse=_parse_names, from_text=_split_names)

@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from pghaven.config.retention_values import KEEP_ALL, RetentionConfig
 from pghaven.config.schema import (
     DIRECTORY,
     DURATION,
     ENDPOINT,
     FILE,
     NAMES,
+    RATE,
+    SIZE,
     SWITCH,
     TEXT,
     URL,
@@ -26,7 +29,6 @@ from pghaven.errors import NotFound, UsageError
 from pghaven.store.settings import SETTINGS, StoreSettings
 
 _OBJECT_STORES = ("s3", "gs")
-_KEPT = count(1, 100_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,64 +133,21 @@ class RepositoryConfig:
         schemes=_OBJECT_STORES,
     )
 
+    limit: int | None = option(
+        RATE,
+        default_words="no limit",
+        doc=(
+            "How much backup, restore and verification may move to and from this repository in a second, all worker "
+            "processes of a command together; its option `--limit` goes before it. A change in the file holds for "
+            "running commands within seconds. WAL is never held up."
+        ),
+        example='"50MiB/s"',
+    )
+
     @property
     def store(self) -> StoreSettings:
         """What it takes to reach the store."""
         return StoreSettings(**{name: getattr(self, name) for name in SETTINGS})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RetentionConfig:
-    """What is kept of a cluster's backups; a rule that is None keeps nothing."""
-
-    window_seconds: float | None = option(
-        DURATION,
-        default_words="no window",
-        doc=(
-            "Every moment of this time up to now can be restored: the backups within it are kept, the newest one from "
-            "before it, and all WAL from there on."
-        ),
-        example='"7d"',
-    )
-    count: int | None = option(
-        _KEPT,
-        default_words="no number",
-        doc="The newest backups are kept, this many, and all WAL from the oldest of them on.",
-        example="5",
-    )
-    keep_daily: int | None = option(
-        _KEPT,
-        default_words="none",
-        doc=(
-            "The newest backup of a day is kept, for this many days that have one. Days are of UTC, as weeks, months "
-            "and years are. Of WAL only what the backup itself needs is kept."
-        ),
-        example="7",
-    )
-    keep_weekly: int | None = option(
-        _KEPT,
-        default_words="none",
-        doc="The newest backup of a week is kept, for this many weeks that have one. Weeks begin on Monday.",
-        example="4",
-    )
-    keep_monthly: int | None = option(
-        _KEPT,
-        default_words="none",
-        doc="The newest backup of a month is kept, for this many months that have one.",
-        example="6",
-    )
-    keep_yearly: int | None = option(
-        _KEPT,
-        default_words="none",
-        doc="The newest backup of a year is kept, for this many years that have one.",
-        example="10",
-    )
-    grace_seconds: float = option(
-        DURATION,
-        default="24h",
-        doc="How long an expired backup can still be brought back (`pghaven expire --undo`), before it is removed.",
-        example='"3d"',
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -280,7 +239,40 @@ class ClusterConfig:
         ),
         example='"2s"',
     )
-    retention: RetentionConfig = RetentionConfig()
+    io_limit: int | None = option(
+        RATE,
+        default_words="no limit",
+        doc=(
+            "How much a backup may read of the data directory, and a restore write to it, in a second; the option "
+            "`--io-limit` of a command goes before it. A change in the file holds for running commands within seconds."
+        ),
+        example='"200MiB/s"',
+    )
+    slow_at_standby_lag: int = option(
+        SIZE,
+        default="1GiB",
+        doc=(
+            "A backup reads more slowly while a standby's replay is at least this much WAL behind, or the server's own "
+            "if it is a standby. It never falls below a sixteenth of its speed. `0B`: never."
+        ),
+        example='"256MiB"',
+    )
+    slow_at_archive_backlog: int = option(
+        count(0, 1_000_000),
+        default=64,
+        doc="A backup reads more slowly while at least so many WAL files wait to be archived. 0: never.",
+        example="20",
+    )
+    nice: int = option(
+        count(0, 19),
+        default=0,
+        doc=(
+            "How nice backup, restore and verification are to other processes of the host, as `nice` says; 19 is the "
+            "most. Linux gives them less of the disk too."
+        ),
+        example="10",
+    )
+    retention: RetentionConfig = KEEP_ALL
 
 
 SECTIONS = (

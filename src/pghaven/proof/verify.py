@@ -139,9 +139,12 @@ class _Verifier:
             nonlocal done
             done += result.done_bytes
             self._take(result)
+            tell_progress()
+
+        def tell_progress() -> None:
             self._tell(Progress(phase="verifying", done_bytes=done, total_bytes=total))
 
-        crew.run(self._iter_jobs(), take)
+        crew.run(self._iter_jobs(), take, tell_progress)
 
     def _iter_jobs(self) -> Iterator[VerifyJob]:
         batch: list[PackRef] = []

@@ -37,6 +37,7 @@ from pghaven.restore.request import RestorePlan, render_plan_file
 from pghaven.restore.targetfiles import Directories, FileTarget, writing_error
 from pghaven.runtime.crew import Crew
 from pghaven.runtime.durable import OwnerOf, sync_filesystem, write_durably
+from pghaven.runtime.pace import Pace
 from pghaven.units import render_size
 
 # Set-user-id bits and the like have no place in a data directory, and the world none either.
@@ -51,12 +52,13 @@ _EMPTY_FILES_PER_JOB = 512
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreSettings:
     """``restore_command`` is complete, as the server is to be given it; ``owner`` (uid, gid) is None when we are the
-    owner ourselves."""
+    owner ourselves; ``pace`` is for writing."""
 
     place: PackPlace
     processes: int
     restore_command: str
     owner: tuple[int, int] | None
+    pace: Pace | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +174,9 @@ class _Writer:
         total = plan.manifest.facts.total_bytes
         verb = "comparing and restoring" if self._is_in_place else "restoring"
         self._tell(Step(text=f"{verb} {render_size(total)} from {len(plan.manifest.packs)} packs"))
-        settings = FetchSettings(place=self._settings.place, roots=self._roots, in_place=self._is_in_place)
+        settings = FetchSettings(
+            place=self._settings.place, roots=self._roots, in_place=self._is_in_place, pace=self._settings.pace
+        )
         done = FetchResult()
 
         def take(result: FetchResult) -> None:
@@ -184,6 +188,9 @@ class _Writer:
             )
             if result.notice is not None:
                 self._tell(result.notice)
+            tell_progress()
+
+        def tell_progress() -> None:
             done_bytes = min(done.written_bytes + done.proven_bytes, total)
             self._tell(Progress(phase="restoring", done_bytes=done_bytes, total_bytes=total))
 
@@ -193,9 +200,9 @@ class _Writer:
         with self._crew(settings) as crew, self._crew(settings) if second is not None else nullcontext() as later:
             unstored = self._sort_out(block_map)
             more = self._iter_holes(block_map) if self._is_in_place else self._iter_unstored(unstored)
-            crew.run(chain(self._iter_jobs(first), more), take)
+            crew.run(chain(self._iter_jobs(first), more), take, tell_progress)
             if later is not None and second is not None:
-                later.run(self._iter_jobs(second), take)
+                later.run(self._iter_jobs(second), take, tell_progress)
         self._settle_parts()
         return done
 

@@ -20,6 +20,7 @@ from pghaven.repository.pack import PackPlace, PackRef, iter_pack_frames, load_p
 from pghaven.restore.compare import Comparison, LocalFiles, Piece, adopt, cut_runs, make_zero
 from pghaven.restore.targetfiles import OPEN_FILES_MAX, Directories, FileTarget, settle, write_at, writing_error
 from pghaven.runtime.direct import DirectWriter, open_direct
+from pghaven.runtime.pace import Pace
 
 _FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _REWRITE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -28,11 +29,13 @@ _REWRITE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_C
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchSettings:
     """``roots`` maps a prefix of relative paths to the directory it is restored to: ``""`` is the data directory,
-    ``pg_tblspc/<oid>`` a tablespace's own place. ``in_place``: files may be there already, right in part."""
+    ``pg_tblspc/<oid>`` a tablespace's own place. ``in_place``: files may be there already, right in part. ``pace`` is
+    for what is written, or compared with what is there."""
 
     place: PackPlace
     roots: tuple[tuple[str, str], ...]
     in_place: bool = False
+    pace: Pace | None = None
 
 
 Run = tuple[int, int, int, int]
@@ -71,8 +74,11 @@ class FetchWorker:
         self._open: OrderedDict[tuple[str, bytes], _OpenFile] = OrderedDict()
         self._direct = DirectWriter(FRAME_BYTES)
         self._comparison = Comparison() if settings.in_place else None
+        self._pace = settings.pace
 
     def __call__(self, job: FetchJob) -> FetchResult:
+        if self._pace is not None:
+            self._pace.take(sum(run[2] for run in job.runs))
         if job.pack is None:
             return self._clear(job) if self._comparison is not None else self._make_empty(job)
         index = load_pack_index(self._place, job.pack)

@@ -15,14 +15,14 @@ LOOK_AGAIN_SECONDS = 0.25
 # What was not used may be made up for, up to this much.
 BURST_SECONDS = 1.0
 
-_RATE, _TOKENS, _MOMENT, _PASSED = range(4)
+_RATE, _TOKENS, _MOMENT, _PASSED, _CAP = range(5)
 
 
 class Pace:
     """Bytes a second; 0 is without a limit. Can be pickled into workers, who then share it."""
 
     def __init__(self, rate: float = 0.0, clock: Clock = SYSTEM_CLOCK) -> None:
-        self._numbers = SharedNumbers(4)
+        self._numbers = SharedNumbers(5)
         self._clock = clock
         self.set_rate(rate)
 
@@ -31,9 +31,15 @@ class Pace:
         with self._numbers.change() as numbers:
             numbers[_RATE] = rate
 
+    def set_cap(self, rate: float) -> None:
+        """A second limit beside the rate, the lower of both holds; 0 is without."""
+        with self._numbers.change() as numbers:
+            numbers[_CAP] = rate
+
     @property
     def rate(self) -> float:
-        return self._numbers.read()[_RATE]
+        """What holds now; 0 is without a limit."""
+        return _lower(*(self._numbers.read()[one] for one in (_RATE, _CAP)))
 
     @property
     def passed_bytes(self) -> int:
@@ -48,7 +54,7 @@ class Pace:
     def _try(self, size_bytes: int) -> float:
         """Take them and return 0, or return how long to wait before trying again."""
         with self._numbers.change() as numbers:
-            rate, tokens, before, _ = numbers
+            rate, tokens, before = _lower(numbers[_RATE], numbers[_CAP]), numbers[_TOKENS], numbers[_MOMENT]
             now = self._clock.monotonic()
             if rate > 0:
                 tokens = min(BURST_SECONDS * rate, tokens + max(0.0, now - before) * rate)
@@ -61,3 +67,7 @@ class Pace:
                 numbers[_TOKENS], numbers[_MOMENT] = 0.0, now
             numbers[_PASSED] += size_bytes
             return 0.0
+
+
+def _lower(rate: float, cap: float) -> float:
+    return min(rate, cap) if rate and cap else rate or cap

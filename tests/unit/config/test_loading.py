@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pghaven.config.loading import find_config_file, load_config, parse_config
-from pghaven.config.values import RetentionConfig
+from pghaven.config.retention_values import RetentionConfig
 from pghaven.errors import ConfigError
 
 GOOD = """
