@@ -35,8 +35,11 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore as Client
 
 Result = TypeVar("Result")
+Listed = TypeVar("Listed")
+Children = list[str]  # named here, since a store has a method called list
 
 _PLACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}")
+_PAGE = 1000  # what a store answers to one request for a list
 _FIRST_PAUSE_SECONDS = 0.1
 _LAST_PAUSE_SECONDS = 10.0
 _NEVER_HEARD_SECONDS = 10.0  # an address that never answered is rather wrong than busy
@@ -156,14 +159,14 @@ class ObjectStore:
 
         def collect(client: Client) -> list[ObjectInfo]:
             found = []
-            for chunk in obstore.list(client, below, chunk_size=1000):
+            for chunk in obstore.list(client, below, chunk_size=_PAGE):
                 for meta in chunk:
                     name = meta["path"].removeprefix(self._prefix)
                     if name.startswith(prefix) and all(is_name_part(part) for part in name.split("/")):
                         found.append(_info(name, meta))
             return found
 
-        found = self._ask("list", prefix, collect, listing=True)
+        found = _agreed(lambda: self._ask("list", prefix, collect, listing=True))
         # SeaweedFS sorts what is below a prefix before what follows it by name; for others this costs nothing.
         found.sort(key=lambda info: info.name)
         yield from found
@@ -172,11 +175,15 @@ class ObjectStore:
         import obstore
 
         below = self._below(check_prefix(prefix))
-        found = self._ask("list", prefix, lambda client: obstore.list_with_delimiter(client, below), listing=True)
         start = len(self._prefix) + len(prefix)
-        objects = (meta["path"][start:] for meta in found["objects"])
-        prefixes = (path.rstrip("/")[start:] for path in found["common_prefixes"])
-        return tuple(sorted([o for o in objects if is_name_part(o)] + [f"{p}/" for p in prefixes if is_name_part(p)]))
+
+        def collect(client: Client) -> Children:
+            found = obstore.list_with_delimiter(client, below)
+            objects = [meta["path"][start:] for meta in found["objects"]]
+            prefixes = [path.rstrip("/")[start:] for path in found["common_prefixes"]]
+            return [o for o in objects if is_name_part(o)] + [f"{p}/" for p in prefixes if is_name_part(p)]
+
+        return tuple(sorted(_agreed(lambda: self._ask("list", prefix, collect, listing=True))))
 
     def confirm(self, name: str) -> None:
         self._get_info(name)
@@ -261,6 +268,18 @@ class ObjectStore:
 
 class _Beyond(Exception):
     """A range begins behind the end of its object; it does not leave this module."""
+
+
+def _agreed(collect: Callable[[], list[Listed]]) -> list[Listed]:
+    """A listing, asked for until two agree where it may have been cut short.
+
+    The client takes an error in the colours of success (status 200) for an answer with nothing in it, and so for
+    the end: the listing then ends where a page does, or is empty.
+    """
+    found = collect()
+    while len(found) % _PAGE == 0 and (again := collect()) != found:
+        found = again
+    return found
 
 
 def _parse_place(url: str) -> tuple[str, str]:
