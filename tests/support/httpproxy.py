@@ -13,7 +13,6 @@ import socket
 import ssl
 import struct
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -124,7 +123,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if self.server.delay_seconds:
-            time.sleep(self.server.delay_seconds)
+            self.server.ends.wait(self.server.delay_seconds)
         if fault is not None and fault.kind == "hanging":
             self.server.is_hanging.set()
             self.server.ends.wait()
