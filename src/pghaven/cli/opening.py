@@ -34,7 +34,8 @@ def open_chosen_repository(
     try:
         return open_place(place_of(chosen))
     except StoreUnreachable as error:
-        hint = f"Is its file system mounted? If there is no repository yet: pghaven init {cluster.name}"
+        mounted = "Is its file system mounted? " if chosen.url.startswith("file:") else ""
+        hint = f"{mounted}If there is no repository yet: pghaven init {cluster.name}"
         raise StoreUnreachable(error.message, detail=error.detail, hint=error.hint or hint) from error
 
 

@@ -1,0 +1,132 @@
+"""A repository in an object store, from nothing to a restored server, as users type it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+
+from pghaven.store.settings import StoreSettings
+from tests.cli.site import NAME, Site
+from tests.cli.test_expire import ONE_AT_ONCE
+from tests.support.fixtures import ObjectServerFactory
+from tests.support.httpproxy import Fault, proxying
+from tests.support.objectservers import SECRET_KEY, ObjectServer
+from tests.support.places import own
+
+OPTIONS = ("endpoint", "region", "credentials_file", "ca_file")
+
+
+@pytest.fixture
+def server(object_server: ObjectServerFactory) -> ObjectServer:
+    return object_server("seaweedfs")
+
+
+def use_store(site: Site, settings: StoreSettings, **others: str) -> None:
+    """Have the site's repository in an object store."""
+    site.url = settings.url
+    site.write_config()
+    said = {name: value for name in OPTIONS if (value := getattr(settings, name)) is not None} | others
+    lines = "".join(f"{name} = {json.dumps(value)}\n" for name, value in said.items())
+    site.config.write_text(site.config.read_text().replace("\n\n", f"\n{lines}\n", 1))
+    own(site.config)
+
+
+@pytest.mark.pg
+def test_from_init_to_a_restored_server(site: Site, server: ObjectServer) -> None:
+    use_store(site, server.settings())
+    cluster = site.cluster
+    assert "created, cluster registered" in site.ok("init", NAME, "--apply")
+    cluster.restart()
+    cluster.sql("CREATE TABLE t AS SELECT generate_series(1, 100000) AS i")
+    first = site.json("backup")["label"]
+    cluster.sql("UPDATE t SET i = i + 1 WHERE i % 1000 = 0")
+    second = site.json("backup")["label"]
+    cluster.sql("INSERT INTO t VALUES (-1)")
+    site.archive_all()
+    site.check(status=0)
+    assert first in site.ok("list")
+    assert "all is well" in site.ok("status")
+    site.ok("verify")
+
+    for _ in range(2):  # so short a grace may be over before the run that expires it collects, or not until the next
+        site.ok("expire", environment=ONE_AT_ONCE)
+    assert first not in site.ok("list")
+    total = cluster.value("SELECT sum(i) FROM t")
+    cluster.stop()
+    with site.started(PGHAVEN_CLUSTER__MAIN__PG_BIN=str(cluster.bin_dir)) as shown:
+        assert shown["plan"]["backup"] == second
+        assert site.ask_restored("SELECT sum(i) FROM t") == total
+
+
+@pytest.mark.pg
+def test_a_store_in_trouble_costs_time_and_nothing_else(site: Site, server: ObjectServer) -> None:
+    """Every few requests one meets a fault, while a backup is taken, WAL is pushed, and all of it is restored."""
+    faults = itertools.cycle(
+        [
+            Fault(kind="lost"),
+            Fault(kind="refused"),
+            Fault(kind="truncated", method="GET"),
+            Fault(kind="failed-late"),
+            Fault(kind="reset"),
+            Fault(kind="refused", status=429, code=""),
+        ]
+    )
+    with proxying(server.port) as proxy:
+        use_store(site, server.settings(endpoint=proxy.endpoint))
+        cluster = site.cluster
+        site.set_up()
+        proxy.choose = lambda number: next(faults) if number % 5 == 0 else None
+        cluster.sql("CREATE TABLE t AS SELECT generate_series(1, 100000) AS i")
+        site.ok("backup")
+        cluster.sql("INSERT INTO t VALUES (-1)")
+        site.archive_all()
+        site.ok("verify")
+        total = cluster.value("SELECT sum(i) FROM t")
+        cluster.stop()
+        with site.started(PGHAVEN_CLUSTER__MAIN__PG_BIN=str(cluster.bin_dir)):
+            assert site.ask_restored("SELECT sum(i) FROM t") == total
+        assert len(proxy.asked) > 50
+
+
+@pytest.mark.pg
+def test_wal_get_takes_no_status_for_absence(site: Site, server: ObjectServer) -> None:
+    with proxying(server.port) as proxy:
+        use_store(site, server.settings(endpoint=proxy.endpoint), retry_timeout="1s")
+        site.set_up()
+        segment = site.archive_all()
+        following = segment[:-8] + "000000F0"
+        target = str(site.place / "wal")
+        assert site.run("wal", "get", "--cluster", NAME, following, target).status == 1
+        for fault in (
+            Fault(kind="refused", status=404, code=""),
+            Fault(kind="refused", status=403, code="AccessDenied"),
+            Fault(kind="refused", status=503),
+            Fault(kind="reset"),
+        ):
+            proxy.choose = lambda _number, fault=fault: fault  # type: ignore[misc]
+            assert site.run("wal", "get", "--cluster", NAME, following, target).status > 125
+
+
+def test_what_is_missing_is_told_at_init(site: Site, server: ObjectServer) -> None:
+    use_store(site, server.settings(bucket="nowhere"))
+    failed = site.error("init", NAME, status=14)
+    assert 'there is no bucket "nowhere"' in failed["message"]
+    use_store(site, server.settings(credentials_file=str(site.place / "none")))
+    assert str(site.place / "none") in site.error("init", NAME, status=2)["message"]
+    use_store(site, server.settings(credentials_file=server.reader_file))
+    assert "AccessDenied" in site.error("init", NAME, status=13)["message"]
+
+
+def test_keys_are_taken_from_the_environment_and_never_shown(site: Site, server: ObjectServer) -> None:
+    use_store(site, server.settings(credentials_file=None))
+    keys = {"AWS_ACCESS_KEY_ID": "AKTESTS", "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
+    ended = site.run("init", NAME, "--verbose", environment=keys)
+    assert ended.status == 3, ended
+    assert "archiving would fail" in ended.err, "the server has no such environment"
+    wrong = site.run("init", NAME, "--verbose", environment=keys | {"AWS_SECRET_ACCESS_KEY": f"{SECRET_KEY}2"})
+    assert wrong.status == 13
+    assert "SignatureDoesNotMatch" in wrong.err
+    for text in (ended.out, ended.err, wrong.out, wrong.err, site.config.read_text()):
+        assert SECRET_KEY not in text
