@@ -65,12 +65,20 @@ GENERATED = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class SourceTree:
-    """A data directory as a server would leave it. ``files`` and ``directories`` are what a backup must hold."""
+    """A data directory as a server would leave it. ``files`` and ``directories`` are what a backup must hold.
+
+    ``block_size`` is what its server was built with; a file of a relation has a GiB in any case.
+    """
 
     data_directory: Path
     tablespaces: tuple[Tablespace, ...]
     files: Mapping[str, bytes]
     directories: frozenset[str]
+    block_size: int = PAGE
+
+    @property
+    def segment_blocks(self) -> int:
+        return (1 << 30) // self.block_size
 
 
 def make_source(root: Path, *, salt: int = 0, big: bool = False, tablespaces: bool = True) -> SourceTree:
@@ -280,16 +288,17 @@ def store_files(
     ``before_reading`` is called when all is listed and nothing is read. ``make_plan`` says what is read and stored:
     everything, unless it goes on from a parent.
     """
-    rules = ListingRules(tablespace_oids=frozenset(one.oid for one in source.tablespaces), segment_blocks=131072)
+    oids, block_size = frozenset(one.oid for one in source.tablespaces), source.block_size
+    rules = ListingRules(tablespace_oids=oids, segment_blocks=source.segment_blocks)
     listing = list_data_directory(str(source.data_directory), rules)
-    settings = WorkerSettings(place=catalog.pack_place, label=order.label, level=3, block_size=PAGE, verify=True)
+    settings = WorkerSettings(place=catalog.pack_place, label=order.label, level=3, block_size=block_size, verify=True)
     workers = [open_worker(settings) for _ in range(order.workers)]
     collector = Collector()
     for number, worker in enumerate(workers):
         worker.worker = number
     made = make_plan(listing) if make_plan is not None else None
     before_reading()
-    for number, job in enumerate(_split_jobs(listing, order) if made is None else made.jobs):
+    for number, job in enumerate(_split_jobs(listing, order, block_size) if made is None else made.jobs):
         collector.take(workers[number % len(workers)](job))
     for worker in workers:
         collector.take(worker.close())
@@ -317,8 +326,8 @@ def store_files(
     )
 
 
-def _split_jobs(listing: Listing, order: BackupOrder) -> Iterator[ReadJob]:
-    for job in iter_jobs(listing, PAGE):
+def _split_jobs(listing: Listing, order: BackupOrder, block_size: int) -> Iterator[ReadJob]:
+    for job in iter_jobs(listing, block_size):
         if order.one_by_one and not job.is_range:
             yield from (ReadJob((file,), file.length, is_range=False) for file in job.files)
         else:
@@ -333,8 +342,8 @@ def make_facts(source: SourceTree, listing: Listing, order: BackupOrder) -> Back
         server_version_num=170006,
         catalog_version=202406281,
         control_version=1700,
-        block_size=PAGE,
-        segment_blocks=131072,
+        block_size=source.block_size,
+        segment_blocks=source.segment_blocks,
         wal_segment_size=SEGMENT_SIZE,
         data_checksums=True,
         timeline=Timeline(1),

@@ -39,8 +39,6 @@ from pghaven.restore.walsearch import (
 )
 from pghaven.units import parse_time_utc, render_time
 
-_WAL_PAGE_BYTES = 8192  # XLOG_BLCKSZ of every packaged server
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Way:
@@ -92,6 +90,7 @@ class _Planner:
         self.catalog = BackupCatalog(repository, request.cluster)
         self.notices: list[Notice] = []
         self._found: FoundRecord | None = None
+        self._wal_block_size = 0
         lineages = repository.list_lineages(request.cluster)
         if not lineages:
             known = ", ".join(repository.list_clusters()) or "none"
@@ -271,12 +270,12 @@ class _Planner:
     # -- which WAL --------------------------------------------------------------------------------------------------
 
     def plan_wal(self, way: _Way, manifest: Manifest) -> WalPlan:
-        target = self._target
+        target, control = self._target, parse_control(manifest.control)
+        self._wal_block_size = control.wal_block_size
         if self._request.standby or target.kind is TargetKind.LATEST:
             return self._plan_latest(way)
         if target.kind is TargetKind.IMMEDIATE:
             # A standby's backup is consistent where its pg_control says, which was read just before its stop.
-            control = parse_control(manifest.control)
             end_lsn = control.min_recovery_point if manifest.facts.from_standby else way.stop_lsn
             return self._wal_plan(way, target, end_lsn, way.stopped_at)
         if target.kind is TargetKind.TIME:
@@ -340,7 +339,7 @@ class _Planner:
         return self._wal_plan(way, target, max(target.lsn, way.stop_lsn), None)
 
     def _wal_plan(self, way: _Way, recovery: RecoveryTarget, end_lsn: Lsn, moment: datetime | None) -> WalPlan:
-        end_lsn = _without_page_header(end_lsn, self.archive.segment_size)
+        end_lsn = _without_page_header(end_lsn, self.archive.segment_size, self._wal_block_size)
         needed = [segment for segment in way.path.segments if segment.start_lsn < end_lsn]
         return WalPlan(
             recovery=recovery,
@@ -387,7 +386,7 @@ def _show(moment: datetime | None) -> str:
     return render_time(moment) if moment is not None else "the target"
 
 
-def _without_page_header(lsn: Lsn, segment_size: int) -> Lsn:
+def _without_page_header(lsn: Lsn, segment_size: int, block_size: int) -> Lsn:
     """A position just behind a page's header as the page's beginning.
 
     The record that follows begins behind the header, the one before ended ahead of it, and that is what a recovery
@@ -395,4 +394,4 @@ def _without_page_header(lsn: Lsn, segment_size: int) -> Lsn:
     """
     if lsn % segment_size <= LONG_HEADER_SIZE:
         return Lsn(lsn - lsn % segment_size)
-    return Lsn(lsn - lsn % _WAL_PAGE_BYTES) if lsn % _WAL_PAGE_BYTES <= SHORT_HEADER_SIZE else lsn
+    return Lsn(lsn - lsn % block_size) if lsn % block_size <= SHORT_HEADER_SIZE else lsn
