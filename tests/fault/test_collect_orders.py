@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from types import NoneType
 
 import pytest
 
 from pghaven.clock import ManualClock
-from pghaven.errors import Cancelled, ObjectMissing, PghavenError, Refused, StoreUnreachable
+from pghaven.errors import Cancelled, Locked, ObjectMissing, PghavenError, Refused, StoreUnreachable
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.collect import BackupCollector, CollectRules
 from pghaven.repository.descriptor import Descriptor
@@ -66,17 +67,26 @@ class Site:
         return BackupCatalog(Repository(store, self.descriptor, clock=clock), CLUSTER)
 
     def collect(self, store: Store, *, dead: bool = False) -> None:
-        collector(self.catalog(store), dead=dead).run()
+        """Whoever had the turn before is gone, unless another collector is to be taken for alive."""
+        collector(self.catalog(store), dead=dead, is_alone=True).run()
+
+    def collect_among_others(self, store: Store) -> None:
+        collector(self.catalog(store), dead=False, is_alone=False).run()
 
     def assert_whole(self, store: Store) -> list[str]:
         return assert_whole(self.catalog(store), self.sources)
 
 
-def collector(catalog: BackupCatalog, *, dead: bool = False) -> BackupCollector:
+def collector(catalog: BackupCatalog, *, dead: bool, is_alone: bool) -> BackupCollector:
     def is_dead(entry: BackupEntry, now: datetime) -> bool:
         return dead
 
-    return BackupCollector(catalog, CollectRules(grace=GRACE, is_dead=is_dead))
+    return BackupCollector(catalog, CollectRules(grace=GRACE, is_dead=is_dead, has_ended=lambda holder, now: is_alone))
+
+
+def names_in(store: Store) -> set[str]:
+    """What there is but the records of collectors' turns."""
+    return {info.name for info in store.list("") if "/collections/" not in info.name}
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +143,7 @@ def test_with_two_collectors_and_two_backups_too(site: Site) -> None:
     for store, (one, two, *collecting) in played(
         site, take(site, DESCENT), take(site, other), site.collect, site.collect, by_chance=200
     ):
-        assert [outcome.error for outcome in collecting] == [None, None]
+        assert all(outcome.error is None or isinstance(outcome.error, Cancelled) for outcome in collecting)
         labels = check(site, store)
         assert [CHILD in labels, OTHER in labels] == [one.error is None, two.error is None]
 
@@ -236,7 +246,8 @@ def test_two_collectors_give_up_condemn_and_remove_together(interrupted: Interru
         site.collect(store, dead=True)
 
     for store, outcomes in played(crowded, collect, collect, by_chance=200):
-        assert [outcome.error for outcome in outcomes] == [None, None]
+        assert all(outcome.error is None or isinstance(outcome.error, Cancelled) for outcome in outcomes)
+        assert any(outcome.error is None for outcome in outcomes)
         assert check(site, store) == [ORDERS[0].label]
         left = {info.name.split("/")[3] for info in store.list(f"clusters/{CLUSTER}/backups/")}
         assert left == {ORDERS[0].label}
@@ -271,6 +282,33 @@ def test_who_took_a_living_writer_for_dead_has_not_harmed_anything(site: Site) -
         assert collecting.error is None
         assert backup.error is None or isinstance(backup.error, (Cancelled, ObjectMissing, Refused)), backup.error
         assert (CHILD in check(site, store)) is (backup.error is None)
+
+
+# -- turns --------------------------------------------------------------------------------------------------------
+
+
+def test_of_two_collectors_one_waits_for_its_turn_in_every_order(site: Site) -> None:
+    endings = set()
+    for store, outcomes in played(site, site.collect_among_others, site.collect_among_others):
+        # One that stands still for a whole turn of another just when it has decided cannot know that it was in time.
+        assert all(outcome.error is None or isinstance(outcome.error, Locked | Cancelled) for outcome in outcomes)
+        assert outcomes[0].error is None or outcomes[1].error is None
+        assert not list(store.list(f"clusters/{CLUSTER}/backups/{PARENT}/"))
+        endings.add(tuple(type(outcome.error) for outcome in outcomes))
+    assert {(NoneType, NoneType), (NoneType, Locked), (Locked, NoneType)} <= endings
+
+
+def test_who_stood_still_and_was_given_up_removes_nothing(site: Site) -> None:
+    """The first stands still wherever it is; the second takes it for dead and has its own turn from end to end."""
+    taken_over = 0
+    for store, (first, second) in played(site, site.collect, site.collect):
+        assert second.error is None or isinstance(second.error, Cancelled)
+        deleted = [call for call in first.calls if call.startswith("delete ") and "/collections/" not in call]
+        if isinstance(first.error, Cancelled):
+            taken_over += 1
+            assert deleted == []
+        assert check(site, store) == [ORDERS[0].label]
+    assert taken_over > 0
 
 
 # -- crashes ------------------------------------------------------------------------------------------------------
@@ -318,7 +356,7 @@ def test_every_prefix_of_what_collectors_and_writers_do_is_valid(site: Site, sou
 def test_a_collector_that_fails_at_any_call_can_run_again(site: Site, when: When) -> None:
     whole = site.fill()
     site.collect(whole)
-    wanted = {info.name for info in whole.list("")}
+    wanted = names_in(whole)
     for number in range(1, 1000):
         inner = site.fill()
         unreliable = UnreliableStore(inner, number, when)
@@ -327,7 +365,7 @@ def test_a_collector_that_fails_at_any_call_can_run_again(site: Site, when: When
         except StoreUnreachable:
             site.assert_whole(inner)
             site.collect(inner)
-        assert {info.name for info in inner.list("")} == wanted
+        assert names_in(inner) == wanted
         assert site.assert_whole(inner) == [ORDERS[0].label]
         if unreliable.failed is None:
             assert number > 20

@@ -76,7 +76,7 @@ class Site:
         return compactor.run(compactor.plan(), label, dead_process())
 
     def collect(self, store: Store, *, dead: bool = False, later: timedelta = timedelta(0)) -> None:
-        rules = CollectRules(grace=GRACE, is_dead=lambda entry, now: dead)
+        rules = CollectRules(grace=GRACE, is_dead=lambda entry, now: dead, has_ended=lambda holder, now: dead)
         BackupCollector(self.catalog(store, later=later), rules).run()
 
     def check(self, store: Store) -> list[str]:

@@ -26,6 +26,8 @@ STORE_HOST = "store"
 _CALL_SECONDS = 0.2
 _STEPS_MAX = 60_000
 _PAUSES = (MINUTE, 12 * MINUTE, 2 * HOUR, 26 * HOUR, 4 * DAY, 20 * DAY)
+_SLOW_RATE = 0.2
+_SLOW_PAUSES = (MINUTE, 5 * MINUTE, 15 * MINUTE)
 _JUMPS = (MINUTE, 15 * MINUTE, 3 * HOUR, 30 * HOUR, 40 * DAY)
 _BEGINNINGS = ("/intent", "/retire/00000001", "/manifest")
 Result = TypeVar("Result")
@@ -291,6 +293,7 @@ class Simulation:
         self.past = _Past()
         self._random = random.Random(f"{seed}/schedule")
         self.page = random.Random(f"{seed}/page").choice((3, 10, 1000, 1000))
+        self.slow: frozenset[str] = frozenset()
         self._script = None if script is None else list(reversed(script))
         self._skew: dict[str, float] = {}
         self._actors: dict[str, Actor] = {}
@@ -370,6 +373,8 @@ class Simulation:
 
     def _draw(self, name: str) -> Choice:
         source, rates, at = self._random, self.rates, self._random.random()
+        if name in self.slow and str(self._actors[name].call).startswith("list ") and source.random() < _SLOW_RATE:
+            return Choice(name, Verdict.PAUSE, source.choice(_SLOW_PAUSES))
         for rate, verdicts in (
             (rates.fail, (Verdict.FAIL,)),
             (rates.lose, (Verdict.LOSE,)),

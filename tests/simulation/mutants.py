@@ -273,24 +273,25 @@ class UndoRemoves(Removal):
 
 Entries = dict[str, BackupEntry]
 Stored = dict[str, dict[bytes, int]]
+Labels = frozenset[str]
 
 
 class ReadsBeforeItLists(BackupCollector):
     """States first, packs afterwards."""
 
-    def _judge(self, packs: Stored, entries: Entries) -> Judgement:
-        return super()._judge(self._list_packs(), entries)
+    def _judge(self, packs: Stored, entries: Entries, compactions: Labels) -> Judgement:
+        return super()._judge(self._list_packs(), entries, compactions)
 
 
 class IgnoresSources(BackupCollector):
     """What a backup that is being made goes on from does not count."""
 
-    def _judge(self, packs: Stored, entries: Entries) -> Judgement:
+    def _judge(self, packs: Stored, entries: Entries, compactions: Labels) -> Judgement:
         blind = {
             label: replace(entry, intent=entry.intent and replace(entry.intent, sources=(), parent=None))
             for label, entry in entries.items()
         }
-        return super()._judge(packs, blind)
+        return super()._judge(packs, blind, compactions)
 
 
 class SilentIsDead(BackupCollector):
@@ -299,16 +300,17 @@ class SilentIsDead(BackupCollector):
     def _choose_dead(self, entries: Entries, now: datetime) -> list[LabelReason]:
         return []
 
-    def _judge(self, packs: Stored, entries: Entries) -> Judgement:
+    def _judge(self, packs: Stored, entries: Entries, compactions: Labels) -> Judgement:
         now = self._repository.clock.now()
-        return super()._judge(packs, _replace_state(entries, BackupState.UNDECIDED, lambda one: seems_dead(one, now)))
+        living = _replace_state(entries, BackupState.UNDECIDED, lambda one: seems_dead(one, now))
+        return super()._judge(packs, living, compactions)
 
 
 class ForgetsInterrupted(BackupCollector):
     """Packs of what was given up go at once, whoever may be about to go on from them."""
 
-    def _judge(self, packs: Stored, entries: Entries) -> Judgement:
-        return super()._judge(packs, _replace_state(entries, BackupState.ABANDONED, lambda _: True))
+    def _judge(self, packs: Stored, entries: Entries, compactions: Labels) -> Judgement:
+        return super()._judge(packs, _replace_state(entries, BackupState.ABANDONED, lambda _: True), compactions)
 
 
 def _replace_state(entries: Entries, state: BackupState, chosen: Any) -> Entries:
@@ -318,15 +320,44 @@ def _replace_state(entries: Entries, state: BackupState, chosen: Any) -> Entries
     }
 
 
-class TrustsLateFates(BackupCollector):
-    """What others have condemned while states were read is condemned."""
+class TakesNoTurns(BackupCollector):
+    """Any number of collectors are at work at once."""
+
+    def _take_turn(self, who: ProcessIdentity) -> Any:
+        return _NoTurn()
+
+
+class _NoTurn:
+    def sign_of_life(self) -> None:
+        pass
+
+    def decide(self) -> None:
+        pass
+
+    def give_up(self, reason: str) -> None:
+        pass
+
+
+class TrustsLateFates(TakesNoTurns):
+    """What others have condemned while states were read is condemned; with turns that is hard to come by."""
 
     def _settle(self, abandoned: list[LabelReason], condemned: list[LabelReason]) -> Any:
-        super()._settle(abandoned, condemned)
+        self.compactions = super()._settle(abandoned, condemned).compactions
         return self
 
     def distrust(self, entries: Entries) -> Entries:
         return entries
+
+
+class TrustsLateCompactions(BackupCollector):
+    """What a compaction has superseded while states were read is superseded."""
+
+    def _judge(self, packs: Stored, entries: Entries, compactions: Labels) -> Judgement:
+        late = {one.compaction for entry in entries.values() for one in self._places_of(entry)}
+        return super()._judge(packs, entries, compactions | {one for one in late if one is not None})
+
+    def _places_of(self, entry: BackupEntry) -> list[ManifestPlace]:
+        return list(self._catalog.iter_manifests(entry)) if entry.manifest_hash else []
 
 
 class SwitchesEarly(Compactor):
@@ -347,7 +378,7 @@ def expire_by_name(entries: Sequence[BackupEntry], keep: int) -> Sequence[Backup
     return sorted(entries, key=lambda entry: entry.label)[:-keep]
 
 
-def _scene(cast: AbstractSet[str], rates: Rates, rounds: int = 3, grace: timedelta = timedelta(0)) -> Scene:
+def _scene(cast: AbstractSet[str], rates: Rates, rounds: int | None = 3, grace: timedelta = timedelta(0)) -> Scene:
     return Scene(cast=frozenset(cast), rates=rates, rounds=rounds, grace=grace)
 
 
@@ -527,6 +558,30 @@ MUTANTS = (
         seen_in="this project: found by the simulation",
         parts=replace(REAL, collector=TrustsLateFates),
         scene=_scene(_COLLECTORS | {"backup-db1"}, _LONG_PAUSES, grace=timedelta(days=1)),
+        breaks=(_WHOLE,),
+    ),
+    Mutant(
+        name="collectors at once",
+        seen_in="this project: thought of, not met",
+        parts=replace(REAL, collector=TakesNoTurns),
+        scene=replace(
+            _scene({"succession", "collect-ops"}, _CALM, rounds=16),
+            slow=frozenset({"collect-ops"}),
+            page=3,
+            places={"prepare": "m", "succession": "az"},
+        ),
+        breaks=(_WHOLE,),
+    ),
+    Mutant(
+        name="compactions that come late",
+        seen_in="this project: thought of, not met",
+        parts=replace(REAL, collector=TrustsLateCompactions),
+        scene=replace(
+            _scene(_BACKUPS | {"load", "compact", "collect-ops", "expire-ops"}, _CALM, rounds=None),
+            slow=frozenset({"collect-ops"}),
+            page=6,
+            places={"prepare": "m", "backup-db1": "am", "backup-db2": "am", "compact": "z"},
+        ),
         breaks=(_WHOLE,),
     ),
     Mutant(

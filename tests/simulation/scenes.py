@@ -7,9 +7,9 @@ then nothing fails any more, time passes, and what must be there is, and what mu
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from pghaven.errors import Cancelled
@@ -29,13 +29,19 @@ EVERYBODY = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """A rush of a few, who do what they do ``rounds`` times, at given rates of faults."""
+    """A few, who in a rush do what they do ``rounds`` times, or without one for as long as there are backups to make
+    and then watch each other closely. Faults come at the given rates; the ``slow`` stand still while they list, page
+    after page. ``places`` are what an actor's labels begin with, by turns, and so where they are listed.
+    """
 
     cast: frozenset[str]
     rates: Rates
-    rounds: int = 2
+    rounds: int | None = 2
     grace: timedelta = timedelta(0)
     keep: int = 1
+    slow: frozenset[str] = frozenset()
+    page: int | None = None
+    places: Mapping[str, Sequence[str]] = field(default_factory=dict)
     ends_in_calm: bool = False
 
 
@@ -58,7 +64,7 @@ def run(world: World, rates: Rates | None = None, scene: Scene | None = None) ->
     simulation = world.simulation
     source = random.Random(f"{simulation.seed}/cast")
     if scene is not None:
-        world.grace, world.keep = scene.grace, scene.keep
+        world.grace, world.keep, world.places = scene.grace, scene.keep, scene.places
     world.oracle.expect_policy(world.keep)
     _prepare(world, source)
     if source.random() < 0.5:
@@ -70,6 +76,10 @@ def run(world: World, rates: Rates | None = None, scene: Scene | None = None) ->
         world.rush = source.randrange(1, 4)
     if scene is not None:
         cast, simulation.rates, world.rush = scene.cast, scene.rates, scene.rounds
+        if scene.rounds is None:
+            world.tempo, world.alertness = 0.01, 1.0
+        simulation.slow = scene.slow
+        simulation.page = scene.page or simulation.page
     _start(world, cast, world.cluster.segment + source.randrange(2, 10))
     simulation.run()
     world.oracle.judge_end()
@@ -121,6 +131,7 @@ def _start(world: World, cast: frozenset[str], segments: int) -> None:
         (add, "expire-ops", "ops", world.expire),
         (add, "collect-db1", "db1", world.collect),
         (add, "collect-ops", "ops", world.collect),
+        (add, "succession", "db1", world.succeed),
         (add, "compact", "ops", world.compact),
         (add, "operator", "ops", world.operate),
         (add, "expire-newest", "ops", world.expire_newest),

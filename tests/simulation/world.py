@@ -7,7 +7,7 @@ read or was told; whatever it raises that a command would not is itself a broken
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -90,6 +90,7 @@ class World:
         self.alertness = source.choice((0.0, 0.5, 0.9))
         self.keep = source.randrange(1, 4)
         self.rush: int | None = None
+        self.places: Mapping[str, Sequence[str]] = {}
         self._workers: list[str] = []
         repository = self.oracle.repository()
         repository.store.create(layout.DESCRIPTOR, [render_document(layout.DESCRIPTOR, {"simulated": True})])
@@ -109,8 +110,12 @@ class World:
         return self.parts.removal(self.catalog(actor))
 
     def draw_label(self, actor: Actor) -> str:
-        """A label whose place among others says nothing."""
-        return f"{actor.random.randrange(16**6):06x}-{actor.name}"
+        """A label whose place among others says nothing, unless the scene gives this actor's labels their places."""
+        places = self.places.get(actor.name, ("",))
+        return f"{places[actor.rounds % len(places)]}{actor.random.randrange(16**6):06x}-{actor.name}"
+
+    def identify(self, actor: Actor) -> ProcessIdentity:
+        return ProcessIdentity(host=actor.host, boot_id="simulated", pid=actor.number, start=actor.name)
 
     def make_intent(self, actor: Actor, purpose: Purpose) -> Intent:
         return Intent(
@@ -249,7 +254,17 @@ class World:
     def _collect_once(self, actor: Actor) -> None:
         collector = self.parts.collector(self.catalog(actor), CollectRules(grace=self.grace))
         collector._removal = self.removal(actor)
-        collector.run()
+        collector.run(self.identify(actor))
+
+    def succeed(self, actor: Actor) -> None:
+        """One whole life after another: a backup that goes on from the last, which is expired and removed then."""
+        for _ in self.rounds(actor, MINUTE, HOUR):
+            with self.command(actor):
+                self.parts.writer(self, actor).run()
+                for entry in self.catalog(actor).list_committed()[:-1]:
+                    order = RetireOrder(reason="succeeded", not_before=actor.clock.now())
+                    self.removal(actor).retire(entry.label, order)
+                self._collect_once(actor)
 
     def compact(self, actor: Actor) -> None:
         """Write anew whatever is not wholly in use."""
@@ -258,8 +273,7 @@ class World:
                 compactor = self.parts.compactor(self.catalog(actor), _COMPACTION)
                 plan = compactor.plan()
                 if plan.packs:
-                    who = ProcessIdentity(host=actor.host, boot_id="simulated", pid=actor.number, start=actor.name)
-                    compactor.run(plan, self.draw_label(actor), who)
+                    compactor.run(plan, self.draw_label(actor), self.identify(actor))
 
     def tidy(self, actor: Actor) -> None:
         """Time passes, and the collector comes again and again."""

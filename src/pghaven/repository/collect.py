@@ -1,9 +1,11 @@
 """Collecting: removing from the repository what no backup needs any more, in the order of ``docs/design/removal.md``.
 
+    turn → abandon, condemn → list packs → read labels and manifests → judge → decide the turn → remove
+
 The one idea: fates are written before intents are read, and packs are listed before states are; so whoever else is at
-work, one side sees the other, and what is removed cannot come to be needed. What others condemn while this reads is
-left for the next time. If one manifest that counts cannot be read nothing is removed at all. A preview sees what a run
-would see, with the steps that write thought to be done.
+work, one side sees the other, and what is removed cannot come to be needed. Collectors take turns, and what others
+decide while this one reads is left for the next time. If one manifest that counts cannot be read nothing is removed at
+all. A preview sees what a run would see, with the steps that write thought to be done.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
-from pghaven.errors import Damaged, ObjectMissing
+from pghaven.errors import Damaged, ObjectMissing, PghavenError
 from pghaven.repository import layout
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.collectplan import (
@@ -29,10 +31,13 @@ from pghaven.repository.collectplan import (
     find_sources,
     judge,
     judge_manifests,
+    list_compactions,
 )
 from pghaven.repository.entry import BackupEntry, BackupState, Purpose, parse_generation
 from pghaven.repository.liveness import seems_dead
 from pghaven.repository.removal import Removal
+from pghaven.repository.turns import Turn, TurnHolder, seems_over, take_turn
+from pghaven.runtime.whoami import ProcessIdentity, read_own_identity
 from pghaven.store.metered import find_leftover_keeper
 
 # How often everything is read anew because something went between its listing and its reading. Only another collector
@@ -59,12 +64,13 @@ def _removing_nothing() -> Iterator[None]:
 class CollectRules:
     """``grace`` is how long what was given up or superseded stays, for whoever goes on with it or is reading it.
 
-    ``is_dead`` judges the writer of an undecided label. ``leftover_age`` is how old a store's own temporary files must
-    be: more than any living writer takes for one object.
+    ``is_dead`` judges the writer of an undecided label, ``has_ended`` who has the turn. ``leftover_age`` is how old a
+    store's own temporary files must be: more than any living writer takes for one object.
     """
 
     grace: timedelta
     is_dead: Callable[[BackupEntry, datetime], bool] = seems_dead
+    has_ended: Callable[[TurnHolder, datetime], bool] = seems_over
     leftover_age: timedelta = timedelta(days=1)
 
 
@@ -89,10 +95,12 @@ class CollectResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Settled:
-    """The labels that were ``seen`` before the intents are read, and those that were ``over`` by then."""
+    """What was known before the intents are read: the labels that were ``seen``, those of them that were ``over``, and
+    the ``compactions`` that had decided."""
 
     seen: frozenset[str]
     over: frozenset[str]
+    compactions: frozenset[str]
 
     def distrust(self, entries: dict[str, BackupEntry]) -> dict[str, BackupEntry]:
         """The entries, in which what others have condemned since is as it was before. Raises ObjectMissing.
@@ -116,13 +124,14 @@ class _Settled:
 
 
 class BackupCollector:
-    """Removes from one cluster's backups what nobody needs. Any number may be at work at once, and stop anywhere."""
+    """Removes from one cluster's backups what nobody needs. Any number may come at once, and stop anywhere."""
 
     def __init__(self, catalog: BackupCatalog, rules: CollectRules) -> None:
         self._catalog = catalog
         self._repository = catalog.repository
         self._removal = Removal(catalog)
         self._rules = rules
+        self._turn: Turn | None = None
 
     def preview(self) -> CollectResult:
         """What ``run`` would do at this moment; writes nothing. Raises Damaged when it would remove nothing."""
@@ -140,20 +149,28 @@ class BackupCollector:
             going = {one.label: replace(entries[one.label], state=BackupState.CONDEMNED) for one in condemned}
             return {**entries, **going}
 
-        judgement = self._read_again_if_missing(lambda: self._judge(packs, foresee(self._read_entries())))
-        return self._result(judgement, dead, condemned)
+        def read() -> Judgement:
+            entries = foresee(self._read_entries())
+            return self._judge(packs, entries, list_compactions(entries.values()))
 
-    def run(self) -> CollectResult:
-        """Remove what nobody needs. Raises Damaged when what is needed is not known: then nothing is removed."""
+        return self._result(self._read_again_if_missing(read), dead, condemned)
+
+    def run(self, who: ProcessIdentity | None = None) -> CollectResult:
+        """Remove what nobody needs, as this process if no other is named.
+
+        Raises Damaged when what is needed is not known, Locked when another collector is at work, Cancelled when
+        another took over because this one stood still for too long: then nothing is removed.
+        """
         abandoned: list[LabelReason] = []
         condemned: list[LabelReason] = []
 
         def read() -> Judgement:
             settled = self._settle(abandoned, condemned)
             packs = self._list_packs()
-            return self._judge(packs, settled.distrust(self._read_entries()))
+            return self._judge(packs, settled.distrust(self._read_entries()), settled.compactions)
 
-        judgement = self._read_again_if_missing(read)
+        with self._in_turn(who or read_own_identity()):
+            judgement = self._read_again_if_missing(read)
         store, cluster = self._repository.store, self._catalog.cluster
         for pack in judgement.packs:
             store.delete(layout.pack_name(cluster, pack.label, pack.id))
@@ -183,6 +200,26 @@ class BackupCollector:
 
     # -- what is decided --------------------------------------------------------------------------------------------
 
+    @contextmanager
+    def _in_turn(self, who: ProcessIdentity) -> Iterator[None]:
+        """No other collector is at work; at the end it is decided that what was judged is removed."""
+        self._turn = turn = self._take_turn(who)
+        try:
+            yield
+            turn.decide()
+        except BaseException as error:
+            turn.give_up(error.message if isinstance(error, PghavenError) else f"interrupted ({type(error).__name__})")
+            raise
+        finally:
+            self._turn = None
+
+    def _take_turn(self, who: ProcessIdentity) -> Turn:
+        return take_turn(self._repository, self._catalog.cluster, who, self._rules.has_ended)
+
+    def _sign_of_life(self) -> None:
+        if self._turn is not None:
+            self._turn.sign_of_life()
+
     def _settle(self, abandoned: list[LabelReason], condemned: list[LabelReason]) -> _Settled:
         """Abandon what is dead, then condemn what is due; both are added to what was before."""
         now = self._repository.clock.now()
@@ -197,7 +234,7 @@ class BackupCollector:
             if self._removal.condemn(one.label, one.reason):
                 condemned.append(one)
                 over.add(one.label)
-        return _Settled(seen=frozenset(entries), over=frozenset(over))
+        return _Settled(seen=frozenset(entries), over=frozenset(over), compactions=list_compactions(entries.values()))
 
     def _choose_dead(self, entries: dict[str, BackupEntry], now: datetime) -> list[LabelReason]:
         found = []
@@ -214,6 +251,7 @@ class BackupCollector:
         packs: dict[str, dict[bytes, int]] = {}
         prefix = layout.packs_prefix(self._catalog.cluster)
         for info in self._repository.store.list(prefix):
+            self._sign_of_life()
             if (found := layout.parse_pack_name(info.name.removeprefix(prefix))) is not None:
                 packs.setdefault(found[0], {})[found[1]] = info.size_bytes
         return packs
@@ -241,7 +279,9 @@ class BackupCollector:
                 raise Damaged(f"nothing was removed: {entry.reason}", hint=_HINT)
         return entries
 
-    def _judge(self, packs: dict[str, dict[bytes, int]], entries: dict[str, BackupEntry]) -> Judgement:
+    def _judge(
+        self, packs: dict[str, dict[bytes, int]], entries: dict[str, BackupEntry], compactions: frozenset[str]
+    ) -> Judgement:
         sources = find_sources(entries.values())
         moment = self._repository.clock.now() - self._rules.grace
         uses: list[ManifestUse] = []
@@ -250,9 +290,14 @@ class BackupCollector:
         for entry in entries.values():
             if not counts(entry, sources):
                 continue
+            self._sign_of_life()
             with _removing_nothing():
                 found = judge_manifests(
-                    entry, self._catalog.iter_manifests(entry), is_source=entry.label in sources, moment=moment
+                    entry,
+                    self._catalog.iter_manifests(entry),
+                    is_source=entry.label in sources,
+                    moment=moment,
+                    trusted=compactions,
                 )
                 for use in found:
                     if not use.is_needed:

@@ -7,7 +7,7 @@ decide, or that somebody may go on from, keeps all its packs; the others keep wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -121,6 +121,13 @@ def find_sources(entries: Iterable[BackupEntry]) -> dict[str, str]:
     return sources
 
 
+def list_compactions(entries: Iterable[BackupEntry]) -> frozenset[str]:
+    """The compactions that have decided."""
+    return frozenset(
+        entry.label for entry in entries if entry.purpose is Purpose.COMPACTION and entry.state is BackupState.COMMITTED
+    )
+
+
 def counts(entry: BackupEntry, sources: Mapping[str, str]) -> bool:
     """Whether this backup's manifests must be known before anything is removed."""
     return entry.manifest_hash is not None and (
@@ -130,17 +137,26 @@ def counts(entry: BackupEntry, sources: Mapping[str, str]) -> bool:
 
 
 def judge_manifests(
-    entry: BackupEntry, places: Iterable[ManifestPlace], *, is_source: bool, moment: datetime
+    entry: BackupEntry,
+    places: Iterable[ManifestPlace],
+    *,
+    is_source: bool,
+    moment: datetime,
+    trusted: Collection[str],
 ) -> list[ManifestUse]:
-    """Which of a backup's manifests may still be read, when only those superseded after ``moment`` may."""
-    return [
-        ManifestUse(
-            label=entry.label,
-            place=place,
-            is_needed=is_source or place.superseded_at is None or place.superseded_at > moment,
-        )
-        for place in places
-    ]
+    """Which of a backup's manifests (the newest first) may still be read.
+
+    One that was superseded before ``moment``, by a compaction among the ``trusted``, may not. Trusted are those that
+    had decided before the intents were listed: of another one there may be a backup whose intent the listing has
+    missed, and which has read this manifest before that decision.
+    """
+    found = []
+    is_certain = False
+    for place in places:
+        is_over = is_certain and place.superseded_at is not None and place.superseded_at <= moment
+        found.append(ManifestUse(label=entry.label, place=place, is_needed=is_source or not is_over))
+        is_certain = is_certain or place.compaction in trusted
+    return found
 
 
 def judge(packs: Packs, entries: Entries, uses: Iterable[ManifestUse], needs: Needs) -> Judgement:

@@ -81,7 +81,10 @@ def raise_horizon(
             repository.create_document(layout.horizon_name(cluster, system_identifier, before.number + 1), body)
         except ObjectExists:
             continue
-        for number in _list_numbers(repository, cluster, system_identifier):
+        numbers = _list_numbers(repository, cluster, system_identifier)
+        if numbers and numbers[-1] > before.number + 1:
+            continue  # we stood still, and this number has been used and removed: what is in force does not hold ours
+        for number in numbers:
             if number <= before.number:
                 repository.store.delete(layout.horizon_name(cluster, system_identifier, number))
         return Horizon(number=before.number + 1, positions=raised)

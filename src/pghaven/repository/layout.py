@@ -99,6 +99,15 @@ def wal_object_name(cluster: str, system_identifier: int, file_name: str) -> str
     return f"{prefix}other/{file_name}"
 
 
+def collections_prefix(cluster: str) -> str:
+    return f"clusters/{cluster}/collections/"
+
+
+def collection_object_name(cluster: str, number: int, part: str) -> str:
+    """``part`` is intent, decision, or alive and a number: see ``docs/design/removal.md``."""
+    return f"{collections_prefix(cluster)}{number:08d}/{part}"
+
+
 def horizons_prefix(cluster: str, system_identifier: int) -> str:
     return f"clusters/{cluster}/horizons/{system_identifier}/"
 

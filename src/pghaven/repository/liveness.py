@@ -17,12 +17,17 @@ _SILENCE = timedelta(minutes=10)
 
 
 def seems_dead(entry: BackupEntry, now: datetime) -> bool:
-    """Whether the writer of an undecided backup is gone: known for this host, judged by its silence for others."""
+    """Whether the writer of an undecided backup is gone."""
     intent = entry.intent
     if intent is None:
         return True
     identity = ProcessIdentity(host=intent.host, boot_id=intent.boot_id, pid=intent.process, start=intent.process_start)
-    alive = is_alive(identity)
+    return is_over(identity, entry.last_sign, now)
+
+
+def is_over(identity: ProcessIdentity | None, last_sign: datetime | None, now: datetime) -> bool:
+    """Whether a process is gone: known for this host, judged by its silence for others, and where it is not known."""
+    alive = None if identity is None else is_alive(identity)
     if alive is not None:
         return not alive
-    return entry.last_sign is None or now - entry.last_sign > _SILENCE
+    return last_sign is None or now - last_sign > _SILENCE

@@ -51,7 +51,7 @@ class ExpireResult:
     """What was done, or would be. ``retired`` are labels that can be brought back until ``undo_until``.
 
     ``obstacle`` is why the collectors removed nothing although there was something to remove: what backups need could
-    not be read. ``collected`` is None then, and without a policy.
+    not be read. ``collected`` is None then, without a policy, and where another process is collecting at this moment.
     """
 
     cluster: str
@@ -101,7 +101,11 @@ def run_expire(
     else:
         result = replace(result, retired=tuple(_retire(catalog, result, listener)))
     listener(Step(text="looking for what is due" if dry_run else "removing what is due"))
-    result = _collect(catalog, [lineage.system_identifier for lineage in lineages], result)
+    try:
+        result = _collect(catalog, [lineage.system_identifier for lineage in lineages], result)
+    except (Locked, Cancelled) as error:
+        listener(Notice(level="info", code="not_collected", text=error.message))
+        return result
     return result if result.obstacle is not None else _compact(catalog, compaction, listener, result)
 
 

@@ -87,7 +87,9 @@ def retire(catalog: BackupCatalog, label: str, *, keep: timedelta = timedelta(0)
 
 
 def names(catalog: BackupCatalog, *words: str) -> set[str]:
-    return {info.name for info in catalog.repository.store.list("") if all(word in info.name for word in words)}
+    """Objects whose names hold all these words; collectors' turns are not among them."""
+    found = (info.name for info in catalog.repository.store.list("") if "/collections/" not in info.name)
+    return {name for name in found if all(word in name for word in words)}
 
 
 def reasons(result: CollectResult) -> dict[str, str]:

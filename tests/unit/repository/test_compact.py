@@ -362,7 +362,7 @@ class _Interrupting(RecordingStore):
 
 def test_a_compaction_that_was_given_up_leaves_nothing(site: Site) -> None:
     repository = site.catalog.repository
-    before = {info.name for info in repository.store.list("")}
+    before = {info.name for info in repository.store.list("") if "/collections/" not in info.name}
     plan = site.compactor().plan()
     store = _Interrupting(repository.store)
     store.on_pack = lambda: site.catalog.abandon(label(1), "it seemed dead")
@@ -374,7 +374,7 @@ def test_a_compaction_that_was_given_up_leaves_nothing(site: Site) -> None:
     assert render_generation(2, label(1)) in site.parts(SECOND.label)
     assert site.labels() == [SECOND.label, THIRD.label]
     site.collect()
-    assert {info.name for info in repository.store.list("")} == before
+    assert {info.name for info in repository.store.list("") if "/collections/" not in info.name} == before
     assert site.labels() == [SECOND.label, THIRD.label]
 
 

@@ -295,6 +295,24 @@ def test_a_damaged_horizon_is_named(catalog: BackupCatalog, body: dict[str, obje
         read_horizon(catalog.repository, CLUSTER, SYSTEM_IDENTIFIER)
 
 
+def test_a_horizon_whose_number_was_used_and_removed_meanwhile_is_told_all_the_same(
+    catalog: BackupCatalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody stands still just before it is told."""
+    create = catalog.repository.create_document
+
+    def stand_still(name: str, body: dict[str, object]) -> None:
+        monkeypatch.undo()
+        told(catalog, t1=10)
+        told(catalog, t1=20)
+        create(name, body)
+
+    monkeypatch.setattr(catalog.repository, "create_document", stand_still)
+    assert told(catalog, t1=50).positions == {ONE: 50}
+    assert read_horizon(catalog.repository, CLUSTER, SYSTEM_IDENTIFIER).positions == {ONE: 50}
+    assert documents(catalog) == ["00000003"]
+
+
 # -- at once ------------------------------------------------------------------------------------------------------
 
 

@@ -115,7 +115,8 @@ def as_told(result: ExpireResult) -> tuple[str, object]:
 
 
 def snapshot(catalog: BackupCatalog) -> set[str]:
-    return {info.name for info in catalog.repository.store.list("")}
+    """The names of all objects but the records of collectors' turns."""
+    return {info.name for info in catalog.repository.store.list("") if "/collections/" not in info.name}
 
 
 def states(catalog: BackupCatalog) -> dict[str, BackupState]:
