@@ -37,7 +37,8 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WalSite:
 
 def test_the_rendered_commands_are_recognised_word_for_word(site: WalSite) -> None:
     path = site.write(segment_name(3), make_segment(segment_name(3)))
-    archive = render_archive_command("pghaven", str(site.config_path), CLUSTER).replace("%p", path)
+    archive = render_archive_command("pghaven", str(site.config_path), CLUSTER).partition("exec ")[2]
+    archive = archive.replace("%p", path)
     assert run_words(shlex.split(archive)[1:]) == 0
     restore = render_restore_command("pghaven", str(site.config_path), CLUSTER, None)
     words = shlex.split(restore.partition(";")[0].replace("%p", "pg_wal/out"))[1:]

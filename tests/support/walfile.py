@@ -147,9 +147,11 @@ class WalSite:
     def options(self) -> tuple[str, ...]:
         return ("--config", str(self.config_path), "--cluster", CLUSTER)
 
-    def archive_command(self, path: str) -> str:
+    def archive_command(self, path: str, executable: Sequence[str] = PROGRAM) -> str:
         """The rendered setting, with PostgreSQL's replacements made."""
-        return _replace(render_archive_command(PROGRAM, str(self.config_path), CLUSTER), path=path, name="")
+        return _replace(
+            render_archive_command(executable, str(self.config_path), CLUSTER), path=path, name=os.path.basename(path)
+        )
 
     def restore_command(self, name: object, executable: Sequence[str] = PROGRAM, plan: str | None = None) -> str:
         command = render_restore_command(executable, str(self.config_path), CLUSTER, plan)

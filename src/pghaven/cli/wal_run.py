@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-from pghaven.cli.opening import list_places
+from pghaven.cli.opening import count_processes, list_places
 from pghaven.config.loading import load_config
 from pghaven.config.values import ClusterConfig, Config
 from pghaven.errors import EXIT_DONE, EXIT_STOP_RECOVERY, Cancelled, PghavenError
@@ -29,6 +29,7 @@ _PUSH_OPTIONS = frozenset({"--config", "--cluster"})
 _GET_OPTIONS = _PUSH_OPTIONS | {"--plan", "--absent-status"}
 _ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 _STATUS_MAX = 255
+_PUSH_PROCESSES_MAX = 8
 
 
 def run_words(words: Sequence[str]) -> int | None:
@@ -118,6 +119,8 @@ def push(call: PushCall, listener: Listener | None = None) -> int:
             required=cluster.wal_required or len(cluster.repositories),
             limit_seconds=cluster.wal_timeout_seconds,
             patience_seconds=cluster.wal_patience_seconds,
+            look_ahead=cluster.wal_look_ahead,
+            processes=min(count_processes(cluster), _PUSH_PROCESSES_MAX),
             data_directory=cluster.data_directory,
         ),
         listener or _listen,

@@ -239,6 +239,16 @@ class ClusterConfig:
         ),
         example='"2s"',
     )
+    wal_look_ahead: int = option(
+        count(0, 255),
+        default=64,
+        doc=(
+            "How many WAL files that wait behind the one that is pushed are pushed beside it, by as many processes as "
+            "`processes` says for each repository, but no more than 8. The server is then told of each at the price of "
+            "one shell. 0 pushes one at a time."
+        ),
+        example="16",
+    )
     io_limit: int | None = option(
         RATE,
         default_words="no limit",

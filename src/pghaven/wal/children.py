@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
-from pghaven.errors import Cancelled
+from pghaven import errors
+from pghaven.errors import Cancelled, PghavenError
 
 Tell = Callable[[Any], None]
 
@@ -59,8 +60,14 @@ class Child:
                 told.append(message)
         return told
 
-    def end(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """Have it ended. It is not waited for: one that hangs in the kernel would take us with it."""
+    def leave(self) -> None:
+        """Kill it, and hear no more of it. It is not waited for: if it hangs in the kernel it would take us with it."""
+        self.end(signal.SIGKILL)
+        self.status = -signal.SIGKILL
+        os.close(self.reader)
+
+    def end(self, number: signal.Signals) -> None:
+        """Ask it to end."""
         with suppress(ProcessLookupError):
             os.kill(self._pid, number)
 
@@ -99,6 +106,34 @@ def wait_for_any(children: Sequence[Child], seconds: float) -> Iterator[Child]:
         poll.register(reader, select.POLLIN | select.POLLHUP)
     for reader, _ in poll.poll(min(max(seconds, 0.0) * 1000, _POLL_MAX_MS)):
         yield by_reader[reader]
+
+
+def render_error(error: PghavenError) -> tuple[str, str, str | None, str | None]:
+    """An error as plain values."""
+    return type(error).__name__, error.message, error.detail, error.hint
+
+
+def parse_error(told: Sequence[Any]) -> PghavenError:
+    """The inverse of ``render_error``."""
+    name, message, detail, hint = told
+    found: type[PghavenError] = getattr(errors, name)
+    error = found.__new__(found)
+    PghavenError.__init__(error, message, detail=detail, hint=hint)
+    return error
+
+
+def explain_end(child: Child) -> Exception:
+    """Why a child told nothing before its end."""
+    status = child.status or 0
+    if status == Cancelled.exit_status:
+        return Cancelled("the process that did the work was interrupted")
+    if status < 0:
+        return Cancelled(f"the process that did the work was ended by {signal.Signals(-status).name}")
+    return ChildTrouble(f"the process that did the work failed with status {status}\n{child.trace or ''}")
+
+
+class ChildTrouble(Exception):
+    """A process ended by a bug; the text holds its trace."""
 
 
 def _run_as_child(work: Callable[[Tell], None], writer: int) -> None:

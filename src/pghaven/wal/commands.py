@@ -10,24 +10,26 @@ import re
 from collections.abc import Sequence
 
 from pghaven.errors import EXIT_STOP_RECOVERY, UsageError
+from pghaven.wal.marks import MARK_TEST
 
 ABSENT_STATUS = 86
 """What ``wal get`` is told to end with on proven absence. Not 1, which is also the status of an interpreter that cannot
 import its program; ``sh`` turns this, and nothing else, into the 1 that PostgreSQL knows."""
 
-# Until PostgreSQL 15 a longer archive_command is cut off without a word (MAXPGPATH in shell_archive.c); the file's path
-# takes the place of %p.
-_ARCHIVE_COMMAND_BYTES_MAX = 1023 - 80
+# Until PostgreSQL 15 a longer archive_command is cut off without a word (MAXPGPATH in shell_archive.c); a name of up
+# to 64 characters takes the place of %f, and a path with it that of %p, twice.
+_ARCHIVE_COMMAND_BYTES_MAX = 1023 - 3 * 80
 _PLAIN = re.compile(r"[A-Za-z0-9_@+=:,./-]+", re.ASCII)
 
 
 def render_archive_command(executable: str | Sequence[str], config_path: str, cluster: str) -> str:
     """The value of ``archive_command``. ``executable`` is the program, or several words that start it.
 
+    Where an earlier push has left a mark, looking at it is all that is done.
     Raises UsageError when it is too long for PostgreSQL.
     """
     words = [*_words(executable), "wal", "push", "--config", config_path, "--cluster", cluster]
-    command = f"{_render(words)} %p"
+    command = f"{MARK_TEST} || exec {_render(words)} %p"
     if len(command.encode(errors="surrogateescape")) > _ARCHIVE_COMMAND_BYTES_MAX:
         raise UsageError(
             "the archive_command would be too long for PostgreSQL",

@@ -3,6 +3,8 @@
 The one idea: each repository has a process of its own, so none waits for another, and one that hangs is left behind. A
 push succeeds when as many repositories hold the file as must; whoever missed it then is noted as behind, and filled in
 when it is back. A push fails whenever one of them refuses the file: then two servers write one history.
+
+Files that wait behind this one are pushed beside it (``ahead``), within the time that the push may take.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from pghaven import errors
 from pghaven.clock import SYSTEM_CLOCK, Clock
 from pghaven.errors import Cancelled, PghavenError, Refused
 from pghaven.events import Event, Listener, Notice, ignore
@@ -24,9 +25,20 @@ from pghaven.postgres.segment import WalFileKind
 from pghaven.repository.place import RepositoryPlace, open_place
 from pghaven.repository.walstore import PutOutcome, WalArchive
 from pghaven.units import render_duration
+from pghaven.wal.ahead import Ahead, choose_ahead
 from pghaven.wal.archives import PlaceFailure, join_failures, open_archive
 from pghaven.wal.behind import Behind, BehindNotes, find_wal_directory
-from pghaven.wal.children import Child, Tell, start_child, unblock_interrupts, wait_for_any
+from pghaven.wal.children import (
+    Child,
+    Tell,
+    explain_end,
+    parse_error,
+    render_error,
+    start_child,
+    unblock_interrupts,
+    wait_for_any,
+)
+from pghaven.wal.marks import Marks
 from pghaven.wal.push import WalFile, push_into, read_wal_file
 from pghaven.wal.refill import Refill
 
@@ -44,7 +56,8 @@ class PushRequest:
     configured one, for when the current directory is none.
 
     The push succeeds when ``required`` repositories hold the file, and then waits for the others no longer than
-    ``patience_seconds``; it never takes longer than ``limit_seconds``.
+    ``patience_seconds``; it never takes longer than ``limit_seconds``. Up to ``look_ahead`` files that wait are pushed
+    beside it, by ``processes`` for each repository.
     """
 
     cluster: str
@@ -53,6 +66,8 @@ class PushRequest:
     required: int
     limit_seconds: float
     patience_seconds: float
+    look_ahead: int = 0
+    processes: int = 1
     data_directory: str | None = None
     clock: Clock = SYSTEM_CLOCK
 
@@ -98,10 +113,6 @@ class _Lane:
         return self.child is not None and self.child.status is None
 
 
-class ChildTrouble(Exception):
-    """A process ended by a bug; the text holds its trace."""
-
-
 def push_everywhere(request: PushRequest, listener: Listener = ignore) -> PushResult:
     """Archive one file.
 
@@ -133,12 +144,19 @@ class _Push:
         self._clock = request.clock
         behind = {} if notes is None else notes.read_all([place.name for place in request.repositories])
         self._lanes = [_Lane(place=place, behind=behind.get(place.name)) for place in request.repositories]
+        self._marks = None if wal_directory is None else Marks(wal_directory, request.clock)
+        self._ahead: Ahead | None = None
 
     def run(self) -> None:
         """Try every repository but those that rest, until enough hold the file and the others had their time."""
         try:
-            for lane in self._choose_lanes():
-                lane.child = start_child(partial(self._work, lane))
+            lanes = self._choose_lanes()
+            for lane in lanes:
+                if self._is_held(lane):
+                    lane.outcome = PutOutcome.ALREADY
+                else:
+                    lane.child = start_child(partial(self._work, lane))
+            self._look_ahead(lanes)
             unblock_interrupts()
             self._listen()
         except KeyboardInterrupt:
@@ -153,8 +171,10 @@ class _Push:
         missed = [lane for lane in self._lanes if lane.outcome is None]
         refused = any(isinstance(lane.error, Refused) for lane in missed)
         if refused or len(held) < self._request.required:
+            self._mark_held(held)
             raise self._join(missed)
         self._write_notes(missed)
+        self._mark_ahead(missed)
         return PushResult(
             file_name=self._file.name,
             kind=self._file.kind,
@@ -176,21 +196,52 @@ class _Push:
             lane.error = Cancelled(f"it is tried again in a moment; {_get(lane.behind).reason}")
         return chosen
 
+    def _is_held(self, lane: _Lane) -> bool:
+        """Whether an earlier push, which failed elsewhere, has left the file there."""
+        return self._marks is not None and self._marks.is_held(lane.place.name, self._file.name)
+
+    def _look_ahead(self, lanes: Sequence[_Lane]) -> None:
+        request, marks = self._request, self._marks
+        if marks is None or self._wal_directory is None or not request.look_ahead:
+            return
+        waiting = marks.list_waiting()
+        marks.sweep({*waiting, self._file.name})
+        names = choose_ahead(waiting, self._file.name, marks, request.look_ahead)
+        if names:
+            self._ahead = Ahead(marks, self._wal_directory, names, cluster=request.cluster, clock=self._clock)
+            self._ahead.start([lane.place for lane in lanes], request.processes, request.data_directory)
+
     def _listen(self) -> None:
         request = self._request
-        deadline = self._clock.monotonic() + request.limit_seconds
+        start = self._clock.monotonic()
+        deadline = start + request.limit_seconds
         enough_at: float | None = None
-        while lanes := [lane for lane in self._lanes if lane.is_open]:
+        while True:
+            lanes = [lane for lane in self._lanes if lane.is_open]
+            others = [] if self._ahead is None else self._ahead.open_children
+            if not lanes and not others:
+                return
             now = self._clock.monotonic()
             if enough_at is None and self._has_enough():
                 enough_at = now
             until = deadline if enough_at is None else min(deadline, enough_at + request.patience_seconds)
-            ready = list(wait_for_any([_get(lane.child) for lane in lanes], until - now))
-            for lane in lanes:
-                if lane.child in ready:
-                    self._take(lane)
-                elif not ready:
+            if now >= until:
+                for lane in lanes:
                     self._leave(lane, request.limit_seconds if enough_at is None else request.patience_seconds)
+            moments = [until] if lanes else []
+            if self._ahead is not None and others:
+                moments.append(self._ahead.keep_to(start, request.limit_seconds, now))
+            self._hear(lanes, others, min(moments) - now)
+
+    def _hear(self, lanes: Sequence[_Lane], others: Sequence[Child], seconds: float) -> None:
+        children = [child for child in (*(_get(lane.child) for lane in lanes), *others) if child.status is None]
+        ready = list(wait_for_any(children, seconds))
+        for lane in lanes:
+            if lane.is_open and lane.child in ready:
+                self._take(lane)
+        for child in others:
+            if child.status is None and child in ready and self._ahead is not None:
+                self._ahead.take(child)
 
     def _has_enough(self) -> bool:
         return sum(lane.outcome is not None for lane in self._lanes) >= self._request.required
@@ -210,14 +261,13 @@ class _Push:
         if child.status is not None:
             os.close(child.reader)
             if lane.outcome is None and lane.error is None:
-                lane.error = _explain_end(child)
+                lane.error = explain_end(child)
 
     def _leave(self, lane: _Lane, seconds: float) -> None:
         """Let go of a child. One that has stored the file and is filling in has done its duty."""
-        child = _get(lane.child)
-        child.end()
-        child.status = -signal.SIGKILL
-        os.close(child.reader)
+        _get(lane.child).leave()
+        if self._ahead is not None:
+            self._ahead.leave(lane.place)
         if lane.outcome is None:
             lane.error = Cancelled(
                 f'"{self._file.name}" was not archived within {render_duration(seconds)}',
@@ -225,6 +275,8 @@ class _Push:
             )
 
     def _end_all(self) -> None:
+        if self._ahead is not None:
+            self._ahead.leave()
         for lane in self._lanes:
             if lane.is_open:
                 _get(lane.child).end(signal.SIGTERM)
@@ -249,7 +301,7 @@ class _Push:
         return join_failures(f'"{self._file.name}" is not archived', failures, len(self._lanes))
 
     def _write_notes(self, missed: Sequence[_Lane]) -> None:
-        name, now = self._file.name, self._clock.now()
+        name = self._file.name
         for lane in missed:
             self._warn(
                 "repository_behind",
@@ -259,16 +311,41 @@ class _Push:
         if self._notes is None:
             return
         try:
-            for lane in missed:
-                tried = lane.child is not None
-                reason = str(lane.error) if tried or lane.behind is None else lane.behind.reason
-                tried_at = now if tried or lane.behind is None else lane.behind.tried_at
-                self._notes.note(lane.place.name, [name], reason, tried_at)
+            self._note(missed, [name])
             for lane in self._lanes:
                 if lane.outcome is not None and lane.behind is not None:
                     self._notes.settle(lane.place.name, {*lane.filled, name})
         except OSError as error:
             self._warn("repository_behind", f"could not note who is behind: {error}", "pghaven wal refill finds out.")
+
+    def _note(self, missed: Sequence[_Lane], names: Sequence[str]) -> None:
+        """Note what these repositories missed, and when one that was not left in peace was tried."""
+        for lane in missed if names else ():
+            known = lane.behind
+            was_tried = known is None or lane.child is not None
+            reason = str(lane.error) if was_tried else _get(known).reason
+            _get(self._notes).note(
+                lane.place.name, names, reason, self._clock.now() if was_tried else _get(known).tried_at
+            )
+
+    def _mark_held(self, held: Sequence[_Lane]) -> None:
+        """Spare those that hold the file from being given it again with every attempt."""
+        with suppress(OSError):
+            for lane in held:
+                if self._marks is not None and lane.outcome is not PutOutcome.QUARANTINED:
+                    self._marks.mark_held(lane.place.name, self._file.name, self._file.mtime_ns)
+
+    def _mark_ahead(self, missed: Sequence[_Lane]) -> None:
+        """Mark what looking ahead has done. Whoever missed this file misses those too, and that is noted first."""
+        if self._ahead is None or self._marks is None or self._notes is None:
+            return
+        try:
+            done = list(self._ahead.list_done(without=[lane.place.name for lane in missed]))
+            self._note(missed, [name for name, _ in done])
+            for name, mtime_ns in done:
+                self._marks.mark(name, mtime_ns)
+        except OSError as error:
+            self._warn("look_ahead", f"could not leave marks: {error}", "The files are archived in their turn.")
 
     def _warn(self, code: str, text: str, hint: str) -> None:
         self._listener(Notice(level="warning", code=code, text=text, hint=hint))
@@ -301,29 +378,6 @@ class _Push:
             if name != self._file.name and self._clock.monotonic() < until:
                 refill.fill(name)
                 tell(("filled", name))
-
-
-def render_error(error: PghavenError) -> tuple[str, str, str | None, str | None]:
-    """An error as plain values."""
-    return type(error).__name__, error.message, error.detail, error.hint
-
-
-def parse_error(told: Sequence[Any]) -> PghavenError:
-    """The inverse of ``render_error``."""
-    name, message, detail, hint = told
-    found: type[PghavenError] = getattr(errors, name)
-    error = found.__new__(found)
-    PghavenError.__init__(error, message, detail=detail, hint=hint)
-    return error
-
-
-def _explain_end(child: Child) -> Exception:
-    status = _get(child.status)
-    if status == Cancelled.exit_status:
-        return Cancelled("the process that did the work was interrupted")
-    if status < 0:
-        return Cancelled(f"the process that did the work was ended by {signal.Signals(-status).name}")
-    return ChildTrouble(f"the process that did the work failed with status {status}\n{child.trace or ''}")
 
 
 def _get(value: Any) -> Any:

@@ -47,15 +47,19 @@ def refill_cluster(
             opened[place.name] = open_place(place)
         except PghavenError as error:
             errors[place.name] = error.message
+    notes = None if wal_directory is None else BehindNotes(wal_directory)
     results = []
     for place in places:
         filled: Counter[Filled] = Counter()
         if place.name in opened:
             listener(Step(text=f'comparing repository "{place.name}" with the others'))
             others = [repository for name, repository in opened.items() if name != place.name]
+            behind = None if notes is None else notes.read(place.name)
+            noted = () if behind is None else behind.names
             try:
-                _refill(cluster, opened[place.name], others, wal_directory, filled)
-                _settle(wal_directory, place.name, all_compared=len(opened) == len(places), listener=listener)
+                _refill(cluster, opened[place.name], others, wal_directory, noted=noted, filled=filled)
+                if notes is not None and noted and len(opened) == len(places):
+                    _settle(notes, place.name, noted, listener)
             except PghavenError as error:
                 errors[place.name] = error.message
         results.append(RefilledRepository(repository=place.name, filled=dict(filled), error=errors.get(place.name)))
@@ -67,27 +71,28 @@ def _refill(
     target: Repository,
     others: Sequence[Repository],
     wal_directory: str | None,
+    *,
+    noted: Sequence[str],
     filled: Counter[Filled],
 ) -> None:
-    for lineage in target.list_lineages(cluster):
+    """What is noted is filled in even where the comparison would not ask for it: in a repository without any WAL."""
+    lineages = target.list_lineages(cluster)
+    for lineage in lineages:
         archive = WalArchive(target, cluster, lineage.system_identifier, lineage.wal_segment_size)
         sources = [WalArchive(one, cluster, lineage.system_identifier, lineage.wal_segment_size) for one in others]
         refill = Refill(target=archive, sources=sources, wal_directory=wal_directory)
+        # The notes are of the cluster as it is now.
+        for name in noted if lineage is lineages[-1] else ():
+            filled[refill.fill(name)] += 1
         for source in sources:
             for name in list_missing(source, archive):
                 filled[refill.fill(name)] += 1
 
 
-def _settle(wal_directory: str | None, repository: str, *, all_compared: bool, listener: Listener) -> None:
-    """What is noted of a repository that was compared with all others is done with."""
-    if wal_directory is None or not all_compared:
-        return
-    notes = BehindNotes(wal_directory)
-    known = notes.read(repository)
-    if known is None:
-        return
+def _settle(notes: BehindNotes, repository: str, noted: Sequence[str], listener: Listener) -> None:
+    """What was noted of a repository that was compared with all others is done with."""
     try:
-        notes.settle(repository, known.names)
+        notes.settle(repository, noted)
     except OSError as error:
         text = f'could not take out the note that repository "{repository}" is behind: {error}'
         listener(Notice(level="warning", code="note_failed", text=text))

@@ -41,7 +41,7 @@ SHOW_WORDS = ["/bin/sh", "-c", 'for word; do printf "%s\\0" "$word"; done', "nam
 
 @given(config=_TEXT, cluster=_TEXT)
 def test_every_word_of_the_archive_command_arrives(config: str, cluster: str) -> None:
-    status, words = run(render_archive_command(SHOW_WORDS, config, cluster), p="pg_wal/1")
+    status, words = run(render_archive_command(SHOW_WORDS, config, cluster), p="pg_wal/1", f="1")
     assert status == 0
     assert words == ["wal", "push", "--config", config, "--cluster", cluster, "pg_wal/1"]
 
@@ -80,15 +80,14 @@ def test_a_program_that_is_not_there_stops_recovery(tmp_path: Path) -> None:
     assert run(command, p="pg_wal/R", f="1")[0] == 255
 
 
-def test_a_usual_command_is_readable() -> None:
-    assert (
-        render_archive_command("/usr/bin/pghaven", "/etc/pghaven/pghaven.toml", "main")
-        == "/usr/bin/pghaven wal push --config /etc/pghaven/pghaven.toml --cluster main %p"
+def test_a_usual_command_ends_readably() -> None:
+    assert render_archive_command("/usr/bin/pghaven", "/etc/pghaven/pghaven.toml", "main").endswith(
+        " || exec /usr/bin/pghaven wal push --config /etc/pghaven/pghaven.toml --cluster main %p"
     )
 
 
 def test_an_archive_command_that_postgresql_15_would_cut_off_is_refused() -> None:
-    assert len(render_archive_command("pghaven", "/" + "x" * 880, "main")) < 1023
+    assert len(render_archive_command("pghaven", "/" + "x" * 500, "main")) < 1023
     with pytest.raises(UsageError, match="too long"):
         render_archive_command("pghaven", "/" + "x" * 1000, "main")
 

@@ -1,0 +1,143 @@
+"""Looking ahead: files that wait behind the one that is pushed are pushed beside it, and marked.
+
+The one idea: what looks ahead can only help. Several processes for each repository share the waiting files; where one
+fails it just stops, since the server will ask for that file in its turn and be told why. A file gets its mark when
+every repository has said that it holds the very same one, so a crash anywhere leaves work undone, never a wrong mark.
+
+While a history file waits nobody looks ahead: no segment of a timeline is stored before its history.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+
+from pghaven.clock import Clock
+from pghaven.errors import PghavenError
+from pghaven.events import ignore
+from pghaven.postgres.segment import WalFileKind, classify
+from pghaven.repository.place import RepositoryPlace, open_place
+from pghaven.repository.walstore import PutOutcome
+from pghaven.wal.archives import OpenArchive, open_archive
+from pghaven.wal.children import Child, Tell, start_child
+from pghaven.wal.marks import Marks
+from pghaven.wal.push import push_into, read_wal_file
+
+# Of the time that a push may take, after which no further file is begun, and no file waited for any longer.
+_STOP_SHARE = 0.25
+_LEAVE_SHARE = 0.5
+FILES_MAX = 255
+"""Files are numbered by one byte, which a pipe hands out whole."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Track:
+    """The files on their way into one repository. ``held`` has the time of each file as it was read."""
+
+    place: RepositoryPlace
+    tokens: int
+    children: list[Child] = field(default_factory=list)
+    held: dict[str, int] = field(default_factory=dict)
+
+
+class Ahead:
+    """Some files on their way into several repositories."""
+
+    def __init__(self, marks: Marks, wal_directory: str, names: Sequence[str], *, cluster: str, clock: Clock) -> None:
+        self._marks = marks
+        self._wal_directory = wal_directory
+        self._names = tuple(names[:FILES_MAX])
+        self._cluster = cluster
+        self._clock = clock
+        self._tracks: list[_Track] = []
+
+    def start(self, places: Sequence[RepositoryPlace], workers: int, data_directory: str | None) -> None:
+        """Start up to ``workers`` processes for each repository that lacks any of the files."""
+        for place in places:
+            lacking = [name for name in self._names if not self._marks.is_held(place.name, name)]
+            reader, writer = os.pipe()
+            os.write(writer, bytes(self._names.index(name) for name in lacking))
+            os.close(writer)
+            track = _Track(place=place, tokens=reader)
+            self._tracks.append(track)
+            for name in set(self._names) - set(lacking):
+                with suppress(OSError):
+                    track.held[name] = os.stat(os.path.join(self._wal_directory, name)).st_mtime_ns
+            work = partial(self._work, track, data_directory)
+            for _ in range(min(workers, len(lacking))):
+                track.children.append(start_child(work))
+
+    @property
+    def open_children(self) -> list[Child]:
+        return [child for track in self._tracks for child in track.children if child.status is None]
+
+    def take(self, child: Child) -> None:
+        """Hear what a child of ours has to say."""
+        track = next(track for track in self._tracks if child in track.children)
+        for name, mtime_ns in child.receive():
+            track.held[name] = mtime_ns
+            with suppress(OSError):  # a mark is a help
+                self._marks.mark_held(track.place.name, name, mtime_ns)
+        if child.status is not None:
+            os.close(child.reader)
+
+    def stop(self) -> None:
+        """Begin no further file."""
+        for track in self._tracks:
+            os.read(track.tokens, FILES_MAX)
+
+    def keep_to(self, start: float, limit_seconds: float, now: float) -> float:
+        """Stop or leave when it is time to, for a push that began at ``start``; the next moment to be asked again."""
+        stop_at, leave_at = start + limit_seconds * _STOP_SHARE, start + limit_seconds * _LEAVE_SHARE
+        if now < stop_at:
+            return stop_at
+        self.stop()
+        if now < leave_at:
+            return leave_at
+        self.leave()
+        return now
+
+    def leave(self, place: RepositoryPlace | None = None) -> None:
+        """Let go of all that are still at work, or of those for one repository."""
+        for track in self._tracks:
+            if place in (None, track.place):
+                for child in track.children:
+                    if child.status is None:
+                        child.leave()
+
+    def list_done(self, without: Sequence[str]) -> Iterator[tuple[str, int]]:
+        """The files, with their times, that every repository holds but those named in ``without``."""
+        tracks = [track for track in self._tracks if track.place.name not in without]
+        for name in self._names if tracks else ():
+            times = {track.held.get(name) for track in tracks}
+            (first, *others) = times
+            if first is not None and not others:
+                yield name, first
+
+    def _work(self, track: _Track, data_directory: str | None, tell: Tell) -> None:
+        opened: OpenArchive | None = None
+        with suppress(PghavenError):
+            while token := os.read(track.tokens, 1):
+                name = self._names[token[0]]
+                file = read_wal_file(os.path.join(self._wal_directory, name), data_directory)
+                if opened is None:
+                    opened = open_archive(open_place(track.place), self._cluster, file.claim)
+                # What is quarantined is told when its turn comes.
+                if push_into(opened, file, self._clock, ignore) is not PutOutcome.QUARANTINED:
+                    tell((name, file.mtime_ns))
+
+
+def choose_ahead(waiting: Sequence[str], first: str, marks: Marks, limit: int) -> tuple[str, ...]:
+    """Which of the waiting files to push beside ``first``, at most ``limit``."""
+    if any(classify(name) is WalFileKind.HISTORY for name in (first, *waiting)):
+        return ()
+    chosen: list[str] = []
+    for name in waiting:
+        if len(chosen) == min(limit, FILES_MAX):
+            break
+        if name != first and not marks.is_marked(name):
+            chosen.append(name)
+    return tuple(chosen)
