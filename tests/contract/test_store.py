@@ -30,7 +30,7 @@ from tests.support.sftpserver import SftpServer
 PROJECT = Path(__file__).resolve().parents[2]
 
 
-SERVERS = ["seaweedfs", "moto", "gcs"]
+SERVERS = ["seaweedfs", "moto", "azurite", "gcs"]
 
 
 @pytest.fixture(params=["posix", "memory", "recording", "metered", "sftp", *SERVERS])

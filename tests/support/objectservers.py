@@ -1,4 +1,4 @@
-"""Object stores to test against: SeaweedFS, moto, a fake of Google's; each starts when the first test asks for it.
+"""Object stores to test against: SeaweedFS, moto, Azurite, a fake of Google's; each starts when a test asks for it.
 
 The one idea: a test gets settings of a place nobody else uses (a prefix of its own in a bucket that is there), with
 keys in a file as users have them, and never cares which server it talks to.
@@ -22,9 +22,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pghaven.store.settings import StoreSettings
-from tests.support import places
+from tests.support import azure, places
 from tests.support.waiting import wait_until
 
 BUCKET = "pghaven-tests"
@@ -51,7 +52,7 @@ class ObjectServer:
 
     @property
     def port(self) -> int:
-        return int(self.endpoint.rpartition(":")[2])
+        return urlsplit(self.endpoint).port or 0
 
     def settings(self, *, bucket: str = BUCKET, endpoint: str | None = None, **others: object) -> StoreSettings:
         """Of a new, empty place. ``endpoint``: another way to this server, such as a proxy."""
@@ -72,10 +73,11 @@ class ObjectServers:
         self._directory: Path | None = None
 
     def get(self, name: str) -> ObjectServer:
-        """``seaweedfs``, ``moto`` or ``gcs``. Raises MissingProgram."""
+        """``seaweedfs``, ``moto``, ``azurite`` or ``gcs``. Raises MissingProgram."""
         starters: dict[str, Callable[[], ObjectServer]] = {
             "seaweedfs": self._start_seaweedfs,
             "moto": self._start_moto,
+            "azurite": self._start_azurite,
             "gcs": self._start_gcs,
         }
         if name not in self._running:
@@ -143,6 +145,29 @@ class ObjectServers:
             reader_file=self._write_keys("reader", READER_ACCESS_KEY, READER_SECRET_KEY),
         )
 
+    def _start_azurite(self) -> ObjectServer:
+        program = _PROJECT / ".cache" / "azurite" / "node_modules" / ".bin" / "azurite-blob"
+        if not program.exists():
+            raise MissingProgram("Azurite is not installed (.ci/set-up test does it, with npm)")
+        if shutil.which("node") is None:
+            raise MissingProgram("there is no node to run Azurite (Debian: nodejs)")
+        (port,) = _free_ports(1)
+        data = self.directory / "azurite"
+        data.mkdir()
+        options = ["--silent", "--skipApiVersionCheck", "--disableTelemetry", "--inMemoryPersistence"]
+        address = ["--blobHost", "127.0.0.1", "--blobPort", str(port)]
+        self._start([str(program), *address, *options], self.directory / "azurite.log")
+        endpoint = f"http://127.0.0.1:{port}/{azure.ACCOUNT}"
+        wait_until(lambda: azure.make_container(port, BUCKET), f"Azurite on port {port}", 60.0)
+        return ObjectServer(
+            scheme="az",
+            endpoint=endpoint,
+            credentials_file=str(azure.write_connection(self.directory / "azurite.keys", endpoint)),
+            reader_file=str(
+                azure.write_connection(self.directory / "azurite.reader", endpoint, azure.sign_access("rl"))
+            ),
+        )
+
     def _start_gcs(self) -> ObjectServer:
         process = self._start(
             [sys.executable, "-m", "tests.support.fakegcs", BUCKET], self.directory / "gcs.log", listen=True
@@ -161,7 +186,8 @@ class ObjectServers:
 
     def _start(self, command: Sequence[str], log: Path, *, listen: bool = False) -> subprocess.Popen[bytes]:
         # Without the keys and addresses of whoever runs the tests.
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "GOOGLE_"))}
+        foreign = ("AWS_", "GOOGLE_", "AZURE_")
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command,

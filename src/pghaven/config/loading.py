@@ -227,7 +227,8 @@ class _Reading:
         scheme = scheme_of(url) if url else None
         for key in self._written[path] if scheme else ():
             if key in options and options[key].schemes and scheme not in options[key].schemes:
-                takers = " and ".join(f"{one}://" for one in options[key].schemes)
+                *others, last = [f"{one}://" for one in options[key].schemes]
+                takers = f"{', '.join(others)} and {last}" if others else last
                 self._note((*path, key), f'"{key}" in {_title(path)} is for {takers}, but its "url" is {scheme}://')
 
     def _link(self, cluster: ClusterConfig, repositories: Mapping[str, RepositoryConfig]) -> ClusterConfig:

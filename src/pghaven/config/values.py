@@ -28,7 +28,7 @@ from pghaven.config.schema import (
 from pghaven.errors import NotFound, UsageError
 from pghaven.store.settings import SETTINGS, StoreSettings
 
-_OBJECT_STORES = ("s3", "gs")
+_OBJECT_STORES = ("s3", "gs", "az")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,12 +74,20 @@ class RepositoryConfig:
         example='"backup"',
         schemes=("s3",),
     )
+    account: str | None = option(
+        TEXT,
+        default_words="$AZURE_STORAGE_ACCOUNT, or what a connection string says",
+        doc="The storage account that the container is in.",
+        example='"backups"',
+        schemes=("az",),
+    )
     credentials_file: str | None = option(
         FILE,
         default_words="the places of the cloud's own tools; docs/guide/object-stores.md lists them in their order",
         doc=(
             "A file with the keys, in the form of the cloud's own tools: an AWS file of credentials, a Google service "
-            "account's JSON. It is read again when the store says that the keys have expired."
+            "account's JSON, an Azure connection string. It is read again when the store says that the keys have "
+            "expired."
         ),
         example='"/etc/pghaven/credentials"',
         schemes=_OBJECT_STORES,

@@ -43,6 +43,11 @@ _MESSAGE = re.compile(r"<Message>([^<]{1,300})</Message>")
 _KIND = re.compile(r"HttpError \{\s*kind: (\w+)")
 _CERTIFICATE = re.compile(r"InvalidCertificate\(\s*(\w+)")
 _CAUSE = re.compile(r'message: "([^"]{1,200})"')
+# What Azurite says where Azure says 416.
+_BEYOND = re.compile(
+    r'CONTENT_RANGE header: "bytes [^"/]*/0"|Wanted range starting at ([0-9]+), but object was only \1 '
+)
+_BULK = re.compile(r"Bulk delete request failed for key \S+: (.*) \(code: ([0-9]{3})\)")
 _QUERY = re.compile(r"\?\S*")
 _KEY_SERVICES = ("169.254.", "fd00:ec2::", "metadata.google.internal")
 
@@ -73,10 +78,16 @@ def read_answer(error: Exception) -> Answer:
     head = text.partition("\n\nDebug source")[0]
     if any(service in head.partition(" - ")[0] for service in _KEY_SERVICES):
         return Answer(
-            meaning=Meaning.DENIED, reason="no keys were found, nor a service on this host that hands them out"
+            meaning=Meaning.DENIED,
+            reason="no keys were found, nor a service on this host that hands them out",
+            hint=HINT_KEYS,
         )
     if status := _STATUS.search(head):
         return _read_status(int(status[1]), status[2].strip(), head)
+    if bulk := _BULK.search(head):
+        return _read_bulk(int(bulk[2]), bulk[1])
+    if _BEYOND.search(head):
+        return Answer(meaning=Meaning.BEYOND, reason="the object ends before")
     if "Received redirect without LOCATION" in head:
         return Answer(meaning=Meaning.FINAL, reason="it answered with a redirect", hint=_HINT_REGION)
     if kind := _KIND.search(text):
@@ -88,10 +99,18 @@ def read_answer(error: Exception) -> Answer:
 def _read_status(status: int, words: str, head: str) -> Answer:
     found, message = _CODE.search(head), _MESSAGE.search(head)
     code = found[1] if found else ""
-    said = ": ".join(part for part in (code, message[1] if message else "") if part)
+    words_of_its_own = message[1].splitlines()[0] if message else ""  # Azure's go on with the request's number and time
+    said = ": ".join(part for part in (code, words_of_its_own) if part)
     reason = f"{status} {words}".strip() + (f" ({said})" if said else "")
     meaning, hint = _weigh(status, code)
     return Answer(meaning=meaning, reason=reason, code=code, hint=hint)
+
+
+def _read_bulk(status: int, message: str) -> Answer:
+    """Azure's answer to one delete of several, of which the client leaves status and message."""
+    code = "BlobNotFound" if message == "The specified blob does not exist." else ""
+    meaning, hint = _weigh(status, code)
+    return Answer(meaning=meaning, reason=f"{status} ({message})", code=code, hint=hint)
 
 
 def _weigh(status: int, code: str) -> tuple[Meaning, str | None]:

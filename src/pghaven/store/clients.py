@@ -100,6 +100,10 @@ def _find_kind(url: str) -> Connect:
         from pghaven.store.gs import connect
 
         return connect
+    if scheme_of(url) == "az":
+        from pghaven.store.az import connect as connect_az
+
+        return connect_az
     from pghaven.store.s3 import connect as connect_s3
 
     return connect_s3

@@ -29,7 +29,7 @@ from pghaven.runtime.interruptible import call_interruptibly
 from pghaven.store.answers import Answer, Meaning, Truncated, read_answer
 from pghaven.store.api import Buffers, ObjectInfo, check_name, check_prefix, is_name_part
 from pghaven.store.clients import REQUEST_BYTES, Clients
-from pghaven.store.settings import StoreSettings
+from pghaven.store.settings import StoreSettings, scheme_of
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore as Client
@@ -256,8 +256,9 @@ class ObjectStore:
         if answer.meaning is Meaning.EXISTS:
             return ObjectExists(f'"{name}" exists already in {self.url}')
         if answer.meaning is Meaning.PLACE_ABSENT:
+            kind = "container" if scheme_of(self.url) == "az" else "bucket"
             return StoreUnreachable(
-                f'could not {action} {what}: there is no bucket "{self.place}" ({answer.reason})',
+                f'could not {action} {what}: there is no {kind} "{self.place}" ({answer.reason})',
                 hint="Make it with the store's own tools (pghaven makes none), or correct the URL of the repository.",
             )
         message = f"could not {action} {what}: {answer.reason}"
@@ -287,8 +288,9 @@ def _parse_place(url: str) -> tuple[str, str]:
     scheme, _, rest = url.partition("://")
     place, _, path = rest.partition("/")
     if not _PLACE.fullmatch(place):
+        kind = "container" if scheme == "az" else "bucket"
         raise UsageError(
-            f'"{url}" names no bucket', hint=f"It is written {scheme}://bucket or {scheme}://bucket/prefix."
+            f'"{url}" names no {kind}', hint=f"It is written {scheme}://{kind} or {scheme}://{kind}/prefix."
         )
     path = path.strip("/")
     if path and not all(is_name_part(part) for part in path.split("/")):

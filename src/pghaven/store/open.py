@@ -18,16 +18,17 @@ from pghaven.store.settings import StoreSettings, refuse_password
 if TYPE_CHECKING:
     from pghaven.store.objects import ObjectStore
 
-SCHEMES = ("file", "sftp", "s3", "gs")
+SCHEMES = ("file", "sftp", "s3", "gs", "az")
 
-_OBJECTS = ("s3", "gs")
+_OBJECTS = ("s3", "gs", "az")
 
 
 def open_store(place: StoreSettings | str) -> Store:
     """The store at a place, which must exist; a URL alone is a place with nothing to be said about it.
 
     ``file:///absolute/path`` is a directory, ``sftp://user@host:port/path`` one behind an SFTP server;
-    ``s3://bucket/prefix`` and ``gs://bucket/prefix`` are in object stores, which are first asked when something is.
+    ``s3://bucket/prefix``, ``gs://bucket/prefix`` and ``az://container/prefix`` are in object stores, which are first
+    asked when something is.
     Raises UsageError for what is no such URL, StoreUnreachable, NotPermitted, Refused for a server that will not do.
     """
     settings = _settings_of(place)

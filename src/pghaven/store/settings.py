@@ -23,6 +23,7 @@ class StoreSettings:
     region: str | None = None
     path_style: bool | None = None
     profile: str | None = None
+    account: str | None = None
     credentials_file: str | None = None
     ca_file: str | None = None
     identity_file: str | None = None

@@ -392,7 +392,7 @@ def test_an_option_of_another_kind_of_store_is_a_problem_at_its_place() -> None:
     text = GOOD.replace('pghaven"\n', 'pghaven"\nregion = "eu-central-1"\nendpoint = "https://x"\n', 1)
     assert problems_of(text) == (
         '/etc/p.toml:4: "region" in [repository.main] is for s3://, but its "url" is file://',
-        '/etc/p.toml:5: "endpoint" in [repository.main] is for s3:// and gs://, but its "url" is file://',
+        '/etc/p.toml:5: "endpoint" in [repository.main] is for s3://, gs:// and az://, but its "url" is file://',
     )
 
 
