@@ -222,6 +222,16 @@ def _parse_rate(value: object) -> int:
     return rate
 
 
+def _parse_price(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise Invalid(f"must be a number such as 0.023, not {render_value(value)}")
+    return float(value)
+
+
+def _price_from_text(text: str) -> object:
+    return float(text) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,12})?", text) else text
+
+
 def _parse_names(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not value:
         raise Invalid(f'must be a list of names such as ["main"], not {render_value(value)}')
@@ -261,5 +271,6 @@ DIRECTORY = Kind(written="absolute path of a directory", parse=_parse_directory)
 URL = Kind(written="URL", parse=_parse_url)
 SIZE = Kind(written="size with its unit (B, kB, MB, GB, TB, KiB, MiB, GiB, TiB)", parse=_parse_size)
 RATE = Kind(written="size with its unit and /s", parse=_parse_rate)
+PRICE = Kind(written="number", parse=_parse_price, from_text=_price_from_text)
 DURATION = Kind(written="duration with its unit (ms, s, min, h, d, w)", parse=_parse_duration)
 NAMES = Kind(written="list of names", parse=_parse_names, from_text=_split_names)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from pghaven.config.price_values import NO_PRICES, PriceConfig
 from pghaven.config.retention_values import KEEP_ALL, RetentionConfig
 from pghaven.config.schema import (
     DIRECTORY,
@@ -151,6 +152,7 @@ class RepositoryConfig:
         ),
         example='"50MiB/s"',
     )
+    prices: PriceConfig = NO_PRICES
 
     @property
     def store(self) -> StoreSettings:
@@ -298,6 +300,16 @@ SECTIONS = (
         name="repository",
         type=RepositoryConfig,
         doc="A place where backups and WAL are kept.",
+        parts=(
+            Section(
+                name="prices",
+                type=PriceConfig,
+                doc=(
+                    "What the store charges, for the estimate of `pghaven repo info`. Prices differ by provider, "
+                    "region and contract: look them up. What is left out is not counted."
+                ),
+            ),
+        ),
     ),
     Section(
         name="cluster",

@@ -169,7 +169,7 @@ def judge(packs: Packs, entries: Entries, uses: Iterable[ManifestUse], needs: Ne
     going = {one.label for one in labels}
     for label in sorted({*packs, *entries}):
         stored = packs.get(label, {})
-        stays = _why_all_packs_stay(label, entries.get(label), sources)
+        stays = why_all_packs_stay(label, entries.get(label), sources)
         ids = needs.ids.get(label, set())
         gone = [] if stays else [one for one in stored if one not in ids]
         removed.extend(StoredPack(label=label, id=one, size_bytes=stored[one]) for one in gone)
@@ -186,7 +186,7 @@ def judge(packs: Packs, entries: Entries, uses: Iterable[ManifestUse], needs: Ne
     )
 
 
-def _why_all_packs_stay(label: str, entry: BackupEntry | None, sources: Mapping[str, str]) -> str | None:
+def why_all_packs_stay(label: str, entry: BackupEntry | None, sources: Mapping[str, str]) -> str | None:
     """Why not one pack of a label goes, whoever refers to it; None if that is not so."""
     if label in sources:
         return f'"{sources[label]}", which is not finished, may use it'

@@ -1,0 +1,154 @@
+"""``pghaven repo info``: what lies in a repository, what it costs, and why each pack is kept."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from pghaven.cli.invocation import Invocation
+from pghaven.cli.opening import find_place
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pghaven.config.values import RepositoryConfig
+    from pghaven.repository.bill import Charge, Prices
+    from pghaven.repository.census import Census
+    from pghaven.repository.packuse import PackUse
+    from pghaven.repository.repository import Repository
+
+
+@click.command("info")
+@click.option("--repository", metavar="NAME", help="Only this repository, as it is called in the configuration.")
+@click.option("--packs", is_flag=True, help="Also each pack: how much of it is in use, and why it is kept.")
+@click.pass_obj
+def command(invocation: Invocation, repository: str | None, packs: bool) -> int:
+    """Show what lies in each configured repository, and what it costs in a month.
+
+    Everything is listed once. What it costs follows from the prices in [repository.NAME.prices], and is shown as the
+    arithmetic that it is. --packs reads all manifests. Needs the repository alone, no server.
+    """
+    from pghaven.repository.backups import BackupCatalog
+    from pghaven.repository.census import take_census
+    from pghaven.repository.packuse import explain_packs
+    from pghaven.repository.place import open_place
+
+    config = invocation.config
+    names = list(config.repositories) if repository is None else [repository]
+    bodies: list[dict[str, object]] = []
+    texts: list[str] = []
+    for name in names:
+        opened = open_place(find_place(config, name))
+        census = take_census(opened)
+        charges, currency = _estimate(opened, census, config.repositories[name])
+        uses = {}
+        if packs:
+            uses = {one: explain_packs(BackupCatalog(opened, one)) for one in opened.list_clusters()}
+        bodies.append(_body(name, opened, census, charges, currency) | ({"packs": uses} if packs else {}))
+        texts.append(_text(name, opened, census, charges, currency) + "".join(map(_pack_text, uses, uses.values())))
+    return invocation.show("repo-info", {"repositories": bodies}, "\n".join(texts))
+
+
+def _estimate(repository: Repository, census: Census, config: RepositoryConfig) -> tuple[list[Charge], str]:
+    """Per month, and for restoring the newest backup of each cluster; empty without any price."""
+    from pghaven.repository.backups import BackupCatalog
+    from pghaven.repository.bill import Prices, estimate_month, estimate_restore
+
+    given = config.prices
+    prices: Prices = Prices(
+        currency=given.currency,
+        storage_gb_month=given.storage_gb_month,
+        put_1000=given.put_1000,
+        get_1000=given.get_1000,
+        egress_gb=given.egress_gb,
+    )
+    charges = list(estimate_month(census, prices))
+    if prices.get_1000 is None and prices.egress_gb is None:
+        return charges, prices.currency
+    for cluster in repository.list_clusters():
+        catalog = BackupCatalog(repository, cluster)
+        for entry in catalog.list_committed()[-1:]:
+            table = catalog.load_pack_table(entry, next(catalog.iter_manifests(entry)))
+            charges += estimate_restore(table, prices, f"backup {entry.label} of {cluster}")
+    return charges, prices.currency
+
+
+def _body(
+    name: str, repository: Repository, census: Census, charges: Sequence[Charge], currency: str
+) -> dict[str, object]:
+    return {
+        "repository": name,
+        "url": repository.store.url,
+        "repository_id": repository.id,
+        "format_version": repository.descriptor.version,
+        "objects": census.objects,
+        "bytes": census.bytes,
+        "counts": census.counts,
+        "recent_objects": census.recent_objects,
+        "recent_days": census.recent_days,
+        "currency": currency if charges else None,
+        "charges": [_charge_body(one) for one in charges],
+        "month_amount": sum(one.amount for one in charges if one.per == "month") if charges else None,
+    }
+
+
+def _charge_body(charge: Charge) -> dict[str, object]:
+    return {
+        "what": charge.what,
+        "quantity": charge.quantity,
+        "unit": charge.unit,
+        "price": charge.price,
+        "amount": charge.amount,
+        "per": charge.per,
+    }
+
+
+def _text(name: str, repository: Repository, census: Census, charges: Sequence[Charge], currency: str) -> str:
+    from pghaven.cli.render import Column, render_table
+    from pghaven.units import render_size
+
+    right = [Column(title=title, align="right") for title in ("objects", "size")]
+    rows: list[tuple[object, ...]] = [
+        (one.cluster or None, one.kind, one.objects, render_size(one.bytes)) for one in census.counts
+    ]
+    rows.append(("all", None, census.objects, render_size(census.bytes)))
+    text = f"repository {name}: {repository.store.url}\n" + render_table(["cluster", "kind", *right], rows)
+    if not charges:
+        return text + f"what it costs: not known, [repository.{name}.prices] is empty\n"
+    return text + "".join(_charge_text(charges, per, currency) for per in dict.fromkeys(one.per for one in charges))
+
+
+def _charge_text(charges: Sequence[Charge], per: str, currency: str) -> str:
+    """The arithmetic of one sum."""
+    from pghaven.cli.render import render_block
+
+    rows = [
+        (one.what, f"{one.quantity:,.3f} {one.unit} × {one.price:g} = {_amount(one.amount)} {currency}")
+        for one in charges
+        if one.per == per
+    ]
+    total = sum(one.amount for one in charges if one.per == per)
+    title = "each month" if per == "month" else f"restoring {per} once"
+    return f"{title}: about {_amount(total)} {currency}\n" + render_block(rows, indent="  ")
+
+
+def _amount(amount: float) -> str:
+    return f"{amount:,.2f}" if amount >= 1 else f"{amount:.6f}"
+
+
+def _pack_text(cluster: str, uses: Sequence[PackUse]) -> str:
+    from pghaven.cli.render import Column, render_table
+    from pghaven.units import render_size
+
+    if not uses:
+        return f"cluster {cluster} has no packs\n"
+    right = [Column(title=title, align="right") for title in ("size", "in use")]
+    rows = [(one.label, one.id[:12], render_size(one.size_bytes), _share(one), one.reason) for one in uses]
+    return f"packs of cluster {cluster}\n" + render_table(["written by", "pack", *right, "why"], rows)
+
+
+def _share(use: PackUse) -> str | None:
+    if use.live_bytes is None or not use.plain_bytes:
+        return None
+    return f"{100 * use.live_bytes / use.plain_bytes:.0f} %"
