@@ -23,7 +23,7 @@ def server(object_server: ObjectServerFactory) -> ObjectServer:
     return object_server("seaweedfs")
 
 
-def use_store(site: Site, settings: StoreSettings, **others: str) -> None:
+def use_store(site: Site, settings: StoreSettings, **others: object) -> None:
     """Have the site's repository in an object store."""
     site.url = settings.url
     site.write_config()
@@ -45,7 +45,7 @@ def test_from_init_to_a_restored_server(site: Site, server: ObjectServer) -> Non
     second = site.json("backup")["label"]
     cluster.sql("INSERT INTO t VALUES (-1)")
     site.archive_all()
-    site.check(status=0)
+    assert site.check(status=0)["store"][0] == "OK"
     assert first in site.ok("list")
     assert "all is well" in site.ok("status")
     site.ok("verify")
@@ -117,6 +117,27 @@ def test_what_is_missing_is_told_at_init(site: Site, server: ObjectServer) -> No
     assert str(site.place / "none") in site.error("init", NAME, status=2)["message"]
     use_store(site, server.settings(credentials_file=server.reader_file))
     assert "AccessDenied" in site.error("init", NAME, status=13)["message"]
+
+
+@pytest.mark.pg
+def test_a_store_that_cannot_be_shared_is_told_and_used_only_when_somebody_says_so(
+    site: Site, object_server: ObjectServerFactory
+) -> None:
+    moto = object_server("moto")
+    with proxying(moto.port) as proxy:
+        proxy.ignores_conditions = True
+        settings = moto.settings(endpoint=proxy.endpoint)
+        use_store(site, settings)
+        failed = site.error("init", NAME, status=12)
+        assert "lets a second writer replace an object" in failed["message"]
+        assert "single_writer = true" in failed["hint"]
+        use_store(site, settings, single_writer=True)
+        site.set_up()
+        site.ok("backup")
+        site.archive_all()
+        verdict, text = site.check(status=3)["store"]
+        assert (verdict, "single_writer" in text) == ("WARNING", True)
+        assert "single_writer" in site.run("status").out
 
 
 def test_keys_are_taken_from_the_environment_and_never_shown(site: Site, server: ObjectServer) -> None:

@@ -8,13 +8,23 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pghaven.errors import NotPermitted, ObjectExists, ObjectMissing, PghavenError, StoreUnreachable, UsageError
+from pghaven.errors import (
+    NotPermitted,
+    ObjectExists,
+    ObjectMissing,
+    PghavenError,
+    Refused,
+    StoreUnreachable,
+    UsageError,
+)
 from pghaven.store.api import Store
 from pghaven.store.open import create_root, open_store
+from pghaven.store.probe import Probe, probe_store, require_promises
 from tests.support.fixtures import ObjectServerFactory
 from tests.support.httpproxy import FaultyProxy, Kind, make_certificates, proxying
 from tests.support.objectservers import SECRET_KEY, ObjectServer, write_keys
@@ -190,6 +200,61 @@ def test_a_server_that_is_gone_is_told_soon(server: ObjectServer) -> None:
         settings = server.settings(endpoint=proxy.endpoint, retry_timeout_seconds=0.5)
     with pytest.raises(StoreUnreachable, match="Connection refused"):
         create_root(settings)
+
+
+# Promises
+
+
+@pytest.mark.parametrize("name", ["seaweedfs", "moto", "gcs"])
+def test_a_store_that_keeps_its_promises_passes_the_probe_again_and_again(
+    object_server: ObjectServerFactory, name: str
+) -> None:
+    store = open_store(object_server(name).settings())
+    for _ in range(3):
+        require_promises(store, "probe")
+    assert [info.name for info in store.list("")] == ["probe"]
+
+
+def test_a_store_that_gives_a_taken_name_again_is_found_and_can_have_one_writer(
+    object_server: ObjectServerFactory,
+) -> None:
+    moto = object_server("moto")
+    with proxying(moto.port) as proxy:
+        proxy.ignores_conditions = True
+        settings = moto.settings(endpoint=proxy.endpoint)
+        store = open_store(settings)
+        for _ in range(2):
+            probe = probe_store(store, "probe")
+            assert probe == Probe(refuses_second=False, reads_written=True, lists_written=True)
+        with pytest.raises(Refused, match="lets a second writer replace") as raised:
+            require_promises(store, "probe")
+        assert "single_writer = true" in str(raised.value.hint)
+
+        alone = open_store(replace(settings, single_writer=True))
+        require_promises(alone, "probe")
+        alone.create("a", [b"first"])
+        with pytest.raises(ObjectExists):
+            alone.create("a", [b"second"])
+        assert pickle.loads(pickle.dumps(alone)).read("a") == b"first"
+        proxy.strike("lost", method="PUT")
+        alone.create("b", [b"answer lost"])
+        assert alone.read("b") == b"answer lost"
+
+
+def test_a_store_that_does_not_know_conditions_fails_the_probe(store: Store, proxy: FaultyProxy) -> None:
+    proxy.strike("refused", method="PUT", status=501, code="NotImplemented")
+    probe = probe_store(store, "probe")
+    assert probe is not None
+    assert not probe.refuses_second
+    proxy.strike("refused", method="PUT", status=501, code="NotImplemented")
+    with pytest.raises(Refused, match="501") as raised:
+        store.create("a", [b"x"])
+    assert "single_writer" in str(raised.value.hint)
+
+
+def test_a_directory_needs_no_probe(tmp_path: Path) -> None:
+    assert probe_store(open_store(tmp_path.as_uri()), "probe") is None
+    assert list(tmp_path.iterdir()) == []
 
 
 # Keys and permissions

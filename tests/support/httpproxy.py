@@ -54,7 +54,11 @@ class _Queue:
 
 
 class FaultyProxy(ThreadingHTTPServer):
-    """Stands before a server on a port of loopback. ``delay_seconds`` is added to every request."""
+    """Stands before a server on a port of loopback. ``delay_seconds`` is added to every request.
+
+    With ``ignores_conditions`` a create replaces what is there, as some stores do; only for servers that look at no
+    signature, since conditions are signed.
+    """
 
     daemon_threads = True
     request_queue_size = 64
@@ -63,6 +67,7 @@ class FaultyProxy(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.target_port = target_port
         self.delay_seconds = 0.0
+        self.ignores_conditions = False
         self.choose: Callable[[int], Fault | None] = lambda _number: None
         self.is_hanging = threading.Event()
         self.ends = threading.Event()
@@ -140,7 +145,8 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():
-                connection.putheader(name, value)
+                if not (self.server.ignores_conditions and name.lower() == "if-none-match"):
+                    connection.putheader(name, value)
             connection.endheaders(body)
             answer = connection.getresponse()
             content = answer.read()

@@ -16,6 +16,7 @@ from pghaven.cli.opening import place_of
 from pghaven.clock import SYSTEM_CLOCK, Clock
 from pghaven.errors import NotPermitted, Refused
 from pghaven.events import Listener, Notice, Step
+from pghaven.repository.layout import PROBE
 from pghaven.server.connection import Connection
 from pghaven.server.identity import OsUser
 from pghaven.server.privileges import render_setup_sql
@@ -33,6 +34,7 @@ from pghaven.setup.register import (
 )
 from pghaven.setup.restart import render_restart_command
 from pghaven.setup.settings import SetupPlan, plan_setup, read_written_command
+from pghaven.store.probe import require_promises
 from pghaven.wal.commands import render_archive_command
 
 
@@ -134,6 +136,7 @@ def _register(
     done = []
     for config in place.repositories:
         prepared = prepare_repository(place_of(config), user, clock)
+        require_promises(prepared.repository.store, PROBE)
         newly = prepared.repository.register_lineage(
             place.cluster.name, make_lineage(facts, clock), new_lineage=request.new_lineage
         )

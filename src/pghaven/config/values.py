@@ -154,6 +154,19 @@ class RepositoryConfig:
     )
     prices: PriceConfig = NO_PRICES
 
+    single_writer: bool = option(
+        SWITCH,
+        unset=False,
+        default_words="false",
+        doc=(
+            "For a store that fails the probe of `pghaven init`: it lets a second writer replace an object. With true, "
+            "pghaven looks whether a name is free and then writes, which is safe only as long as no two commands on "
+            "any host write to the repository at once; `pghaven status` reminds of it."
+        ),
+        example="true",
+        schemes=_OBJECT_STORES,
+    )
+
     @property
     def store(self) -> StoreSettings:
         """What it takes to reach the store."""

@@ -7,7 +7,7 @@ list is always whole; and the one that proves most, a segment's way into the rep
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -31,10 +31,12 @@ from pghaven.proof.judgements import (
     judge_wal_space,
     list_old_files,
 )
+from pghaven.proof.problems import ONE_WRITER, ONE_WRITER_HINT
 from pghaven.proof.results import CheckResult, fail, good, skip, warn
 from pghaven.proof.roundtrip import RoundTripSettings, run_round_trip
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.entry import BackupEntry
+from pghaven.repository.layout import PROBE
 from pghaven.repository.place import RepositoryPlace, open_place
 from pghaven.repository.repository import Lineage, Repository
 from pghaven.repository.walstore import WalArchive
@@ -46,6 +48,8 @@ from pghaven.server.rights import list_missing_privileges
 from pghaven.setup.program import try_program
 from pghaven.setup.register import find_server_os_user, find_unwritable
 from pghaven.setup.settings import plan_setup, read_written_command
+from pghaven.store.api import Store
+from pghaven.store.probe import probe_store
 from pghaven.units import render_duration, render_size, render_time
 
 _RESTORE_POINT = "pg_create_restore_point"
@@ -141,7 +145,22 @@ class _Checks:
             free = repository.store.free_bytes()
             text = f"{address.url} is reachable" + ("" if free is None else f", {render_size(free)} free")
             self._results.append(good(label, text))
+            self._results += self._probe(repository.store, address)
         self._places.append(_Place(label=label, repository=repository))
+
+    def _probe(self, store: Store, address: RepositoryPlace) -> Iterator[CheckResult]:
+        if address.store.single_writer:
+            yield warn("store", ONE_WRITER.format(name=address.name), ONE_WRITER_HINT)
+            return
+        try:
+            probe = probe_store(store, PROBE)
+        except PghavenError as error:
+            yield fail("store", error.message, error.hint)
+            return
+        if probe is not None and probe.keeps_promises:
+            yield good("store", "a taken name is not given again, what was written is read and listed at once")
+        elif probe is not None:
+            yield fail("store", "; ".join(probe.list_failures()), ONE_WRITER_HINT)
 
     # -- server -----------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,11 @@ from pghaven.wal.behind import Behind
 
 # Finished files that wait: a burst is normal, a queue is not.
 _WAITING_WARNED = 16
+ONE_WRITER = 'repository "{name}" is used as if nobody else ever wrote to it (single_writer)'
+ONE_WRITER_HINT = (
+    "Its store lets a second writer replace an object: let no two commands write at once, on any host. "
+    "A store that honours If-None-Match needs no such care."
+)
 # What nobody has read for longer is not known to be there: disks lose bytes in silence.
 VERIFICATION_AGE_WARNED = timedelta(days=30)
 
@@ -82,6 +87,8 @@ def _judge_repository(
         yield from _judge_gaps(cluster, server, repository)
     yield from _judge_verification(cluster, repository, now)
     yield from _judge_behind(cluster, repository.behind)
+    if repository.single_writer:
+        yield Problem(level="warning", text=ONE_WRITER.format(name=repository.name), hint=ONE_WRITER_HINT)
     if repository.quarantined:
         text = f"{repository.quarantined} WAL files of a server that was passed over are in quarantine"
         hint = "Find the server that wrote them after another was promoted, and stop it."

@@ -61,7 +61,7 @@ class RepositoryState:
     """A repository that answered. ``fenced`` says why what this server writes leads nowhere, if it does.
 
     ``last_damage`` is the verification that found damage of which nobody has shown since that it is gone. ``behind``
-    is what this host has noted of WAL that the repository missed.
+    is what this host has noted of WAL that the repository missed. ``single_writer``: by its option.
     """
 
     name: str
@@ -74,6 +74,7 @@ class RepositoryState:
     quarantined: int
     fenced: str | None
     last_damage: Evidence | None = None
+    single_writer: bool = False
     behind: Behind | None = None
 
     @property

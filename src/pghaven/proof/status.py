@@ -105,7 +105,8 @@ def _ask_repository(
     try:
         repository = open_place(place, clock=clock)
         lineage = _find_lineage(settings, repository, server)
-        return _read_repository(settings.cluster, place.name, repository, lineage, server)
+        state = _read_repository(settings.cluster, place.name, repository, lineage, server)
+        return replace(state, single_writer=place.store.single_writer)
     except PghavenError as error:
         hint = error.hint or _STORE_HINT
         return RepositorySilence(name=place.name, url=place.url, reason=error.message, hint=hint)

@@ -14,6 +14,7 @@ from datetime import datetime
 from pghaven.errors import Damaged, UsageError
 
 DESCRIPTOR = "pghaven.json"
+PROBE = "probe"
 _CLUSTER_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _LABEL = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 _PACK = re.compile(rf"({_LABEL.pattern})/([0-9a-f]{{64}})")

@@ -24,6 +24,7 @@ class Meaning(Enum):
     DENIED = auto()  # keys are missing, wrong, expired, or not allowed to do this
     PASSING = auto()  # the same request may succeed later
     SILENT = auto()  # as PASSING, and there was not even a connection
+    UNKNOWN = auto()  # the store does not know such a request
     FINAL = auto()  # it will fail again
 
 
@@ -61,6 +62,7 @@ _CLOCK = frozenset({"RequestTimeTooSkewed", "RequestTimeTooNew"})
 _BUSY = frozenset({"SlowDown", "RequestTimeout", "RequestLimitExceeded", "ThrottlingException", "ServerBusy"})
 
 HINT_KEYS = "Where keys are looked for, and what they must allow, is in docs/guide/object-stores.md."
+HINT_SINGLE = "If no two commands ever write at once, the option single_writer does without conditional requests."
 _HINT_CLOCK = "The clock of this machine is wrong; set it right, as by NTP."
 _HINT_CA = "If the store has a certificate authority of its own, name its PEM file with the option ca_file."
 _HINT_REGION = "The bucket is in another region: set the option region."
@@ -128,7 +130,9 @@ def _weigh(status: int, code: str) -> tuple[Meaning, str | None]:
         return Meaning.PASSING, None
     if status in (401, 403) or code in _EXPIRED:
         return Meaning.DENIED, HINT_KEYS
-    return (Meaning.PASSING if status >= 500 and status != 501 else Meaning.FINAL), None
+    if status == 501:
+        return Meaning.UNKNOWN, HINT_SINGLE
+    return (Meaning.PASSING if status >= 500 else Meaning.FINAL), None
 
 
 def _read_silence(kind: str, text: str) -> Answer:

@@ -100,6 +100,15 @@ class KeepsLeftovers(Protocol):
         """Remove what was left before this moment; returns the bytes set free."""
 
 
+@runtime_checkable
+class DependsOnServer(Protocol):
+    """A store whose promises depend on who runs it, so that they are tried (``probe``) and not believed."""
+
+    @property
+    def has_single_writer(self) -> bool:
+        """Whether somebody said that no two writers are ever at it at once; then a create looks, and then writes."""
+
+
 def check_name(name: str) -> str:
     """The name itself if it can name an object. Raises Refused.
 

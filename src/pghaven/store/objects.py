@@ -13,7 +13,7 @@ import random
 import re
 from collections.abc import Callable, Iterator
 from datetime import UTC
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pghaven.clock import SYSTEM_CLOCK, Clock
 from pghaven.errors import (
@@ -22,6 +22,7 @@ from pghaven.errors import (
     ObjectExists,
     ObjectMissing,
     PghavenError,
+    Refused,
     StoreUnreachable,
     UsageError,
 )
@@ -65,8 +66,18 @@ class ObjectStore:
     def __repr__(self) -> str:
         return f"ObjectStore({self.url!r})"
 
+    @property
+    def has_single_writer(self) -> bool:
+        return self.settings.single_writer
+
     def create(self, name: str, content: Buffers) -> None:
         import obstore
+
+        mode: Literal["create", "overwrite"] = "create"
+        if self.has_single_writer:
+            mode = "overwrite"
+            if self.find(name) is not None:
+                raise ObjectExists(f'"{name}" exists already in {self.url}')
 
         key = self._key(name)
         body = b"".join(content)
@@ -75,7 +86,7 @@ class ObjectStore:
         def put(client: Client) -> None:
             nonlocal attempts
             attempts += 1
-            obstore.put(client, key, body, mode="create", use_multipart=False)
+            obstore.put(client, key, body, mode=mode, use_multipart=False)
 
         try:
             self._ask("create", name, put, size_bytes=len(body))
@@ -264,6 +275,8 @@ class ObjectStore:
         message = f"could not {action} {what}: {answer.reason}"
         if answer.meaning is Meaning.DENIED:
             return NotPermitted(message, hint=answer.hint)
+        if answer.meaning is Meaning.UNKNOWN:
+            return Refused(message, hint=answer.hint)
         return StoreUnreachable(message, hint=answer.hint)
 
 

@@ -31,6 +31,7 @@ class StoreSettings:
     ssh_config_file: str | None = None
     request_timeout_seconds: float = 120.0
     retry_timeout_seconds: float = 120.0
+    single_writer: bool = False
 
 
 SETTINGS = tuple(field.name for field in fields(StoreSettings))
