@@ -17,6 +17,7 @@ from blake3 import blake3
 from pghaven.backup.changes import Rule
 from pghaven.backup.listing import ListingRules, list_data_directory
 from pghaven.postgres.changed import ChangedBlocks, ChangedBlocksBuilder
+from pghaven.repository.blockmap import EXTENT_BYTES
 from pghaven.repository.manifest import HASH_BYTES, BadPage, Manifest
 from pghaven.repository.repository import Repository
 from pghaven.store.memory import MemoryStore
@@ -189,6 +190,19 @@ def test_marks_in_every_file_of_a_relation_hang_on_its_one_map(make_stage: MakeS
     source = put_pages(stage.source, second, {0: make_page(GIB_BLOCKS, BEFORE, b"before", flags=ALL_VISIBLE)})
     stage.step(source, marks_logged=False)
     stage.assert_holds_all()
+
+
+@pytest.mark.parametrize("has_summaries", [False, True])
+def test_extent_in_too_many_pieces_is_stored_whole(make_stage: MakeStage, has_summaries: bool) -> None:
+    """Every other page of it was stored before; nothing of it has changed since."""
+    stage = make_stage({TABLE: table(300)})
+    scattered = put_pages(stage.source, TABLE, {block: make_page(block, AFTER, b"new") for block in range(0, 128, 2)})
+    parent = stage.step(scattered)
+    changed = changes({}) if has_summaries else None
+    manifest = take_increment(stage.repository, scattered, BackupOrder(number=3), build_on(parent, changed=changed))
+    assert stored_pages(stage, manifest) == EXTENT_BYTES // PAGE
+    restore(stage.repository, manifest.facts.label, stage.root / "target")
+    assert_restored(scattered, stage.root / "target")
 
 
 # -- by summaries -----------------------------------------------------------------------------------------------------

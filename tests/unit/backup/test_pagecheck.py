@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pghaven.backup import pagecheck
 from pghaven.backup.damage import judge_suspects
+from pghaven.backup.jobs import Part, ScanJob
 from pghaven.backup.listing import Listing, ListingRules, list_data_directory
 from pghaven.backup.pagecheck import PageChecker, Pages, SuspectPage
+from pghaven.backup.pipeline import WorkerSettings, open_worker
 from pghaven.events import Event
 from pghaven.postgres.lsn import Lsn
+from pghaven.repository.backups import BackupCatalog
+from pghaven.store.memory import MemoryStore
 from tests.support.increments import make_page
-from tests.support.synthetic import PAGE
+from tests.support.synthetic import CLUSTER, PAGE, make_repository
 
 LSN = 0x5000
 SPAN = (Lsn(0x4000), Lsn(0x6000))
@@ -123,3 +128,27 @@ def test_blocks_of_a_later_file_are_counted_through_the_relation(tmp_path: Path)
     path.write_bytes(page)
     assert checker.check(parts) == [0]
     assert checker.take_suspects() == [SuspectPage(file=0, block_in_file=0, block=131072, lsn=LSN)]
+
+
+def test_page_that_stays_bad_is_stored_by_a_scan_whatever_its_lsn(reading: Reading, tmp_path: Path) -> None:
+    """The parent may hold it whole, or in another state: what is there now is what a full backup would hold."""
+    reading.path.write_bytes(reading.buffer)
+    size = len(reading.buffer)
+    place = BackupCatalog(make_repository(MemoryStore()), CLUSTER).pack_place
+    worker = open_worker(
+        WorkerSettings(place=place, label="20260101T000000Z-0001", level=1, block_size=PAGE, verify=True)
+    )
+    job = ScanJob(
+        files=(Part(number=0, path=str(reading.path), offset=0, length=size, block=0, is_main=True),),
+        size_bytes=size,
+        is_range=False,
+        since=Lsn(LSN + 8),
+        known_bytes=(size,),
+        extents=((),),
+        unlogged_marks=(False,),
+    )
+    result = worker(job)
+    last = worker.close()
+    assert [suspect.block for suspect in result.suspects] == [2]
+    offsets, lengths = (np.frombuffer(last.pieces[column], np.uint64).tolist() for column in (1, 2))
+    assert (offsets, lengths) == ([2 * PAGE], [PAGE])
