@@ -141,10 +141,13 @@ def test_archiving_that_fails_is_the_first_thing_told(site: Site) -> None:
     site.cluster.reload()
     site.cluster.switch_wal()
     site.cluster.wait_for("SELECT failed_count > 0 FROM pg_stat_archiver")
-    problem = look(site, status=WARNINGS)["problems"][0]
+    found = look(site, status=WARNINGS)
+    problem = found["problems"][0]
     assert problem["level"] == "critical"
     assert problem["text"].startswith("archiving fails (")
-    assert "1 finished WAL file waits in pg_wal" in problem["text"]
+    assert "1 finished WAL file waits in pg_wal; pg_wal has room for" in problem["text"]
+    assert found["server"]["room"]["waiting"] == 1
+    assert found["server"]["room"]["free_bytes"] > 0
 
 
 def test_after_a_promotion_the_old_timeline_s_window_leads_into_the_new_one(site: Site) -> None:

@@ -239,6 +239,19 @@ def test_what_a_repository_holds_is_not_believed_for_ever(site: WalSite, second:
     assert not Marks(str(site.data_directory / "pg_wal"), clock).is_held("r0", str(segment_name(3)))
 
 
+def test_a_push_that_fails_tells_how_long_there_is_room_and_removes_nothing(site: WalSite) -> None:
+    shutil.move(site.repository_path, site.root / "away")
+    finish_all(site)
+    for number in NUMBERS:
+        moment = (site.data_directory / "pg_wal" / str(segment_name(number))).stat().st_mtime - 100 * (9 - number)
+        os.utime(site.data_directory / "pg_wal" / str(segment_name(number)), (moment, moment))
+    ended = archive(site, segment_name(3))
+    assert ended.status == 14
+    assert "4 WAL files wait to be archived; pg_wal has room for" in ended.err
+    assert "at the present" in ended.err
+    assert all((site.data_directory / "pg_wal" / str(segment_name(number))).exists() for number in NUMBERS)
+
+
 # -- crashes -----------------------------------------------------------------------------------------------------------
 
 

@@ -52,15 +52,22 @@ def command(invocation: Invocation, cluster: str | None) -> int:
 
 def render_body(status: ClusterStatus) -> dict[str, object]:
     """``server.up`` and ``repositories[].reachable`` tell which of the two forms an entry has."""
-    from pghaven.proof.states import ServerState
-
     return {
         "cluster": status.cluster,
         "looked_at": status.looked_at,
-        "server": {"up": isinstance(status.server, ServerState), **_fields(status.server)},
+        "server": _server_body(status.server),
         "repositories": [_repository_body(one) for one in status.repositories],
         "problems": status.problems,
     }
+
+
+def _server_body(server: ServerState | ServerSilence) -> dict[str, object]:
+    from pghaven.proof.states import ServerState
+
+    body = {"up": isinstance(server, ServerState), **_fields(server)}
+    if isinstance(server, ServerState) and server.room is not None:
+        body["room"] = {**_fields(server.room), "seconds": server.room.seconds}
+    return body
 
 
 def _repository_body(state: RepositoryState | RepositorySilence) -> dict[str, object]:

@@ -65,10 +65,14 @@ def _judge_server(cluster: str, server: ServerState | ServerSilence) -> Iterator
         )
         if server.waiting:
             text += f"; {count_files(server.waiting)} in pg_wal"
+        if server.room is not None:
+            text += f"; {server.room.describe()}"
         hint = f"The server's log shows what archive_command said. Run: pghaven check {cluster}"
         yield Problem(level="critical", text=text, hint=hint)
     elif server.waiting is not None and server.waiting > _WAITING_WARNED:
         text = f"archiving is behind: {count_files(server.waiting)}"
+        if server.room is not None:
+            text += f"; {server.room.describe()}"
         yield Problem(level="warning", text=text, hint="Is the repository slow? Watch whether the number falls.")
 
 

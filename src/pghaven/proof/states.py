@@ -13,13 +13,15 @@ from pghaven.proof.windows import Reach, Window
 from pghaven.repository.evidence import Evidence
 from pghaven.server.probe import ArchiverFacts
 from pghaven.wal.behind import Behind
+from pghaven.wal.room import WalRoom
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerState:
     """A server that answered. ``lsn`` is how far it has written, a standby: replayed.
 
-    ``waiting`` counts finished WAL files that are not archived yet, None when the role may not look.
+    ``waiting`` counts finished WAL files that are not archived yet, None when the role may not look. ``room`` is what
+    ``pg_wal`` has room for, None when it is not on this host.
     """
 
     version: str
@@ -31,6 +33,7 @@ class ServerState:
     archive_mode: str
     archiver: ArchiverFacts
     waiting: int | None
+    room: WalRoom | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,6 +39,7 @@ from pghaven.server.connection import connect
 from pghaven.server.postmaster import is_running
 from pghaven.server.probe import probe_server
 from pghaven.wal.behind import BehindNotes
+from pghaven.wal.room import measure_room
 
 _STORE_HINT = "Is its file system mounted? Is the URL in the configuration right?"
 
@@ -54,7 +55,7 @@ class StatusSettings:
 def gather_status(settings: StatusSettings, listener: Listener, *, clock: Clock = SYSTEM_CLOCK) -> ClusterStatus:
     """Ask the server and every repository. Reads only. Raises nothing of ours: silence is part of the answer."""
     listener(Step(text=f'asking the server of "{settings.cluster}"'))
-    server = _ask_server(settings)
+    server = _ask_server(settings, clock)
     repositories: list[RepositoryState | RepositorySilence] = []
     for place in settings.repositories:
         listener(Step(text=f"reading {place.url}"))
@@ -71,7 +72,7 @@ def gather_status(settings: StatusSettings, listener: Listener, *, clock: Clock 
     )
 
 
-def _ask_server(settings: StatusSettings) -> ServerState | ServerSilence:
+def _ask_server(settings: StatusSettings, clock: Clock) -> ServerState | ServerSilence:
     try:
         owner = find_owner_name(settings.data_directory)
         with closing(connect(settings.conninfo, os_user=owner)) as connection:
@@ -89,6 +90,7 @@ def _ask_server(settings: StatusSettings) -> ServerState | ServerSilence:
         archive_mode=facts.settings.get("archive_mode", ""),
         archiver=facts.archiver,
         waiting=waiting,
+        room=measure_room(f"{settings.data_directory}/{WAL_DIRECTORY}", clock),
     )
 
 

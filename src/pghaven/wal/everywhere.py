@@ -41,6 +41,7 @@ from pghaven.wal.children import (
 from pghaven.wal.marks import Marks
 from pghaven.wal.push import WalFile, push_into, read_wal_file
 from pghaven.wal.refill import Refill
+from pghaven.wal.room import measure_room
 
 REST = timedelta(seconds=30)
 """A repository that may be missed, and was, is not tried again for so long."""
@@ -124,7 +125,20 @@ def push_everywhere(request: PushRequest, listener: Listener = ignore) -> PushRe
     notes = None if wal_directory is None else BehindNotes(wal_directory)
     push = _Push(request, file, wal_directory, notes, listener)
     push.run()
-    return push.conclude()
+    try:
+        return push.conclude()
+    except PghavenError:
+        _tell_room(wal_directory, request.clock, listener)
+        raise
+
+
+def _tell_room(wal_directory: str | None, clock: Clock, listener: Listener) -> None:
+    """What fails goes on filling the disk: tell for how long."""
+    room = None if wal_directory is None else measure_room(wal_directory, clock)
+    if room is not None and room.waiting > 1:
+        text = f"{room.waiting} WAL files wait to be archived; {room.describe()}"
+        hint = "The server keeps them until they are archived, and stops when the disk is full. Nothing removes them."
+        listener(Notice(level="warning", code="wal_waits", text=text, hint=hint))
 
 
 class _Push:
