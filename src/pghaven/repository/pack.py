@@ -27,6 +27,7 @@ from pghaven.repository.container import (
 )
 from pghaven.repository.seal import Keyring
 from pghaven.store.api import ObjectInfo, Store
+from pghaven.store.metered import find_server_store
 
 # Large enough that an object store is asked once in 32 MiB, small enough that two (one being filled, one being
 # stored) fit in each worker's memory.
@@ -207,14 +208,13 @@ def iter_pack_frames(
 ) -> Iterator[tuple[int, Buffer]]:
     """The plain bytes of these frames (numbers in increasing order), each proven, fetched in large ranges.
 
-    Raises Damaged naming the pack and the frame.
+    Over a network the next range is on its way while one is used. Raises Damaged naming the pack and the frame.
     """
     name = place.name(ref.label, ref.id)
-    for first, last, wanted in _coalesce(index, frames):
-        start = index.stored_offsets[first] if first else 0  # with the first frame comes the header before it
-        length = index.stored_offsets[last] + index.stored_lengths[last] - start
-        data = memoryview(place.store.read_range(name, start, length))
-        for number in wanted:
+    spans = [_Span.of(index, *one) for one in _coalesce(index, frames)]
+    for span, content in _fetch(place.store, name, spans):
+        start, data = span.start, memoryview(content)
+        for number in span.frames:
             at = index.stored_offsets[number] - start
             try:
                 if not number:
@@ -223,6 +223,34 @@ def iter_pack_frames(
             except Damaged as error:
                 raise Damaged(f'pack "{name}": {error.message}') from error
             yield number, plain
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """A range of a pack and the frames in it that are wanted."""
+
+    start: int
+    length: int
+    frames: list[int]
+
+    @classmethod
+    def of(cls, index: Index, first: int, last: int, frames: list[int]) -> _Span:
+        start = index.stored_offsets[first] if first else 0  # with the first frame comes the header before it
+        return cls(start, index.stored_offsets[last] + index.stored_lengths[last] - start, frames)
+
+
+def _fetch(store: Store, name: str, spans: list[_Span]) -> Iterator[tuple[_Span, bytes]]:
+    if len(spans) < 2 or find_server_store(store) is None:
+        for span in spans:
+            yield span, store.read_range(name, span.start, span.length)
+        return
+    with ThreadPoolExecutor(1, "read-ahead") as thread:
+        ahead = thread.submit(store.read_range, name, spans[0].start, spans[0].length)
+        for span, following in zip(spans, [*spans[1:], None], strict=True):
+            content = ahead.result()
+            if following is not None:
+                ahead = thread.submit(store.read_range, name, following.start, following.length)
+            yield span, content
 
 
 def _coalesce(index: Index, frames: Iterable[int]) -> Iterator[tuple[int, int, list[int]]]:

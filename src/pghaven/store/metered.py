@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pghaven.runtime.pace import Pace
 from pghaven.runtime.shared import SharedNumbers
-from pghaven.store.api import Buffers, KeepsLeftovers, ObjectInfo, Store
+from pghaven.store.api import Buffers, DependsOnServer, KeepsLeftovers, ObjectInfo, Store
 
 # What an object store answers to one request for a list.
 LISTED_TOGETHER = 1000
@@ -120,6 +120,12 @@ def find_leftover_keeper(store: Store) -> KeepsLeftovers | None:
     """The store itself, or the one that it meters, if it may hold what no listing shows."""
     innermost = store.inner if isinstance(store, MeteredStore) else store
     return innermost if isinstance(innermost, KeepsLeftovers) else None
+
+
+def find_server_store(store: Store) -> DependsOnServer | None:
+    """The store itself, or the one that it meters, if it is behind a network: then requests should overlap."""
+    innermost = store.inner if isinstance(store, MeteredStore) else store
+    return innermost if isinstance(innermost, DependsOnServer) else None
 
 
 class Meters:

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pghaven.errors import ObjectExists, ObjectMissing, Refused
-from pghaven.store.api import DependsOnServer, Store
-from pghaven.store.metered import MeteredStore
+from pghaven.store.api import Store
+from pghaven.store.metered import find_server_store
 
 _CONTENT = b"pghaven tries with this object whether a name can be taken twice.\n"
 
@@ -44,8 +44,8 @@ def probe_store(store: Store, name: str) -> Probe | None:
 
     Raises StoreUnreachable, NotPermitted.
     """
-    innermost = store.inner if isinstance(store, MeteredStore) else store
-    if not isinstance(innermost, DependsOnServer) or innermost.has_single_writer:
+    server = find_server_store(store)
+    if server is None or server.has_single_writer:
         return None
     second = _CONTENT + os.urandom(8).hex().encode()
     refuses = _is_refused(store, name, _CONTENT, may_be_new=True) and _is_refused(store, name, second)
