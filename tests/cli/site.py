@@ -128,7 +128,7 @@ class Site:
         """``init --apply`` and the restart it asks for."""
         if not self.config.exists():
             self.write_config()
-        self.ok("init", NAME, "--apply")
+        self.ok("init", NAME, "--apply", "--no-encryption")
         self.cluster.restart()
 
     def archive_all(self) -> str:

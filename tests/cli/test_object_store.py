@@ -37,7 +37,7 @@ def use_store(site: Site, settings: StoreSettings, **others: object) -> None:
 def test_from_init_to_a_restored_server(site: Site, server: ObjectServer) -> None:
     use_store(site, server.settings())
     cluster = site.cluster
-    assert "created, cluster registered" in site.ok("init", NAME, "--apply")
+    assert "created, cluster registered" in site.ok("init", NAME, "--apply", "--no-encryption")
     cluster.restart()
     cluster.sql("CREATE TABLE t AS SELECT generate_series(1, 100000) AS i")
     first = site.json("backup")["label"]
@@ -111,12 +111,12 @@ def test_wal_get_takes_no_status_for_absence(site: Site, server: ObjectServer) -
 
 def test_what_is_missing_is_told_at_init(site: Site, server: ObjectServer) -> None:
     use_store(site, server.settings(bucket="nowhere"))
-    failed = site.error("init", NAME, status=14)
+    failed = site.error("init", NAME, "--no-encryption", status=14)
     assert 'there is no bucket "nowhere"' in failed["message"]
     use_store(site, server.settings(credentials_file=str(site.place / "none")))
-    assert str(site.place / "none") in site.error("init", NAME, status=2)["message"]
+    assert str(site.place / "none") in site.error("init", NAME, "--no-encryption", status=2)["message"]
     use_store(site, server.settings(credentials_file=server.reader_file))
-    assert "AccessDenied" in site.error("init", NAME, status=13)["message"]
+    assert "AccessDenied" in site.error("init", NAME, "--no-encryption", status=13)["message"]
 
 
 @pytest.mark.pg
@@ -143,10 +143,11 @@ def test_a_store_that_cannot_be_shared_is_told_and_used_only_when_somebody_says_
 def test_keys_are_taken_from_the_environment_and_never_shown(site: Site, server: ObjectServer) -> None:
     use_store(site, server.settings(credentials_file=None))
     keys = {"AWS_ACCESS_KEY_ID": "AKTESTS", "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
-    ended = site.run("init", NAME, "--verbose", environment=keys)
+    ended = site.run("init", NAME, "--no-encryption", "--verbose", environment=keys)
     assert ended.status == 3, ended
     assert "archiving would fail" in ended.err, "the server has no such environment"
-    wrong = site.run("init", NAME, "--verbose", environment=keys | {"AWS_SECRET_ACCESS_KEY": f"{SECRET_KEY}2"})
+    keys |= {"AWS_SECRET_ACCESS_KEY": f"{SECRET_KEY}2"}
+    wrong = site.run("init", NAME, "--no-encryption", "--verbose", environment=keys)
     assert wrong.status == 13
     assert "SignatureDoesNotMatch" in wrong.err
     for text in (ended.out, ended.err, wrong.out, wrong.err, site.config.read_text()):

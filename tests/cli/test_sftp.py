@@ -33,7 +33,7 @@ def test_from_init_to_a_restored_server(site: Site, sftp_server: SftpServer) -> 
     directory = sftp_server.make_directory() / "new" / "repository"
     use_server(site, sftp_server, directory)
     cluster = site.cluster
-    site.ok("init", NAME, "--apply")
+    site.ok("init", NAME, "--apply", "--no-encryption")
     cluster.restart()
     assert (directory / "pghaven.json").exists()
     cluster.sql("CREATE TABLE t AS SELECT generate_series(1, 100000) AS i")
@@ -77,7 +77,7 @@ def test_a_host_key_that_is_not_known_is_told_with_the_command(site: Site, sftp_
     empty.write_text("")
     own(empty)
     use_server(site, sftp_server, sftp_server.make_directory(), known_hosts_file=str(empty))
-    failed = site.error("init", NAME, status=13)
+    failed = site.error("init", NAME, "--no-encryption", status=13)
     assert "host key is not known" in failed["message"]
     assert f"-p {sftp_server.port}" in failed["hint"]
     assert empty.read_text() == ""

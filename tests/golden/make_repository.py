@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import tempfile
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from pghaven.repository.manifest import ConfigFile, Tablespace
 from pghaven.repository.repository import Repository
 from pghaven.runtime.whoami import ProcessIdentity
 from pghaven.store.open import create_root
+from tests.support.keys import SealedSite, make_sealed
 from tests.support.synthetic import (
     CONTROL,
     TABLESPACE_OID,
@@ -38,17 +40,32 @@ CONFIG = ConfigFile(role="config", path="/etc/postgresql/postgresql.conf", mode=
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as place:
-        root = Path(place)
-        expected = fill(make_repository(create_root(f"file://{root}")))
-        with zipfile.ZipFile(GOLDEN / f"repository-v{FORMAT_VERSION}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-            for path in sorted(path for path in root.rglob("*") if path.is_file()):
-                archive.write(path, path.relative_to(root))
-    text = json.dumps(expected, indent=1, sort_keys=True) + "\n"
-    (GOLDEN / f"repository-v{FORMAT_VERSION}.json").write_text(text, encoding="utf-8")
+        pack("", Path(place), fill(make_repository(create_root(f"file://{place}"))), None)
+    with tempfile.TemporaryDirectory() as place:
+        site = make_sealed(create_root(f"file://{place}"))
+        site.add("second")
+        expected = fill(site.open(), then=lambda: rotate(site))
+        pack("-sealed", Path(place), expected, site.key.render())
 
 
-def fill(repository: Repository) -> dict[str, dict[str, str]]:
-    """Two backups, WAL and quarantine; gives the hash of every file that a restore must have, by label and path."""
+def rotate(site: SealedSite) -> Repository:
+    site.rotate()
+    return site.open()
+
+
+def pack(what: str, root: Path, files: dict[str, dict[str, str]], key: str | None) -> None:
+    with zipfile.ZipFile(GOLDEN / f"repository-v{FORMAT_VERSION}{what}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(path for path in root.rglob("*") if path.is_file()):
+            archive.write(path, path.relative_to(root))
+    text = json.dumps({"files": files, "key": key}, indent=1, sort_keys=True) + "\n"
+    (GOLDEN / f"repository-v{FORMAT_VERSION}{what}.json").write_text(text, encoding="utf-8")
+
+
+def fill(repository: Repository, then: Callable[[], Repository] | None = None) -> dict[str, dict[str, str]]:
+    """Two backups, WAL and quarantine; gives the hash of every file that a restore must have, by label and path.
+
+    ``then`` is called after the first backup, and gives the repository for what follows.
+    """
     expected: dict[str, dict[str, str]] = {}
     for number in (1, 2):
         order = BackupOrder(number=number, workers=number, identity=WRITER, config_files=(CONFIG,))
@@ -58,6 +75,8 @@ def fill(repository: Repository) -> dict[str, dict[str, str]]:
             manifest = take_backup(repository, replace(source, tablespaces=tablespaces), order)
         label = manifest.facts.backup_label.encode()
         files = {**source.files, "global/pg_control": CONTROL, "backup_label": label}
+        if then is not None and number == 1:
+            repository = then()
         expected[order.label] = {name: blake3(content).hexdigest() for name, content in sorted(files.items())}
     archive = open_archive(repository)
     archive.put("00000002.history", b"1\t0/600000\tno recovery target specified\n", {"host": "db2"})

@@ -12,10 +12,12 @@ from blake3 import blake3
 
 from pghaven.clock import ManualClock
 from pghaven.repository.backups import BackupCatalog
+from pghaven.repository.keytext import find_key_text
 from pghaven.repository.kit import rescue
 from pghaven.repository.repository import Repository, open_repository
 from pghaven.store.open import open_store
 from pghaven.store.recording import RecordingStore
+from tests.support.keys import open_with
 from tests.support.synthetic import CLUSTER, SYSTEM_IDENTIFIER, open_archive, read_tree, restore
 
 GOLDEN = Path(__file__).parent
@@ -25,13 +27,16 @@ MADE = {"pghaven.restore.json", "recovery.signal", "postgresql.auto.conf"}
 
 @dataclass(frozen=True)
 class Golden:
-    """A golden repository, unpacked, and the hash of every file by label and path."""
+    """A golden repository, unpacked, the hash of every file by label and path, and its key."""
 
     root: Path
     expected: dict[str, dict[str, str]]
+    key: str | None
 
     def open(self) -> Repository:
-        return open_repository(RecordingStore(open_store(f"file://{self.root}")), clock=ManualClock())
+        store = RecordingStore(open_store(f"file://{self.root}"))
+        found = find_key_text(self.key or "")
+        return open_repository(store, clock=ManualClock()) if found is None else open_with(store, found)
 
 
 @pytest.fixture(scope="module", params=REPOSITORIES, ids=lambda path: path.stem)
@@ -40,7 +45,8 @@ def golden(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     root = tmp_path_factory.mktemp(path.stem)
     with zipfile.ZipFile(path) as archive:
         archive.extractall(root)
-    return Golden(root, json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))
+    known = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    return Golden(root, known["files"], known["key"])
 
 
 def hashes(files: dict[str, bytes]) -> dict[str, str]:
@@ -63,7 +69,7 @@ def test_every_backup_restores_as_it_was_and_nothing_is_written(golden: Golden, 
 
 
 def test_the_rescue_kit_reads_it_too(golden: Golden, tmp_path: Path) -> None:
-    reader = rescue.Repository(golden.root)
+    reader = rescue.Repository(golden.root, golden.key)
     for label, files in golden.expected.items():
         rescue.Backup(reader, CLUSTER, label).extract(tmp_path / label)
         assert hashes(read_tree(tmp_path / label)[0]) == files
@@ -71,7 +77,7 @@ def test_the_rescue_kit_reads_it_too(golden: Golden, tmp_path: Path) -> None:
 
 def test_wal_and_quarantine_are_read(golden: Golden) -> None:
     archive = open_archive(golden.open())
-    reader = rescue.Repository(golden.root)
+    reader = rescue.Repository(golden.root, golden.key)
     names = [str(segment.name) for timeline in archive.list_timelines() for segment in archive.list_segments(timeline)]
     assert names == [f"0000000100000000{number:08X}" for number in (3, 4, 5)]
     for name in [*names, "00000002.history"]:

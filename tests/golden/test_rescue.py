@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -18,6 +19,8 @@ from blake3 import blake3
 from pghaven.errors import Damaged
 from pghaven.repository.container import Container, Kind
 from pghaven.repository.document import parse_document
+from pghaven.repository.keyset import make_first_key
+from pghaven.repository.keytext import Access
 from pghaven.repository.kit import rescue
 from pghaven.repository.repository import Repository
 from pghaven.repository.rescuekit import KIT_NUMBER, kit_prefix, read_kit, write_kit
@@ -29,6 +32,7 @@ from tests.golden.test_repositories import REPOSITORIES
 from tests.support.cluster import TestCluster
 from tests.support.commands import PghavenCommand
 from tests.support.fixtures import ClusterFactory
+from tests.support.keys import make_sealed
 from tests.support.places import PROJECT, own
 from tests.support.protected import Protected, dump_hash
 from tests.support.synthetic import (
@@ -81,7 +85,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Repository, di
 def test_it_is_one_file_that_an_old_python_reads() -> None:
     """Written for 3.9, the oldest that a distribution still supports; no package is needed, some are used."""
     tree = ast.parse(PROGRAM.read_text(encoding="utf-8"), feature_version=(3, 9))
-    allowed = {*sys.stdlib_module_names, "blake3", "backports", "compression", "zstandard"}
+    allowed = {*sys.stdlib_module_names, "blake3", "backports", "compression", "zstandard", "cryptography"}
     for node in ast.walk(tree):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom):
@@ -274,15 +278,51 @@ def spoil(path: Path) -> None:
     path.write_bytes(content)
 
 
+def test_a_sealed_repository_is_read_with_its_key_or_passphrase_and_by_nothing_else(tmp_path: Path) -> None:
+    root = tmp_path / "repository"
+    for directory in (root, tmp_path / "source"):
+        directory.mkdir()
+    site = make_sealed(open_store(f"file://{root}"))
+    site.add_passphrase("paper", "correct horse")
+    writer = site.add("host", Access.WRITER)
+    source = make_source(tmp_path / "source")
+    take_backup(site.open(), source, ORDERS[1])
+    for given in ({"key": site.key.render()}, {"passphrase": "correct horse"}):
+        reader = rescue.Repository(root, **given)
+        assert [label for label, _ in reader.backups(CLUSTER)] == [ORDERS[1].label]
+        target = tmp_path / "-".join(given)
+        rescue.Backup(reader, CLUSTER, "latest").extract(target)
+        restore(site.open(), ORDERS[1].label, tmp_path / f"restored-{target.name}")
+        assert_same(tmp_path / f"restored-{target.name}", target)
+    for wrong, reason in (
+        (make_first_key().render(), "another repository's"),
+        (writer.render(), "only writes"),
+        (site.key.render()[:-3] + "aaa", "not copied right"),
+    ):
+        with pytest.raises(rescue.Unreadable, match=reason):
+            rescue.Repository(root, wrong)
+    with pytest.raises(rescue.Unreadable, match="opens no slot"):
+        rescue.Repository(root, passphrase="incorrect horse")
+    with pytest.raises(rescue.Unreadable, match="give a key"):
+        rescue.Repository(root).lineages(CLUSTER)
+    slots = ["first  key  reader", "paper  passphrase  reader", "host  key  writer"]
+    assert run("-r", root, "slots").splitlines() == slots
+
+
 @pytest.mark.parametrize("path", REPOSITORIES, ids=lambda path: path.stem)
 def test_every_version_of_the_format_is_read_without_any_package(path: Path, tmp_path: Path) -> None:
+    key = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["key"]
+    words = []
+    if key is not None:  # nothing opens seals without one
+        (tmp_path / "key").write_text(f"# of a sealed repository\n{key}\n", encoding="utf-8")
+        words = ["--key", str(tmp_path / "key")]
     with zipfile.ZipFile(path) as archive:
         archive.extractall(tmp_path / "repository")
-    lines = run("-r", tmp_path / "repository", "list").splitlines()
+    lines = run("-r", tmp_path / "repository", *words, "list", bare=key is None).splitlines()
     assert lines
     for line in lines:
         cluster, label = line.split()[:2]
-        run("-r", tmp_path / "repository", "extract", cluster, label, tmp_path / label)
+        run("-r", tmp_path / "repository", *words, "extract", cluster, label, tmp_path / label, bare=key is None)
         assert (tmp_path / label / "global" / "pg_control").exists()
 
 

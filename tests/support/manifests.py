@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from pghaven.repository.container import Container, Kind
-from pghaven.repository.document import render_document
 from pghaven.repository.repository import Repository
 from pghaven.store.memory import MemoryStore
 from tests.support.forging import MANIFEST, Forgery, Frame, hash_of
@@ -138,7 +137,7 @@ def forge_backup(repository: Repository, label: str, edit: Edit) -> None:
     decision["manifest"] = hash_of(content).hex()
     for name, data in (
         (prefix + "manifest", content),
-        (prefix + "decision", render_document(repository.context(prefix + "decision"), decision)),
+        (prefix + "decision", repository.render_document(prefix + "decision", decision)),
     ):
         store.delete(name)
         store.create(name, [data])

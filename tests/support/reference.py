@@ -186,7 +186,7 @@ def make_reference(root: Path, keyring: Keyring) -> Reference:
     sources = {}
     for order in (FIRST, SECOND):
         directory = root / order.label
-        directory.mkdir()
+        directory.mkdir(parents=True)
         sources[order.label] = make_source(directory, salt=order.number, tablespaces=order is FIRST)
         take_backup(repository, sources[order.label], order)
     BackupCatalog(repository, CLUSTER).sign_of_life(FIRST.label, 1)

@@ -38,7 +38,7 @@ from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.entry import BackupEntry, Intent, summarize
 from pghaven.repository.manifest import BackupFacts, ConfigFile, Manifest, Tablespace, render_relation
 from pghaven.repository.repository import Lineage, Repository, create_repository, open_repository
-from pghaven.repository.seal import OPEN_KEYRING, Keyring
+from pghaven.repository.seal import OPEN_KEYRING, DataKey, Keyring
 from pghaven.repository.walstore import WalArchive
 from pghaven.restore.execute import RestoreSettings, run_restore
 from pghaven.restore.plan import plan_restore
@@ -53,7 +53,7 @@ PAGE = 8192
 TABLESPACE_OID = 16400
 CONTROL = (Path(__file__).parents[1] / "golden" / "control" / "17-in-production.bin").read_bytes()
 SYSTEM_IDENTIFIER = parse_control(CONTROL).system_identifier
-SEALED = Keyring(keys={bytes(range(16)): bytes(range(100, 132))}, current_key_id=bytes(range(16)))
+SEALED = Keyring(keys={bytes(range(16)): DataKey.from_root(bytes(range(100, 132)))}, current_key_id=bytes(range(16)))
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 _OLD_NS = 1_700_000_000_123_456_789
 

@@ -14,7 +14,6 @@ from pghaven.events import Listener, Step
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.timeline import Timeline
-from pghaven.postgres.waldata import check_segment
 from pghaven.repository.horizon import read_horizon
 from pghaven.repository.walstore import WalArchive
 from pghaven.units import render_duration
@@ -46,7 +45,7 @@ def wait_for_wal(archive: WalArchive, wait: ArchiveWait, listener: Listener) -> 
     pause = _POLL_SECONDS_MIN
     while segment.number <= last.number:
         try:
-            content = archive.get(str(segment))
+            archive.require_whole(segment)
         except ObjectMissing:
             left = deadline - clock.monotonic()
             if left <= 0:
@@ -64,7 +63,6 @@ def wait_for_wal(archive: WalArchive, wait: ArchiveWait, listener: Listener) -> 
             pause = min(pause * _POLL_GROWTH, _POLL_SECONDS_MAX)
             continue
         pause = _POLL_SECONDS_MIN
-        check_segment(content, segment, archive.system_identifier)
         segment = segment.next()
     return first, last
 

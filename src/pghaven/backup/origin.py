@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from pghaven.backup.changes import ChangePlan, Ground, match_files, plan_changes, plan_full
 from pghaven.backup.listing import Listing
+from pghaven.backup.ownmap import OwnMaps
 from pghaven.backup.parent import ParentNeeds, choose_parent
 from pghaven.backup.untouched import FileStamps, HostNow, find_distrust, find_untouched
 from pghaven.backup.waldip import DipSearch, find_dip, has_run_since
@@ -60,8 +61,13 @@ class Tries:
 def find_tries(
     catalog: BackupCatalog, entries: Sequence[BackupEntry], system_identifier: int, listener: Listener
 ) -> Tries:
-    """The packs of the latest backups of this cluster that were given up since the last one that was finished."""
+    """The packs of the latest backups of this cluster that were given up since the last one that was finished.
+
+    None on a host that only writes: what such packs hold it cannot tell.
+    """
     labels: list[str] = []
+    if not catalog.repository.keyring.can_read:
+        return Tries(labels=(), known=None)
     for entry in reversed(entries):
         intent = entry.intent
         if intent is None or intent.purpose is not Purpose.BACKUP or intent.system_identifier != system_identifier:
@@ -96,8 +102,12 @@ def find_history(archive: WalArchive, data_directory: str, timeline: Timeline) -
 class Origin:
     """One backup's parent: chosen, announced, confirmed, and then asked what changed since."""
 
-    def __init__(self, catalog: BackupCatalog, archive: WalArchive, method: str, listener: Listener) -> None:
+    def __init__(
+        self, catalog: BackupCatalog, archive: WalArchive, method: str, listener: Listener, maps: OwnMaps | None = None
+    ) -> None:
+        """``maps`` are needed where the repository's key only writes."""
         self._catalog = catalog
+        self._maps = maps
         self._archive = archive
         self._method = method
         self._tell = listener
@@ -151,6 +161,8 @@ class Origin:
 
     def _find_flaw(self, entry: BackupEntry, results: Sequence[Evidence]) -> str | None:
         try:
+            if self._maps is not None and entry.label not in self._maps.list_labels():
+                return "cannot be built on: the key of this host only writes, and it has no copy of that backup's map"
             found = judge_backup(results, entry.label, self._catalog.find_manifest(entry)[1])
         except Damaged as error:
             return f"cannot be read: {error.message}"
@@ -214,8 +226,14 @@ class Origin:
         assert self.parent is not None
         label, place = self.parent.label, self._catalog.pack_place
         try:
-            manifest = self._catalog.load_manifest(self.parent)
+            if self._maps is not None:
+                manifest = self._maps.load(label, self._catalog.find_manifest(self.parent)[1])
+            else:
+                manifest = self._catalog.load_manifest(self.parent)
         except (Damaged, ObjectMissing) as error:
+            if self._maps is not None:
+                self._give_up(f'backup "{label}" cannot be built on: {error.message}')
+                return None
             self._give_up(f'backup "{label}" cannot be read: {error.message}', is_damage=True)
             return None
         sizes = {

@@ -38,6 +38,7 @@ from pghaven.backup.easing import NEVER_EASE, Eased, EaseRules, Easing
 from pghaven.backup.jobs import Job
 from pghaven.backup.listing import Listing, list_data_directory, name_owner
 from pghaven.backup.origin import Origin, Tries, find_tries
+from pghaven.backup.ownmap import find_maps, keep_map
 from pghaven.backup.pipeline import ReadResult, WorkerPacks, WorkerSettings, open_worker
 from pghaven.backup.plantext import tell_plan
 from pghaven.backup.relationnames import RelationReader
@@ -64,7 +65,8 @@ from pghaven.server.probe import ServerFacts, probe_server, read_clock, read_dat
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupSettings:
     """What a backup is told. ``level`` is zstd's, ``changes`` one of ``origin.METHODS``. ``pace`` is for
-    reading, ``ease`` says when to give way."""
+    reading, ``ease`` says when to give way. ``state_directory`` is where a host that only writes keeps its map
+    (None: ``ownmap.find_state_directory``)."""
 
     cluster: str
     data_directory: str
@@ -76,6 +78,7 @@ class BackupSettings:
     fast_checkpoint: bool = True
     pace: Pace | None = None
     ease: EaseRules = NEVER_EASE
+    state_directory: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +119,7 @@ class _Session:
         self._tell = listener
         self._clock = repository.clock
         self._catalog = BackupCatalog(repository, settings.cluster)
+        self._maps = find_maps(self._catalog, settings.state_directory, settings.data_directory)
         self._label = ""
         self._pace = settings.pace or Pace()
         self._signs = 0
@@ -134,7 +138,7 @@ class _Session:
             mention_checksums(facts, self._tell)
             entries = make_way(self._catalog, None, self._tell)
             tries = find_tries(self._catalog, entries, facts.system_identifier, self._tell)
-            origin = Origin(self._catalog, archive, settings.changes, self._tell)
+            origin = Origin(self._catalog, archive, settings.changes, self._tell, self._maps)
             started_at = self._clock.now()
             self._label = make_label(started_at)
             worker_settings = WorkerSettings(
@@ -300,6 +304,7 @@ class _Session:
         )
         self._tell(Step(text="writing the manifest"))
         manifest_bytes = self._catalog.commit(self._label, manifest, summarize(manifest.facts, str(first), str(last)))
+        keep_map(self._maps, self._catalog, manifest, self._tell)
         return BackupResult(
             facts=manifest.facts,
             first_segment=str(first),

@@ -67,6 +67,8 @@ def find_dip(archive: WalArchive, search: DipSearch) -> str | None:
 
     Reads every segment in between once. Raises StoreUnreachable.
     """
+    if not archive.repository.keyring.can_read:
+        return "the server was started since, and the key of this host cannot read the WAL that would tell how"
     deadline = archive.clock.monotonic() + search.timeout_seconds
     try:
         for segment in _list_segments(archive, search):

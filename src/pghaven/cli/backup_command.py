@@ -66,6 +66,7 @@ def command(
         changes="full" if full else changes,
         archive_timeout_seconds=chosen.backup_archive_timeout_seconds,
         ease=EaseRules(standby_lag_bytes=chosen.slow_at_standby_lag, waiting_files=chosen.slow_at_archive_backlog),
+        state_directory=chosen.state_directory,
     )
     with invocation.reporter as listener:
         limits = Limits(config, chosen, listener, limit=limit, io_limit=io_limit)

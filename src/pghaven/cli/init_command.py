@@ -5,6 +5,7 @@ The one idea: what the server needs is shown with the reason for each change; on
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,21 @@ if TYPE_CHECKING:
 @click.option("--data-directory", metavar="DIR", help="For a new configuration: default is what the server says.")
 @click.option("--conninfo", metavar="CONNINFO", help="For a new configuration: how to connect, as for psql.")
 @click.option("--repository", "repository_url", metavar="URL", help="For a new configuration: where backups are kept.")
+@click.option(
+    "--encryption/--no-encryption",
+    "encryption",
+    default=None,
+    help="Whether a new repository is sealed. Default: where it is not a directory.",
+)
+@click.option("--key-file", metavar="FILE", help="For a new configuration: where this host keeps the repository's key.")
+@click.option("--recovery-copy", metavar="FILE", help="Where to write a second key, to be kept apart from this host.")
+@click.option(
+    "--recovery-recipient",
+    "recovery_recipients",
+    metavar="AGE",
+    multiple=True,
+    help="An age recipient whose identity opens a new repository too. May be given several times.",
+)
 @click.option("--new-lineage", is_flag=True, help="Let another cluster take over the name, as after pg_upgrade.")
 @click.pass_obj
 def command(
@@ -32,22 +48,46 @@ def command(
     data_directory: str | None,
     conninfo: str | None,
     repository_url: str | None,
+    encryption: bool | None,
+    key_file: str | None,
+    recovery_copy: str | None,
+    recovery_recipients: tuple[str, ...],
     new_lineage: bool,
 ) -> int:
     """Make the repository, register CLUSTER in it, and show what its server's settings should be.
 
     Without a configuration file a first one is written: to --config or $PGHAVEN_CONFIG if given, else to
     ./pghaven.toml, for root to /etc/pghaven/pghaven.toml. Doing it again is fine and changes nothing.
+
+    A new repository in an object store or on another host is sealed: its key is written to a file of this host, and a
+    second one must be kept apart (--recovery-copy, --recovery-recipient, or shown at the terminal), because without a
+    key nobody can read it. A directory is sealed with --encryption.
     """
+    from pghaven.cli.asking import is_interactive, show_recovery_key
     from pghaven.cli.init_place import InitOptions, find_place
     from pghaven.cli.init_run import InitRequest, run_init
     from pghaven.repository.layout import check_cluster_name
+    from pghaven.setup.sealing import RecoveryOrder
 
     check_cluster_name(cluster)
-    given = InitOptions(data_directory=data_directory, conninfo=conninfo, repository_url=repository_url)
+    given = InitOptions(
+        data_directory=data_directory,
+        conninfo=conninfo,
+        repository_url=repository_url,
+        encryption=encryption,
+        key_file=key_file,
+    )
     place = find_place(invocation.config_path, cluster, given)
     with invocation.reporter as listener:
-        result = run_init(InitRequest(place=place, apply=apply, new_lineage=new_lineage), listener)
+        recovery = RecoveryOrder(
+            copy_path=None if recovery_copy is None else os.path.abspath(recovery_copy),
+            recipients=recovery_recipients,
+            show=show_recovery_key if is_interactive() else None,
+        )
+        request = InitRequest(
+            place=place, apply=apply, new_lineage=new_lineage, encryption=encryption, recovery=recovery
+        )
+        result = run_init(request, listener)
     return invocation.show("init", render_body(result), render_text(result))
 
 
@@ -81,9 +121,13 @@ def render_text(result: InitResult) -> str:
     ]
     for repository in result.repositories:
         done = "created, cluster registered" if repository.is_new else "cluster registered"
+        if repository.is_new and repository.is_sealed:
+            done = "created and sealed, cluster registered"
         if not repository.is_new and not repository.newly_registered:
             done = "cluster was registered before"
         pairs.append((f"repository {repository.name}", f"{repository.url} ({done})"))
+        if repository.key_file is not None:
+            pairs.append((f"key of {repository.name}", repository.key_file))
     text = f"cluster {place.cluster.name}\n" + render_block(pairs, indent="  ")
     return text + _render_settings(result) + _render_next(result)
 

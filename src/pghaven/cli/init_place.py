@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 
+from pghaven.cli.sealing import wants_sealing
 from pghaven.config.loading import FILE_VARIABLE, LOCAL_FILE, SYSTEM_FILE, find_config_file, load_config
+from pghaven.config.repository_values import RepositoryConfig
 from pghaven.config.starter import render_cluster, render_starter
-from pghaven.config.values import ClusterConfig, RepositoryConfig
+from pghaven.config.values import ClusterConfig
 from pghaven.errors import NotPermitted, StoreUnreachable, UsageError
 from pghaven.runtime.durable import OwnerOf, make_directories_durably, write_durably
 
@@ -23,11 +25,16 @@ _REPOSITORY_NAME = "main"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InitOptions:
-    """What was given on the command line; None for what was not."""
+    """What was given on the command line; None for what was not.
+
+    ``encryption`` is whether a new repository is to be sealed; without a word object stores are, directories are not.
+    """
 
     data_directory: str | None
     conninfo: str | None
     repository_url: str | None
+    encryption: bool | None = None
+    key_file: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +70,11 @@ def find_place(config_path: str | None, cluster: str, options: InitOptions) -> I
         conninfo=options.conninfo or "",
         repositories=(_REPOSITORY_NAME,),
     )
-    repository = RepositoryConfig(name=_REPOSITORY_NAME, url=options.repository_url)
+    key_file = None
+    if wants_sealing(options.repository_url, options.encryption) or options.key_file is not None:
+        beside = os.path.join(os.path.dirname(path), f"{_REPOSITORY_NAME}.key")
+        key_file = os.path.abspath(options.key_file or beside)
+    repository = RepositoryConfig(name=_REPOSITORY_NAME, url=options.repository_url, key_file=key_file)
     return InitPlace(config_path=path, is_new=True, cluster=made, repositories=(repository,))
 
 
@@ -82,6 +93,8 @@ def _configured(path: str, cluster: str, options: InitOptions) -> InitPlace:
     _require_same(path, "--data-directory", options.data_directory, [known.data_directory])
     _require_same(path, "--conninfo", options.conninfo, [known.conninfo])
     _require_same(path, "--repository", options.repository_url, urls)
+    if options.key_file is not None:
+        _require_same(path, "--key-file", options.key_file, [one.key_file or "" for one in repositories])
     return InitPlace(config_path=config.source, is_new=False, cluster=known, repositories=repositories)
 
 
@@ -99,7 +112,8 @@ def write_starter(place: InitPlace, group: int | None) -> None:
     Raises NotPermitted, StoreUnreachable; never replaces a file.
     """
     cluster = place.cluster
-    text = render_starter(cluster.name, cluster.data_directory, cluster.conninfo, place.repositories[0].url)
+    repository = place.repositories[0]
+    text = render_starter(cluster.name, cluster.data_directory, cluster.conninfo, repository.url, repository.key_file)
     owner = None if group is None else OwnerOf(uid=os.geteuid(), gid=group)
     try:
         make_directories_durably(os.path.dirname(place.config_path), _DIRECTORY_MODE)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pghaven.backup.checks import check_data_directory
 from pghaven.cli.init_place import InitPlace, write_starter
 from pghaven.cli.opening import place_of
+from pghaven.cli.sealing import choose_sealing
 from pghaven.clock import SYSTEM_CLOCK, Clock
 from pghaven.errors import NotPermitted, Refused
 from pghaven.events import Listener, Notice, Step
@@ -33,6 +34,7 @@ from pghaven.setup.register import (
     render_missing,
 )
 from pghaven.setup.restart import render_restart_command
+from pghaven.setup.sealing import NO_RECOVERY, RecoveryOrder
 from pghaven.setup.settings import SetupPlan, plan_setup, read_written_command
 from pghaven.store.probe import require_promises
 from pghaven.wal.commands import render_archive_command
@@ -43,6 +45,8 @@ class InitRequest:
     place: InitPlace
     apply: bool
     new_lineage: bool
+    encryption: bool | None = None
+    recovery: RecoveryOrder = NO_RECOVERY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +55,8 @@ class InitRepository:
     url: str
     is_new: bool
     newly_registered: bool
+    is_sealed: bool = False
+    key_file: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +101,7 @@ def run_init(request: InitRequest, listener: Listener, *, clock: Clock = SYSTEM_
         user = find_server_os_user(place.cluster.data_directory)
         program = find_program(place.cluster.program)
         command = render_archive_command(program, place.config_path, place.cluster.name)
-        repositories = _register(request, place, facts, user, clock)
+        repositories = _register(request, place, facts, (user, clock, listener))
         if place.is_new:
             write_starter(place, None if user is None else user.gid)
         if access.missing:
@@ -131,16 +137,25 @@ def run_init(request: InitRequest, listener: Listener, *, clock: Clock = SYSTEM_
 
 
 def _register(
-    request: InitRequest, place: InitPlace, facts: ServerFacts, user: OsUser | None, clock: Clock
+    request: InitRequest, place: InitPlace, facts: ServerFacts, means: tuple[OsUser | None, Clock, Listener]
 ) -> list[tuple[InitRepository, PreparedRepository]]:
+    user, clock, listener = means
+    make = choose_sealing(place.config_path, request.encryption, request.recovery, listener)
     done = []
     for config in place.repositories:
-        prepared = prepare_repository(place_of(config), user, clock)
+        prepared = prepare_repository(place_of(config), user, clock, make)
         require_promises(prepared.repository.store, PROBE)
         newly = prepared.repository.register_lineage(
             place.cluster.name, make_lineage(facts, clock), new_lineage=request.new_lineage
         )
-        told = InitRepository(name=config.name, url=config.url, is_new=prepared.is_new, newly_registered=newly)
+        told = InitRepository(
+            name=config.name,
+            url=config.url,
+            is_new=prepared.is_new,
+            newly_registered=newly,
+            is_sealed=prepared.repository.descriptor.is_sealed,
+            key_file=config.key_file,
+        )
         done.append((told, prepared))
     return done
 

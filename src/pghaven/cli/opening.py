@@ -9,7 +9,8 @@ from pghaven.errors import NotFound, StoreUnreachable
 from pghaven.events import Listener, Notice, ignore
 
 if TYPE_CHECKING:
-    from pghaven.config.values import ClusterConfig, Config, RepositoryConfig
+    from pghaven.config.repository_values import RepositoryConfig
+    from pghaven.config.values import ClusterConfig, Config
     from pghaven.repository.place import RepositoryPlace
     from pghaven.repository.repository import Repository
 
@@ -23,6 +24,7 @@ def open_chosen_repository(
 
     Raises NotFound, StoreUnreachable, NotPermitted, Damaged, Refused.
     """
+    from pghaven.cli.asking import ask_passphrase
     from pghaven.repository.place import open_place
 
     if name is not None:
@@ -32,7 +34,7 @@ def open_chosen_repository(
         listener(Notice(level="info", code="repository", text=text, hint="--repository NAME chooses another."))
     chosen = config.repositories[name or cluster.repositories[0]]
     try:
-        return open_place(place_of(chosen))
+        return open_place(place_of(chosen), ask=ask_passphrase)
     except StoreUnreachable as error:
         mounted = "Is its file system mounted? " if chosen.url.startswith("file:") else ""
         hint = f"{mounted}If there is no repository yet: pghaven init {cluster.name}"
@@ -48,7 +50,7 @@ def place_of(repository: RepositoryConfig) -> RepositoryPlace:
     """Where a configured repository is, and what it takes to open it."""
     from pghaven.repository.place import RepositoryPlace
 
-    return RepositoryPlace(name=repository.name, store=repository.store)
+    return RepositoryPlace(name=repository.name, store=repository.store, key=repository.key)
 
 
 def find_place(config: Config, name: str) -> RepositoryPlace:

@@ -7,6 +7,7 @@ from pghaven.cli.lazy import LazyGroup
 # name -> (module:attribute, summary), as in ``main.COMMANDS``.
 COMMANDS = {
     "info": ("pghaven.cli.repo_info:command", "Show what lies in a repository, what it costs, and why it is kept."),
+    "key": ("pghaven.cli.repo_key:key_group", "The keys of a sealed repository, and who can open them."),
     "copy": ("pghaven.cli.repo_copy:command", "Copy backups and WAL to another repository, verified."),
 }
 

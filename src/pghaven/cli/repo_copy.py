@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import click
 
+from pghaven.cli.asking import ask_passphrase, is_interactive, show_recovery_key
 from pghaven.cli.invocation import Invocation
 from pghaven.cli.opening import count_processes, find_place
+from pghaven.cli.sealing import choose_sealing
 from pghaven.clock import SYSTEM_CLOCK
 from pghaven.errors import Damaged, NotFound, StoreUnreachable, UsageError
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from pghaven.config.values import ClusterConfig
     from pghaven.repository.place import RepositoryPlace
     from pghaven.repository.repository import Repository
+    from pghaven.setup.register import MakeSealing
     from pghaven.transfer.request import BackupOutcome, CopyResult
 
 _SHOWN = 20
@@ -51,6 +54,7 @@ def command(invocation: Invocation, cluster: str | None, dry_run: bool, **option
     damaged or missing; everything else is copied all the same. Needs no server.
     """
     from pghaven.repository.place import open_place
+    from pghaven.setup.sealing import RecoveryOrder
     from pghaven.transfer.request import CopyRequest
     from pghaven.transfer.session import run_copy
 
@@ -62,8 +66,10 @@ def command(invocation: Invocation, cluster: str | None, dry_run: bool, **option
     request = CopyRequest(cluster=chosen.name, labels=options["labels"], processes=count_processes(chosen))
     with invocation.reporter as listener:
         places = [find_place(config, name) for name in (source, target)]
-        opened = open_place(places[0])
-        there = _open_target(places[1], chosen, create=options["create"], dry_run=dry_run)
+        opened = open_place(places[0], ask=ask_passphrase)
+        recovery = RecoveryOrder(show=show_recovery_key if is_interactive() else None)
+        make = choose_sealing(config.source, None, recovery, listener) if options["create"] else None
+        there = _open_target(places[1], chosen, make, dry_run=dry_run)
         result = run_copy(opened, there, request, listener, dry_run=dry_run)
     status = invocation.show(
         "repo-copy", {"from": source, "to": target, **_body(result)}, _text(source, target, result)
@@ -71,22 +77,27 @@ def command(invocation: Invocation, cluster: str | None, dry_run: bool, **option
     return status if result.is_complete else Damaged.exit_status
 
 
-def _open_target(place: RepositoryPlace, cluster: ClusterConfig, *, create: bool, dry_run: bool) -> Repository:
-    """The repository that is copied to. Only if asked to is one made: the disk that it lies on may not be mounted."""
+def _open_target(
+    place: RepositoryPlace, cluster: ClusterConfig, make: MakeSealing | None, *, dry_run: bool
+) -> Repository:
+    """The repository that is copied to. Only if asked to is one made: the disk that it lies on may not be mounted.
+
+    ``make`` says what a new one is sealed with; None: none is to be made.
+    """
     from pghaven.repository.place import open_place
     from pghaven.repository.repository import create_repository
     from pghaven.setup.register import find_server_os_user, prepare_repository
     from pghaven.store.memory import MemoryStore
 
     try:
-        return open_place(place)
+        return open_place(place, ask=ask_passphrase)
     except (NotFound, StoreUnreachable) as error:
-        if not create:
+        if make is None:
             hint = "Is its file system mounted? To make a repository there, add: --create"
             raise type(error)(error.message, detail=error.detail, hint=hint) from error
     if dry_run:
         return create_repository(MemoryStore())
-    return prepare_repository(place, find_server_os_user(cluster.data_directory), SYSTEM_CLOCK).repository
+    return prepare_repository(place, find_server_os_user(cluster.data_directory), SYSTEM_CLOCK, make).repository
 
 
 def _body(result: CopyResult) -> dict[str, object]:

@@ -12,7 +12,7 @@ from pghaven.cli.opening import find_place
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pghaven.config.values import RepositoryConfig
+    from pghaven.config.repository_values import RepositoryConfig
     from pghaven.repository.bill import Charge, Prices
     from pghaven.repository.census import Census
     from pghaven.repository.packuse import PackUse

@@ -14,8 +14,9 @@ from dataclasses import replace
 from typing import Any
 
 from pghaven.config.places import Path, find_line, find_places
+from pghaven.config.repository_values import RepositoryConfig
 from pghaven.config.schema import SECTION_NAME, SECTION_NAME_RULE, Invalid, Option, Section
-from pghaven.config.values import SECTIONS, ClusterConfig, Config, RepositoryConfig, find_nearest
+from pghaven.config.values import SECTIONS, ClusterConfig, Config, find_nearest
 from pghaven.errors import ConfigError
 from pghaven.store.settings import scheme_of
 
@@ -218,6 +219,10 @@ class _Reading:
                 self._note(path, f'{_title(path)} has no "{option.name}", which is required')
                 values[option.field] = None
         self._note_foreign(path, options, values.get("url"))
+        given = [key for key in section.one_of if key in self._written[path]]
+        if len(given) > 1:
+            names = " and ".join(f'"{key}"' for key in given)
+            self._note((*path, given[1]), f"{names} stand in {_title(path)}, but only one of them can count")
         for part in section.parts:
             values[part.name] = self._build((*path, part.name))
         return section.type(**values)

@@ -70,13 +70,15 @@ class Option:
 class Section:
     """A kind of section, ``[name.NAME]``, and the dataclass whose fields are its options.
 
-    ``parts`` are sections within it, ``[name.NAME.part]``; each is the value of the field of its name.
+    ``parts`` are sections within it, ``[name.NAME.part]``; each is the value of the field of its name. Of the options
+    in ``one_of`` at most one is given.
     """
 
     name: str
     type: type[Any]
     doc: str
     parts: tuple[Section, ...] = ()
+    one_of: tuple[str, ...] = ()
 
     @property
     def options(self) -> dict[str, Option]:

@@ -9,19 +9,22 @@ from __future__ import annotations
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
-def render_starter(cluster: str, data_directory: str, conninfo: str, repository_url: str) -> str:
+def render_starter(
+    cluster: str, data_directory: str, conninfo: str, repository_url: str, key_file: str | None = None
+) -> str:
     """A whole file with one repository, "main", and one cluster."""
     return (
         "# The configuration of pghaven.\n"
         "# Every option with its default: docs/reference/configuration.md\n\n"
-        + render_repository("main", repository_url)
+        + render_repository("main", repository_url, key_file)
         + "\n"
         + render_cluster(cluster, data_directory, conninfo, ("main",))
     )
 
 
-def render_repository(name: str, url: str) -> str:
-    return f"[repository.{name}]\nurl = {_quote(url)}\n"
+def render_repository(name: str, url: str, key_file: str | None = None) -> str:
+    key = "" if key_file is None else f"key_file = {_quote(key_file)}\n"
+    return f"[repository.{name}]\nurl = {_quote(url)}\n{key}"
 
 
 def render_cluster(name: str, data_directory: str, conninfo: str, repositories: tuple[str, ...]) -> str:

@@ -9,168 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from pghaven.config.price_values import NO_PRICES, PriceConfig
+from pghaven.config.price_values import PriceConfig
+from pghaven.config.repository_values import KEY_OPTIONS, RepositoryConfig
 from pghaven.config.retention_values import KEEP_ALL, RetentionConfig
-from pghaven.config.schema import (
-    DIRECTORY,
-    DURATION,
-    ENDPOINT,
-    FILE,
-    NAMES,
-    RATE,
-    SIZE,
-    SWITCH,
-    TEXT,
-    URL,
-    Section,
-    count,
-    option,
-)
+from pghaven.config.schema import DIRECTORY, DURATION, NAMES, RATE, SIZE, TEXT, Section, count, option
 from pghaven.errors import NotFound, UsageError
-from pghaven.store.settings import SETTINGS, StoreSettings
-
-_OBJECT_STORES = ("s3", "gs", "az")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RepositoryConfig:
-    """One place where backups and WAL are kept."""
-
-    name: str
-    url: str = option(
-        URL,
-        required=True,
-        doc=(
-            "Where the repository is. A directory is written as file:// and its absolute path, one behind an SFTP "
-            "server as sftp://user@host:port/path (ssh's configuration may know user and port; /~/path is below the "
-            "user's home)."
-        ),
-        example='"file:///var/lib/pghaven"',
-    )
-    endpoint: str | None = option(
-        ENDPOINT,
-        default_words="the cloud's own; for S3 what $AWS_ENDPOINT_URL_S3, $AWS_ENDPOINT_URL or the profile says",
-        doc="The address of an object store that is not the cloud's own. With http:// nothing is encrypted on the way.",
-        example='"https://s3.example.com"',
-        schemes=_OBJECT_STORES,
-    )
-    region: str | None = option(
-        TEXT,
-        default_words="what $AWS_REGION, $AWS_DEFAULT_REGION or the profile says, else us-east-1",
-        doc="The region of the bucket.",
-        example='"eu-central-1"',
-        schemes=("s3",),
-    )
-    path_style: bool | None = option(
-        SWITCH,
-        default_words="true with an endpoint, else false",
-        doc="Whether the bucket is named in the path of an address (true) or as the first part of the host (false).",
-        example="false",
-        schemes=("s3",),
-    )
-    profile: str | None = option(
-        TEXT,
-        default_words="$AWS_PROFILE, else default",
-        doc="Which profile of the AWS files of credentials and configuration is used.",
-        example='"backup"',
-        schemes=("s3",),
-    )
-    account: str | None = option(
-        TEXT,
-        default_words="$AZURE_STORAGE_ACCOUNT, or what a connection string says",
-        doc="The storage account that the container is in.",
-        example='"backups"',
-        schemes=("az",),
-    )
-    credentials_file: str | None = option(
-        FILE,
-        default_words="the places of the cloud's own tools; docs/guide/object-stores.md lists them in their order",
-        doc=(
-            "A file with the keys, in the form of the cloud's own tools: an AWS file of credentials, a Google service "
-            "account's JSON, an Azure connection string. It is read again when the store says that the keys have "
-            "expired."
-        ),
-        example='"/etc/pghaven/credentials"',
-        schemes=_OBJECT_STORES,
-    )
-    ca_file: str | None = option(
-        FILE,
-        default_words="the certificate authorities the system trusts",
-        doc="A PEM file with certificate authorities that are trusted besides those of the system.",
-        example='"/etc/pghaven/ca.pem"',
-        schemes=_OBJECT_STORES,
-    )
-    identity_file: str | None = option(
-        FILE,
-        default_words="what ssh finds: its configuration, the agent, ~/.ssh/id_*",
-        doc="The private key ssh logs in with; one that has a passphrase must be in the user's ssh agent.",
-        example='"/var/lib/postgresql/.ssh/backup_key"',
-        schemes=("sftp",),
-    )
-    known_hosts_file: str | None = option(
-        FILE,
-        default_words="~/.ssh/known_hosts and the system's",
-        doc="The file with the server's host key, which must be known: none is ever accepted unseen.",
-        example='"/etc/pghaven/known_hosts"',
-        schemes=("sftp",),
-    )
-    ssh_config_file: str | None = option(
-        FILE,
-        default_words="~/.ssh/config and the system's",
-        doc="The configuration ssh reads in place of the user's and the system's.",
-        example='"/etc/pghaven/ssh_config"',
-        schemes=("sftp",),
-    )
-    request_timeout_seconds: float = option(
-        DURATION,
-        default="2min",
-        doc=(
-            "How long one request may take that moves up to 16 MiB; one that moves more has more time in proportion. "
-            "A request out of time is made again. Of an SFTP server: how long it may be silent."
-        ),
-        example='"10min"',
-        schemes=(*_OBJECT_STORES, "sftp"),
-    )
-    retry_timeout_seconds: float = option(
-        DURATION,
-        default="2min",
-        doc=(
-            "For how long a request that failed is made again, at growing intervals, when the store does not answer or "
-            "asks for patience (status 429, 5xx). `pghaven wal push` and `wal get` end by `wal_timeout` in any case."
-        ),
-        example='"10min"',
-        schemes=_OBJECT_STORES,
-    )
-
-    limit: int | None = option(
-        RATE,
-        default_words="no limit",
-        doc=(
-            "How much backup, restore and verification may move to and from this repository in a second, all worker "
-            "processes of a command together; its option `--limit` goes before it. A change in the file holds for "
-            "running commands within seconds. WAL is never held up."
-        ),
-        example='"50MiB/s"',
-    )
-    prices: PriceConfig = NO_PRICES
-
-    single_writer: bool = option(
-        SWITCH,
-        unset=False,
-        default_words="false",
-        doc=(
-            "For a store that fails the probe of `pghaven init`: it lets a second writer replace an object. With true, "
-            "pghaven looks whether a name is free and then writes, which is safe only as long as no two commands on "
-            "any host write to the repository at once; `pghaven status` reminds of it."
-        ),
-        example="true",
-        schemes=_OBJECT_STORES,
-    )
-
-    @property
-    def store(self) -> StoreSettings:
-        """What it takes to reach the store."""
-        return StoreSettings(**{name: getattr(self, name) for name in SETTINGS})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -305,6 +148,15 @@ class ClusterConfig:
         ),
         example="10",
     )
+    state_directory: str | None = option(
+        DIRECTORY,
+        default_words="`.local/state/pghaven` in the home directory of the user that runs the server",
+        doc=(
+            "Where this host keeps what it could do without. That is the map of its last backup, where its key only "
+            "writes: without it the next backup reads and stores everything."
+        ),
+        example='"/var/lib/pghaven-state"',
+    )
     retention: RetentionConfig = KEEP_ALL
 
 
@@ -323,6 +175,7 @@ SECTIONS = (
                 ),
             ),
         ),
+        one_of=KEY_OPTIONS,
     ),
     Section(
         name="cluster",

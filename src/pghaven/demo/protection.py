@@ -133,4 +133,6 @@ def measure(protected: Protected, clock: Clock) -> tuple[RecoveryPoint, Window]:
 
 
 def _list_places(config: Config, cluster: ClusterConfig) -> tuple[RepositoryPlace, ...]:
-    return tuple(RepositoryPlace(name=one.name, store=one.store) for one in config.get_repositories(cluster))
+    return tuple(
+        RepositoryPlace(name=one.name, store=one.store, key=one.key) for one in config.get_repositories(cluster)
+    )

@@ -17,7 +17,6 @@ from pghaven.errors import NotPermitted, PghavenError
 from pghaven.events import Listener, Step
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.version import require_supported
-from pghaven.postgres.waldata import check_segment
 from pghaven.proof.judgements import (
     judge_archive_command,
     judge_archiver,
@@ -281,7 +280,7 @@ class _Checks:
             text = f"this is a standby, and the archive holds no WAL of its timeline {facts.timeline}"
             return warn(name, text, "Run pghaven check on the primary.")
         newest = segments[-1]
-        check_segment(archive.get(str(newest.name)), newest.name, archive.system_identifier, facts.major)
+        archive.require_whole(newest.name, facts.major)
         behind = judge_standby_archive(facts.lsn, Lsn(newest.name.end_lsn), facts.wal_segment_size)
         if behind is not None:
             return behind

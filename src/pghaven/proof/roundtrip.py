@@ -14,7 +14,6 @@ from pghaven.errors import CheckFailed, ObjectMissing
 from pghaven.events import Listener, Step
 from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.version import MajorVersion
-from pghaven.postgres.waldata import check_segment
 from pghaven.proof.results import count_files
 from pghaven.repository.walstore import WalArchive
 from pghaven.server.backlog import count_waiting
@@ -67,7 +66,7 @@ def run_round_trip(
     for archive in archives:
         while True:
             try:
-                content = archive.get(str(segment))
+                archive.require_whole(segment, settings.version)
                 break
             except ObjectMissing:
                 _give_up_if_hopeless(connection, segment, failed_before)
@@ -78,7 +77,6 @@ def run_round_trip(
                     hint="The server's log shows what archive_command says.",
                 )
             clock.sleep(_POLL_SECONDS)
-        check_segment(content, segment, archive.system_identifier, settings.version)
     return RoundTrip(segment=segment, restore_point=name, seconds=clock.monotonic() - began)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from pghaven.errors import Cancelled, Damaged, NotFound, ObjectExists, ObjectMissing
 from pghaven.repository import layout
-from pghaven.repository.container import Container, Index, Kind
+from pghaven.repository.container import Container, FinishedContainer, Index, Kind
 from pghaven.repository.entry import (
     COLLECT,
     KEEP,
@@ -102,13 +102,11 @@ class BackupCatalog:
         try:
             repository.create_container(name, finished)
         except ObjectExists:
-            # From an answer that was lost. What is sealed twice is compared by what it says, not by its bytes.
-            ours = Container(finished.to_bytes(), kind=Kind.MANIFEST, context=context, keyring=repository.keyring)
-            there = repository.read_container(name, Kind.MANIFEST)
-            if there.meta != ours.meta or there.read_all() != ours.read_all():
+            there = _find_same(repository, name, finished)
+            if there is None:
                 raise
             repository.store.confirm(name)
-            return there.index.hash.hex(), there.size_bytes
+            return there
         return finished.hash.hex(), finished.size_bytes
 
     def abandon(self, label: str, reason: str) -> bool:
@@ -347,6 +345,22 @@ class BackupCatalog:
         if "manifest" in entry.parts or superseded_at is None:
             own = str(entry.manifest_hash)
             yield ManifestPlace(part="manifest", hash=own, compaction=None, superseded_at=superseded_at)
+
+
+def _find_same(repository: Repository, name: str, finished: FinishedContainer) -> tuple[str, int] | None:
+    """The hash and the size of the manifest that is there, from an answer that was lost; None when it is another one.
+
+    What is sealed twice is compared by what it says, and by its bytes where the key only writes.
+    """
+    data = finished.to_bytes()
+    if repository.store.read(name) == data:
+        return finished.hash.hex(), len(data)
+    context = repository.context(name).encode()
+    ours = Container(data, kind=Kind.MANIFEST, context=context, keyring=repository.keyring)
+    there = repository.read_container(name, Kind.MANIFEST)
+    if there.meta != ours.meta or there.read_all() != ours.read_all():
+        return None
+    return there.index.hash.hex(), there.size_bytes
 
 
 def _check_hash(index: Index, place: ManifestPlace) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 
 from pghaven.errors import Damaged, Refused
 from pghaven.repository.codec import Buffer, Compressor, decompress
-from pghaven.repository.seal import Keyring, Sealer
+from pghaven.repository.seal import TAG_BYTES, Keyring, PartSealer, Sealer
 
 FRAME_BYTES = 1 << 20
 FORMAT_VERSION = 1
@@ -35,10 +35,9 @@ _FOOTER = struct.Struct("<QIIQBB6s16s32s")
 _END_MAGIC = b"\x01nevahgp"
 HEADER_BYTES = _HEADER.size
 FOOTER_BYTES = _FOOTER.size + 32 + len(_END_MAGIC)
-# One container holds at most this many frames, so that a damaged footer cannot make a reader allocate without bound.
+# So that a damaged footer cannot make a reader allocate without bound.
 _FRAMES_MAX = 1 << 20
 _META_BYTES_MAX = 64 << 20
-_SEAL_BYTES_MAX = 16  # what sealing adds to a frame
 _INDEX_POSITION = (1 << 96) - 1  # the index's place among the parts that are sealed
 _CELLS_POSITION = (1 << 96) - 2
 _FRAME_COLUMNS_BYTES = 4 + 4 + 1 + 4 + 32
@@ -166,14 +165,17 @@ class ContainerWriter:
     """Builds one container in memory, frame by frame; ``finish`` gives what to store.
 
     ``context`` names what the object is (repository, cluster, kind, name) and is needed again to open it.
+    ``for_hosts``: every host that writes may read all of it, and not only who holds the key that reads.
     """
 
-    def __init__(self, kind: Kind, context: bytes, keyring: Keyring, compressor: Compressor) -> None:
+    def __init__(
+        self, kind: Kind, context: bytes, keyring: Keyring, compressor: Compressor, *, for_hosts: bool = False
+    ) -> None:
         self._kind = kind
         self._context = context
         self._compressor = compressor
-        self._sealer = keyring.new_sealer()
-        self._associated = _associated(kind, context)
+        self._sealer = keyring.new_sealer(for_hosts=for_hosts)
+        self._associated = _header(kind) + context
         self._parts: list[bytes] = [_header(kind)]
         self._stored_lengths: list[int] = []
         self._plain_lengths: list[int] = []
@@ -232,19 +234,18 @@ class ContainerWriter:
                 self._hashes,
             )
         )
-        index_stored = self._sealer.seal(_INDEX_POSITION, index, self._associated)
-        sealer = self._sealer
-        cells = sealer.seal(_CELLS_POSITION, b"".join(self._cells), self._associated) if self._cells else b""
+        index_stored = _index_sealer(self._sealer, self._kind).seal(_INDEX_POSITION, index, self._associated)
+        cells = self._sealer.seal(_CELLS_POSITION, b"".join(self._cells), self._associated) if self._cells else b""
         head = _FOOTER.pack(
             self.stored_length + len(cells),
             len(index_stored),
             count,
             self.plain_length,
             self._kind,
-            sealer.kind,
+            self._sealer.kind,
             bytes(6),
-            sealer.key_id,
-            sealer.salt,
+            self._sealer.key_id,
+            self._sealer.salt,
         )
         digest = _tail_hash(self._context, self._kind, index_stored, head)
         return FinishedContainer(
@@ -270,8 +271,9 @@ class FinishedContainer:
         return b"".join(self.content)
 
 
-def _associated(kind: Kind, context: bytes) -> bytes:
-    return _header(kind) + context
+def _index_sealer(sealer: Sealer, kind: Kind) -> PartSealer:
+    """Of WAL every host reads the index, to learn whether a file that it is to store again is the one that is there."""
+    return sealer.outline if kind == Kind.WAL else sealer
 
 
 def read_tail_length(footer: Buffer) -> int:
@@ -313,11 +315,11 @@ def parse_tail(tail: Buffer, *, size_bytes: int, kind: Kind, context: bytes, key
     if stored_kind != kind or zero != bytes(6) or offset + tail_length != size_bytes:
         raise Damaged("its footer does not agree with its size or kind")
     sealer = keyring.sealer_for(seal_kind, key_id, salt)
-    associated = _associated(kind, context)
-    index = bytes(sealer.unseal(_INDEX_POSITION, index_stored, associated))
+    associated = _header(kind) + context
+    index = bytes(_index_sealer(sealer, kind).unseal(_INDEX_POSITION, index_stored, associated))
     result = _parse_index(index, count, offset, digest, (sealer, associated))
     cells = CELL_HASH_BYTES * sum(map(count_cells, result.plain_lengths)) if kind == Kind.PACK and count else 0
-    room = 0 <= result.cells_length - cells <= _SEAL_BYTES_MAX if cells else result.cells_length == 0
+    room = 0 <= result.cells_length - cells <= TAG_BYTES if cells else result.cells_length == 0
     if result.plain_length != plain_length or not room:
         raise Damaged("its frames do not fill it")
     return result
@@ -337,7 +339,7 @@ def _parse_index(index: bytes, count: int, end: int, digest: bytes, seal: tuple[
     except (struct.error, ValueError, RecursionError) as error:
         raise Damaged(f"its index cannot be read: {error}") from error
     for stored, plain in zip(stored_lengths, plain_lengths, strict=True):
-        if not 0 < plain <= FRAME_BYTES or not 0 < stored <= plain + _SEAL_BYTES_MAX:
+        if not 0 < plain <= FRAME_BYTES or not 0 < stored <= plain + TAG_BYTES:
             raise Damaged("its index has frames out of bounds")
     stored_offsets = tuple(accumulate(stored_lengths, initial=HEADER_BYTES))
     return Index(

@@ -13,12 +13,13 @@ from pghaven.errors import Damaged, Refused
 
 FORMAT_VERSION = 1
 _FORMAT = "pghaven repository"
-_KNOWN_FEATURES: frozenset[str] = frozenset()
+SEALED_FEATURE = "sealed"
+_KNOWN_FEATURES = frozenset({SEALED_FEATURE})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Descriptor:
-    """``repository_id`` is 32 hex digits, random. ``key_slots`` is empty while objects are stored in the open."""
+    """``repository_id`` is 32 hex digits, random."""
 
     repository_id: str
     created_at: str
@@ -27,7 +28,11 @@ class Descriptor:
     min_reader: int = FORMAT_VERSION
     min_writer: int = FORMAT_VERSION
     required_features: tuple[str, ...] = ()
-    key_slots: tuple[Any, ...] = ()
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether everything but this and the key sets is sealed."""
+        return SEALED_FEATURE in self.required_features
 
 
 def render_descriptor(descriptor: Descriptor) -> dict[str, Any]:
@@ -41,7 +46,6 @@ def render_descriptor(descriptor: Descriptor) -> dict[str, Any]:
         "created_at": descriptor.created_at,
         "created_by": descriptor.created_by,
         "hash": "blake3",
-        "key_slots": list(descriptor.key_slots),
     }
 
 
@@ -58,7 +62,6 @@ def parse_descriptor(body: dict[str, Any]) -> Descriptor:
             min_reader=int(body["min_reader"]),
             min_writer=int(body["min_writer"]),
             required_features=tuple(str(feature) for feature in body["required_features"]),
-            key_slots=tuple(body["key_slots"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise Damaged(f"it is not a repository's descriptor ({error!r})") from error

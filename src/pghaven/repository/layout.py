@@ -15,6 +15,7 @@ from pghaven.errors import Damaged, UsageError
 
 DESCRIPTOR = "pghaven.json"
 PROBE = "probe"
+KEYS_PREFIX = "keys/"
 _CLUSTER_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _LABEL = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 _PACK = re.compile(rf"({_LABEL.pattern})/([0-9a-f]{{64}})")
@@ -40,6 +41,16 @@ def check_label(label: object) -> str:
     if not isinstance(label, str) or not _LABEL.fullmatch(label):
         raise Damaged(f"{label!r} cannot be the label of a backup")
     return label
+
+
+def key_set_name(number: int) -> str:
+    """A sealed repository's keys; the highest number is in force."""
+    return f"{KEYS_PREFIX}{number:08d}"
+
+
+def key_set_copy_name(number: int) -> str:
+    """The same bytes once more."""
+    return f"{KEYS_PREFIX}{number:08d}.copy"
 
 
 def cluster_prefix(cluster: str) -> str:

@@ -1,4 +1,4 @@
-"""How a repository is reached: the one value that says where it is, and the one way to open it.
+"""How a repository is reached: the one value that says where it is and whose key opens it, and the one way to open it.
 
 The one idea: whoever opens a repository that is there goes through ``open_place``, so what a kind of store needs beside
 its URL travels one way. Only ``setup.register`` has a store of its own, since it may have to make the repository.
@@ -7,12 +7,19 @@ its URL travels one way. Only ``setup.register`` has a store of its own, since i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pghaven.clock import SYSTEM_CLOCK, Clock
+from pghaven.repository.keysource import NO_KEY, Ask, KeySource, read_material
 from pghaven.repository.repository import Repository, open_repository
+from pghaven.repository.seal import Keyring
+from pghaven.runtime.coredump import forbid_core_dumps
 from pghaven.store.metered import METERS
 from pghaven.store.open import open_store
 from pghaven.store.settings import StoreSettings
+
+if TYPE_CHECKING:
+    from pghaven.repository.keys import RepositoryKeys
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,12 +28,32 @@ class RepositoryPlace:
 
     name: str
     store: StoreSettings
+    key: KeySource = NO_KEY
 
     @property
     def url(self) -> str:
         return self.store.url
 
 
-def open_place(place: RepositoryPlace, *, clock: Clock = SYSTEM_CLOCK) -> Repository:
-    """Raises NotFound, StoreUnreachable, NotPermitted, Damaged, Refused, UsageError."""
-    return open_repository(METERS.meter(open_store(place.store)), clock=clock)
+def open_place(place: RepositoryPlace, *, clock: Clock = SYSTEM_CLOCK, ask: Ask | None = None) -> Repository:
+    """``ask`` asks a person for a passphrase, where no key is configured.
+
+    Raises NotFound, StoreUnreachable, NotPermitted, Damaged, Refused, UsageError.
+    """
+    return open_repository(
+        METERS.meter(open_store(place.store)),
+        clock=clock,
+        unlock=lambda keys: unlock(keys, place.key, ask),
+        must_be_sealed=place.key.is_given,
+    )
+
+
+def prepare_for_keys() -> None:
+    """Before a key is read into this process."""
+    forbid_core_dumps()
+
+
+def unlock(keys: RepositoryKeys, source: KeySource, ask: Ask | None = None) -> Keyring:
+    """The data keys that a source opens; this process leaves no core dumps any more. Raises NotPermitted, Damaged."""
+    prepare_for_keys()
+    return keys.open(read_material(source, ask)).keyring

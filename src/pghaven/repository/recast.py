@@ -8,20 +8,22 @@ and never copied.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pghaven.errors import Damaged
 from pghaven.repository.codec import Buffer, Codec, Compressor
 from pghaven.repository.container import Container, ContainerWriter, FinishedContainer, Kind
 from pghaven.repository.seal import Keyring
+from pghaven.repository.walstore import is_for_every_host
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Binding:
-    """What a container is bound to: its ``context``, and the keys of its repository."""
+    """What a container is bound to: its ``context``, and the keys of its repository. ``for_hosts`` as of a writer."""
 
     context: bytes
     keyring: Keyring
+    for_hosts: bool = False
 
 
 def recast(
@@ -33,7 +35,7 @@ def recast(
     """
     index = container.index
     ready = _Ready()
-    writer = ContainerWriter(kind, target.context, target.keyring, ready)
+    writer = ContainerWriter(kind, target.context, target.keyring, ready, for_hosts=target.for_hosts)
     cells = None
     if kind is Kind.PACK:
         cells = index.open_cells(container.stored(index.stored_offsets[-1], index.cells_length))
@@ -52,6 +54,7 @@ def recast_file(container: Container, file_name: str, target: Binding) -> Finish
     import blake3
 
     hasher = blake3.blake3()
+    target = replace(target, for_hosts=is_for_every_host(file_name))
     finished = recast(container, Kind.WAL, target, hasher.update)
     if container.meta.get("name") != file_name or container.meta.get("hash") != hasher.hexdigest():
         raise Damaged("its contents are not what was archived under this name")

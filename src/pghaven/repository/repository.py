@@ -7,13 +7,13 @@ out for documents and containers.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pghaven
 from pghaven.clock import SYSTEM_CLOCK, Clock
-from pghaven.errors import Damaged, NotFound, ObjectExists, ObjectMissing, Refused
+from pghaven.errors import Damaged, NotFound, NotPermitted, ObjectExists, ObjectMissing, Refused
 from pghaven.repository import layout
 from pghaven.repository.container import (
     FOOTER_BYTES,
@@ -24,11 +24,20 @@ from pghaven.repository.container import (
     parse_tail,
     read_tail_length,
 )
-from pghaven.repository.descriptor import FORMAT_VERSION, Descriptor, parse_descriptor, render_descriptor
-from pghaven.repository.document import parse_document, render_document
-from pghaven.repository.seal import OPEN_KEYRING, Keyring
+from pghaven.repository.descriptor import (
+    FORMAT_VERSION,
+    SEALED_FEATURE,
+    Descriptor,
+    parse_descriptor,
+    render_descriptor,
+)
+from pghaven.repository.document import open_body, parse_document, render_document, seal_body
+from pghaven.repository.seal import OPEN_KEYRING, Keyring, refuse_reading
 from pghaven.store.api import Store
 from pghaven.units import parse_time_utc, render_time_utc
+
+if TYPE_CHECKING:
+    from pghaven.repository.keys import RepositoryKeys
 
 _DESCRIPTOR_CONTEXT = layout.DESCRIPTOR
 # The end of an object that is fetched first: nearly every index but a large manifest's is in it.
@@ -45,6 +54,16 @@ class Lineage:
     segment_blocks: int
     wal_segment_size: int
     registered_at: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sealing:
+    """How a new repository gets its keys: ``prepare`` makes what is kept outside of it, before anything of it is
+    written; ``found`` writes the first set, ``unlock`` opens it."""
+
+    prepare: Callable[[], object]
+    found: Callable[[RepositoryKeys], object]
+    unlock: Callable[[RepositoryKeys], Keyring]
 
 
 class Repository:
@@ -69,25 +88,43 @@ class Repository:
     def create_document(self, name: str, body: Mapping[str, Any]) -> None:
         """Store a document under a free name. The same body again is success (a lost answer); raises ObjectExists
         when the name holds another body."""
-        data = render_document(self.context(name), body)
+        data = self.render_document(name, body)
         self._require_writable()
         try:
             self.store.create(name, [data])
         except ObjectExists as taken:
             try:
-                if self.store.read(name) != data:
+                # What is sealed twice differs in its bytes: what it says is compared.
+                if not self._says(name, data):
                     raise
                 self.store.confirm(name)
             except ObjectMissing:
                 raise taken from None  # it was there, and has been removed meanwhile
 
-    def read_document(self, name: str) -> dict[str, Any]:
-        """Raises ObjectMissing, Damaged."""
-        data = self.store.read(name)
+    def _says(self, name: str, data: bytes) -> bool:
+        """Whether the document that is there says what this one does."""
+        there = self.store.read(name)
+        if there == data or not self.keyring.is_sealing:
+            return there == data
+        return self.parse_document(name, there) == self.parse_document(name, data)
+
+    def render_document(self, name: str, body: Mapping[str, Any]) -> bytes:
+        """What a document's object holds."""
+        context = self.context(name)
+        return render_document(context, seal_body(context, body, self.keyring))
+
+    def parse_document(self, name: str, data: bytes) -> dict[str, Any]:
+        """The inverse. Raises Damaged naming the object, NotPermitted."""
+        context = self.context(name)
         try:
-            return parse_document(self.context(name), data)
-        except Damaged as error:
-            raise Damaged(f'"{name}" is damaged: {error.message}') from error
+            return open_body(context, parse_document(context, data), self.keyring)
+        except (Damaged, NotPermitted) as error:
+            what = "is damaged" if isinstance(error, Damaged) else "cannot be read"
+            raise type(error)(f'"{name}" {what}: {error.message}', hint=error.hint) from error
+
+    def read_document(self, name: str) -> dict[str, Any]:
+        """Raises ObjectMissing, Damaged, NotPermitted."""
+        return self.parse_document(name, self.store.read(name))
 
     def create_container(self, name: str, finished: FinishedContainer) -> None:
         """Store a container made with this name's context. Raises ObjectExists."""
@@ -152,6 +189,12 @@ class Repository:
                 f"the repository has format version {self.descriptor.version}, which this pghaven cannot write",
                 hint="Use the version of pghaven that wrote it, or a newer one.",
             )
+
+    def require_readable(self, what: str) -> None:
+        """Raises NotPermitted where the key only writes; ``what`` cannot be done then."""
+        if not self.keyring.can_read:
+            refusal = refuse_reading()
+            raise NotPermitted(f"{what}: {refusal.message}", hint=refusal.hint)
 
     # -- clusters ---------------------------------------------------------------------------------------------------
 
@@ -225,38 +268,104 @@ class Repository:
         return True
 
 
-def create_repository(store: Store, *, clock: Clock = SYSTEM_CLOCK) -> Repository:
-    """Make a repository at this store, or open the one that is there. Refuses a place that holds other things."""
+def create_repository(store: Store, *, clock: Clock = SYSTEM_CLOCK, sealing: Sealing | None = None) -> Repository:
+    """Make a repository at this store, or open the one that is there. Refuses a place that holds other things.
+
+    With ``sealing`` a new one is sealed, and one that is there must be.
+    """
+    unlock = sealing.unlock if sealing is not None else None
     try:
-        return open_repository(store, clock=clock)
+        return open_repository(store, clock=clock, unlock=unlock, must_be_sealed=sealing is not None)
     except NotFound:
         pass
+    is_begun = store.find(layout.DESCRIPTOR) is not None
+    if not is_begun:
+        _refuse_foreign(store)
+    if sealing is not None:
+        sealing.prepare()
+    data = store.read(layout.DESCRIPTOR) if is_begun else _create_descriptor(store, clock, sealing is not None)
+    if sealing is not None and _parse(store, data).is_sealed:
+        # Before the first key set there is nothing that would need an earlier one.
+        sealing.found(_keys_of(store, data, clock))
+    return open_repository(store, clock=clock, unlock=unlock, must_be_sealed=sealing is not None)
+
+
+def _refuse_foreign(store: Store) -> None:
     if foreign := store.list_children(""):
         raise Refused(
             f"{store.url} is not empty and not a repository: it holds {', '.join(foreign[:3])}",
             hint="Choose an empty place for the repository.",
         )
+
+
+def _create_descriptor(store: Store, clock: Clock, is_sealed: bool) -> bytes:
     descriptor = Descriptor(
         repository_id=os.urandom(16).hex(),
         created_at=render_time_utc(clock.now()),
         created_by=f"pghaven {pghaven.__version__}",
+        required_features=(SEALED_FEATURE,) if is_sealed else (),
     )
     data = render_document(_DESCRIPTOR_CONTEXT, render_descriptor(descriptor))
     try:
         store.create(layout.DESCRIPTOR, [data])
     except ObjectExists:
-        return open_repository(store, clock=clock)
-    return Repository(store, descriptor, clock=clock)
+        return store.read(layout.DESCRIPTOR)
+    return data
 
 
-def open_repository(store: Store, *, clock: Clock = SYSTEM_CLOCK) -> Repository:
-    """Raises NotFound when there is none, Damaged, Refused when it is too new."""
+def open_repository(
+    store: Store,
+    *,
+    clock: Clock = SYSTEM_CLOCK,
+    unlock: Callable[[RepositoryKeys], Keyring] | None = None,
+    must_be_sealed: bool = False,
+) -> Repository:
+    """Open the repository at a store; ``unlock`` finds the keys of a sealed one.
+
+    Raises NotFound when there is none, Damaged, Refused when it is too new, or in the open although it must not be, and
+    NotPermitted without the right key.
+    """
+    data = _read_descriptor(store)
+    descriptor = _parse(store, data)
+    if not descriptor.is_sealed and must_be_sealed:
+        raise Refused(
+            f"a key is configured for the repository at {store.url}, but it says that nothing in it is sealed",
+            detail="Somebody may have replaced what it says of itself, so that backups would be stored in the open.",
+            hint="If it was made without encryption, take the key out of the configuration.",
+        )
+    keyring = OPEN_KEYRING
+    if descriptor.is_sealed:
+        if unlock is None:
+            from pghaven.repository.keysource import refuse_without_key
+
+            raise refuse_without_key()
+        keyring = unlock(_keys_of(store, data, clock))
+    return Repository(store, descriptor, clock=clock, keyring=keyring)
+
+
+def open_keys(store: Store, *, clock: Clock = SYSTEM_CLOCK) -> RepositoryKeys:
+    """The keys of a sealed repository, not opened yet. Raises NotFound, Damaged, Refused for one in the open."""
+    data = _read_descriptor(store)
+    if not _parse(store, data).is_sealed:
+        raise Refused(f"the repository at {store.url} is not sealed: it has no keys")
+    return _keys_of(store, data, clock)
+
+
+def _keys_of(store: Store, descriptor: bytes, clock: Clock) -> RepositoryKeys:
+    from pghaven.repository.keys import RepositoryKeys  # here, as what is in the open needs nothing of it
+
+    return RepositoryKeys(store, _parse(store, descriptor).repository_id, descriptor, clock)
+
+
+def _read_descriptor(store: Store) -> bytes:
     try:
-        data = store.read(layout.DESCRIPTOR)
+        return store.read(layout.DESCRIPTOR)
     except ObjectMissing:
         raise NotFound(f"there is no repository at {store.url}", hint="Create it with: pghaven init CLUSTER") from None
+
+
+def _parse(store: Store, data: bytes) -> Descriptor:
     try:
-        descriptor = parse_descriptor(parse_document(_DESCRIPTOR_CONTEXT, data))
+        return parse_descriptor(parse_document(_DESCRIPTOR_CONTEXT, data))
     except Damaged as error:
         raise Damaged(f'"{layout.DESCRIPTOR}" at {store.url} is damaged: {error.message}') from error
-    return Repository(store, descriptor, clock=clock)

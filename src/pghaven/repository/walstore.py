@@ -15,9 +15,11 @@ from enum import StrEnum
 from typing import Any
 
 from pghaven.clock import Clock
-from pghaven.errors import Damaged, ObjectExists, Refused
+from pghaven.errors import Damaged, ObjectExists, ObjectMissing, Refused
 from pghaven.postgres.segment import SegmentName, WalFileKind, classify
 from pghaven.postgres.timeline import History, Timeline, parse_history
+from pghaven.postgres.version import MajorVersion
+from pghaven.postgres.waldata import check_segment
 from pghaven.repository import layout
 from pghaven.repository.codec import Compressor
 from pghaven.repository.container import Container, ContainerWriter, FinishedContainer, Kind
@@ -93,23 +95,40 @@ class WalArchive:
         try:
             repository.create_container(name, finished)
         except ObjectExists:
-            there = repository.read_container(name, Kind.WAL)
-            if _prove(there, name, file_name) != content:
-                raise Refused(
-                    f'"{file_name}" is in the archive with other contents',
-                    detail=f"Archived: BLAKE3 {there.meta['hash']} from {_source(there.meta)}; "
-                    f"refused: BLAKE3 {_hash(content)} from {_source(facts)}.",
-                    hint="Two servers write the same timeline of one cluster (split brain, or a copy that archives), "
-                    "or this file has changed since it was archived. Find out which server is the right one.",
-                ) from None
+            self._require_same(name, file_name, content, facts)
             repository.store.confirm(name)
             return PutOutcome.ALREADY
         return PutOutcome.STORED
 
+    def _require_same(self, name: str, file_name: str, content: bytes, facts: Mapping[str, Any]) -> None:
+        """Raises Refused when the object under a name holds anything else, Damaged when it does not hold what it says.
+
+        A host that cannot read it goes by the hash among its facts, which was sealed with it.
+        """
+        repository = self._repository
+        if repository.keyring.can_read or is_for_every_host(file_name):
+            there = repository.read_container(name, Kind.WAL)
+            stored, is_same = there.meta, _prove(there, name, file_name) == content
+        else:
+            stored = repository.load_index(name, Kind.WAL).meta
+            is_same = (stored.get("name"), stored.get("hash")) == (file_name, _hash(content))
+        if not is_same:
+            raise Refused(
+                f'"{file_name}" is in the archive with other contents',
+                detail=f"Archived: BLAKE3 {stored.get('hash')} from {_source(stored)}; "
+                f"refused: BLAKE3 {_hash(content)} from {_source(facts)}.",
+                hint="Two servers write the same timeline of one cluster (split brain, or a copy that archives), "
+                "or this file has changed since it was archived. Find out which server is the right one.",
+            ) from None
+
     def _render(self, name: str, file_name: str, content: bytes, facts: Mapping[str, Any]) -> FinishedContainer:
         repository = self._repository
         writer = ContainerWriter(
-            Kind.WAL, repository.context(name).encode(), repository.keyring, Compressor(_WAL_LEVEL)
+            Kind.WAL,
+            repository.context(name).encode(),
+            repository.keyring,
+            Compressor(_WAL_LEVEL),
+            for_hosts=is_for_every_host(file_name),
         )
         writer.add(content)
         return writer.finish({**facts, "name": file_name, "hash": _hash(content), "size": len(content)})
@@ -121,6 +140,18 @@ class WalArchive:
         name = self._name(file_name)
         return _prove(self._repository.read_container(name, Kind.WAL), name, file_name)
 
+    def require_whole(self, segment: SegmentName, version: MajorVersion | None = None) -> None:
+        """Prove that a segment is archived whole; a host that cannot read it proves what stands beside its contents.
+
+        Raises ObjectMissing (proven absent), Damaged naming it.
+        """
+        if self._repository.keyring.can_read:
+            check_segment(self.get(str(segment)), segment, self.system_identifier, version)
+            return
+        index = self._repository.load_index(self._name(str(segment)), Kind.WAL)
+        if index.meta.get("name") != str(segment) or index.plain_length != self.segment_size:
+            raise Damaged(f'"{self._name(str(segment))}" is damaged: it is not the segment it is named as')
+
     def get_quarantined(self, entry: str) -> bytes:
         """The proven contents of what ``list_quarantine`` lists. Raises ObjectMissing, Damaged naming the object."""
         name = f"{layout.quarantine_prefix(self.cluster)}{self.system_identifier}/{entry}"
@@ -129,6 +160,14 @@ class WalArchive:
         if layout.quarantine_name(self.cluster, self.system_identifier, file_name, _hash(content)) != name:
             raise Damaged(f'"{name}" is damaged: its name is not that of its contents')
         return content
+
+    def holds(self, file_name: str, content: bytes) -> bool:
+        """Whether just this file is archived under its name; where it cannot be read, its hash tells."""
+        try:
+            self._require_same(self._name(file_name), file_name, content, {})
+        except (Refused, ObjectMissing, Damaged):
+            return False
+        return True
 
     def exists(self, file_name: str) -> bool:
         """Whether the name is taken; False is a proof of absence."""
@@ -181,6 +220,14 @@ class WalArchive:
             return History.root(timeline)
         text = self.get(timeline.history_name).decode("utf-8", "replace")
         return parse_history(text, timeline)
+
+
+def is_for_every_host(file_name: str) -> bool:
+    """Whether a host that only writes must be able to read a file of the archive.
+
+    Every writer must know how timelines follow one another; positions and a reason are all that a history says.
+    """
+    return classify(file_name) is WalFileKind.HISTORY
 
 
 def _prove(container: Container, name: str, file_name: str) -> bytes:

@@ -85,6 +85,8 @@ def run_expire(
             f'cluster "{catalog.cluster}" is not registered in repository {catalog.repository.store.url}',
             hint=f"Register it with: pghaven init {catalog.cluster}",
         )
+    # What is needed of packs is written in manifests, and who can thin out what is kept should not be every writer.
+    catalog.repository.require_readable("nothing can be expired from here")
     listener(Step(text="reading what there is"))
     lineages = gather_lineages(catalog)
     plan = plan_retention(policy, lineages, now=catalog.repository.clock.now())

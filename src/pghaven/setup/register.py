@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import pwd
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pghaven.clock import Clock
 from pghaven.errors import NotFound, NotPermitted, ServerUnsuitable
-from pghaven.repository.place import RepositoryPlace
-from pghaven.repository.repository import Lineage, Repository, create_repository, open_repository
+from pghaven.repository.place import RepositoryPlace, unlock
+from pghaven.repository.repository import Lineage, Repository, Sealing, create_repository, open_repository
 from pghaven.repository.rescuekit import write_kit
 from pghaven.runtime.durable import OwnerOf
 from pghaven.server.connection import Connection, closing_on_error, connect
@@ -26,6 +27,9 @@ from pghaven.store.api import Store
 from pghaven.store.open import create_root
 from pghaven.store.posix import PosixStore
 from pghaven.units import render_time_utc
+
+MakeSealing = Callable[[RepositoryPlace, OwnerOf | None], Sealing | None]
+"""What a new repository at a place is sealed with, and who gets the key file; None to make it in the open."""
 
 _NO_ROLE = re.compile(r'role "(.+?)" does not exist')
 _USUAL_OWNER = "postgres"
@@ -112,26 +116,34 @@ class PreparedRepository:
     is_new: bool
 
 
-def prepare_repository(place: RepositoryPlace, user: OsUser | None, clock: Clock) -> PreparedRepository:
+def prepare_repository(
+    place: RepositoryPlace, user: OsUser | None, clock: Clock, make_sealing: MakeSealing | None = None
+) -> PreparedRepository:
     """Open the repository at a place, or make it. As root a new one is given to ``user``, who will write to it.
 
-    Raises Refused for a place that holds something else, StoreUnreachable, NotPermitted, UsageError.
+    ``make_sealing`` gives what a new one is sealed with, None for one in the open. Raises Refused for a place that
+    holds something else, StoreUnreachable, NotPermitted, UsageError.
     """
     owner = OwnerOf(uid=user.uid, gid=user.gid) if user is not None and os.geteuid() == 0 else None
     store = create_root(place.store, owner)
     try:
-        prepared = PreparedRepository(repository=open_repository(store, clock=clock), is_new=False)
+        repository = open_repository(
+            store, clock=clock, unlock=lambda keys: unlock(keys, place.key), must_be_sealed=place.key.is_given
+        )
+        prepared = PreparedRepository(repository=repository, is_new=False)
     except NotFound:
-        prepared = _make_repository(store, owner, clock)
+        sealing = make_sealing(place, owner) if make_sealing is not None else None
+        prepared = _make_repository(store, owner, clock, sealing)
     write_kit(prepared.repository)
     return prepared
 
 
-def _make_repository(store: Store, owner: OwnerOf | None, clock: Clock) -> PreparedRepository:
+def _make_repository(store: Store, owner: OwnerOf | None, clock: Clock, sealing: Sealing | None) -> PreparedRepository:
     if owner is not None and isinstance(store, PosixStore) and os.stat(store.root).st_uid == 0:
         # Somebody made the directory ready for us as root; what is made in it gets its owner.
         owner.give(store.root)
-    return PreparedRepository(repository=create_repository(store, clock=clock), is_new=True)
+    repository = create_repository(store, clock=clock, sealing=sealing)
+    return PreparedRepository(repository=repository, is_new=True)
 
 
 def find_unwritable(repository: Repository, user: OsUser | None) -> str | None:

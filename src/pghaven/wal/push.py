@@ -23,7 +23,7 @@ from pghaven.postgres.segment import (
 )
 from pghaven.postgres.timeline import Timeline, parse_history
 from pghaven.postgres.waldata import LONG_HEADER_SIZE, check_segment, is_wal_magic, parse_page_header
-from pghaven.repository.walstore import PutOutcome, WalArchive
+from pghaven.repository.walstore import PutOutcome
 from pghaven.units import render_size, render_time_utc, since_epoch
 from pghaven.wal.archives import OpenArchive
 from pghaven.wal.directory import find_data_directory, read_system_identifier, refuse_restored_copy
@@ -97,8 +97,9 @@ def push_into(opened: OpenArchive, file: WalFile, clock: Clock, listener: Listen
     if file.kind not in _SEGMENT_KINDS:
         return archive.put(file.name, file.content, facts)
     segment = _check(opened, file)
+    # What entered the archive before it was known to be past a fork stays where it is.
     fork = find_last_fork(segment.timeline, load_later_histories(archive, segment.timeline, listener))
-    if fork is None or not fork.has_left_behind(segment) or _is_archived(archive, file):
+    if fork is None or not fork.has_left_behind(segment) or archive.holds(file.name, file.content):
         return archive.put(file.name, file.content, facts)
     outcome = archive.put_quarantine(file.name, file.content, facts)
     listener(_warn_of(fork, file.name))
@@ -147,16 +148,6 @@ def _check(opened: OpenArchive, file: WalFile) -> SegmentName:
         raise Refused(f'"{file.name}" cannot be archived: {error}') from error
     check_segment(file.content, segment, opened.lineage.system_identifier, opened.version)
     return segment
-
-
-def _is_archived(archive: WalArchive, file: WalFile) -> bool:
-    """Whether this very file entered the archive before it was known to be past a fork; then it stays where it is."""
-    if not archive.exists(file.name):
-        return False
-    try:
-        return archive.get(file.name) == file.content
-    except Damaged:
-        return False
 
 
 def _warn_of(fork: Fork, name: str) -> Notice:

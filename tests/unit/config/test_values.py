@@ -6,9 +6,10 @@ from dataclasses import fields
 import pytest
 
 from pghaven.config.loading import parse_config
+from pghaven.config.repository_values import RepositoryConfig
 from pghaven.config.schema import Section, options_of
 from pghaven.config.starter import render_cluster, render_repository, render_starter
-from pghaven.config.values import SECTIONS, ClusterConfig, Config, RepositoryConfig
+from pghaven.config.values import SECTIONS, ClusterConfig, Config
 from pghaven.errors import NotFound, UsageError
 from pghaven.store.settings import SETTINGS, StoreSettings
 

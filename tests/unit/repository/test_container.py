@@ -183,7 +183,7 @@ def test_what_is_forged_rightly_is_read() -> None:
         pytest.param({"header": bytes(16)}, id="no header"),
         pytest.param({"header": b"pghaven\x02" + bytes(8)}, id="another magic"),
         pytest.param({"zero": b"\0\0\0\0\0\1"}, id="reserved bytes"),
-        pytest.param({"seal": 2}, id="unknown seal"),
+        pytest.param({"seal": 3}, id="unknown seal"),
         pytest.param({"salt": b"s" * 32}, id="salt without seal"),
         pytest.param({"key_id": b"k" * 16}, id="key without seal"),
         pytest.param({"frame_count": 0}, id="fewer frames"),

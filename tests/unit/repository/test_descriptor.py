@@ -63,7 +63,6 @@ def test_a_repository_reserved_for_newer_writers_is_read_and_not_written() -> No
         {"repository_id": None, "version": "one"},
         {"min_reader": None},
         {"required_features": 5},
-        {"key_slots": None},
     ],
     ids=str,
 )

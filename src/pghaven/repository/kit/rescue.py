@@ -6,7 +6,9 @@
 
 Needs Python 3.9 or newer and something that decodes zstd: Python 3.14, the module zstandard or backports.zstd, the
 library libzstd or the program zstd. With the module blake3 it is fast; without it hashes are computed in Python, at
-some 10 MB a second. The repository is a directory: its own, or a download of all its objects under their names.
+some 10 MB a second. A sealed repository needs the module cryptography and a key: --key FILE, or --passphrase; the
+command slots tells which there are. The repository is a directory: its own, or a download of all its objects under
+their names.
 
 The one idea: no byte is written before its hash was found right, and nothing that is there is ever overwritten.
 """
@@ -16,6 +18,8 @@ from __future__ import annotations
 import argparse
 import ctypes
 import ctypes.util
+import getpass
+import hmac
 import json
 import os
 import re
@@ -24,7 +28,9 @@ import struct
 import subprocess
 import sys
 import tempfile
+import unicodedata
 from array import array
+from base64 import b32decode, b64decode
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -306,6 +312,131 @@ def parse_document(context: str, data: bytes) -> dict[str, Any]:
     return dict(body)
 
 
+# -- keys ---------------------------------------------------------------------------------------------------------
+#
+# "Sealing" and "Keys" in docs/format.md. Everything here needs the module cryptography.
+
+KEY_TEXT = re.compile("pghaven-(reader|writer)-1-([a-z2-7]+)")
+KEY_SET = b"pghaven key set 1\0"
+Unseal = Callable[[int, bytes], bytes]  # the part at a position, from its stored bytes
+
+
+def leave(_position: int, stored: bytes) -> bytes:
+    return stored
+
+
+def derive(secret: bytes, salt: bytes, info: bytes) -> bytes:
+    """HKDF-SHA256, 32 bytes."""
+    extracted = hmac.new(salt or bytes(32), secret, "sha256").digest()
+    return hmac.new(extracted, info + b"\x01", "sha256").digest()
+
+
+def agree(private: bytes, public: bytes) -> bytes:
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+
+    return X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
+
+
+def public_of(private: bytes) -> bytes:
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+
+
+def decrypt(key: bytes, nonce: int, sealed: bytes, associated: bytes) -> bytes:
+    from cryptography.exceptions import InvalidTag
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    try:
+        return bytes(AESGCM(key).decrypt(nonce.to_bytes(12, "little"), sealed, associated))
+    except InvalidTag:
+        raise Unreadable("a seal is broken, or the key is another one") from None
+
+
+def make_unseal(key: bytes, associated: bytes) -> Unseal:
+    return lambda position, stored: decrypt(key, position, stored, associated)
+
+
+def read_key(text: str) -> tuple[bytes, bytes]:
+    """A slot's private part and the anchor, from the text of a key file."""
+    lines = (line for line in text.splitlines() if not line.startswith("#"))
+    found = KEY_TEXT.search("\n".join(lines))
+    if found is None:
+        raise Unreadable("there is no key in it")
+    require(found[1] == "reader", "the key only writes: it reads nothing")
+    data = b32decode(found[2].upper() + "=" * (-len(found[2]) % 8))
+    require(len(data) == 52, "the key was not copied right")
+    require(digest(b"pghaven key text 1\0reader" + data[:48])[:4] == data[48:], "the key was not copied right")
+    return data[:32], data[32:48]
+
+
+def open_passphrase_slot(slots: list[dict[str, Any]], passphrase: str) -> str:
+    """The key text that a passphrase opens."""
+    from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+
+    for slot in slots:
+        if slot["kind"] == "passphrase":
+            carried = slot["carried"]
+            times, lanes, memory = (int(carried[name]) for name in ("iterations", "lanes", "memory_kib"))
+            salt = bytes.fromhex(carried["salt"])
+            stretching = Argon2id(salt=salt, length=32, iterations=times, lanes=lanes, memory_cost=memory)
+            key = stretching.derive(unicodedata.normalize("NFC", passphrase).encode())
+            try:
+                return decrypt(key, 0, b64decode(carried["sealed"]), b"pghaven passphrase slot 1").decode()
+            except Unreadable:
+                continue
+    raise Unreadable("the passphrase opens no slot")
+
+
+class Keys:
+    """What opens a sealed repository: the roots of its data keys, by their ids."""
+
+    def __init__(self, text: str, key_set: dict[str, Any], context: str) -> None:
+        private, anchor = read_key(text)
+        self._check_signature(key_set, anchor, context)
+        public = public_of(private)
+        wrapped = [b64decode(one["wrapped"]) for one in key_set["slots"] if one["public"] == public.hex()]
+        require(len(wrapped) == 1, "the key opens none of the slots")
+        salt, sealed = wrapped[0][:32], wrapped[0][32:]
+        associated = KEY_SET + b"reader\0" + context.encode()
+        wrapping = derive(agree(private, salt), salt, b"pghaven slot key 1" + public)
+        set_key = decrypt(wrapping, 0, sealed, associated)
+        opened = json.loads(decrypt(set_key, 0, b64decode(key_set["reader"]), associated))
+        self._roots = {bytes.fromhex(one["id"]): bytes.fromhex(one["root"]) for one in opened["generations"]}
+
+    def _check_signature(self, key_set: dict[str, Any], anchor: bytes, context: str) -> None:
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+        signer = bytes.fromhex(key_set["signer"])
+        require(digest(b"pghaven signer 1\0" + signer)[:16] == anchor, "the key is another repository's")
+        body = json.dumps({name: value for name, value in key_set.items() if name != "signature"}, sort_keys=True)
+        message = KEY_SET + b"signed\0" + context.encode() + b"\0" + body.encode()
+        try:
+            Ed25519PublicKey.from_public_bytes(signer).verify(bytes.fromhex(key_set["signature"]), message)
+        except InvalidSignature:
+            raise Unreadable("the signature of the key set is wrong") from None
+
+    def object_key(self, seal: int, key_id: bytes, salt: bytes, outline: bool = False) -> bytes:
+        require(key_id in self._roots and seal in (1, 2), "it is not sealed with a key of this repository")
+        root = self._roots[key_id]
+        shared = derive(root, b"", b"pghaven shared key 1")
+        if seal == 1:
+            return derive(shared, salt, b"pghaven object key 1")
+        if outline:
+            return derive(shared, salt, b"pghaven outline key 2")
+        private = derive(root, b"", b"pghaven content key 1")
+        return derive(agree(private, salt) + shared, salt, b"pghaven object key 2" + public_of(private))
+
+    def open_envelope(self, context: str, body: dict[str, Any]) -> dict[str, Any]:
+        sealed = body["sealed"]
+        require(sealed["seal"] == 1, "it has no seal of a document")
+        key = self.object_key(1, bytes.fromhex(sealed["key"]), bytes.fromhex(sealed["salt"]))
+        associated = b"pghaven document 1\0" + context.encode()
+        return dict(json.loads(decrypt(key, 0, b64decode(sealed["content"]), associated)))
+
+
 @dataclass(frozen=True)
 class Frame:
     """One row of an index."""
@@ -317,9 +448,12 @@ class Frame:
     codec: int
     proof: bytes
     by_cells: bool
+    number: int = 0
+    unseal: Unseal = leave
 
     def open(self, stored: bytes) -> bytes:
         require(len(stored) == self.stored_length, "a frame is cut short")
+        stored = self.unseal(self.number, stored)
         require(self.codec in (0, 1), "an unknown codec")
         plain = decode(stored, self.plain_length) if self.codec else stored
         require(len(plain) == self.plain_length, "a frame has not the length it says")
@@ -339,26 +473,37 @@ def make_header(kind: int) -> bytes:
     return b"pghaven\x01" + struct.pack("<HB5x", 1, kind)
 
 
-def parse_end(end: bytes, size: int, kind: int, context: bytes) -> Index:
+def parse_end(end: bytes, size: int, kind: int, context: bytes, *, keys: Keys | None = None) -> Index:
     """The index, from the last bytes of an object of ``size`` bytes."""
     require(len(end) >= FOOTER_BYTES and end[-8:] == b"\x01nevahgp", "no end mark")
     footer, proof = end[-120:-40], end[-40:-8]
     index_at, index_length, count, plain_length, of_kind, seal = struct.unpack_from("<QIIQBB", footer)
     require(count <= MIB and index_length <= 64 * MIB + 45 * count + 1024, "too many frames or facts")
-    require(seal == 0, "it is sealed")
-    require(footer[26:80] == bytes(54) and of_kind == kind, "a footer that cannot be")
+    require(footer[26:32] == bytes(6) and of_kind == kind, "a footer that cannot be")
+    key_id, salt = footer[32:48], footer[48:80]
     require(index_at + index_length + FOOTER_BYTES == size and len(end) >= index_length + FOOTER_BYTES, "wrong sizes")
     index = end[len(end) - FOOTER_BYTES - index_length : len(end) - FOOTER_BYTES]
     hashed = struct.pack("<I", len(context)) + context + make_header(kind) + index + footer
     require(digest(hashed) == proof, "the container hash is wrong")
-    facts, frames, frames_end = parse_index(index, count, kind)
+    unseal: Unseal = leave
+    unseal_index: Unseal = leave
+    tag = 0
+    if keys is None:
+        require(seal == 0 and key_id + salt == bytes(48), "it is sealed")
+    else:
+        associated, tag = make_header(kind) + context, 16
+        unseal = make_unseal(keys.object_key(seal, key_id, salt), associated)
+        unseal_index = make_unseal(keys.object_key(seal, key_id, salt, outline=kind == WAL), associated)
+    facts, frames, frames_end = parse_index(unseal_index((1 << 96) - 1, index), count, kind, (unseal, tag))
     cells = sum(-(-frame.plain_length // CELL_BYTES) for frame in frames) if kind == PACK else 0
-    require(frames_end + 16 * cells == index_at, "frames do not fill it")
+    require(frames_end + 16 * cells + (tag if cells else 0) == index_at, "frames do not fill it")
     require(sum(frame.plain_length for frame in frames) == plain_length, "frames do not add up")
     return Index(proof, facts, frames, plain_length)
 
 
-def parse_index(index: bytes, count: int, kind: int) -> tuple[dict[str, Any], list[Frame], int]:
+def parse_index(
+    index: bytes, count: int, kind: int, seal: tuple[Unseal, int]
+) -> tuple[dict[str, Any], list[Frame], int]:
     (facts_length,) = struct.unpack_from("<I", index)
     at = 4 + facts_length
     require(facts_length <= 64 * MIB and len(index) == at + 45 * count, "an index of the wrong size")
@@ -370,9 +515,10 @@ def parse_index(index: bytes, count: int, kind: int) -> tuple[dict[str, Any], li
     frames = []
     where, plain_where = HEADER_BYTES, 0
     for number in range(count):
-        require(0 < plain[number] <= MIB and 0 < stored[number] <= plain[number], "a frame out of bounds")
+        require(0 < plain[number] <= MIB and 0 < stored[number] <= plain[number] + seal[1], "a frame out of bounds")
         found = proofs[32 * number : 32 * number + 32]
-        frames.append(Frame(where, stored[number], plain_where, plain[number], codecs[number], found, kind == PACK))
+        place = (where, stored[number], plain_where, plain[number])
+        frames.append(Frame(*place, codecs[number], found, kind == PACK, number, seal[0]))
         where += stored[number]
         plain_where += plain[number]
     return facts, frames, where
@@ -382,28 +528,51 @@ def parse_index(index: bytes, count: int, kind: int) -> tuple[dict[str, Any], li
 
 
 class Repository:
-    """One in a directory."""
+    """One in a directory. ``key`` is the text of a key file, or None; ``passphrase`` opens a slot that has one."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, key: str | None = None, *, passphrase: str | None = None) -> None:
         self.root = root
+        self.keys: Keys | None = None
         require((root / "pghaven.json").is_file(), f"{root} is no repository: it has no pghaven.json")
         descriptor = parse_document("pghaven.json", self.read("pghaven.json"))
         require(descriptor["format"] == "pghaven repository", "another format")
-        newer = descriptor["min_reader"] > FORMAT_VERSION or descriptor["required_features"]
+        newer = descriptor["min_reader"] > FORMAT_VERSION or set(descriptor["required_features"]) - {"sealed"}
         require(not newer, "the repository's format is newer than this program: look for a newer one in rescue/")
         self.id: str = descriptor["repository_id"]
+        self.is_sealed = "sealed" in descriptor["required_features"]
+        if key is None and passphrase is not None:
+            key = open_passphrase_slot(self.key_set()[1]["slots"], passphrase)
+        if key is not None:
+            require(self.is_sealed, "there is a key, but the repository says that nothing in it is sealed")
+            name, key_set = self.key_set()
+            self.keys = Keys(key, key_set, f"{self.id}/{name}\0{digest(self.read('pghaven.json')).hex()}")
+
+    def key_set(self) -> tuple[str, dict[str, Any]]:
+        """The name and the body of the newest key set; its copy where it is damaged."""
+        require(self.is_sealed, "the repository is not sealed: it has no keys")
+        number = max(name.partition(".")[0] for name in self.children("keys"))
+        name = f"keys/{number}"
+        try:
+            found = parse_document(f"{self.id}/{name}", self.read(name))
+        except DAMAGED:
+            found = parse_document(f"{self.id}/{name}", self.read(name + ".copy"))
+        require(found["number"] == int(number), "a key set of another number")
+        return name, found
 
     def read(self, name: str) -> bytes:
         return (self.root / name).read_bytes()
 
     def document(self, name: str) -> dict[str, Any]:
-        return parse_document(f"{self.id}/{name}", self.read(name))
+        body = parse_document(f"{self.id}/{name}", self.read(name))
+        require(self.keys is not None or "sealed" not in body, "the repository is sealed: give a key with --key FILE")
+        require(self.keys is None or "sealed" in body, f"{name} is not sealed although the repository is")
+        return body if self.keys is None else self.keys.open_envelope(f"{self.id}/{name}", body)
 
     def container(self, name: str, kind: int, plain_max: int) -> tuple[Index, bytes]:
         """A whole container and its plain bytes."""
         data = self.read(name)
         require(data[:HEADER_BYTES] == make_header(kind), "no header")
-        index = parse_end(data, len(data), kind, f"{self.id}/{name}".encode())
+        index = parse_end(data, len(data), kind, f"{self.id}/{name}".encode(), keys=self.keys)
         require(index.plain_length <= plain_max, "it would unpack to too much")
         return index, b"".join(frame.open(data[frame.at : frame.at + frame.stored_length]) for frame in index.frames)
 
@@ -649,7 +818,8 @@ class Packs:
                 file.seek(size - tail)
                 end = file.read()
             require(len(end) == tail, f"{name} is not of the size it should be")
-            index = parse_end(end, size, PACK, f"{backup.repository.id}/{prefix}".encode())
+            context = f"{backup.repository.id}/{prefix}".encode()
+            index = parse_end(end, size, PACK, context, keys=backup.repository.keys)
             require(index.proof == backup.pack_ids[32 * number : 32 * number + 32], f"{name} is another pack")
             require(index.plain_length == columns["pack_plain"][number], f"{name} is of another length")
             self._indexes[number] = index, [frame.plain_at for frame in index.frames]
@@ -873,6 +1043,15 @@ def extract(repository: Repository, cluster: str, label: str, target: Path) -> i
     return 0
 
 
+def list_slots(repository: Repository) -> int:
+    """The ways into a sealed repository; of those for age what age opens."""
+    for slot in repository.key_set()[1]["slots"]:
+        print(slot["name"], slot["kind"], slot["access"], sep="  ")
+        if slot["kind"] == "age":
+            print("  " + slot["carried"]["age"])
+    return 0
+
+
 def find_repository() -> Path:
     """The repository that this file lies in."""
     own = Path(__file__).resolve()
@@ -884,7 +1063,10 @@ def main(words: list[str]) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="rescue.py"
     )
     parser.add_argument("-r", "--repository", type=Path, help="its directory; else the one that this file lies in")
+    parser.add_argument("--key", type=Path, metavar="FILE", help="a key file of a sealed repository")
+    parser.add_argument("--passphrase", action="store_true", help="ask for the passphrase of a sealed repository")
     commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("slots", help="the ways into a sealed repository")
     commands.add_parser("list", help="the backups there are")
     one = commands.add_parser("extract", help="a backup's data directory")
     one.add_argument("cluster")
@@ -897,7 +1079,11 @@ def main(words: list[str]) -> int:
     given = parser.parse_args(words)
     tell(f"hashes by {HASHED_BY}, zstd by {DECODED_BY}")
     try:
-        repository = Repository(given.repository or find_repository())
+        key = given.key.read_text(encoding="utf-8") if given.key else None
+        asked = getpass.getpass("passphrase: ") if given.passphrase else None
+        repository = Repository(given.repository or find_repository(), key, passphrase=asked)
+        if given.command == "slots":
+            return list_slots(repository)
         if given.command == "list":
             return list_backups(repository)
         if given.command == "extract":
