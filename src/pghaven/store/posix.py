@@ -6,7 +6,9 @@ there is a whole object, none, or a temporary file that no listing shows.
 
     open O_EXCL → write → fsync → close → link → unlink the temporary → fsync the directory → only now "done"
 
-Directories are made on demand and removed with their last object (``tree``).
+Directories are made on demand and removed with their last object (``tree``). On NFS one that another process removes
+turns stale under our descriptor (ESTALE). That proves nothing absent: the whole call is made again from the root, and
+a listing goes on behind the last name it gave.
 """
 
 from __future__ import annotations
@@ -14,10 +16,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar
 
 from pghaven.errors import (
     Damaged,
@@ -43,6 +47,26 @@ _NOT_PERMITTED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _ABSENT = (FileNotFoundError, NotADirectoryError)  # below a root that is there; see PosixStore._root
 _CHECK_MOUNT = "Check that its file system is mounted."
 _MAX_ATTEMPTS = 100  # each lost to a process that removes the empty directory at that very moment
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+class _Stale(Exception):
+    """A directory or file was removed under our descriptor; it does not leave this module."""
+
+
+def _again_when_stale(
+    method: Callable[Concatenate[PosixStore, Arguments], Result],
+) -> Callable[Concatenate[PosixStore, Arguments], Result]:
+    @wraps(method)
+    def repeated(self: PosixStore, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        for _ in range(_MAX_ATTEMPTS):
+            with suppress(_Stale):
+                return method(self, *args, **kwargs)
+        raise self._always_stale()
+
+    return repeated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +94,7 @@ class PosixStore:
             raise StoreUnreachable(f'could not open {url}: "{root}" is not a directory')
         return cls(url=url, root=root, device=status.st_dev, inode=status.st_ino)
 
+    @_again_when_stale
     def create(self, name: str, content: Buffers) -> None:
         *above, base = check_name(name).split("/")
         with self._reported("create", name):
@@ -88,6 +113,7 @@ class PosixStore:
             finally:
                 os.close(directory)
 
+    @_again_when_stale
     def read(self, name: str) -> bytes:
         with self._object(name) as (descriptor, size):
             content = _read_fully(descriptor, 0, size)
@@ -95,6 +121,7 @@ class PosixStore:
             raise Damaged(f'"{name}" in {self.url} ends at byte {len(content)} of {size}')
         return content
 
+    @_again_when_stale
     def read_range(self, name: str, offset: int, length: int) -> bytes:
         with self._object(name) as (descriptor, _):
             content = _read_fully(descriptor, offset, length)
@@ -102,6 +129,7 @@ class PosixStore:
             raise Damaged(f'"{name}" in {self.url} ends before byte {offset + length}')
         return content
 
+    @_again_when_stale
     def find(self, name: str) -> ObjectInfo | None:
         *above, base = check_name(name).split("/")
         with self._reported("find", name):
@@ -117,17 +145,37 @@ class PosixStore:
         return self._list(check_prefix(prefix))
 
     def _list(self, prefix: str) -> Iterator[ObjectInfo]:
+        last = ""
+        attempts = 0
+        while attempts < _MAX_ATTEMPTS:
+            attempts += 1
+            try:
+                for info in self._list_once(prefix):
+                    if info.name > last:
+                        last, attempts = info.name, 0
+                        yield info
+                return
+            except _Stale:
+                continue
+        raise self._always_stale()
+
+    def _list_once(self, prefix: str) -> Iterator[ObjectInfo]:
         above = prefix.split("/")[:-1]
         with self._reported("list", prefix), suppress(*_ABSENT), self._directory(above) as directory:
             for name, status in tree.walk(directory, prefix):
                 yield _info(name, status)
 
+    def _always_stale(self) -> StoreUnreachable:
+        return StoreUnreachable(f"could not use {self.url}: what is opened there turns stale each time")
+
+    @_again_when_stale
     def list_children(self, prefix: str) -> tuple[str, ...]:
         above = check_prefix(prefix).split("/")[:-1]
         with self._reported("list", prefix), suppress(*_ABSENT), self._directory(above) as directory:
             return tuple(tree.children(directory))
         return ()
 
+    @_again_when_stale
     def confirm(self, name: str) -> None:
         above = check_name(name).split("/")[:-1]
         with self._object(name, "confirm") as (descriptor, _), self._root() as (root, owner):
@@ -138,6 +186,7 @@ class PosixStore:
             finally:
                 os.close(directory)
 
+    @_again_when_stale
     def delete(self, name: str) -> None:
         *above, base = check_name(name).split("/")
         with self._reported("delete", name), self._root() as (root, _):
@@ -148,11 +197,13 @@ class PosixStore:
                 return
             tree.remove_empty(root, above)
 
+    @_again_when_stale
     def free_bytes(self) -> int | None:
         with self._reported("examine", ""), self._root() as (root, _):
             status = os.fstatvfs(root)
             return status.f_bavail * status.f_frsize
 
+    @_again_when_stale
     def remove_leftovers(self, before: datetime) -> int:
         """Remove the temporary files that writers who died have left; returns the bytes set free.
 
@@ -231,6 +282,8 @@ class PosixStore:
         try:
             yield
         except OSError as error:
+            if error.errno == errno.ESTALE:
+                raise _Stale from error
             what = f'"{name}" in {self.url}' if name else self.url
             raise _translated(error, f"could not {action} {what}") from error
 

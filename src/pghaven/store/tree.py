@@ -13,7 +13,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 from pghaven.runtime.durable import OwnerOf, fsync_directory
 from pghaven.store.api import is_name_part
@@ -186,6 +186,16 @@ def remove_empty(root: int, parts: Sequence[str]) -> None:
             return  # in use, gone already, or not ours to remove: an empty directory harms nobody
 
 
+@contextmanager
+def _unless_removed() -> Iterator[None]:
+    """Pass over a directory that is removed meanwhile; on NFS it is stale then."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
+            raise
+
+
 def remove_leftovers(directory: int, before_seconds: float) -> int:
     """Remove temporary files below an open directory last written before a moment (since 1970); bytes set free."""
     freed = 0
@@ -199,7 +209,7 @@ def remove_leftovers(directory: int, before_seconds: float) -> int:
                 freed += status.st_size if status.st_nlink == 1 else 0
     for child in children(directory):
         if child.endswith("/"):
-            with suppress(FileNotFoundError, NotADirectoryError):
+            with _unless_removed():
                 deeper = enter(directory, child[:-1])
                 try:
                     freed += remove_leftovers(deeper, before_seconds)
