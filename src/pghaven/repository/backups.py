@@ -102,8 +102,7 @@ class BackupCatalog:
         try:
             repository.create_container(name, finished)
         except ObjectExists:
-            there = _find_same(repository, name, finished)
-            if there is None:
+            if (there := _find_same(repository, name, finished)) is None:
                 raise
             repository.store.confirm(name)
             return there
