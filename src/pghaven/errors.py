@@ -14,6 +14,7 @@ Anything else that escapes is a bug in pghaven and ends with exit status 1.
     │   └── ObjectExists       12   a name is taken (put-if-absent found it)
     ├── NotPermitted           13
     ├── StoreUnreachable       14   includes a full or failing disk
+    │   └── TargetFailed       14   the disk that a restore writes to, and no repository
     ├── ServerUnsuitable       15   server unreachable, too old, wrongly set up
     ├── Damaged                16   stored data is not what was stored
     ├── CheckFailed            17
@@ -109,6 +110,12 @@ class NotPermitted(PghavenError):
 class StoreUnreachable(PghavenError):
     code = "store_unreachable"
     exit_status = 14
+
+
+class TargetFailed(StoreUnreachable):
+    """What a restore writes to is full or fails; another repository would not help."""
+
+    code = "target_failed"
 
 
 class ServerUnsuitable(PghavenError):

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 import click
 
 from pghaven.cli.invocation import Invocation
-from pghaven.cli.opening import open_chosen_repository
+from pghaven.cli.opening import each_repository, open_chosen_repository
 from pghaven.cli.retention_options import make_policy
 from pghaven.errors import Damaged, UsageError
 
 if TYPE_CHECKING:
     from pghaven.config.values import ClusterConfig
+    from pghaven.repository.repository import Repository
     from pghaven.retention.expire import ExpireResult
 
 
@@ -44,9 +45,11 @@ def command(
     policy = make_policy(chosen.retention)
     found: list[tuple[str, ExpireResult]] = []
     with invocation.reporter as listener:
-        for name in [repository] if repository is not None else chosen.repositories:
-            catalog = BackupCatalog(open_chosen_repository(invocation.config, chosen, name), chosen.name)
-            found.append((name, run_expire(catalog, policy, listener, dry_run=dry_run)))
+
+        def expire(_name: str, opened: Repository) -> ExpireResult:
+            return run_expire(BackupCatalog(opened, chosen.name), policy, listener, dry_run=dry_run)
+
+        found += each_repository(invocation.config, chosen, repository, listener, expire)
     from pghaven.cli.expire_text import render_body, render_text
 
     text = "\n".join(render_text(*one) for one in found)

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from pghaven.cli.invocation import Invocation
-from pghaven.cli.opening import choose_clusters, open_chosen_repository
+from pghaven.cli.opening import choose_clusters, each_repository
 from pghaven.cli.render import Column, render_table
 from pghaven.clock import SYSTEM_CLOCK
 from pghaven.errors import NotFound
 
 if TYPE_CHECKING:
     from pghaven.proof.catalog import ListedBackup
+    from pghaven.repository.repository import Repository
 
 _COLUMNS = (
     "backup",
@@ -35,10 +36,12 @@ _COLUMNS = (
 
 @click.command("list")
 @click.argument("cluster", required=False)
+@click.option("--repository", metavar="NAME", help="Only this one of the cluster's repositories.")
 @click.pass_obj
-def command(invocation: Invocation, cluster: str | None) -> int:
+def command(invocation: Invocation, cluster: str | None, repository: str | None) -> int:
     """List the backups of CLUSTER, or of every configured cluster, oldest first.
 
+    Of several repositories each is listed, and one that cannot be reached is warned of.
     Backups that are running or came to nothing are listed too. Only "complete" ones can be restored. Needs the
     repository alone, no server.
     """
@@ -49,14 +52,17 @@ def command(invocation: Invocation, cluster: str | None) -> int:
     chosen = choose_clusters(config, cluster)
     shown: list[tuple[str, str, tuple[ListedBackup, ...]]] = []
     for one in chosen:
-        for name in one.repositories:
-            repository = open_chosen_repository(config, one, name)
-            if not repository.list_lineages(one.name):
+
+        def read(_name: str, opened: Repository, cluster: str = one.name) -> tuple[ListedBackup, ...]:
+            if not opened.list_lineages(cluster):
                 raise NotFound(
-                    f'cluster "{one.name}" is not registered in repository {repository.store.url}',
-                    hint=f"Register it with: pghaven init {one.name}",
+                    f'cluster "{cluster}" is not registered in repository {opened.store.url}',
+                    hint=f"Register it with: pghaven init {cluster}",
                 )
-            shown.append((one.name, name, list_backups(BackupCatalog(repository, one.name))))
+            return list_backups(BackupCatalog(opened, cluster))
+
+        found = each_repository(config, one, repository, invocation.reporter, read)
+        shown += [(one.name, name, backups) for name, backups in found]
     body = [{"cluster": name, "repository": place, "backups": _body(backups)} for name, place, backups in shown]
     titled = len(shown) > 1
     text = "\n".join(_title(name, place, titled) + render_backups(name, backups) for name, place, backups in shown)

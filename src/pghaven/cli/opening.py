@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
-from pghaven.errors import NotFound, StoreUnreachable
+from pghaven.errors import Cancelled, NotFound, PghavenError, StoreUnreachable
 from pghaven.events import Listener, Notice, ignore
 
 if TYPE_CHECKING:
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from pghaven.config.values import ClusterConfig, Config
     from pghaven.repository.place import RepositoryPlace
     from pghaven.repository.repository import Repository
+
+Found = TypeVar("Found")
 
 
 def open_chosen_repository(
@@ -39,6 +42,36 @@ def open_chosen_repository(
         mounted = "Is its file system mounted? " if chosen.url.startswith("file:") else ""
         hint = f"{mounted}If there is no repository yet: pghaven init {cluster.name}"
         raise StoreUnreachable(error.message, detail=error.detail, hint=error.hint or hint) from error
+
+
+def each_repository(
+    config: Config,
+    cluster: ClusterConfig,
+    name: str | None,
+    listener: Listener,
+    work: Callable[[str, Repository], Found],
+) -> list[tuple[str, Found]]:
+    """What ``work`` gives for each of a cluster's repositories, or for the named one alone, by their names.
+
+    Of several, one that cannot be reached or used is warned of and passed over. Raises the first one's error when that
+    is all there is.
+    """
+    names = cluster.repositories if name is None else (name,)
+    found: list[tuple[str, Found]] = []
+    failures: list[tuple[str, PghavenError]] = []
+    for one in names:
+        try:
+            found.append((one, work(one, open_chosen_repository(config, cluster, one))))
+        except Cancelled:
+            raise
+        except PghavenError as error:
+            failures.append((one, error))
+    if failures and not found:
+        raise failures[0][1]
+    for one, reason in failures:
+        text = f'repository "{one}" is left out: {reason.message}'
+        listener(Notice(level="warning", code="repository_failed", text=text, hint=reason.hint))
+    return found
 
 
 def list_places(config: Config, cluster: ClusterConfig) -> tuple[RepositoryPlace, ...]:

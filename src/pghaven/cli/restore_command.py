@@ -16,7 +16,7 @@ import click
 
 from pghaven.cli.invocation import Invocation
 from pghaven.cli.limiting import Limits, io_limit_option, limit_option
-from pghaven.cli.opening import count_processes
+from pghaven.cli.opening import count_processes, find_place, list_places
 from pghaven.cli.output import write_out
 from pghaven.clock import SYSTEM_CLOCK
 from pghaven.errors import Refused
@@ -24,11 +24,11 @@ from pghaven.events import Listener, Notice, Step
 
 if TYPE_CHECKING:
     from pghaven.cli.restore_text import Handover
-    from pghaven.config.values import ClusterConfig
-    from pghaven.repository.repository import Repository
-    from pghaven.restore.execute import RestoreResult
+    from pghaven.config.values import ClusterConfig, Config
+    from pghaven.restore.execute import RestoreSettings
     from pghaven.restore.recover import Recovery
     from pghaven.restore.request import RestorePlan, RestoreRequest
+    from pghaven.restore.sources import SourcedPlan, Sources
     from pghaven.setup.program import ProgramFailure
 
 
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 @click.option("--port", type=click.IntRange(1, 65535), metavar="PORT", help="Where the restored server listens.")
 @click.option("--start", is_flag=True, help="Start the server, have it recover, and check the point it reached.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
-@click.option("--repository", metavar="NAME", help="Which of the cluster's repositories to restore from.")
+@click.option("--repository", metavar="NAME", help="Restore from this repository alone.")
 @limit_option
 @io_limit_option
 @click.pass_obj
@@ -93,8 +93,8 @@ def command(
 ) -> int:
     """Restore CLUSTER into a new data directory, as it was at the target; without a target, as it was last.
 
-    The plan is shown first. A time without a zone is read in the local one. A restored cluster does not archive, unless
-    told to with --archive: its original may still do so.
+    The plan is shown first. A time without a zone is read in the local one. A restored cluster does not archive but
+    with --archive: its original may still do so.
     """
     from pghaven.cli.restore_request import PlaceOptions, TargetOptions, make_request
 
@@ -124,39 +124,50 @@ def command(
     )
     chosen = invocation.get_cluster(cluster)
     limits = Limits(invocation.config, chosen, invocation.reporter, limit=limit, io_limit=io_limit)
-    return _RestoreJob(invocation, chosen, limits.open(repository), limits).run(request, start=start, dry_run=dry_run)
+    return _RestoreJob(invocation, chosen, limits, repository).run(request, start=start, dry_run=dry_run)
+
+
+def _find_sources(config: Config, cluster: ClusterConfig, repository: str | None, limits: Limits) -> Sources:
+    """The named repository alone, else all of the cluster's."""
+    from pghaven.repository.place import open_place
+    from pghaven.restore.sources import Sources
+
+    places = list_places(config, cluster) if repository is None else (find_place(config, repository),)
+    return Sources(places, lambda place: limits.hold(open_place(place), place.name))
 
 
 class _RestoreJob:
     """Work that reports progress is done in a block of the reporter, and results are shown outside of it."""
 
-    def __init__(self, invocation: Invocation, cluster: ClusterConfig, repository: Repository, limits: Limits) -> None:
+    def __init__(self, invocation: Invocation, cluster: ClusterConfig, limits: Limits, repository: str | None) -> None:
         self._invocation = invocation
         self._cluster = cluster
-        self._repository = repository
+        self._sources = _find_sources(invocation.config, cluster, repository, limits)
         self._limits = limits
 
     def run(self, request: RestoreRequest, *, start: bool, dry_run: bool) -> int:
         from pghaven.cli.restore_text import plan_body, recovery_body, render_plan, render_recovered, render_restored
-        from pghaven.restore.plan import plan_restore
+        from pghaven.restore.sources import run_sourced
 
         invocation = self._invocation
         with invocation.reporter as listener:
             listener(Step(text="planning"))
-            plan = plan_restore(self._repository, request)
+            sourced = self._sources.plan(request)
+            plan = sourced.plan
             self._check_surroundings(plan, listener, is_needed_now=start and not dry_run)
-        text = render_plan(plan, SYSTEM_CLOCK.now())
+        text = render_plan(sourced, SYSTEM_CLOCK.now())
         if dry_run:
             for notice in plan.notices:
                 invocation.reporter(notice)
-            return invocation.show("restore", {"plan": plan_body(plan), "dry_run": True}, text)
+            return invocation.show("restore", {"plan": plan_body(sourced), "dry_run": True}, text)
         if not invocation.json and not invocation.quiet:
             write_out(text)
         with invocation.reporter as listener:
-            result = self._restore(plan, self._limits)
+            sourced, result = run_sourced(self._sources, sourced, self._make_settings, self._limits)
+            plan = sourced.plan
             recovery = self._recover(plan, listener) if start else None
         body: dict[str, object] = {
-            "plan": plan_body(plan),
+            "plan": plan_body(sourced),
             "dry_run": False,
             "written_bytes": result.written_bytes,
             "proven_bytes": result.proven_bytes,
@@ -167,7 +178,7 @@ class _RestoreJob:
         if recovery is None:
             handover = self._hand_over(plan)
             return invocation.show("restore", {**body, "next": handover}, render_restored(result, handover))
-        last = self._find_last_transaction(plan, recovery)
+        last = self._find_last_transaction(sourced, recovery)
         body["recovery"] = recovery_body(plan, recovery, last)
         if recovery.state != "stopped":
             return invocation.show("restore", body, render_recovered(result, recovery, last, None))
@@ -176,39 +187,40 @@ class _RestoreJob:
             "restore", {**body, "next": handover}, render_recovered(result, recovery, last, handover)
         )
 
-    def _restore(self, plan: RestorePlan, listener: Listener) -> RestoreResult:
+    def _make_settings(self, sourced: SourcedPlan) -> RestoreSettings:
         from pghaven.postgres.datadir import RESTORE_PLAN_FILE
         from pghaven.repository.backups import BackupCatalog
-        from pghaven.restore.execute import RestoreSettings, find_owner_ids, run_restore
+        from pghaven.restore.execute import RestoreSettings, find_owner_ids
         from pghaven.setup.program import find_program
         from pghaven.wal.commands import render_restore_command
 
-        config, cluster = self._invocation.config, self._cluster
+        plan, config, cluster = sourced.plan, self._invocation.config, self._cluster
         # A standby goes on past the plan, to wherever its primary leads.
         plan_path = None if plan.request.standby else RESTORE_PLAN_FILE
         program = find_program(cluster.program)
-        settings = RestoreSettings(
-            place=BackupCatalog(self._repository, cluster.name).pack_place,
+        return RestoreSettings(
+            place=BackupCatalog(sourced.repository, cluster.name).pack_place,
             processes=count_processes(cluster),
             restore_command=render_restore_command(program, config.source, cluster.name, plan_path),
             owner=find_owner_ids(plan.manifest),
             pace=self._limits.pace,
         )
-        return run_restore(plan, settings, listener)
 
     def _recover(self, plan: RestorePlan, listener: Listener) -> Recovery:
         from pghaven.restore.recover import run_recovery
 
         return run_recovery(plan, self._cluster.pg_bin, listener)
 
-    def _find_last_transaction(self, plan: RestorePlan, recovery: Recovery) -> datetime | None:
+    def _find_last_transaction(self, sourced: SourcedPlan, recovery: Recovery) -> datetime | None:
         from pghaven.proof.reached import find_last_transaction
-        from pghaven.repository.walstore import WalArchive
+        from pghaven.repository.joined import JoinedArchive
 
+        plan = sourced.plan
         if plan.request.standby:
             return None
-        facts = plan.manifest.facts
-        archive = WalArchive(self._repository, self._cluster.name, facts.system_identifier, facts.wal_segment_size)
+        cluster, identifier = self._cluster.name, plan.manifest.facts.system_identifier
+        lineage = sourced.repository.require_lineage(cluster, identifier)
+        archive = JoinedArchive(sourced.repository, sourced.others, cluster, lineage)
         return find_last_transaction(archive, plan.wal, recovery.reached_lsn)
 
     # -- what the restored server will need -------------------------------------------------------------------------

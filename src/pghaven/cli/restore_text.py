@@ -15,6 +15,7 @@ from pghaven.units import render_duration, render_size, render_time
 if TYPE_CHECKING:
     from pghaven.restore.execute import RestoreResult
     from pghaven.restore.recover import Recovery
+    from pghaven.restore.sources import SourcedPlan
 
 # For an estimate until rates have been measured on this host: a modest disk, and redo by one process.
 ASSUMED_COMPARE_BYTES_PER_SECOND = 400 << 20
@@ -57,8 +58,9 @@ def estimate(plan: RestorePlan) -> Estimate:
     )
 
 
-def render_plan(plan: RestorePlan, now: datetime) -> str:
+def render_plan(sourced: SourcedPlan, now: datetime) -> str:
     """What will be done, ending in an empty line."""
+    plan = sourced.plan
     request, facts, wal = plan.request, plan.manifest.facts, plan.wal
     existing = plan.existing
     most = "" if existing is None else "at most "
@@ -74,6 +76,9 @@ def render_plan(plan: RestorePlan, now: datetime) -> str:
         ("to fetch", f"{most}{render_size(plan.fetch_bytes)} in {len(plan.manifest.packs)} packs, and the WAL"),
         ("to write", f"{most}{render_size(facts.total_bytes)} in {facts.file_count} files"),
     ]
+    if len(sourced.verdicts) > 1:
+        chosen = sorted(sourced.verdicts, key=lambda one: not one.is_chosen)
+        pairs += [("" if number else "repository", f"{one.name}: {one.reason}") for number, one in enumerate(chosen)]
     for root in plan.roots:
         pairs.append(("into" if not root.prefix else root.prefix, _describe_root(root)))
     pairs += _describe_existing(existing)
@@ -143,7 +148,8 @@ def _describe_root(root: Root) -> str:
     return f"{root.path}, needs {render_size(root.needed_bytes)}, {free} free"
 
 
-def plan_body(plan: RestorePlan) -> dict[str, object]:
+def plan_body(sourced: SourcedPlan) -> dict[str, object]:
+    plan = sourced.plan
     request, facts, wal = plan.request, plan.manifest.facts, plan.wal
     target = request.target
     return {
@@ -161,6 +167,8 @@ def plan_body(plan: RestorePlan) -> dict[str, object]:
         "standby": request.standby,
         "archiving": request.archiving,
         "port": request.port,
+        "repository": sourced.name,
+        "repositories": sourced.verdicts,
         "backup": plan.backup.label,
         "backup_stopped_at": facts.stopped_at,
         "timeline": wal.timeline,

@@ -8,7 +8,7 @@ import click
 
 from pghaven.cli.invocation import Invocation
 from pghaven.cli.limiting import Limits, limit_option
-from pghaven.cli.opening import choose_clusters, count_processes
+from pghaven.cli.opening import choose_clusters, count_processes, each_repository
 from pghaven.errors import EXIT_WARNINGS, Damaged, UsageError
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from pghaven.proof.findings import Finding
     from pghaven.proof.verify_result import VerifyResult
+    from pghaven.repository.repository import Repository
 
 # Of each kind so many are shown; --json has them all.
 _SHOWN = 50
@@ -62,9 +63,13 @@ def command(
                 scope=Scope.QUICK if quick else Scope.FULL,
                 only=backup,
             )
-            for name in [repository] if repository is not None else one.repositories:
-                result = run_verify(limits.open(name), settings, limits)
-                found.append((name, result))
+
+            def verify(
+                name: str, opened: Repository, settings: VerifySettings = settings, limits: Limits = limits
+            ) -> VerifyResult:
+                return run_verify(limits.hold(opened, name), settings, limits)
+
+            found += each_repository(config, one, repository, listener, verify)
     body = [render_body(name, result) for name, result in found]
     status = invocation.show("verify", {"results": body}, "\n".join(render_text(*one) for one in found))
     if any(result.is_damaged for _, result in found):

@@ -146,10 +146,11 @@ def get(call: GetCall, listener: Listener | None = None) -> int:
         directory = find_data_directory(call.cluster.data_directory)
         if identifier is None and directory is not None:
             identifier = read_system_identifier(directory)
+        places = list_places(call.config, call.cluster)
         outcome = get_file(
             GetRequest(
                 cluster=call.cluster.name,
-                repositories=list_places(call.config, call.cluster),
+                repositories=places if plan is None else plan.choose_places(places),
                 file_name=call.file_name,
                 target_path=call.target_path,
                 system_identifier=identifier,

@@ -29,8 +29,12 @@ _CONTROL = "global/pg_control"
 _CONTROL_BYTES_MAX = 1 << 16
 
 
-def plan_roots(request: RestoreRequest, manifest: Manifest) -> tuple[tuple[Root, ...], Found | None, bool]:
+def plan_roots(
+    request: RestoreRequest, manifest: Manifest, original: str
+) -> tuple[tuple[Root, ...], Found | None, bool]:
     """All places to be written, checked; what lies in them already; and whether that is an unfinished restore.
+
+    ``original`` tells the backup from others also where it is a copy.
 
     Raises Refused for a directory that is in use or holds something else, or for too little space.
     """
@@ -51,7 +55,7 @@ def plan_roots(request: RestoreRequest, manifest: Manifest) -> tuple[tuple[Root,
     existing = find_existing(places, paths, manifest) if places else None
     if existing is not None and not request.delta:
         assert unfinished is not None
-        _require_own(unfinished, target, existing, manifest)
+        _require_own(unfinished, target, existing, original)
     sizes = _sizes_by_root(manifest)
     sizes[""] = sizes.get("", 0) + _WAL_SEGMENTS * manifest.facts.wal_segment_size
     taken = existing.free_bytes if existing is not None else {}
@@ -247,12 +251,12 @@ def _require_parent(path: str) -> None:
         raise Refused(f'"{parent}" does not exist, so "{path}" cannot be made', hint=f'Make the directory "{parent}".')
 
 
-def _require_own(unfinished: Mapping[str, Any], target: str, existing: Found, manifest: Manifest) -> None:
+def _require_own(unfinished: Mapping[str, Any], target: str, existing: Found, original: str) -> None:
     """An unfinished restore is gone on with only if every file there is one of this backup's own."""
-    if unfinished.get("backup") != manifest.facts.label:
+    if unfinished.get("original", unfinished.get("backup")) != original:
         raise Refused(
             f'"{target}" holds an unfinished restore of backup "{unfinished.get("backup")}"',
-            hint=f'Choose that one with --backup, or use --delta to go on with "{manifest.facts.label}".',
+            hint=f'Choose that one with --backup, or use --delta to go on with "{original}".',
         )
     strange = existing.list_strange()
     if strange:

@@ -17,20 +17,20 @@ from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.recovery import RecoveryTarget, TargetKind
 from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.timeline import History, Timeline
-from pghaven.postgres.waldata import LONG_HEADER_SIZE, SHORT_HEADER_SIZE
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.entry import BackupEntry, BackupState
+from pghaven.repository.joined import JoinedArchive
 from pghaven.repository.ledger import Walk, list_legs, walk_path
 from pghaven.repository.manifest import Manifest
 from pghaven.repository.repository import Lineage, Repository
-from pghaven.repository.walstore import WalArchive
 from pghaven.restore.existing import plan_existing
 from pghaven.restore.places import plan_roots
 from pghaven.restore.port import find_port_notice
-from pghaven.restore.request import RestorePlan, RestoreRequest, WalPlan
+from pghaven.restore.request import RestorePlan, RestoreRequest, Survey, WalPlan
 from pghaven.restore.walsearch import (
     FoundRecord,
     WalPath,
+    before_page_header,
     find_archive_end,
     find_first_commit_after,
     find_last_commit,
@@ -58,17 +58,26 @@ class _Way:
         return parse_time_utc(self.backup.summary["stopped_at"])
 
 
-def plan_restore(repository: Repository, request: RestoreRequest) -> RestorePlan:
+def survey_restore(repository: Repository, request: RestoreRequest, others: Sequence[Repository] = ()) -> Survey:
+    """As ``plan_restore``, as far as names alone tell. Raises the same."""
+    way = _Planner(repository, request, others).choose_way()
+    start = Lsn.parse(way.backup.summary["start_lsn"])
+    return Survey(backup=way.backup, start_lsn=start, timeline=way.history.timeline, end_lsn=way.walk.end_lsn)
+
+
+def plan_restore(repository: Repository, request: RestoreRequest, others: Sequence[Repository] = ()) -> RestorePlan:
     """Decide everything about a restore. Reads the repository and looks at the target; writes nothing.
+
+    WAL is looked for in ``others`` too, which are of the same cluster.
 
     Raises NotFound without a usable backup, Refused for a target that cannot be reached or a directory that must not
     be written to, Damaged.
     """
-    planner = _Planner(repository, request)
+    planner = _Planner(repository, request, others)
     way = planner.choose_way()
     manifest = planner.catalog.load_manifest(way.backup)
     wal = planner.plan_wal(way, manifest)
-    roots, found, is_unfinished = plan_roots(request, manifest)
+    roots, found, is_unfinished = plan_roots(request, manifest, way.backup.original)
     existing, notices = plan_existing(found, request, planner.archive, is_unfinished=is_unfinished)
     port = find_port_notice(request, manifest.facts)
     return RestorePlan(
@@ -84,7 +93,7 @@ def plan_restore(repository: Repository, request: RestoreRequest) -> RestorePlan
 
 
 class _Planner:
-    def __init__(self, repository: Repository, request: RestoreRequest) -> None:
+    def __init__(self, repository: Repository, request: RestoreRequest, others: Sequence[Repository]) -> None:
         self._request = request
         self._target = request.target
         self.catalog = BackupCatalog(repository, request.cluster)
@@ -101,7 +110,7 @@ class _Planner:
         self._entries = self._list_entries(lineages)
         system_identifier = int(self._entries[-1].summary["system_identifier"])
         lineage = next(one for one in lineages if one.system_identifier == system_identifier)
-        self.archive = WalArchive(repository, request.cluster, system_identifier, lineage.wal_segment_size)
+        self.archive = JoinedArchive(repository, others, request.cluster, lineage)
         self._held = {
             timeline: {segment.name.number for segment in self.archive.list_segments(timeline)}
             for timeline in self.archive.list_timelines()
@@ -339,7 +348,7 @@ class _Planner:
         return self._wal_plan(way, target, max(target.lsn, way.stop_lsn), None)
 
     def _wal_plan(self, way: _Way, recovery: RecoveryTarget, end_lsn: Lsn, moment: datetime | None) -> WalPlan:
-        end_lsn = _without_page_header(end_lsn, self.archive.segment_size, self._wal_block_size)
+        end_lsn = before_page_header(end_lsn, self.archive.segment_size, self._wal_block_size)
         needed = [segment for segment in way.path.segments if segment.start_lsn < end_lsn]
         return WalPlan(
             recovery=recovery,
@@ -384,14 +393,3 @@ def _is_on(history: History, entry: BackupEntry) -> bool:
 
 def _show(moment: datetime | None) -> str:
     return render_time(moment) if moment is not None else "the target"
-
-
-def _without_page_header(lsn: Lsn, segment_size: int, block_size: int) -> Lsn:
-    """A position just behind a page's header as the page's beginning.
-
-    The record that follows begins behind the header, the one before ended ahead of it, and that is what a recovery
-    that stops in between reports.
-    """
-    if lsn % segment_size <= LONG_HEADER_SIZE:
-        return Lsn(lsn - lsn % segment_size)
-    return Lsn(lsn - lsn % block_size) if lsn % block_size <= SHORT_HEADER_SIZE else lsn

@@ -62,6 +62,16 @@ class WalPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """What a repository has for a request: where its ``backup`` starts, and how far the WAL behind that leads."""
+
+    backup: BackupEntry
+    start_lsn: Lsn
+    timeline: Timeline
+    end_lsn: Lsn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Root:
     """A directory the restore writes to: the data directory (``prefix`` "") or a tablespace (``pg_tblspc/<oid>``)."""
 
@@ -94,7 +104,8 @@ class Existing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestorePlan:
-    """``existing`` is None where everything is made anew."""
+    """``existing`` is None where everything is made anew. ``repositories`` are the names of those that were there to
+    give WAL when it was made; the restored server asks these and no other."""
 
     request: RestoreRequest
     backup: BackupEntry
@@ -104,6 +115,7 @@ class RestorePlan:
     fetch_bytes: int
     existing: Existing | None
     notices: tuple[Notice, ...]
+    repositories: tuple[str, ...] = ()
 
     @property
     def resumes(self) -> bool:
@@ -118,6 +130,7 @@ def render_plan_file(plan: RestorePlan) -> dict[str, Any]:
         "format": 1,
         "cluster": request.cluster,
         "backup": plan.backup.label,
+        "original": plan.backup.original,
         "system_identifier": str(plan.manifest.facts.system_identifier),
         "timeline": int(wal.timeline),
         "timeline_path": [
@@ -130,5 +143,6 @@ def render_plan_file(plan: RestorePlan) -> dict[str, Any]:
         "standby": request.standby,
         "archiving": "allowed" if request.archiving else "off",
         "delta": request.delta,
+        "repositories": list(plan.repositories),
         "roots": [[root.prefix, root.path] for root in plan.roots],
     }

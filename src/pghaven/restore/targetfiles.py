@@ -10,7 +10,7 @@ import os
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from pghaven.errors import NotPermitted, Refused, StoreUnreachable
+from pghaven.errors import NotPermitted, Refused, TargetFailed
 
 OPEN_FILES_MAX = 128
 _PARTS_PER_CALL = os.sysconf("SC_IOV_MAX")
@@ -119,7 +119,7 @@ def writing_error(error: OSError, path: str) -> Exception:
         return NotPermitted(f'could not write "{path}": permission denied')
     if isinstance(error, FileExistsError):
         return Refused(f'"{path}" exists already', hint="Somebody else is writing into the target directory.")
-    return StoreUnreachable(
+    return TargetFailed(
         f'could not write "{path}": {error.strerror}',
         hint="The restore is not finished and the directory cannot be started. Make room or mend the disk, "
         "then run the same command again.",

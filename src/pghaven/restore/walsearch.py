@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from pghaven.errors import Damaged
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.segment import SegmentName
-from pghaven.postgres.waldata import may_contain_restore_point, may_contain_xid
+from pghaven.postgres.waldata import LONG_HEADER_SIZE, SHORT_HEADER_SIZE, may_contain_restore_point, may_contain_xid
 from pghaven.postgres.walevent import decode_restore_point, decode_xact
 from pghaven.postgres.walpage import EndReason
 from pghaven.postgres.walrecord import RM_XACT, RM_XLOG, LastRecord, WalRecord, find_last_record, iter_records
@@ -163,3 +163,14 @@ def _ends(kind: str) -> bool:
 
 def _found(record: WalRecord, time: datetime) -> FoundRecord:
     return FoundRecord(start_lsn=record.start_lsn, end_lsn=record.end_lsn, time=time)
+
+
+def before_page_header(lsn: Lsn, segment_size: int, block_size: int) -> Lsn:
+    """A position just behind a page's header as the page's beginning.
+
+    The record that follows begins behind the header, the one before ended ahead of it, and that is what a recovery
+    that stops in between reports.
+    """
+    if lsn % segment_size <= LONG_HEADER_SIZE:
+        return Lsn(lsn - lsn % segment_size)
+    return Lsn(lsn - lsn % block_size) if lsn % block_size <= SHORT_HEADER_SIZE else lsn

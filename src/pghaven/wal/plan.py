@@ -24,6 +24,7 @@ looks at later ones only to find a number for its own that nobody has used (find
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -33,6 +34,7 @@ from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.timeline import Timeline
 from pghaven.repository.ledger import PathLeg
+from pghaven.repository.place import RepositoryPlace
 
 _FORMAT = 1
 
@@ -48,12 +50,17 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FollowedPlan:
-    """The path of a recovery and how far it must come. ``source`` is the file it was read from."""
+    """The path of a recovery and how far it must come. ``source`` is the file it was read from.
+
+    ``repositories`` are the names of those that it was planned with, which lead to its end without any other: one that
+    was lost before is not waited for. Empty where that was not written down.
+    """
 
     source: str
     path: tuple[PathLeg, ...]
     expected_end_lsn: Lsn
     system_identifier: int | None
+    repositories: tuple[str, ...] = ()
 
     def judge(self, segment: SegmentName) -> Verdict:
         """What to answer for the file of this segment."""
@@ -73,6 +80,10 @@ class FollowedPlan:
         if leg is None or leg.end_lsn is None or leg.end_lsn >= segment.end_lsn:
             return None
         return leg.end_lsn
+
+    def choose_places(self, places: Sequence[RepositoryPlace]) -> tuple[RepositoryPlace, ...]:
+        """Those of the cluster's repositories to ask; all, when none of them has the name of one that was planned."""
+        return tuple(one for one in places if one.name in self.repositories) or tuple(places)
 
     def needs_history(self, timeline: Timeline) -> bool:
         """Whether recovery cannot begin without this timeline's history file."""
@@ -123,6 +134,7 @@ def _parse_body(body: Any, source: str) -> FollowedPlan:
         path=_cut_short(path),
         expected_end_lsn=Lsn.parse(body["expected_end_lsn"]),
         system_identifier=None if identifier is None else int(identifier),
+        repositories=tuple(str(name) for name in body.get("repositories", ())),
     )
 
 

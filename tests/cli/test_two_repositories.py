@@ -1,0 +1,88 @@
+"""A cluster with two repositories: what each command does when one of them is lost, down or damaged."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from tests.cli.site import NAME, Site
+
+AWAY = "away"
+
+
+def use_both(site: Site) -> Path:
+    """Have the cluster kept in two repositories; gives the second one's directory."""
+    away = site.place / AWAY
+    site.write_config(f"[repository.{AWAY}]\nurl = {json.dumps(f'file://{away}')}", repositories=["main", AWAY])
+    site.set_up()
+    return away
+
+
+def copy(site: Site) -> None:
+    site.ok("repo", "copy", NAME, "--from", "main", "--to", AWAY)
+
+
+def damage_pack(repository: Path) -> str:
+    """Change a byte of the first frame of the largest pack."""
+    packs = [one for one in (repository / "clusters" / NAME / "packs").rglob("*") if one.is_file()]
+    pack = max(packs, key=lambda one: one.stat().st_size)
+    content = bytearray(pack.read_bytes())
+    content[40] ^= 1
+    pack.chmod(0o600)
+    pack.write_bytes(content)
+    return pack.name
+
+
+def test_a_restore_takes_from_what_is_left_and_goes_on_when_that_is_damaged(site: Site) -> None:
+    use_both(site)
+    site.cluster.sql("CREATE TABLE t AS SELECT generate_series(1, 10000) AS i")
+    label = site.json("backup", "--repository", "main")["label"]
+    copy(site)
+    site.cluster.sql("INSERT INTO t SELECT generate_series(10001, 20000)")
+    site.archive_all()
+    site.cluster.stop()
+
+    pack = damage_pack(site.repository)
+    ended = site.run("restore", NAME, "--target-dir", str(site.target), "--start")
+    try:
+        assert ended.status == 3, ended
+        assert f'the restore goes on from "{AWAY}"' in ended.err
+        assert pack in ended.err
+        assert f"main: has backup {label}" in ended.out
+        assert site.ask_restored("SELECT count(*) FROM t") == 20000
+    finally:
+        site.remove_target()
+
+    shutil.rmtree(site.repository)
+    restore = ("restore", NAME, "--target-dir", str(site.target))
+    try:
+        shown = site.json(*restore, "--start", status=3)
+        assert shown["recovery"]["state"] == "open"
+        assert shown["plan"]["repository"] == AWAY
+        chosen = {one["name"]: one["is_chosen"] for one in shown["plan"]["repositories"]}
+        assert chosen == {"main": False, AWAY: True}
+        assert site.ask_restored("SELECT count(*) FROM t") == 20000
+    finally:
+        site.remove_target()
+    assert "mounted" in site.error(*restore, "--repository", "main", status=14)["hint"]
+
+
+def test_lists_and_checks_go_on_without_a_repository_and_name_it(site: Site) -> None:
+    use_both(site)
+    label = site.json("backup", "--repository", "main")["label"]
+    copy(site)
+    assert [one["repository"] for one in site.json("list")["clusters"]] == ["main", AWAY]
+    site.cluster.stop()
+    shutil.rmtree(site.repository)
+    shown = site.json("list", status=3)
+    assert [one["repository"] for one in shown["clusters"]] == [AWAY]
+    assert shown["clusters"][0]["backups"][0]["label"].startswith(label)
+    assert "main" in shown["notices"][0]["text"]
+    for words in (("verify",), ("expire", "--dry-run")):
+        shown = site.json(*words, status=3)
+        assert [one["repository"] for one in shown["results"]] == [AWAY]
+        assert "main" in shown["notices"][0]["text"]
+        assert site.error(*words, "--repository", "main", status=14)["message"]
+    states = site.json("status", status=3)["clusters"][0]["repositories"]
+    assert [one["reachable"] for one in states] == [False, True]
