@@ -5,7 +5,7 @@ machine are there to read. The server's caches are filled by hand, so that none 
 
     python nfsguest.py MODULES WORKING_DIRECTORY COMMAND…
 
-Prints "guest: ready" once /mnt/nfs is mounted, and "guest: status N" for how the command ended. Sources: the kernel's
+Prints "guest: ready" once /mnt/nfs and /mnt/other are mounted, and "guest: status N" for how the command ended. Sources: the kernel's
 fs/nfsd/nfsctl.c and fs/nfsd/export.c for the files written to, Documentation/filesystems/nfs/rpc-cache.rst.
 """
 
@@ -22,6 +22,7 @@ import sys
 
 EXPORT = "/srv/export"
 MOUNTED = "/mnt/nfs"
+OTHER = "/mnt/other"  # the same, with caches of its own, as another host has them
 
 _FINIT_MODULE = 313  # x86-64
 _SIOCSIFFLAGS, _IFF_UP, _IFF_RUNNING = 0x8914, 0x1, 0x40
@@ -104,7 +105,9 @@ def main() -> None:
         prepare()
         load(modules, ["nfsd", "nfsv4"])
         listener = serve()
-        mount("127.0.0.1:/", MOUNTED, "nfs4", "addr=127.0.0.1,vers=4.2,clientaddr=127.0.0.1")
+        options = "addr=127.0.0.1,vers=4.2,clientaddr=127.0.0.1"
+        mount("127.0.0.1:/", MOUNTED, "nfs4", options)
+        mount("127.0.0.1:/", OTHER, "nfs4", f"{options},nosharecache")
         print("guest: ready", flush=True)
         environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "HOME": "/tmp", "NO_COLOR": "1"}
         ended = subprocess.run(command, cwd=directory, env=environment)

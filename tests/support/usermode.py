@@ -23,7 +23,10 @@ _MODULES = _UNPACKED / "usr" / "lib" / "uml" / "modules"
 
 
 def run_on_nfs(place: Path, command: list[str], timeout_seconds: float) -> tuple[int, str]:
-    """Run a command with the NFS mount at /mnt/nfs: its status and all that was printed. Skips where that cannot be."""
+    """Run a command with one export mounted at /mnt/nfs and, as if by another host, at /mnt/other.
+
+    Its status and all that was printed. Skips where that cannot be.
+    """
     if not _KERNEL.exists():
         pytest.skip("there is no Linux in user mode (.ci/set-up test unpacks Debian's into .cache)")
     init = place / "init"

@@ -6,6 +6,9 @@ there is a whole object, none, or a temporary file that no listing shows.
 
     open O_EXCL → write → fsync → close → link → unlink the temporary → fsync the directory → only now "done"
 
+Every name is looked up in a directory opened for it: on NFS that makes the client ask the server, where by a path or a
+descriptor kept open it would go on repeating "not there" from its cache (close-to-open).
+
 Directories are made on demand and removed with their last object (``tree``). On NFS one that another process removes
 turns stale under our descriptor (ESTALE). That proves nothing absent: the whole call is made again from the root, and
 a listing goes on behind the last name it gave.
