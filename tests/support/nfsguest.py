@@ -5,8 +5,8 @@ machine are there to read. The server's caches are filled by hand, so that none 
 
     python nfsguest.py MODULES WORKING_DIRECTORY COMMAND…
 
-Prints "guest: ready" once /mnt/nfs and /mnt/other are mounted, and "guest: status N" for how the command ended. Sources: the kernel's
-fs/nfsd/nfsctl.c and fs/nfsd/export.c for the files written to, Documentation/filesystems/nfs/rpc-cache.rst.
+Prints "guest: ready" once /mnt/nfs and /mnt/other are mounted, and "guest: status N" for how the command ended.
+Sources: the kernel's fs/nfsd/nfsctl.c and fs/nfsd/export.c for the files written to, its documentation, rpc-cache.rst.
 """
 
 from __future__ import annotations
