@@ -113,7 +113,7 @@ def test_what_is_neither_expired_nor_held_is_told(protected: Site, words: tuple[
 
 def test_undo_and_dry_run_do_not_go_together(protected: Site) -> None:
     error = protected.error("expire", "--undo", "x", "--dry-run", status=2)
-    assert error["message"] == "--undo and --dry-run do not go together"
+    assert error["message"] == "--undo, --give-up and --dry-run do not go together"
 
 
 def test_a_cluster_nobody_has_registered_is_not_found(site: Site) -> None:
@@ -122,3 +122,23 @@ def test_a_cluster_nobody_has_registered_is_not_found(site: Site) -> None:
     site.write_config(text='[cluster.other]\ndata_directory = "/nowhere"\n')
     error = site.error("expire", "other", status=10, environment={"PGHAVEN_CLUSTER__OTHER__RETENTION__COUNT": "1"})
     assert error["message"] == f'cluster "other" is not registered in repository {site.url}'
+
+
+def test_a_backup_of_which_nothing_can_be_read_is_given_up_with_the_command_that_expire_names(site: Site) -> None:
+    site.set_up()
+    site.ok("backup")
+    site.archive_all()
+    (old,) = labels(site)
+    site.ok("backup")
+    site.archive_all()
+    for part in ("manifest", "decision"):
+        path = site.repository / "clusters" / NAME / "backups" / old / part
+        path.write_bytes(path.read_bytes()[:-40] + bytes(40))
+    ended = site.run("expire", environment=ONE)
+    assert ended.status == 16
+    assert f"pghaven expire {NAME} --give-up {old}" in ended.out
+    text = site.ok("expire", NAME, "--give-up", old)
+    assert text.startswith(f"backup {old} of {NAME} is given up")
+    assert old not in labels(site)
+    site.ok("expire", environment=ONE)
+    assert not (site.repository / "clusters" / NAME / "backups" / old).exists()

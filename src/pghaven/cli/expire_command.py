@@ -21,10 +21,19 @@ if TYPE_CHECKING:
 @click.argument("cluster", required=False)
 @click.option("--dry-run", is_flag=True, help="Show what would be done, and why, and change nothing.")
 @click.option("--undo", metavar="LABEL", help="Bring an expired backup (or the beginning of its label) back.")
+@click.option(
+    "--give-up", metavar="LABEL", help="End a backup whose records cannot be read, so that it holds nothing back."
+)
 @click.option("--repository", metavar="NAME", help="Only this one of the cluster's repositories.")
 @click.pass_obj
 def command(
-    invocation: Invocation, cluster: str | None, dry_run: bool, undo: str | None, repository: str | None
+    invocation: Invocation,
+    *,
+    cluster: str | None,
+    dry_run: bool,
+    undo: str | None,
+    give_up: str | None,
+    repository: str | None,
 ) -> int:
     """Expire the backups of CLUSTER that its retention policy no longer keeps, and remove what was expired before.
 
@@ -38,10 +47,12 @@ def command(
     from pghaven.retention.expire import run_expire
 
     chosen = invocation.get_cluster(cluster)
+    if sum((dry_run, undo is not None, give_up is not None)) > 1:
+        raise UsageError("--undo, --give-up and --dry-run do not go together", hint="Give one of them.")
     if undo is not None:
-        if dry_run:
-            raise UsageError("--undo and --dry-run do not go together", hint="Leave one of them out.")
         return _undo(invocation, chosen, undo, repository)
+    if give_up is not None:
+        return _give_up(invocation, chosen, give_up, repository)
     policy = make_policy(chosen.retention)
     found: list[tuple[str, ExpireResult]] = []
     with invocation.reporter as listener:
@@ -55,6 +66,20 @@ def command(
     text = "\n".join(render_text(*one) for one in found)
     status = invocation.show("expire", {"results": [render_body(*one) for one in found]}, text)
     return Damaged.exit_status if any(result.obstacle for _, result in found) else status
+
+
+def _give_up(invocation: Invocation, chosen: ClusterConfig, label: str, repository: str | None) -> int:
+    from pghaven.repository import unreadable
+    from pghaven.repository.backups import BackupCatalog
+
+    with invocation.reporter as listener:
+        catalog = BackupCatalog(open_chosen_repository(invocation.config, chosen, repository, listener), chosen.name)
+        reason = unreadable.give_up(catalog, label)
+    body = {"cluster": chosen.name, "label": label, "reason": reason}
+    text = (
+        f"backup {label} of {chosen.name} is given up, the next pghaven expire removes what is left of it: {reason}\n"
+    )
+    return invocation.show("expire-give-up", body, text)
 
 
 def _undo(invocation: Invocation, chosen: ClusterConfig, label: str, repository: str | None) -> int:

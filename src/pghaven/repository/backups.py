@@ -114,7 +114,7 @@ class BackupCatalog:
         try:
             self._repository.create_document(self._name(label, "decision"), body)
         except ObjectExists:
-            return bool(self._read_decision(label)["decision"] == "abandon")
+            return bool(self.read_decision(label)["decision"] == "abandon")
         return True
 
     def decide(self, label: str, body: Mapping[str, Any]) -> None:
@@ -129,11 +129,9 @@ class BackupCatalog:
             if self._repository.store.find(self._name(label, "intent")) is not None:
                 return
         except ObjectExists:
-            reason = str(self._read_decision(label).get("reason"))
-        raise Cancelled(
-            f'backup "{label}" was given up by another process before it was finished: {reason}',
-            hint="Run the backup again.",
-        )
+            reason = str(self.read_decision(label).get("reason"))
+        message = f'backup "{label}" was given up by another process before it was finished: {reason}'
+        raise Cancelled(message, hint="Run the backup again.")
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
@@ -196,7 +194,7 @@ class BackupCatalog:
         )
         if "decision" not in parts:
             return entry
-        decision = self._read_decision(label)
+        decision = self.read_decision(label)
         retired = find_last(parts, "retire")
         fate = self.read_fate(label, retired) if retired and f"fate/{retired:08d}" in parts else None
         if decision["decision"] == "abandon":
@@ -247,7 +245,7 @@ class BackupCatalog:
         except (KeyError, TypeError, ValueError) as error:
             raise Damaged(f'"{name}" is damaged ({error!r})') from error
 
-    def _read_decision(self, label: str) -> dict[str, Any]:
+    def read_decision(self, label: str) -> dict[str, Any]:
         """Either decision, with what belongs to it. Raises Damaged for anything else, ObjectMissing."""
         name = self._name(label, "decision")
         body = self._repository.read_document(name)
@@ -263,8 +261,10 @@ class BackupCatalog:
         name = self._name(label, "intent")
         try:
             return parse_intent(self._repository.read_document(name))
-        except (KeyError, TypeError, ValueError) as error:
-            raise Damaged(f'"{name}" is damaged: it is no intent ({error!r})') from error
+        except KeyError as error:
+            raise Damaged(f'"{name}" has no {error}: it is damaged, or of a development version of pghaven') from error
+        except (TypeError, ValueError) as error:
+            raise Damaged(f'"{name}" is damaged: it is no intent ({error})') from error
 
     def find_entry(self, label: str, *states: BackupState) -> BackupEntry:
         """The backup of this label or unique beginning of one in one of these states, without any a committed one.
@@ -327,7 +327,7 @@ class BackupCatalog:
         found = sorted(((*known, part) for part in entry.parts if (known := parse_generation(part))), reverse=True)
         for _, compaction, part in found:
             try:
-                decision = self._read_decision(compaction)
+                decision = self.read_decision(compaction)
             except ObjectMissing:
                 continue  # a compaction that is not decided yet, or was given up and is gone
             given = decision.get("generations", {}).get(entry.label)

@@ -34,9 +34,10 @@ from pghaven.repository.collectplan import (
     list_compactions,
 )
 from pghaven.repository.entry import BackupEntry, BackupState, Purpose, parse_generation
-from pghaven.repository.liveness import seems_dead
+from pghaven.repository.liveness import is_over, seems_dead
 from pghaven.repository.removal import Removal
 from pghaven.repository.turns import Turn, TurnHolder, seems_over, take_turn
+from pghaven.repository.unreadable import advise, interpret
 from pghaven.runtime.whoami import ProcessIdentity, read_own_identity
 from pghaven.store.metered import find_leftover_keeper
 
@@ -45,19 +46,19 @@ from pghaven.store.metered import find_leftover_keeper
 _READINGS_MAX = 5
 _HINT = (
     "What it needs is not known, so nothing can be removed. Bring the object back from a copy of the repository, "
-    "or give that backup up for good by deleting its intent."
+    "or give that backup up for good: pghaven expire CLUSTER --give-up LABEL"
 )
 
 _Value = TypeVar("_Value")
 
 
 @contextmanager
-def _removing_nothing() -> Iterator[None]:
+def _removing_nothing(hint: str) -> Iterator[None]:
     """Say of damage that it is why nothing was removed."""
     try:
         yield
     except Damaged as error:
-        raise Damaged(f"nothing was removed: {error.message}", detail=error.detail, hint=_HINT) from error
+        raise Damaged(f"nothing was removed: {error.message}", detail=error.detail, hint=hint) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +144,8 @@ class BackupCollector:
         def foresee(entries: dict[str, BackupEntry]) -> dict[str, BackupEntry]:
             dead[:] = self._choose_dead(entries, now)
             for one in dead:
-                given_up = replace(entries[one.label], state=BackupState.ABANDONED, reason=one.reason)
+                state = BackupState.GONE if entries[one.label].intent is None else BackupState.ABANDONED
+                given_up = replace(entries[one.label], state=state, reason=one.reason)
                 entries = {**entries, one.label: given_up}
             condemned[:] = choose_condemned(entries, now, self._rules.grace)
             going = {one.label: replace(entries[one.label], state=BackupState.CONDEMNED) for one in condemned}
@@ -228,7 +230,7 @@ class BackupCollector:
             with suppress(ObjectMissing):  # another collector has removed all of it by now
                 if self._catalog.abandon(one.label, one.reason):
                     abandoned.append(one)
-            entries[one.label] = self._catalog.read_entry(one.label)
+            entries[one.label] = interpret(self._catalog, self._catalog.read_entry(one.label))
         over = {label for label, entry in entries.items() if entry.state in (BackupState.CONDEMNED, BackupState.GONE)}
         for one in choose_condemned(entries, now, self._rules.grace):
             if self._removal.condemn(one.label, one.reason):
@@ -239,7 +241,11 @@ class BackupCollector:
     def _choose_dead(self, entries: dict[str, BackupEntry], now: datetime) -> list[LabelReason]:
         found = []
         for entry in entries.values():
-            if entry.state is BackupState.UNDECIDED and entry.intent is not None and self._rules.is_dead(entry, now):
+            if entry.state is BackupState.UNDECIDED and entry.intent is None:
+                found.append(
+                    LabelReason(label=entry.label, reason="its intent cannot be read, and it is silent for long")
+                )
+            elif entry.state is BackupState.UNDECIDED and entry.intent is not None and self._rules.is_dead(entry, now):
                 reason = f'its process {entry.intent.process} on host "{entry.intent.host}" is gone'
                 found.append(LabelReason(label=entry.label, reason=reason))
         return found
@@ -274,10 +280,20 @@ class BackupCollector:
                     and not any(part.endswith(f"-{entry.label}/manifest") for part in entries[label].parts)
                 }
         entries.update({label: self._catalog.read_entry(label) for label in sorted(again)})
-        for entry in entries.values():
-            if entry.state is BackupState.DAMAGED:
-                raise Damaged(f"nothing was removed: {entry.reason}", hint=_HINT)
-        return entries
+        return {label: self._interpret(entry) for label, entry in entries.items()}
+
+    def _interpret(self, entry: BackupEntry) -> BackupEntry:
+        """What cannot be read as far as it is known. Raises Damaged where that is not far enough."""
+        entry = interpret(self._catalog, entry)
+        if entry.state is BackupState.DAMAGED:
+            raise Damaged(f"nothing was removed: {entry.reason}", hint=advise(self._catalog, entry.label))
+        if entry.state is BackupState.UNDECIDED and entry.intent is None:
+            moment = self._repository.clock.now()
+            if not is_over(None, entry.last_sign, moment):
+                raise Damaged(
+                    f"nothing was removed: {entry.reason}", hint="Its writer may be at work; try again later."
+                )
+        return entry
 
     def _judge(
         self, packs: dict[str, dict[bytes, int]], entries: dict[str, BackupEntry], compactions: frozenset[str]
@@ -291,7 +307,7 @@ class BackupCollector:
             if not counts(entry, sources):
                 continue
             self._sign_of_life()
-            with _removing_nothing():
+            with _removing_nothing(advise(self._catalog, entry.label)):
                 found = judge_manifests(
                     entry,
                     self._catalog.iter_manifests(entry),
@@ -323,7 +339,7 @@ class BackupCollector:
     # -- what is removed --------------------------------------------------------------------------------------------
 
     def _remove_label(self, one: LabelReason) -> None:
-        entry = self._catalog.read_entry(one.label)
+        entry = interpret(self._catalog, self._catalog.read_entry(one.label))
         if entry.state is BackupState.COMMITTED and entry.purpose is Purpose.COMPACTION:
             self._removal.condemn(one.label, one.reason)
             entry = self._catalog.read_entry(one.label)

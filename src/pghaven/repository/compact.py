@@ -36,6 +36,7 @@ from pghaven.repository.liveness import SIGN_OF_LIFE_SECONDS, seems_dead
 from pghaven.repository.manifest import Manifest
 from pghaven.repository.pack import PACK_BYTES, PackRef, PackWriter, iter_pack_frames, load_pack_index
 from pghaven.repository.relocate import LiveBytes, Moves, PackLine, relocate
+from pghaven.repository.unreadable import advise
 from pghaven.runtime.whoami import ProcessIdentity
 from pghaven.units import render_time, render_time_utc
 
@@ -178,15 +179,14 @@ class Compactor:
         found = []
         for entry in self._catalog.list_entries():
             if entry.state is BackupState.DAMAGED:
-                raise Damaged(f"nothing can be compacted: {entry.reason}", hint="What that backup needs is not known.")
-            if entry.state in LIVE:
-                found.append(entry)
+                raise Damaged(f"nothing can be compacted: {entry.reason}", hint=advise(self._catalog, entry.label))
+            found += [entry] if entry.state in LIVE else []
         return found
 
     def _make_way(self) -> None:
         """Two at once would both be right, and one of them in vain."""
         for entry in self._catalog.list_labels():
-            is_other = entry.purpose is Purpose.COMPACTION and entry.state is BackupState.UNDECIDED
+            is_other = (entry.purpose, entry.state) == (Purpose.COMPACTION, BackupState.UNDECIDED)
             if is_other and entry.intent is not None and not self._rules.is_dead(entry, self._repository.clock.now()):
                 raise Locked(
                     f'a compaction of "{self._catalog.cluster}" is running: process {entry.intent.process} on host '

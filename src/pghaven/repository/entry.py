@@ -145,7 +145,9 @@ class BackupEntry:
 
     @property
     def purpose(self) -> Purpose:
-        return self.intent.purpose if self.intent is not None else Purpose.BACKUP
+        if self.intent is not None:
+            return self.intent.purpose
+        return Purpose.COMPACTION if self.manifest_hash == "" else Purpose.BACKUP
 
     @property
     def original(self) -> str:

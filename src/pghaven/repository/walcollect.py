@@ -19,13 +19,10 @@ from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.collectplan import LIVE
 from pghaven.repository.entry import BackupEntry, BackupState, Purpose
 from pghaven.repository.horizon import raise_horizon
+from pghaven.repository.unreadable import advise, interpret
 from pghaven.repository.walstore import WalArchive
 
 _KINDS = (WalFileKind.SEGMENT, WalFileKind.PARTIAL, WalFileKind.BACKUP_HISTORY)
-_HINT = (
-    "Which WAL that backup needs is not known. Bring the object back from a copy of the repository, or give that "
-    "backup up for good by deleting its intent."
-)
 # A folder of the archive holds the WAL of as many bytes as the lower half of a position counts.
 _FOLDER_BITS = 32
 
@@ -121,10 +118,12 @@ class WalCollector:
     def _read_entries(self, need: WalNeed) -> list[BackupEntry]:
         """The backups of this lineage that are whole or under way."""
         found = []
-        for entry in self._catalog.list_labels():
-            if entry.state is BackupState.DAMAGED:
-                raise Damaged(f"no WAL was removed: {entry.reason}", hint=_HINT)
-            is_ours = entry.intent is not None and entry.intent.system_identifier == need.system_identifier
+        for listed in self._catalog.list_labels():
+            entry = interpret(self._catalog, listed)
+            if entry.state is BackupState.DAMAGED or (entry.state is BackupState.UNDECIDED and entry.intent is None):
+                raise Damaged(f"no WAL was removed: {entry.reason}", hint=advise(self._catalog, entry.label))
+            known = entry.summary.get("system_identifier") if entry.intent is None else entry.intent.system_identifier
+            is_ours = str(known) == str(need.system_identifier)
             if is_ours and entry.purpose is Purpose.BACKUP and entry.state in (BackupState.UNDECIDED, *LIVE):
                 found.append(entry)
         return found
@@ -167,9 +166,8 @@ def _find_kept(need: WalNeed, entries: Sequence[BackupEntry]) -> _Kept:
     horizon = need.horizon
     spans = list(need.spans)
     for entry in entries:
-        assert entry.intent is not None
         try:
-            if entry.state is BackupState.UNDECIDED:
+            if entry.state is BackupState.UNDECIDED and entry.intent is not None:
                 horizon = min(horizon, Lsn.parse(entry.intent.start_lsn))
             else:
                 spans.append((Lsn.parse(entry.summary["start_lsn"]), Lsn.parse(entry.summary["stop_lsn"])))

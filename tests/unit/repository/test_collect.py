@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pghaven.clock import ManualClock
-from pghaven.errors import Damaged, NotPermitted
+from pghaven.errors import Damaged, NotFound, NotPermitted, Refused
 from pghaven.repository import layout
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.collect import BackupCollector, CollectResult, CollectRules
@@ -19,6 +19,7 @@ from pghaven.repository.pack import PackWriter
 from pghaven.repository.removal import Removal, RetireOrder
 from pghaven.repository.repository import Repository
 from pghaven.repository.seal import OPEN_KEYRING, Keyring
+from pghaven.repository.unreadable import give_up
 from pghaven.store.memory import MemoryStore
 from pghaven.store.open import open_store
 from pghaven.store.recording import RecordingStore
@@ -308,15 +309,90 @@ def assert_nothing_goes(catalog: BackupCatalog, message: str) -> None:
         assert before <= names(catalog)
 
 
-@pytest.mark.parametrize("part", ["manifest", "decision", "intent"])
-def test_if_what_a_backup_needs_cannot_be_read_nothing_goes(crowded: BackupCatalog, part: str) -> None:
-    store = crowded.repository.store
-    name = f"clusters/{CLUSTER}/backups/{SECOND.label}/{part}"
+def spoil(catalog: BackupCatalog, label: str, part: str) -> str:
+    """Flip a bit of an object; its name."""
+    store = catalog.repository.store
+    name = f"clusters/{CLUSTER}/backups/{label}/{part}"
     content = bytearray(store.read(name))
     content[-50] ^= 1
     store.delete(name)
     store.create(name, [content])
+    return name
+
+
+def test_if_what_a_backup_needs_cannot_be_read_nothing_goes_until_it_is_given_up(
+    crowded: BackupCatalog, source: SourceTree
+) -> None:
+    name = spoil(crowded, SECOND.label, "manifest")
     assert_nothing_goes(crowded, name)
+    assert name in give_up(crowded, SECOND.label)
+    collect(crowded)
+    assert names(crowded, SECOND.label) == names(crowded, THIRD.label) == set()
+    assert assert_whole(crowded, {FIRST.label: source}) == [FIRST.label]
+
+
+def test_who_has_no_manifest_and_no_decision_that_can_be_read_holds_all_back_until_it_is_given_up(
+    crowded: BackupCatalog, source: SourceTree
+) -> None:
+    spoil(crowded, SECOND.label, "manifest")
+    assert_nothing_goes(crowded, spoil(crowded, SECOND.label, "decision"))
+    give_up(crowded, SECOND.label)
+    collect(crowded)
+    assert assert_whole(crowded, {FIRST.label: source}) == [FIRST.label]
+
+
+@pytest.mark.parametrize("damaged", [["decision"], ["intent"], ["intent", "decision"]])
+def test_records_that_cannot_be_read_hold_back_what_their_backup_needs_and_no_more(
+    crowded: BackupCatalog, source: SourceTree, damaged: list[str]
+) -> None:
+    wholes = {}
+    for part in damaged:
+        name = f"clusters/{CLUSTER}/backups/{SECOND.label}/{part}"
+        wholes[name] = crowded.repository.store.read(name)
+        spoil(crowded, SECOND.label, part)
+    collect(crowded)
+    assert names(crowded, THIRD.label) == set()
+    retire(crowded, FIRST.label)
+    collect(crowded)
+    store = crowded.repository.store
+    for name, whole in wholes.items():
+        store.delete(name)
+        store.create(name, [whole])
+    assert assert_whole(crowded, {SECOND.label: CHILD.expected(source)}) == [SECOND.label]
+
+
+def test_what_was_condemned_before_its_intent_became_unreadable_goes(crowded: BackupCatalog) -> None:
+    assert Removal(crowded).condemn(THIRD.label, "old")
+    spoil(crowded, THIRD.label, "intent")
+    collect(crowded)
+    assert names(crowded, THIRD.label) == set()
+
+
+def test_a_writer_whose_intent_cannot_be_read_holds_all_back_only_while_it_may_be_at_work(
+    crowded: BackupCatalog, clock: ManualClock, source: SourceTree
+) -> None:
+    crowded.announce("silent", replace(make_intent(SECOND), sources=(THIRD.label,)))
+    name = spoil(crowded, "silent", "intent")
+    assert_nothing_goes(crowded, name)
+    clock.advance(timedelta(minutes=11).total_seconds())
+    result = collect(crowded)
+    assert [one.label for one in result.abandoned] == ["silent"]
+    assert names(crowded, "silent") == names(crowded, THIRD.label) == set()
+    expected = {FIRST.label: source, SECOND.label: CHILD.expected(source)}
+    assert assert_whole(crowded, expected) == [FIRST.label, SECOND.label]
+
+
+def test_only_what_cannot_be_read_and_is_nobody_s_source_is_given_up(crowded: BackupCatalog) -> None:
+    with pytest.raises(Refused, match="can be read: it is committed"):
+        give_up(crowded, SECOND.label)
+    with pytest.raises(NotFound, match='there is no backup "other"'):
+        give_up(crowded, "other")
+    spoil(crowded, SECOND.label, "manifest")
+    crowded.announce("child", replace(make_intent(FIRST), sources=(SECOND.label,)))
+    with pytest.raises(Refused, match='"child", which is not finished, goes on from it'):
+        give_up(crowded, SECOND.label)
+    crowded.abandon("child", "interrupted")
+    give_up(crowded, SECOND.label)
 
 
 def test_if_a_manifest_is_missing_nothing_goes(crowded: BackupCatalog) -> None:

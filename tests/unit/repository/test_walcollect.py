@@ -229,19 +229,33 @@ def test_wal_goes_oldest_first_and_after_the_horizon_is_told(
     assert done == [("create", "00000001"), *(("delete", name(number)) for number in range(10))]
 
 
-@pytest.mark.parametrize("part", ["intent", "decision"])
-def test_if_a_backup_s_records_cannot_be_read_no_wal_goes(
-    catalog: BackupCatalog, archive: WalArchive, store: RecordingStore, part: str
+def test_if_a_decision_cannot_be_read_no_wal_goes(
+    catalog: BackupCatalog, archive: WalArchive, store: RecordingStore
 ) -> None:
     add_backup(catalog, OLD)
     add_backup(catalog, NEW)
     fill(archive, *range(5))
-    damaged = f"clusters/{CLUSTER}/backups/{OLD.label}/{part}"
+    damaged = f"clusters/{CLUSTER}/backups/{OLD.label}/decision"
     store.delete(damaged)
     store.create(damaged, [b"rotten"])
     with pytest.raises(Damaged, match=f"no WAL was removed: .*{OLD.label}"):
         WalCollector(catalog).run(need(4))
     assert held(archive) == list(range(5))
+
+
+def test_without_its_intent_a_backup_keeps_its_own_span(
+    catalog: BackupCatalog, archive: WalArchive, store: RecordingStore
+) -> None:
+    add_backup(catalog, OLD)
+    add_backup(catalog, NEW)
+    fill(archive, *range(12))
+    WalCollector(catalog).run(need(4))
+    before = held(archive)
+    damaged = f"clusters/{CLUSTER}/backups/{OLD.label}/intent"
+    store.delete(damaged)
+    store.create(damaged, [b"rotten"])
+    assert not WalCollector(catalog).run(need(4)).files
+    assert held(archive) == before
 
 
 # -- the horizon --------------------------------------------------------------------------------------------------
