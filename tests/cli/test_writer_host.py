@@ -27,6 +27,7 @@ def sites(request: pytest.FixtureRequest) -> Iterator[tuple[Site, Site]]:
     """The database's host, and another one that has the recovery key and no more."""
     with shared_site(request.config) as host:
         recovery = make_sealed(host)
+        own(recovery)  # the restored server fetches WAL with it
         writer = host.place / "writer.key"
         host.ok("repo", "key", "add", "host", "--writer", "--key-file", str(writer))
         own(writer)
@@ -52,7 +53,8 @@ def test_backups_and_wal_of_a_host_that_reads_nothing(sites: tuple[Site, Site]) 
     assert (full["changes"], full["parent"]) == ("full", None)
     host.cluster.sql("UPDATE t SET x = 'changed' WHERE i % 20000 = 7")
     second = host.json("backup")
-    assert (second["changes"], second["parent"]) == ("lsn", full["label"])
+    assert second["changes"] in ("lsn", "summaries")
+    assert second["parent"] == full["label"]
     assert second["stored_bytes"] < full["stored_bytes"] / 10
     # Without its map the host reads everything again, and says so; nothing else happens.
     shutil.rmtree(host.place / "state")
