@@ -11,7 +11,7 @@ What comes after a commit (retiring, holding, condemning) is written by ``remova
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
@@ -38,6 +38,7 @@ from pghaven.repository.entry import (
 from pghaven.repository.manifest import BackupFacts, Manifest, parse_manifest, parse_pack_table, render_manifest
 from pghaven.repository.pack import PackPlace, PackRef
 from pghaven.repository.repository import Repository
+from pghaven.store.api import Store
 from pghaven.store.metered import find_server_store
 from pghaven.units import parse_time_utc, render_time_utc
 
@@ -150,11 +151,7 @@ class BackupCatalog:
     def list_labels(self) -> tuple[BackupEntry, ...]:
         """Everything that has a label, compactions and what is being removed too, oldest first."""
         found = self._list_parts()
-        if len(found) < 2 or find_server_store(self._repository.store) is None:
-            entries = [self._read_whole(label, parts) for label, parts in found.items()]
-        else:
-            with ThreadPoolExecutor(_READERS, "entries") as readers:
-                entries = list(readers.map(self._read_whole, found, found.values()))
+        entries = _map_over(self._repository.store, self._read_whole, found)
         return tuple(sorted(entries, key=_started))
 
     def _read_whole(self, label: str, parts: Mapping[str, datetime]) -> BackupEntry:
@@ -360,6 +357,17 @@ def _find_same(repository: Repository, name: str, finished: FinishedContainer) -
     if there.meta != ours.meta or there.read_all() != ours.read_all():
         return None
     return there.index.hash.hex(), there.size_bytes
+
+
+def _map_over(
+    store: Store,
+    read: Callable[[str, Mapping[str, datetime]], BackupEntry],
+    found: Mapping[str, Mapping[str, datetime]],
+) -> list[BackupEntry]:
+    if len(found) < 2 or find_server_store(store) is None:
+        return [read(label, parts) for label, parts in found.items()]
+    with ThreadPoolExecutor(_READERS, "entries") as readers:
+        return list(readers.map(read, found, found.values()))
 
 
 def _check_hash(index: Index, place: ManifestPlace) -> None:
