@@ -49,7 +49,7 @@ from pghaven.postgres.control import ControlFile, parse_control
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.entry import Intent, summarize
 from pghaven.repository.layout import make_label
-from pghaven.repository.liveness import SIGN_OF_LIFE_SECONDS
+from pghaven.repository.liveness import SIGN_OF_LIFE_SECONDS, clear_signs
 from pghaven.repository.manifest import BackupFacts, BadPage, ConfigFile, Manifest, Tablespace
 from pghaven.repository.repository import Repository
 from pghaven.repository.walstore import WalArchive
@@ -305,6 +305,7 @@ class _Session:
         self._tell(Step(text="writing the manifest"))
         manifest_bytes = self._catalog.commit(self._label, manifest, summarize(manifest.facts, str(first), str(last)))
         keep_map(self._maps, self._catalog, manifest, self._tell)
+        clear_signs(self._repository.store, self._settings.cluster, self._label, self._signs)
         return BackupResult(
             facts=manifest.facts,
             first_segment=str(first),

@@ -8,7 +8,7 @@ import click
 
 from pghaven.cli.invocation import Invocation
 from pghaven.cli.limiting import Limits, io_limit_option, limit_option
-from pghaven.cli.opening import count_processes
+from pghaven.cli.opening import count_processes, refresh_listing
 from pghaven.errors import UsageError
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def command(
         opened = limits.open(repository)
         write_kit(opened)
         result = run_backup(opened, replace(settings, pace=limits.pace), limits)
+        refresh_listing(opened, chosen.name, listener)
     return invocation.show("backup", render_body(result), render_text(result))
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pghaven.cli.invocation import Invocation
-from pghaven.cli.opening import each_repository, open_chosen_repository
+from pghaven.cli.opening import each_repository, open_chosen_repository, refresh_listing
 from pghaven.cli.retention_options import make_policy
 from pghaven.errors import Damaged, UsageError
 
@@ -58,7 +58,10 @@ def command(
     with invocation.reporter as listener:
 
         def expire(_name: str, opened: Repository) -> ExpireResult:
-            return run_expire(BackupCatalog(opened, chosen.name), policy, listener, dry_run=dry_run)
+            result = run_expire(BackupCatalog(opened, chosen.name), policy, listener, dry_run=dry_run)
+            if not dry_run:
+                refresh_listing(opened, chosen.name, listener)
+            return result
 
         found += each_repository(invocation.config, chosen, repository, listener, expire)
     from pghaven.cli.expire_text import render_body, render_text

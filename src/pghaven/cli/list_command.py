@@ -46,7 +46,7 @@ def command(invocation: Invocation, cluster: str | None, repository: str | None)
     repository alone, no server.
     """
     from pghaven.proof.catalog import list_backups
-    from pghaven.repository.backups import BackupCatalog
+    from pghaven.repository.outline import open_outlined
 
     config = invocation.config
     chosen = choose_clusters(config, cluster)
@@ -59,7 +59,7 @@ def command(invocation: Invocation, cluster: str | None, repository: str | None)
                     f'cluster "{cluster}" is not registered in repository {opened.store.url}',
                     hint=f"Register it with: pghaven init {cluster}",
                 )
-            return list_backups(BackupCatalog(opened, cluster))
+            return list_backups(open_outlined(opened, cluster))
 
         found = each_repository(config, one, repository, invocation.reporter, read)
         shown += [(one.name, name, backups) for name, backups in found]

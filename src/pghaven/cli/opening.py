@@ -104,3 +104,13 @@ def choose_clusters(config: Config, name: str | None) -> tuple[ClusterConfig, ..
 def count_processes(cluster: ClusterConfig) -> int:
     """Worker processes as configured, else one for each core this process may use."""
     return cluster.processes or len(os.sched_getaffinity(0))
+
+
+def refresh_listing(repository: Repository, cluster: str, listener: Listener) -> None:
+    """Keep listing the backups cheap. What the command did is done, so a failure is told and no more."""
+    from pghaven.repository.outline import refresh_outlines
+
+    try:
+        refresh_outlines(repository, cluster)
+    except PghavenError as error:
+        listener(Notice(level="info", code="outline", text=f"listing stays slower than it could be: {error.message}"))

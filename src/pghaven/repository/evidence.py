@@ -112,7 +112,7 @@ def _list_children(repository: Repository, cluster: str) -> list[str]:
 class EvidenceLog:
     """The newest results, newest first, and the ones that cannot be read with the reason: (name, message).
 
-    ``results`` ends before the first of these, or where one has looked back far enough.
+    ``results`` ends before the first of these, or with a full one of everything, or far enough back.
     """
 
     results: tuple[Evidence, ...]
@@ -129,6 +129,8 @@ def load_evidence(repository: Repository, cluster: str) -> EvidenceLog:
             body = repository.read_document(prefix + child)
             if body.get("kind") == _KIND and not unreadable:
                 found.append(_parse(prefix + child, body))
+                if found[-1].scope is Scope.FULL and found[-1].only is None:
+                    break  # what was found before, of the same manifests, it has found again
         except ObjectMissing:
             continue  # it was removed meanwhile
         except Damaged as error:

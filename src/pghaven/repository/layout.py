@@ -138,6 +138,10 @@ def quarantine_prefix(cluster: str) -> str:
     return f"clusters/{cluster}/quarantine/"
 
 
+def outlines_prefix(cluster: str) -> str:
+    return f"clusters/{cluster}/outlines/"
+
+
 def evidence_prefix(cluster: str) -> str:
     return f"clusters/{cluster}/evidence/"
 
