@@ -158,6 +158,19 @@ def test_nobody_looks_ahead_where_it_is_not_wanted(site: WalSite) -> None:
     assert marked(site) == [5]
 
 
+@pytest.mark.parametrize("size_bytes", [1 << 20, 16 << 20, pytest.param(1 << 30, marks=pytest.mark.slow)])
+def test_segments_of_any_size_are_archived_ahead_as_far_as_memory_goes(tmp_path: Path, size_bytes: int) -> None:
+    site = WalSite(tmp_path, segment_size=size_bytes)
+    (site.data_directory / "pg_wal" / "archive_status").mkdir()
+    names = [segment_name(number, segment_size=size_bytes) for number in (1, 2)]
+    for name in names:
+        finish(site, name, make_segment(name))
+    assert archive(site, names[0]).status == 0
+    assert marks(site).is_marked(str(names[1])) == (size_bytes < 1 << 30)
+    assert archive(site, names[1]).status == 0
+    assert site.archive.get(str(names[1])) == make_segment(names[1])
+
+
 # -- what gets no mark -------------------------------------------------------------------------------------------------
 
 

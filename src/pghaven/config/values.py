@@ -111,7 +111,7 @@ class ClusterConfig:
         doc=(
             "How many WAL files that wait behind the one that is pushed are pushed beside it, by as many processes as "
             "`processes` says for each repository, but no more than 8. The server is then told of each at the price of "
-            "one shell. 0 pushes one at a time."
+            "one shell. 0 pushes one at a time; segments over 256 MB always go one at a time."
         ),
         example="16",
     )

@@ -29,6 +29,8 @@ from pghaven.wal.push import push_into, read_wal_file
 # Of the time that a push may take, after which no further file is begun, and no file waited for any longer.
 _STOP_SHARE = 0.25
 _LEAVE_SHARE = 0.5
+# What the files in hand may take for each repository.
+_MEMORY_BYTES = 256 << 20
 FILES_MAX = 255
 """Files are numbered by one byte, which a pipe hands out whole."""
 
@@ -141,3 +143,12 @@ def choose_ahead(waiting: Sequence[str], first: str, marks: Marks, limit: int) -
         if name != first and not marks.is_marked(name):
             chosen.append(name)
     return tuple(chosen)
+
+
+def count_affordable(wal_directory: str, names: Sequence[str], processes: int) -> int:
+    """How many processes may look ahead for these files: each holds one in memory, and segments have up to 1 GiB."""
+    try:
+        largest = max((os.stat(os.path.join(wal_directory, name)).st_size for name in names), default=None)
+    except OSError:
+        return 0
+    return 0 if largest is None else min(processes, _MEMORY_BYTES // max(largest, 1))

@@ -25,7 +25,7 @@ from pghaven.postgres.segment import WalFileKind
 from pghaven.repository.place import RepositoryPlace, open_place
 from pghaven.repository.walstore import PutOutcome, WalArchive
 from pghaven.units import render_duration
-from pghaven.wal.ahead import Ahead, choose_ahead
+from pghaven.wal.ahead import Ahead, choose_ahead, count_affordable
 from pghaven.wal.archives import PlaceFailure, join_failures, open_archive
 from pghaven.wal.behind import Behind, BehindNotes, find_wal_directory
 from pghaven.wal.children import (
@@ -221,9 +221,10 @@ class _Push:
         waiting = marks.list_waiting()
         marks.sweep({*waiting, self._file.name})
         names = choose_ahead(waiting, self._file.name, marks, request.look_ahead)
-        if names:
+        processes = count_affordable(self._wal_directory, names, request.processes)
+        if processes:
             self._ahead = Ahead(marks, self._wal_directory, names, cluster=request.cluster, clock=self._clock)
-            self._ahead.start([lane.place for lane in lanes], request.processes, request.data_directory)
+            self._ahead.start([lane.place for lane in lanes], processes, request.data_directory)
 
     def _listen(self) -> None:
         request = self._request

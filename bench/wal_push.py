@@ -1,0 +1,146 @@
+"""A backlog of WAL cleared by the server's own archiver, side by side: what each tool takes for a segment.
+
+    python -m bench.wal_push [--rounds 3] [--quick] …
+
+The server archives with ``false`` until so many segments of 16 MiB wait; then it is given a tool's archive_command, and
+the time until the last one is archived is taken. Processor time is that of the server's tree with all that its archiver
+started. ``cp`` and a shell that does nothing are the floor. Order A B A B ….
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from bench.common import BenchError, become_reaper, make_directory, read_tree_seconds, remove, render_table
+from bench.data import BenchServer
+from bench.rounds import run_stand_alone
+from bench.tools import PgBackRest, Pghaven, Tool
+
+NAME = "wal_push"
+SEGMENTS = 50
+QUICK_SEGMENTS = 12
+LEVEL = 1
+_LIMIT_SECONDS = 600
+# Mixed as a busy server's WAL is: half of it text that compresses, half that does not.
+_FILL = (
+    "SELECT count(pg_logical_emit_message(false, 'bench', repeat(md5(random()::text), 64) || "
+    "(SELECT string_agg(md5(random()::text || n || x), '') FROM generate_series(1, 64) x))) "
+    "FROM generate_series(1, 3900) n"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """``reset`` leaves an empty archive and says what archives into it."""
+
+    name: str
+    reset: Callable[[], str]
+
+
+def list_ways(server: BenchServer, tools: Sequence[Tool]) -> list[Way]:
+    """The floor, and each tool that is installed in the ways its documentation offers."""
+    copies = server.directory / "copies"
+
+    def reset_copies() -> str:
+        remove(copies)
+        make_directory(copies)
+        return f"cp %p {copies}/%f"
+
+    ways = [Way(name="a shell that does nothing", reset=lambda: ":"), Way(name="cp", reset=reset_copies)]
+    for tool in tools:
+        if isinstance(tool, Pghaven):
+            ways.append(Way(name="pghaven", reset=tool.reset))
+            ways.append(Way(name="pghaven, one at a time", reset=_one_at_a_time(tool)))
+        elif isinstance(tool, PgBackRest):
+            ways.append(Way(name=f"pgBackRest {tool.version}", reset=_pgbackrest(tool, "")))
+            ways.append(Way(name=f"pgBackRest {tool.version}, async", reset=_pgbackrest(tool, " --archive-async")))
+    return ways
+
+
+def _one_at_a_time(tool: Pghaven) -> Callable[[], str]:
+    def reset() -> str:
+        command = tool.reset()
+        return f"PGHAVEN_CLUSTER__MAIN__WAL_LOOK_AHEAD=0; export PGHAVEN_CLUSTER__MAIN__WAL_LOOK_AHEAD; {command}"
+
+    return reset
+
+
+def _pgbackrest(tool: PgBackRest, options: str) -> Callable[[], str]:
+    return lambda: tool.reset().replace(" %p", f"{options} --compress-level={LEVEL} %p")
+
+
+def run_rounds(server: BenchServer, tools: Sequence[Tool], rounds: int, segments: int) -> dict[str, Any]:
+    """Milliseconds of wall and processor time for each segment, medians."""
+    become_reaper()
+    taken: dict[str, list[tuple[float, float]]] = {}
+    ways = list_ways(server, tools)
+    for number in range(rounds):
+        for way in ways:
+            wall, cpu = clear_backlog(server, way, segments)
+            taken.setdefault(way.name, []).append((wall * 1000 / segments, cpu * 1000 / segments))
+            print(f"  push {number + 1}/{rounds} {way.name}: {wall * 1000 / segments:.1f} ms a segment", flush=True)
+    return {
+        name: {"wall_ms": median(wall for wall, _ in runs), "cpu_ms": median(cpu for _, cpu in runs)}
+        for name, runs in taken.items()
+    }
+
+
+def clear_backlog(server: BenchServer, way: Way, segments: int) -> tuple[float, float]:
+    """Wall and processor seconds until the last of so many segments is archived."""
+    server.archive_with(":")
+    _wait(lambda: not _list_waiting(server), "the archiver to come to rest")
+    command = way.reset()
+    server.archive_with("false")
+    for _ in range(segments):
+        server.sql(f"{_FILL}; SELECT pg_switch_wal()")
+    os.sync()
+    before, began = read_tree_seconds(server.pid), time.perf_counter()
+    server.archive_with(command)
+    server.sql("SELECT pg_logical_emit_message(true, 'bench', 'last'); SELECT pg_switch_wal()")
+    _wait(lambda: len(_list_waiting(server)) == 0, f"{way.name} to archive")
+    return time.perf_counter() - began, read_tree_seconds(server.pid) - before
+
+
+def _list_waiting(server: BenchServer) -> list[str]:
+    return [name for name in os.listdir(server.data / "pg_wal" / "archive_status") if name.endswith(".ready")]
+
+
+def _wait(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.perf_counter() + _LIMIT_SECONDS
+    while not condition():
+        if time.perf_counter() > deadline:
+            raise BenchError(f"waited {_LIMIT_SECONDS} s in vain for {what}")
+        time.sleep(0.005)
+
+
+def render(results: Mapping[str, Any], title: str) -> str:
+    ours = results.get("pghaven", {}).get("wall_ms")
+    rows = [
+        [
+            name,
+            f"{row['wall_ms']:.1f}",
+            f"{row['cpu_ms']:.1f}",
+            f"{row['wall_ms'] / ours:.2f}" if ours else "–",
+        ]
+        for name, row in results.items()
+    ]
+    return f"### A backlog of WAL: {title}\n\n" + render_table(
+        ["archive_command", "wall ms a segment", "CPU ms a segment", "wall, pghaven = 1"], rows
+    )
+
+
+def main() -> None:
+    def run(server: BenchServer, tools: Sequence[Tool], rounds: int) -> tuple[dict[str, Any], ...]:
+        quick = "quick" in server.directory.name
+        return (run_rounds(server, tools, rounds, QUICK_SEGMENTS if quick else SEGMENTS),)
+
+    run_stand_alone(NAME, run, (render,), shapes=("files",))
+
+
+if __name__ == "__main__":
+    main()
