@@ -301,7 +301,7 @@ def test_of_two_collectors_one_waits_for_its_turn_in_every_order(site: Site) -> 
 def test_who_stood_still_and_was_given_up_removes_nothing(site: Site) -> None:
     """The first stands still wherever it is; the second takes it for dead and has its own turn from end to end."""
     taken_over = 0
-    for store, (first, second) in played(site, site.collect, site.collect):
+    for store, (first, second) in played(site, site.collect, site.collect, by_chance=120):
         assert second.error is None or isinstance(second.error, Cancelled)
         deleted = [call for call in first.calls if call.startswith("delete ") and "/collections/" not in call]
         if isinstance(first.error, Cancelled):
