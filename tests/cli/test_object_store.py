@@ -35,9 +35,15 @@ def use_store(site: Site, settings: StoreSettings, **others: object) -> None:
 
 @pytest.mark.pg
 def test_from_init_to_a_restored_server(site: Site, server: ObjectServer) -> None:
+    """Sealed, as repositories in object stores are unless somebody says otherwise."""
     use_store(site, server.settings())
+    assert "would be sealed, but" in site.error("init", NAME, status=2)["message"]
+    use_store(site, server.settings(), key_file=str(site.place / "main.key"))
+    assert "--recovery-copy" in site.error("init", NAME, status=2)["hint"]
     cluster = site.cluster
-    assert "created, cluster registered" in site.ok("init", NAME, "--apply", "--no-encryption")
+    ended = site.run("init", NAME, "--apply", "--recovery-copy", str(site.place / "apart" / "recovery.key"))
+    assert ended.status == 3, ended  # the same file system
+    assert "created and sealed, cluster registered" in ended.out
     cluster.restart()
     cluster.sql("CREATE TABLE t AS SELECT generate_series(1, 100000) AS i")
     first = site.json("backup")["label"]
