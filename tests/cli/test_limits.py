@@ -96,7 +96,9 @@ def test_a_file_that_cannot_be_read_changes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rate", ["50", "50MiB", "1B/s", "fast"])
-@pytest.mark.parametrize("words", [("backup", "--limit"), ("restore", "x", "--io-limit"), ("verify", "--limit")])
+@pytest.mark.parametrize(
+    "words", [("backup", "--limit"), ("restore", "x", "--io-limit"), ("verify", "--limit"), ("repo", "copy", "--limit")]
+)
 def test_what_is_no_rate_is_refused(words: tuple[str, ...], rate: str) -> None:
     ended = run_pghaven(*words, rate)
     assert ended.status == 2

@@ -22,7 +22,7 @@ def test_a_copy_is_restored_from_when_its_source_is_lost(site: Site) -> None:
     label = site.json("backup")["label"]
     site.archive_all()
 
-    copy = ("repo", "copy", NAME, "--from", "main", "--to", AWAY)
+    copy = ("repo", "copy", NAME, "--from", "main", "--to", AWAY, "--limit", "1GiB/s")
     refused = site.error(*copy, status=14)
     assert "--create" in refused["hint"]
     assert not (site.place / AWAY).exists()

@@ -8,6 +8,7 @@ import click
 
 from pghaven.cli.asking import ask_passphrase, is_interactive, show_recovery_key
 from pghaven.cli.invocation import Invocation
+from pghaven.cli.limiting import Limits, limit_option
 from pghaven.cli.opening import count_processes, find_place
 from pghaven.cli.sealing import choose_sealing
 from pghaven.clock import SYSTEM_CLOCK
@@ -28,6 +29,7 @@ class _Options(TypedDict):
     target: str
     create: bool
     labels: tuple[str, ...]
+    limit: int | None
 
 
 @click.command("copy")
@@ -42,6 +44,7 @@ class _Options(TypedDict):
     multiple=True,
     help="Only this backup, by its label or the beginning of it. Can be given several times.",
 )
+@limit_option
 @click.option("--dry-run", is_flag=True, help="Show what would be copied, and write nothing.")
 @click.pass_obj
 def command(invocation: Invocation, cluster: str | None, dry_run: bool, **options: Unpack[_Options]) -> int:
@@ -66,11 +69,12 @@ def command(invocation: Invocation, cluster: str | None, dry_run: bool, **option
     request = CopyRequest(cluster=chosen.name, labels=options["labels"], processes=count_processes(chosen))
     with invocation.reporter as listener:
         places = [find_place(config, name) for name in (source, target)]
-        opened = open_place(places[0], ask=ask_passphrase)
+        limits = Limits(config, chosen, listener, limit=options["limit"])
+        opened = limits.hold(open_place(places[0], ask=ask_passphrase), source)
         recovery = RecoveryOrder(show=show_recovery_key if is_interactive() else None)
         make = choose_sealing(config.source, None, recovery, listener) if options["create"] else None
-        there = _open_target(places[1], chosen, make, dry_run=dry_run)
-        result = run_copy(opened, there, request, listener, dry_run=dry_run)
+        there = limits.hold(_open_target(places[1], chosen, make, dry_run=dry_run), target)
+        result = run_copy(opened, there, request, limits, dry_run=dry_run)
     status = invocation.show(
         "repo-copy", {"from": source, "to": target, **_body(result)}, _text(source, target, result)
     )
