@@ -134,7 +134,7 @@ def test_a_store_that_cannot_be_shared_is_told_and_used_only_when_somebody_says_
         proxy.ignores_conditions = True
         settings = moto.settings(endpoint=proxy.endpoint)
         use_store(site, settings)
-        failed = site.error("init", NAME, status=12)
+        failed = site.error("init", NAME, "--no-encryption", status=12)
         assert "lets a second writer replace an object" in failed["message"]
         assert "single_writer = true" in failed["hint"]
         use_store(site, settings, single_writer=True)
