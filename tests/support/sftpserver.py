@@ -29,6 +29,8 @@ SFTP_SERVER = "/usr/lib/openssh/sftp-server"
 
 _SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
 _SSH = shutil.which("ssh")
+# A test run that is killed leaves no server behind.
+_ENDING_WITH_US = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
 
 
 @dataclass
@@ -93,7 +95,7 @@ class SftpServer:
     def start(self) -> None:
         with open(self.place / "log", "ab") as log:
             self._process = subprocess.Popen(
-                [_SSHD or "sshd", "-D", "-e", "-f", str(self.place / "sshd_config")],
+                [*_ENDING_WITH_US, _SSHD or "sshd", "-D", "-e", "-f", str(self.place / "sshd_config")],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
