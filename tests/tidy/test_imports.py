@@ -24,7 +24,7 @@ ON_THE_WAL_PATH = sorted(
 )
 
 VERSION_CPU_MS = 60
-CONFIG_CPU_MS = 15
+CONFIG_CPU_MS = 25  # some 11 to 12 by itself, and up to 18 were measured beside other work on both cores
 RUNS = 9
 
 
