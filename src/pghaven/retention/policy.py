@@ -38,6 +38,7 @@ class Rule(StrEnum):
     LAST_VERIFIED = "last-verified"
     HELD = "held"
     MISDATED = "misdated"
+    FUTURE = "future"
     UNDECIDED = "undecided"
     NO_POLICY = "no-policy"
     CLOCK = "clock"
@@ -141,7 +142,7 @@ def plan_retention(policy: RetentionPolicy, lineages: Sequence[KnownLineage], *,
                 leading.add(label)
             if not reasons[label]:
                 reasons[label].append(reason)
-    for label, reason in _spare(dated, refusal):
+    for label, reason in _spare(dated, refusal, now):
         reasons[label].append(reason)
     return RetentionPlan(
         policy=policy,
@@ -171,7 +172,9 @@ def _apply_rules(
     now: datetime,
 ) -> Named:
     """What the policy's own rules keep, held or not. What has no certain date takes no part in them."""
-    judged = [one for one in dated if one.backup.state is BackupState.COMMITTED and one.follows is None]
+    judged = [
+        one for one in dated if one.backup.state is BackupState.COMMITTED and one.follows is None and one.moment <= now
+    ]
     if policy.window is not None:
         for lineage in lineages:
             yield from _apply_window(policy.window, lineage, dated, judged, now - policy.window)
@@ -230,7 +233,7 @@ def _protect(committed: Sequence[KnownBackup]) -> Named:
         yield verified.label, Reason(rule=Rule.LAST_VERIFIED, text=text)
 
 
-def _spare(dated: Iterable[DatedBackup], refusal: Reason | None) -> Named:
+def _spare(dated: Iterable[DatedBackup], refusal: Reason | None, now: datetime) -> Named:
     """What is kept whatever the policy says."""
     for one in dated:
         backup = one.backup
@@ -244,6 +247,9 @@ def _spare(dated: Iterable[DatedBackup], refusal: Reason | None) -> Named:
                     f"dated {render_time(one.moment)}, but in the WAL it comes after one of {render_time(one.follows)}"
                 )
                 yield backup.label, Reason(rule=Rule.MISDATED, text=text)
+            if one.moment > now:
+                text = f"dated {render_time(one.moment)}, which is still to come: it stands for no other backup"
+                yield backup.label, Reason(rule=Rule.FUTURE, text=text)
             if refusal is not None:
                 yield backup.label, refusal
 

@@ -308,7 +308,7 @@ def test_packs_that_are_mostly_dead_are_written_anew(
     child.take(catalog)
     archive_wal(catalog.repository, order(2))
     after = child.expected(source)
-    clock.advance(3600)
+    clock.advance(3 * 3600)
     one, rules = RetentionPolicy(count=1, grace=GRACE), CompactionRules(freed_bytes_min=0)
     run_expire(catalog, one, ignore, compaction=rules)
     clock.advance(GRACE.total_seconds() + 60)

@@ -260,6 +260,15 @@ def test_clocks_that_differ_by_less_than_a_day_are_none_from_the_future() -> Non
     assert labels_kept(made) == {"b", "ahead"}
 
 
+@pytest.mark.parametrize("policy", [RetentionPolicy(count=2), RetentionPolicy(daily=2)])
+def test_backups_that_claim_to_be_newer_than_now_take_no_other_one_s_place(policy: RetentionPolicy) -> None:
+    """Whoever writes them, with a wrong clock or to have the others dropped."""
+    fakes = [backup(f"fake{number}", -0.1 * number, 10 + number) for number in range(1, 5)]
+    made = plan(policy, backup("old", 9, 1), backup("a", 5, 2), backup("b", 3, 3), *fakes)
+    assert labels_kept(made) == {"a", "b", *(fake.label for fake in fakes)}
+    assert "which is still to come: it stands for no other backup" in words(made)["fake1"]
+
+
 @pytest.mark.parametrize("state", [BackupState.RETIRED, BackupState.UNDECIDED])
 def test_any_backup_from_the_future_is_a_sign_of_a_wrong_clock(state: BackupState) -> None:
     made = plan(WEEK, backup("a", 90, 1), backup("b", 80, 2), backup("future", -2, 3, state=state))
