@@ -86,3 +86,30 @@ def test_lists_and_checks_go_on_without_a_repository_and_name_it(site: Site) -> 
         assert site.error(*words, "--repository", "main", status=14)["message"]
     states = site.json("status", status=3)["clusters"][0]["repositories"]
     assert [one["reachable"] for one in states] == [False, True]
+
+
+def test_a_backup_goes_to_both_and_what_one_has_missed_is_made_up(site: Site) -> None:
+    away = use_both(site)
+    first = site.json("backup")
+    assert [one["repository"] for one in first["repositories"]] == ["main", AWAY]
+    assert first["repositories"][1]["label"].startswith(f"{first['label']}-")
+
+    hidden = away.rename(site.place / "hidden")
+    site.cluster.sql("CREATE TABLE t AS SELECT generate_series(1, 1000) AS i")
+    second = site.json("backup", status=3)
+    assert second["repositories"][1]["label"] is None
+    (told,) = [one for one in second["notices"] if one["code"] == "repository_failed"]
+    assert AWAY in told["text"] and "repo copy" in told["hint"]
+
+    hidden.rename(away)
+    third = site.json("backup")
+    assert third["repositories"][1]["made_up"] == [second["label"]]
+    lists = {one["repository"]: one["backups"] for one in site.json("list")["clusters"]}
+    assert [one["state"] for one in lists["main"]] == [one["state"] for one in lists[AWAY]] == ["complete"] * 3
+    assert not any(one["is_damaged"] for one in site.json("verify")["results"])
+
+    hidden = site.repository.rename(site.place / "hidden")
+    fourth = site.json("backup", status=3)
+    assert [one["label"] for one in fourth["repositories"]] == [None, fourth["label"]]
+    assert fourth["changes"] != "full"  # a copy is a parent like any backup
+    hidden.rename(site.repository)

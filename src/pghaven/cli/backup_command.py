@@ -8,12 +8,13 @@ import click
 
 from pghaven.cli.invocation import Invocation
 from pghaven.cli.limiting import Limits, io_limit_option, limit_option
-from pghaven.cli.opening import count_processes, refresh_listing
+from pghaven.cli.opening import count_processes
 from pghaven.errors import UsageError
 
 if TYPE_CHECKING:
     from pghaven.backup.easing import Eased
     from pghaven.backup.session import BackupResult
+    from pghaven.cli.backup_several import StoredIn
 
 
 @click.command("backup")
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     "of every page, or not at all.",
 )
 @click.option("--full", is_flag=True, help="Read and store everything anew; the same as --changes full.")
-@click.option("--repository", metavar="NAME", help="Which of the cluster's repositories to store it in.")
+@click.option("--repository", metavar="NAME", help="Store it in this repository alone.")
 @limit_option
 @io_limit_option
 @click.pass_obj
@@ -45,13 +46,14 @@ def command(
 
     CLUSTER can be left out if only one is configured. Only what changed since the last backup is stored, and yet every
     backup is complete: it can be restored when all others are gone. The command ends when the backup and all the WAL it
-    needs are in the repository; whatever goes wrong before, no backup was made.
+    needs are in the repository; whatever goes wrong before, no backup was made. Of several repositories each gets it,
+    with what it has missed before; one that cannot be reached is named, and the command ends with 3.
     """
     from dataclasses import replace
 
     from pghaven.backup.easing import EaseRules
     from pghaven.backup.session import BackupSettings, run_backup
-    from pghaven.repository.rescuekit import write_kit
+    from pghaven.cli.backup_several import back_up
 
     if full and changes not in ("auto", "full"):
         raise UsageError(f"--full and --changes {changes} contradict each other", hint="Leave one of them out.")
@@ -70,11 +72,29 @@ def command(
     )
     with invocation.reporter as listener:
         limits = Limits(config, chosen, listener, limit=limit, io_limit=io_limit)
-        opened = limits.open(repository)
-        write_kit(opened)
-        result = run_backup(opened, replace(settings, pace=limits.pace), limits)
-        refresh_listing(opened, chosen.name, listener)
-    return invocation.show("backup", render_body(result), render_text(result))
+        settings = replace(settings, pace=limits.pace)
+        names = chosen.repositories if repository is None else (repository,)
+        result, stored = back_up(
+            limits, chosen.name, names, settings.processes, lambda opened: run_backup(opened, settings, limits)
+        )
+    body = {**render_body(result), "repositories": stored}
+    return invocation.show("backup", body, render_text(result) + render_stored(stored))
+
+
+def render_stored(stored: tuple[StoredIn, ...]) -> str:
+    """Where the backup is, when there is more than one repository."""
+    from pghaven.cli.render import render_block
+    from pghaven.units import render_size
+
+    if len(stored) == 1:
+        return ""
+    pairs = []
+    for number, one in enumerate(stored):
+        made_up = f", and {len(one.made_up)} that it had missed" if one.made_up else ""
+        told = f"MISSING: {one.reason}" if one.label is None else f"{one.label}{made_up}"
+        size = "" if one.label is None else f", {render_size(one.copied_bytes)}"
+        pairs.append(("" if number else "repositories", f"{one.repository}: {told}{size}"))
+    return render_block(pairs, indent="  ")
 
 
 def render_body(result: BackupResult) -> dict[str, object]:

@@ -1,0 +1,145 @@
+"""A backup into several repositories: taken once, into the first that can be reached, and copied to the others.
+
+The one idea: the server is read once, and its backup is over before anything goes to the next repository, however slow
+that is. A copy is proven byte by byte and complete in itself, so it is as good as the first; and what a repository
+missed while it was down is copied with the next backup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pghaven.backup.session import BackupResult
+from pghaven.cli.limiting import Limits
+from pghaven.cli.opening import refresh_listing
+from pghaven.errors import Cancelled, PghavenError, StoreUnreachable
+from pghaven.events import Notice
+from pghaven.repository.backups import BackupCatalog
+from pghaven.repository.entry import BackupEntry
+from pghaven.repository.repository import Repository
+from pghaven.repository.rescuekit import write_kit
+from pghaven.transfer.request import BackupFate, CopyRequest
+from pghaven.transfer.session import run_copy
+
+_THERE = (BackupFate.COPIED, BackupFate.PRESENT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredIn:
+    """What one repository has of a backup: its ``label`` there, and what was stored; or the ``reason`` why it has not.
+
+    ``made_up`` are earlier backups that it had missed and has now.
+    """
+
+    repository: str
+    label: str | None
+    copied_bytes: int = 0
+    made_up: tuple[str, ...] = ()
+    reason: str | None = None
+
+
+def back_up(
+    limits: Limits, cluster: str, names: Sequence[str], processes: int, take: Callable[[Repository], BackupResult]
+) -> tuple[BackupResult, tuple[StoredIn, ...]]:
+    """Have a backup in all of these repositories; raises what ``take`` raises if none has it."""
+    left = list(names)
+    missing: list[StoredIn] = []
+    while True:
+        name = left.pop(0)
+        try:
+            first, result = _take_into(limits, name, take)
+            break
+        except (_Unusable, StoreUnreachable) as error:
+            reason = error.reason if isinstance(error, _Unusable) else error
+            if not left or (isinstance(error, StoreUnreachable) and _can_open(limits, name)):
+                raise reason from None
+            missing.append(StoredIn(repository=name, label=None, reason=reason.message))
+    for one in missing:
+        _warn(limits, cluster, one, name)
+    refresh_listing(first, cluster, limits)
+    found = [StoredIn(repository=name, label=result.facts.label, copied_bytes=result.facts.stored_bytes)]
+    for other in left:
+        stored = _copy_into(limits, other, first, CopyRequest(cluster=cluster, labels=(), processes=processes), result)
+        found.append(stored if stored.label is not None else _warn(limits, cluster, stored, name))
+    order = list(names)
+    return result, tuple(sorted([*found, *missing], key=lambda one: order.index(one.repository)))
+
+
+class _Unusable(Exception):
+    """A repository cannot even be opened, so nothing was begun."""
+
+    def __init__(self, reason: PghavenError) -> None:
+        super().__init__(reason.message)
+        self.reason = reason
+
+
+def _take_into(
+    limits: Limits, name: str, take: Callable[[Repository], BackupResult]
+) -> tuple[Repository, BackupResult]:
+    try:
+        opened = limits.open(name)
+        write_kit(opened)
+    except PghavenError as error:
+        raise _Unusable(error) from error
+    return opened, take(opened)
+
+
+def _can_open(limits: Limits, name: str) -> bool:
+    """Whether it is not the repository that has failed."""
+    try:
+        limits.open(name)
+    except PghavenError:
+        return False
+    return True
+
+
+def _copy_into(limits: Limits, name: str, first: Repository, request: CopyRequest, result: BackupResult) -> StoredIn:
+    label = result.facts.label
+    try:
+        opened = limits.open(name)
+        write_kit(opened)
+        catalogs = [BackupCatalog(one, request.cluster) for one in (first, opened)]
+        labels = find_missed(catalogs[0].list_committed(), catalogs[1].list_entries(), label)
+        copied = run_copy(
+            first,
+            opened,
+            CopyRequest(cluster=request.cluster, labels=labels, processes=request.processes),
+            limits,
+        )
+        refresh_listing(opened, request.cluster, limits)
+    except Cancelled:
+        raise
+    except PghavenError as error:
+        return StoredIn(repository=name, label=None, reason=error.message)
+    outcome = next(one for one in copied.backups if one.label == label)
+    is_there = outcome.fate in _THERE
+    return StoredIn(
+        repository=name,
+        label=outcome.copy if is_there else None,
+        copied_bytes=sum(one.copied_bytes for one in copied.backups),
+        made_up=tuple(one.label for one in copied.backups if one.label != label and one.fate is BackupFate.COPIED),
+        reason=None if is_there else f"{outcome.fate}: {outcome.reason}",
+    )
+
+
+def find_missed(ours: Sequence[BackupEntry], theirs: Sequence[BackupEntry], newest: str) -> tuple[str, ...]:
+    """The new backup, and those before it that the other repository has missed: since the last one they share.
+
+    Where they share none, somebody has just added it; what is older is for ``pghaven repo copy``.
+    """
+    known = {entry.original for entry in theirs}
+    missed: list[str] = []
+    for entry in reversed(ours):
+        if entry.label != newest and entry.original in known:
+            return tuple(reversed(missed))
+        missed.append(entry.label)
+    return (newest,)
+
+
+def _warn(limits: Limits, cluster: str, stored: StoredIn, source: str) -> StoredIn:
+    text = f'repository "{stored.repository}" has not got the backup: {stored.reason}'
+    copy = f"pghaven repo copy {cluster} --from {source} --to {stored.repository}"
+    hint = f"The next backup goes there again. To have this one there too, run: {copy}"
+    limits(Notice(level="warning", code="repository_failed", text=text, hint=hint))
+    return stored
