@@ -24,7 +24,7 @@ from pghaven.repository.entry import BackupState
 from pghaven.repository.horizon import raise_horizon
 from pghaven.repository.removal import Removal, RetireOrder
 from pghaven.repository.repository import Repository
-from pghaven.repository.seal import OPEN_KEYRING, Keyring
+from pghaven.repository.seal import OPEN_KEYRING, DataKey, Keyring
 from pghaven.store.api import Store
 from pghaven.store.memory import MemoryStore
 from pghaven.store.recording import RecordingStore
@@ -54,7 +54,7 @@ from tests.support.synthetic import (
 )
 from tests.support.unreliable import UnreliableStore, When
 
-OTHER = Keyring(keys={bytes(16): bytes(range(50, 82))}, current_key_id=bytes(16))
+OTHER = Keyring(keys={bytes(16): DataKey.from_root(bytes(range(50, 82)))}, current_key_id=bytes(16))
 RINGS = [
     pytest.param((OPEN_KEYRING, OPEN_KEYRING), id="open"),
     pytest.param((OPEN_KEYRING, SEALED), id="open-to-sealed"),
