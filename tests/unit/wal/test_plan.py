@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,8 @@ from pghaven.errors import Damaged
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.timeline import Timeline
+from pghaven.repository.place import RepositoryPlace
+from pghaven.store.settings import StoreSettings
 from pghaven.wal.plan import FollowedPlan, Verdict, parse_plan
 
 SIZE = 1 << 20
@@ -167,3 +170,15 @@ def test_asking_from_the_newest_timeline_down_leads_to_exactly_one_needed_file(
 def test_a_plan_that_cannot_be_followed_is_damage(text: str) -> None:
     with pytest.raises(Damaged, match=r'restore plan "plan.json" cannot be followed'):
         parse_plan(text, "plan.json")
+
+
+@pytest.mark.parametrize(
+    ("planned", "asked"),
+    [((), ("near", "far")), (("far",), ("far",)), (("far", "near"), ("near", "far")), (("renamed",), ("near", "far"))],
+)
+def test_only_repositories_that_the_plan_was_made_with_are_asked(
+    planned: tuple[str, ...], asked: tuple[str, ...]
+) -> None:
+    places = [RepositoryPlace(name=name, store=StoreSettings(url=f"file:///{name}")) for name in ("near", "far")]
+    followed = replace(plan(3, (1, 0, None)), repositories=planned)
+    assert tuple(one.name for one in followed.choose_places(places)) == asked
