@@ -1,0 +1,184 @@
+"""The same backup and restore to a directory, to S3 on this machine, and to S3 at 20 ms, in one run.
+
+    python -m bench.object_store [--shape mixed|files] [--rounds 3] [--quick] …
+
+S3 is SeaweedFS, which takes its share of the processor: beside the times stands what the store itself can do, measured
+by putting and getting objects of the size of packs from two processes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.common import MIB, Measurement, make_temporary_file, measure, median, remove, render_table, run
+from bench.data import BenchServer, prepare
+from bench.rounds import run_stand_alone
+from bench.tools import LEVEL, PROCESSES, Pghaven, Tool
+from pghaven.store.open import open_store
+from pghaven.store.settings import StoreSettings
+from tests.support.httpproxy import proxying
+from tests.support.objectservers import ObjectServer, ObjectServers
+
+NAME = "object_store"
+FAR_SECONDS = 0.02
+_OBJECT_BYTES = 32 * MIB
+_OBJECTS = 6
+
+# Puts or gets objects when told to; two of them at once.
+_PROBE = """
+import os, pickle, sys, time
+store, verb, mark = pickle.loads(bytes.fromhex(sys.argv[1])), sys.argv[2], sys.argv[3]
+content = os.urandom({size})
+print("ready", flush=True); sys.stdin.readline()
+for number in range({count}):
+    store.create(f"limit/{{mark}}-{{number}}", [content]) if verb == "put" else store.read_range(
+        f"limit/{{mark}}-{{number}}", 0, {size})
+"""
+
+
+class InStore(Pghaven):
+    """pghaven with its repository in an object store."""
+
+    def __init__(self, server: BenchServer, name: str, settings: StoreSettings | None) -> None:
+        super().__init__(server)
+        self.name = name
+        self._settings = settings
+
+    def reset(self) -> str:
+        if self._settings is None:
+            return super().reset()
+        remove(self._repository)
+        values = {
+            "data_directory": str(self._server.data),
+            "conninfo": self._server.conninfo,
+            "pg_bin": self._server.programs.bin_dir,
+            "processes": PROCESSES,
+            "compression_level": LEVEL,
+        }
+        store = {
+            "url": f"{self._settings.url}-{time.monotonic_ns()}",
+            "endpoint": self._settings.endpoint,
+            "credentials_file": self._settings.credentials_file,
+        }
+        text = "[repository.main]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in store.items())
+        text += "\n[cluster.main]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
+        make_temporary_file(self._directory, text, self._config.name)
+        return str(
+            json.loads(run(self._command("--json", "init", "main", "--no-encryption"), log=self.log))["archive_command"]
+        )
+
+    def warm(self) -> None:
+        if self._settings is None:
+            super().warm()
+
+
+def run_rounds(server: BenchServer, rounds: int) -> dict[str, Any]:
+    """Backup and restore at each place in turn, and what the store can do by itself."""
+    servers = ObjectServers()
+    try:
+        store = servers.get("seaweedfs")
+        with proxying(store.port) as proxy:
+            proxy.delay_seconds = FAR_SECONDS
+            places = (
+                InStore(server, "directory", None),
+                InStore(server, "s3", store.settings()),
+                InStore(server, "s3-20ms", store.settings(endpoint=proxy.endpoint)),
+            )
+            results: dict[str, dict[str, Any]] = {}
+            taken: dict[str, list[tuple[Measurement, Measurement]]] = {place.name: [] for place in places}
+            for number in range(rounds):
+                for place in places:
+                    taken[place.name].append(_measure(server, place))
+                    print(f"  {number + 1}/{rounds} {place.name}: {taken[place.name][-1][0].wall_seconds:.1f} s")
+        for name, pairs in taken.items():
+            results[name] = {
+                "backup": median([backup for backup, _ in pairs]),
+                "restore": median([restore for _, restore in pairs]),
+            }
+        return {"places": results, "limit": measure_limit(store)}
+    finally:
+        servers.stop()
+
+
+def _measure(server: BenchServer, place: InStore) -> tuple[Measurement, Measurement]:
+    target = server.directory / "target"
+    server.archive_with(place.reset())
+    prepare(server)
+    backup = measure(place.backup_command(), log=place.log, server_pid=server.pid)
+    place.warm()
+    remove(target)
+    restore = measure(place.restore_command(target), log=place.log)
+    remove(target)
+    return backup, restore
+
+
+def measure_limit(store: ObjectServer) -> dict[str, float]:
+    """MiB per second that two processes put and get together, nothing else being done."""
+    pickled = pickle.dumps(open_store(store.settings())).hex()
+    program = _PROBE.format(size=_OBJECT_BYTES, count=_OBJECTS)
+    rates: dict[str, float] = {}
+    for verb in ("put", "get"):
+        writers = [
+            subprocess.Popen(
+                [sys.executable, "-c", program, pickled, verb, str(mark)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                cwd=Path(__file__).resolve().parents[1],
+                env=dict(os.environ),
+            )
+            for mark in range(2)
+        ]
+        for writer in writers:
+            assert writer.stdout is not None
+            writer.stdout.readline()
+        began = time.monotonic()
+        for writer in writers:
+            writer.communicate("go\n", timeout=300)
+        rates[verb] = 2 * _OBJECTS * _OBJECT_BYTES / MIB / (time.monotonic() - began)
+    return rates
+
+
+def render(results: Mapping[str, Any], title: str) -> str:
+    places = results["places"]
+    here = places["directory"]
+    rows = []
+    for name, row in places.items():
+        walls = [(row[what]["wall_seconds"], here[what]["wall_seconds"]) for what in ("backup", "restore")]
+        rows.append(
+            [
+                name,
+                *(f"{wall:.2f} ({wall / directory:.2f})" for wall, directory in walls),
+                *(f"{row[what]['cpu_seconds']:.2f}" for what in ("backup", "restore")),
+                *(f"{row[what]['memory_bytes'] / MIB:.0f}" for what in ("backup", "restore")),
+            ]
+        )
+    header = [
+        *("place", "backup wall s (directory = 1)", "restore wall s (directory = 1)"),
+        *("backup CPU s", "restore CPU s", "backup MiB", "restore MiB"),
+    ]
+    limit = results["limit"]
+    return (
+        f"### Backup and restore by place: {title}\n\n{render_table(header, rows)}\n"
+        f"The store alone, with two processes and objects of 32 MiB: put {limit['put']:.0f} MiB/s, "
+        f"get {limit['get']:.0f} MiB/s.\n"
+    )
+
+
+def main() -> None:
+    def run_all(server: BenchServer, _tools: Sequence[Tool], rounds: int) -> tuple[dict[str, Any], ...]:
+        return (run_rounds(server, rounds),)
+
+    run_stand_alone(NAME, run_all, (render,))
+
+
+if __name__ == "__main__":
+    main()
