@@ -75,3 +75,10 @@ def test_names_that_are_not_there_or_are_the_same_are_told(site: Site) -> None:
     assert "Name two." in site.error("repo", "copy", NAME, "--from", "main", "--to", "main", status=2)["hint"]
     told = site.error("repo", "copy", NAME, "--from", "main", "--to", "nowhere", status=10)
     assert AWAY in told["hint"]
+
+
+def test_only_a_directory_is_made_into_a_repository_in_passing(site: Site) -> None:
+    site.write_config(f'[repository.{AWAY}]\nurl = "sftp://nobody@127.0.0.1:1/x"', repositories=["main"])
+    site.set_up()
+    told = site.error("repo", "copy", NAME, "--from", "main", "--to", AWAY, "--create", status=2)
+    assert "pghaven init" in told["hint"]

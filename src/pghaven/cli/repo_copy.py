@@ -99,6 +99,12 @@ def _open_target(
         if make is None:
             hint = "Is its file system mounted? To make a repository there, add: --create"
             raise type(error)(error.message, detail=error.detail, hint=hint) from error
+    if not place.url.startswith("file://"):
+        raise UsageError(
+            f"--create makes repositories in directories only, not at {place.url}",
+            hint="How it is sealed is decided when it is made: list it among the cluster's repositories and "
+            f"run pghaven init {cluster.name}.",
+        )
     if dry_run:
         return create_repository(MemoryStore())
     return prepare_repository(place, find_server_os_user(cluster.data_directory), SYSTEM_CLOCK, make).repository
