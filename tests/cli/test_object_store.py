@@ -27,10 +27,15 @@ def use_store(site: Site, settings: StoreSettings, **others: object) -> None:
     """Have the site's repository in an object store."""
     site.url = settings.url
     site.write_config()
-    said = {name: value for name in OPTIONS if (value := getattr(settings, name)) is not None} | others
-    lines = "".join(f"{name} = {json.dumps(value)}\n" for name, value in said.items())
+    lines = render_options(settings, **others)
     site.config.write_text(site.config.read_text().replace("\n\n", f"\n{lines}\n", 1))
     own(site.config)
+
+
+def render_options(settings: StoreSettings, **others: object) -> str:
+    """The lines of a repository's section that follow its URL."""
+    said = {name: value for name in OPTIONS if (value := getattr(settings, name)) is not None} | others
+    return "".join(f"{name} = {json.dumps(value)}\n" for name, value in said.items())
 
 
 @pytest.mark.pg

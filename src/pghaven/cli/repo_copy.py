@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pghaven.transfer.request import BackupOutcome, CopyResult
 
 _SHOWN = 20
+_INIT_HINT = "To make it: list it among the cluster's repositories and run pghaven init {cluster}."
 
 
 class _Options(TypedDict):
@@ -93,17 +94,21 @@ def _open_target(
     from pghaven.setup.register import find_server_os_user, prepare_repository
     from pghaven.store.memory import MemoryStore
 
+    is_directory = place.url.startswith("file://")
     try:
         return open_place(place, ask=ask_passphrase)
     except (NotFound, StoreUnreachable) as error:
         if make is None:
-            hint = "Is its file system mounted? To make a repository there, add: --create"
+            hint = error.hint
+            if is_directory:
+                hint = "Is its file system mounted? To make a repository there, add: --create"
+            elif isinstance(error, NotFound):
+                hint = _INIT_HINT.format(cluster=cluster.name)
             raise type(error)(error.message, detail=error.detail, hint=hint) from error
-    if not place.url.startswith("file://"):
+    if not is_directory:
         raise UsageError(
             f"--create makes repositories in directories only, not at {place.url}",
-            hint="How it is sealed is decided when it is made: list it among the cluster's repositories and "
-            f"run pghaven init {cluster.name}.",
+            hint=f"How it is sealed is decided when it is made. {_INIT_HINT.format(cluster=cluster.name)}",
         )
     if dry_run:
         return create_repository(MemoryStore())
