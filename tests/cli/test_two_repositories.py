@@ -73,12 +73,20 @@ def test_lists_and_checks_go_on_without_a_repository_and_name_it(site: Site) -> 
     label = site.json("backup", "--repository", "main")["label"]
     copy(site)
     assert [one["repository"] for one in site.json("list")["clusters"]] == ["main", AWAY]
+    segment = site.archive_all()
+    assert [one["repository"] for one in site.json("wal", "list")["archives"]] == ["main", AWAY]
     site.cluster.stop()
     shutil.rmtree(site.repository)
     shown = site.json("list", status=3)
     assert [one["repository"] for one in shown["clusters"]] == [AWAY]
     assert shown["clusters"][0]["backups"][0]["label"].startswith(label)
     assert "main" in shown["notices"][0]["text"]
+    ended = site.run("wal", "list")
+    assert (ended.status, segment in ended.out) == (3, True)
+    assert 'warning: repository "main" is left out: ' in ended.err
+    shown = site.json("wal", "list", status=3)
+    assert [one["repository"] for one in shown["archives"]] == [AWAY]
+    assert [one["code"] for one in shown["notices"]] == ["repository_failed"]
     for words in (("verify",), ("expire", "--dry-run")):
         shown = site.json(*words, status=3)
         assert [one["repository"] for one in shown["results"]] == [AWAY]

@@ -82,11 +82,14 @@ def get_command(
 @_CLUSTER_OPTION
 @click.pass_obj
 def list_command(invocation: Invocation, cluster: str | None) -> int:
-    """List the WAL that is held: continuous ranges, and the gaps between them."""
+    """List the WAL that is held: continuous ranges, and the gaps between them.
+
+    Of several repositories each is listed, and one that cannot be reached is warned of.
+    """
     from pghaven.cli.wal_list import describe_wal, list_wal, render_wal
 
     config = invocation.config
-    listing = list_wal(config, choose_cluster(config, cluster))
+    listing = list_wal(config, choose_cluster(config, cluster), invocation.reporter)
     return invocation.show("wal-list", describe_wal(listing), render_wal(listing))
 
 

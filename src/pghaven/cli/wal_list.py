@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pghaven.cli.opening import place_of
+from pghaven.cli.opening import each_repository
 from pghaven.cli.render import Column, render_block, render_table
 from pghaven.config.values import ClusterConfig, Config
-from pghaven.repository.place import open_place
+from pghaven.events import Listener
+from pghaven.repository.repository import Repository
 from pghaven.units import render_size, render_time
 from pghaven.wal.archives import open_archive
 from pghaven.wal.ledger import HeldTimeline, Holdings, take_stock
@@ -39,24 +40,27 @@ class ListedArchive:
     holdings: Holdings
 
 
-def list_wal(config: Config, cluster: ClusterConfig) -> tuple[ListedArchive, ...]:
-    """Every lineage of the cluster in each of its repositories. Raises what opening a repository raises."""
-    found = []
-    for place in config.get_repositories(cluster):
-        repository = open_place(place_of(place))
-        for lineage in repository.list_lineages(cluster.name):
-            opened = open_archive(repository, cluster.name, lineage.system_identifier)
-            found.append(
-                ListedArchive(
-                    repository=place.name,
-                    cluster=cluster.name,
-                    system_identifier=lineage.system_identifier,
-                    major=lineage.major,
-                    wal_segment_size=lineage.wal_segment_size,
-                    holdings=take_stock(opened.archive),
-                )
+def list_wal(config: Config, cluster: ClusterConfig, listener: Listener) -> tuple[ListedArchive, ...]:
+    """Every lineage of the cluster in each of its repositories; of several, one that fails is warned of and left out.
+
+    Raises what opening a repository raises when no repository is left.
+    """
+
+    def read(name: str, repository: Repository) -> list[ListedArchive]:
+        return [
+            ListedArchive(
+                repository=name,
+                cluster=cluster.name,
+                system_identifier=lineage.system_identifier,
+                major=lineage.major,
+                wal_segment_size=lineage.wal_segment_size,
+                holdings=take_stock(open_archive(repository, cluster.name, lineage.system_identifier).archive),
             )
-    return tuple(found)
+            for lineage in repository.list_lineages(cluster.name)
+        ]
+
+    found = each_repository(config, cluster, None, listener, read)
+    return tuple(archive for _, archives in found for archive in archives)
 
 
 def render_wal(listing: tuple[ListedArchive, ...]) -> str:
