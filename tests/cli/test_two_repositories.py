@@ -96,6 +96,34 @@ def test_lists_and_checks_go_on_without_a_repository_and_name_it(site: Site) -> 
     assert [one["reachable"] for one in states] == [False, True]
 
 
+def test_the_status_says_what_all_of_them_do_together_and_what_each_lacks(site: Site) -> None:
+    away = use_both(site)
+    first = site.json("backup")["label"]
+    site.archive_all()
+    (found,) = site.json("status")["clusters"]
+    assert found["overall"]["lacks"] == []
+
+    hidden = away.rename(site.place / "hidden")
+    second = site.json("backup", status=3)["label"]
+    site.cluster.stop()
+    hidden.rename(away)
+    (found,) = site.json("status", status=3)["clusters"]
+    assert found["overall"]["end_in"] == "main"
+    (lack,) = found["overall"]["lacks"]
+    assert (lack["repository"], lack["backups"]) == (AWAY, [second])
+    assert lack["wal_bytes"] > 0  # the backup waited for its own
+    text = site.run("status").out
+    assert f"not in {AWAY}:" in text and first not in text.partition("all repositories")[2], text
+
+    shutil.rmtree(site.repository)
+    (found,) = site.json("status", status=3)["clusters"]
+    assert (found["overall"]["end_in"], found["overall"]["lacks"]) == (AWAY, [])
+    shutil.rmtree(away)
+    (found,) = site.json("status", status=3)["clusters"]
+    assert found["overall"] is None
+    assert "all repositories:  nothing can be restored" in site.run("status").out
+
+
 def test_a_backup_goes_to_both_and_what_one_has_missed_is_made_up(site: Site) -> None:
     away = use_both(site)
     first = site.json("backup")

@@ -14,6 +14,7 @@ from pghaven.errors import EXIT_WARNINGS
 if TYPE_CHECKING:
     from pghaven.proof.states import (
         ClusterStatus,
+        Overall,
         RecoveryPoint,
         RepositorySilence,
         RepositoryState,
@@ -57,6 +58,7 @@ def render_body(status: ClusterStatus) -> dict[str, object]:
         "looked_at": status.looked_at,
         "server": _server_body(status.server),
         "repositories": [_repository_body(one) for one in status.repositories],
+        "overall": status.overall,
         "problems": status.problems,
     }
 
@@ -81,7 +83,7 @@ def _repository_body(state: RepositoryState | RepositorySilence) -> dict[str, ob
     windows = [{**_fields(window), "last_segment": str(window.last_segment)} for window in state.reach.windows]
     gaps = [{"first": str(gap.first), "last": str(gap.last), "segments": gap.count} for gap in state.reach.gaps]
     found = state.last_damage
-    del body["backups"], body["reach"], body["last_damage"]
+    del body["backups"], body["originals"], body["reach"], body["last_damage"]
     return {
         "reachable": True,
         **body,
@@ -119,6 +121,8 @@ def render_status(status: ClusterStatus) -> str:
     pairs = [("server", _describe_server(status.server))]
     for repository in status.repositories:
         pairs += _describe_repository(repository, status.looked_at)
+    if len(status.repositories) > 1:
+        pairs += _describe_overall(status.overall)
     text = f"cluster {status.cluster}\n" + render_block(pairs, indent="  ")
     if not status.problems:
         return text + "  all is well\n"
@@ -208,6 +212,27 @@ def _describe_windows(state: RepositoryState) -> list[tuple[str, str]]:
         text = f"{gap.first}" if gap.count == 1 else f"{gap.first} to {gap.last} ({gap.count} segments)"
         found.append(("missing WAL", text))
     return found
+
+
+def _describe_overall(overall: Overall | None) -> list[tuple[str, str]]:
+    """What a restore can do that may take from any of several repositories, and what each of them lacks."""
+    from pghaven.proof.findings import list_labels
+    from pghaven.units import render_size, render_time
+
+    if overall is None:
+        return [("all repositories", "nothing can be restored")]
+    end = render_time(overall.end) if overall.end else str(overall.end_lsn)
+    where = " and ".join(dict.fromkeys((overall.begin_in, overall.end_in)))
+    text = f"timeline {overall.timeline}: any moment from {render_time(overall.begin)} to {end}, from {where}"
+    pairs = [("all repositories", text), ("would be lost", _describe_loss(overall.recovery_point))]
+    for one in overall.lacks:
+        parts = [list_labels(one.backups)] if one.backups else []
+        if one.wal_bytes is None:
+            parts.append(f"anything to restore on timeline {overall.timeline}")
+        elif one.wal_bytes > 0:
+            parts.append(f"the last {render_size(one.wal_bytes)} of WAL")
+        pairs.append((f"not in {one.repository}", "; ".join(parts)))
+    return pairs
 
 
 def _count_complete(state: RepositoryState) -> int:

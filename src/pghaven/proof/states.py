@@ -64,7 +64,8 @@ class RepositoryState:
     """A repository that answered. ``fenced`` says why what this server writes leads nowhere, if it does.
 
     ``last_damage`` is the verification that found damage of which nobody has shown since that it is gone. ``behind``
-    is what this host has noted of WAL that the repository missed. ``single_writer``: by its option.
+    is what this host has noted of WAL that the repository missed. ``single_writer``: by its option. ``originals`` are
+    the labels of its complete backups, of a copy its original's.
     """
 
     name: str
@@ -79,6 +80,7 @@ class RepositoryState:
     last_damage: Evidence | None = None
     single_writer: bool = False
     behind: Behind | None = None
+    originals: frozenset[str] = frozenset()
 
     @property
     def newest(self) -> ListedBackup | None:
@@ -103,6 +105,34 @@ class RepositorySilence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lack:
+    """What a repository that answered lacks and another one has: backups, by the labels of their originals, and the
+    newest WAL, None when nothing on that timeline can be restored from it."""
+
+    repository: str
+    backups: tuple[str, ...]
+    wal_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overall:
+    """Every moment from ``begin`` to ``end`` can be restored to from one repository or another.
+
+    ``begin_in`` and ``end_in`` name the ones with the first and the last moment. ``end`` is None when it was not
+    recorded.
+    """
+
+    timeline: Timeline
+    begin: datetime
+    begin_in: str
+    end: datetime | None
+    end_lsn: Lsn
+    end_in: str
+    recovery_point: RecoveryPoint | None
+    lacks: tuple[Lack, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
     """Something wrong, and what to do. A ``critical`` one means that data would be lost or cannot be brought back."""
 
@@ -116,5 +146,6 @@ class ClusterStatus:
     cluster: str
     server: ServerState | ServerSilence
     repositories: tuple[RepositoryState | RepositorySilence, ...]
+    overall: Overall | None
     problems: tuple[Problem, ...]
     looked_at: datetime

@@ -17,6 +17,7 @@ from pghaven.events import Listener, Step
 from pghaven.postgres.control import parse_control
 from pghaven.postgres.datadir import WAL_DIRECTORY
 from pghaven.proof.catalog import show_entries
+from pghaven.proof.overall import find_overall
 from pghaven.proof.problems import find_problems
 from pghaven.proof.states import (
     ClusterStatus,
@@ -67,6 +68,7 @@ def gather_status(settings: StatusSettings, listener: Listener, *, clock: Clock 
         cluster=settings.cluster,
         server=server,
         repositories=tuple(repositories),
+        overall=find_overall(repositories, server.timeline if isinstance(server, ServerState) else None),
         problems=find_problems(settings.cluster, server, repositories, now),
         looked_at=now,
     )
@@ -153,6 +155,7 @@ def _read_repository(
         quarantined=len(archive.list_quarantine()),
         fenced=_find_fence(archive, server),
         last_damage=find_last_damage(results),
+        originals=frozenset(one.original for one in committed),
     )
     return replace(state, recovery_point=_measure(state, server, repository.clock))
 
