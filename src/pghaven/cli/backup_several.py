@@ -112,6 +112,9 @@ def _copy_into(limits: Limits, name: str, first: Repository, request: CopyReques
         raise
     except PghavenError as error:
         return StoredIn(repository=name, label=None, reason=error.message)
+    for file_name, reason in copied.wal.failed[:1]:
+        text = f'WAL is not copied to repository "{name}": "{file_name}": {reason}'
+        limits(Notice(level="warning", code="wal_not_copied", text=text))
     outcome = next(one for one in copied.backups if one.label == label)
     is_there = outcome.fate in _THERE
     return StoredIn(

@@ -27,6 +27,7 @@ def describe_refill(cluster: str, found: Sequence[RefilledRepository]) -> dict[s
                 "filled": one.count,
                 "from_pg_wal": one.filled.get(Filled.FROM_WAL_DIRECTORY, 0),
                 "error": one.error,
+                "hint": one.hint,
             }
             for one in found
         ],
@@ -43,4 +44,5 @@ def _tell(one: RefilledRepository) -> str:
     told = "nothing is missing" if count == 0 else f"{count} file{'s' if count > 1 else ''} filled in"
     if one.error is None:
         return told
-    return f"failed: {one.error}" + (f" ({told})" if count else "")
+    hint = "" if one.hint is None else f"\n  {one.hint}"
+    return f"failed: {one.error}" + (f" ({told})" if count else "") + hint

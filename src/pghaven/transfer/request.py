@@ -68,12 +68,14 @@ class WalOutcome:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyPlan:
     """``backups`` are those to be copied, oldest first, as the source has them; ``outcomes`` say what becomes of these
-    and of all others. ``files`` of the archive are missing, ``present`` ones are there."""
+    and of all others. ``files`` of the archive are missing, ``present`` ones are there; ``apart`` are (history file,
+    reason) of which nothing is copied, because the target has another branch."""
 
     backups: tuple[BackupEntry, ...]
     outcomes: tuple[BackupOutcome, ...]
     files: tuple[WalJob, ...]
     present: int
+    apart: tuple[tuple[str, str], ...] = ()
 
     @property
     def pack_bytes(self) -> int:

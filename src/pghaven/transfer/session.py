@@ -34,7 +34,7 @@ from pghaven.transfer.request import (
     CopyResult,
     WalOutcome,
 )
-from pghaven.transfer.walfiles import WalWish, list_missing
+from pghaven.transfer.walfiles import WalFound, WalWish, list_missing
 from pghaven.units import render_size
 
 # A compaction of the source in every one of these.
@@ -59,7 +59,7 @@ def run_copy(
     plan = copying.plan()
     if dry_run:
         backups = plan.outcomes
-        wal = WalOutcome(copied=len(plan.files), copied_bytes=plan.wal_bytes, present=plan.present)
+        wal = WalOutcome(copied=len(plan.files), copied_bytes=plan.wal_bytes, present=plan.present, failed=plan.apart)
     else:
         backups, wal = copying.run(plan)
     return CopyResult(
@@ -129,8 +129,14 @@ class _Copying:
             outcomes.append(found)
             if found.fate is BackupFate.COPY:
                 backups.append(entry)
-        files, present = self._list_files(outcomes)
-        return CopyPlan(backups=tuple(backups), outcomes=tuple(outcomes), files=tuple(files), present=present)
+        found_wal = self._list_files(outcomes)
+        return CopyPlan(
+            backups=tuple(backups),
+            outcomes=tuple(outcomes),
+            files=tuple(found_wal.jobs),
+            present=found_wal.present,
+            apart=found_wal.apart,
+        )
 
     def _preview(self, entry: BackupEntry, known: set[bytes]) -> BackupOutcome:
         """A backup that is to be copied, as far as its records can be read; its packs are known from then on."""
@@ -161,17 +167,20 @@ class _Copying:
                 known.update(match_packs(self._source, self._target, one)[0])
         return known
 
-    def _list_files(self, outcomes: Sequence[BackupOutcome]) -> tuple[list[WalJob], int]:
-        """The missing WAL of the backups that are in the target or come to be there, and how many files are there."""
+    def _list_files(self, outcomes: Sequence[BackupOutcome]) -> WalFound:
+        """The WAL of the backups that are in the target or come to be there."""
         has = {one.label for one in outcomes if one.fate in _IN_TARGET}
-        jobs: list[WalJob] = []
-        count = 0
+        all_found = []
         for system, begin in find_begins(entry for entry in self._chosen if entry.label in has).items():
             wish = WalWish(lineage=self._lineages[system], begin_lsn=begin)
-            found, there = list_missing(self._source.repository, self._target.repository, self._request.cluster, wish)
-            jobs += found
-            count += there
-        return jobs, count
+            all_found.append(
+                list_missing(self._source.repository, self._target.repository, self._request.cluster, wish)
+            )
+        return WalFound(
+            jobs=[job for found in all_found for job in found.jobs],
+            present=sum(found.present for found in all_found),
+            apart=tuple(one for found in all_found for one in found.apart),
+        )
 
     # -- doing it ---------------------------------------------------------------------------------------------------
 
@@ -195,14 +204,14 @@ class _Copying:
         )
         results = {entry.label: self._copy_backup(scene, entry) for entry in plan.backups}
         outcomes = tuple(results.get(one.label, one) for one in plan.outcomes)
-        rest, _ = self._list_files(outcomes)  # anew: more may have been archived, or removed, meanwhile
-        self._tell(Step(text=f"copying {len(rest)} WAL files"))
-        second = self._carry_files(rest, meter)
+        rest = self._list_files(outcomes)  # anew: more may have been archived, or removed, meanwhile
+        self._tell(Step(text=f"copying {len(rest.jobs)} WAL files"))
+        second = self._carry_files(rest.jobs, meter)
         wal = WalOutcome(
             copied=first.copied + scene.wal_count + second.copied,
             copied_bytes=first.copied_bytes + scene.wal_bytes + second.copied_bytes,
             present=plan.present,
-            failed=second.failed,  # of all that are missing, what failed before among them
+            failed=(*rest.apart, *second.failed),  # of all that are missing, what failed before among them
         )
         return outcomes, wal
 

@@ -1,7 +1,8 @@
 """Which files of a lineage's archive belong into the target.
 
 The one idea: a backup is worth what its WAL is worth, so all WAL from the oldest backup on goes with it, but for what
-the target's own policy has removed: what lies before its horizon would only be removed again.
+the target's own policy has removed: what lies before its horizon would only be removed again. Nothing passes between
+two branches of one timeline.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.segment import SegmentName, WalFileKind, classify
 from pghaven.postgres.timeline import Timeline
 from pghaven.repository import layout
+from pghaven.repository.branches import APART_HINT, describe_apart, find_apart, timeline_of
 from pghaven.repository.container import Kind
 from pghaven.repository.entry import BackupEntry
 from pghaven.repository.horizon import Horizon, read_horizon
 from pghaven.repository.repository import Lineage, Repository
+from pghaven.repository.walstore import WalArchive
 from pghaven.transfer.carrier import WalJob, describe_conflict
 
 _OF_SEGMENT = (WalFileKind.SEGMENT, WalFileKind.PARTIAL, WalFileKind.BACKUP_HISTORY)
@@ -31,9 +34,23 @@ class WalWish:
     begin_lsn: Lsn
 
 
-def list_missing(source: Repository, target: Repository, cluster: str, wish: WalWish) -> tuple[list[WalJob], int]:
-    """The files to copy, histories first and then in the order of their names, and how many are there already."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WalFound:
+    """``jobs`` are the files to copy, histories first and then in the order of their names; ``present`` are there.
+
+    ``apart`` are (history file, reason) where the target has another branch, of which nothing is copied.
+    """
+
+    jobs: list[WalJob]
+    present: int
+    apart: tuple[tuple[str, str], ...]
+
+
+def list_missing(source: Repository, target: Repository, cluster: str, wish: WalWish) -> WalFound:
+    """What is to be copied of a lineage's archive."""
     identifier = wish.lineage.system_identifier
+    archives = [WalArchive(one, cluster, identifier, wish.lineage.wal_segment_size) for one in (source, target)]
+    apart = find_apart(*archives)
     prefix = layout.wal_prefix(cluster, identifier)
     there = {info.name for info in target.store.list(prefix)}
     horizon = read_horizon(target, cluster, identifier)
@@ -41,16 +58,17 @@ def list_missing(source: Repository, target: Repository, cluster: str, wish: Wal
     present = 0
     for info in source.store.list(prefix):
         file_name = info.name.rpartition("/")[2]
-        if info.name != layout.wal_object_name(cluster, identifier, file_name) or not _is_wanted(
-            file_name, wish, horizon
-        ):
+        if info.name != layout.wal_object_name(cluster, identifier, file_name) or timeline_of(file_name) in apart:
+            continue
+        if not _is_wanted(file_name, wish, horizon):
             continue
         if info.name in there:
             present += 1
         else:
             jobs.append(WalJob(system_identifier=identifier, file_name=file_name, size_bytes=info.size_bytes))
     jobs.sort(key=lambda job: (classify(job.file_name) is not WalFileKind.HISTORY, job.file_name))
-    return jobs, present
+    reasons = ((min(apart).history_name, f"{describe_apart(apart, *archives)}. {APART_HINT}"),) if apart else ()
+    return WalFound(jobs=jobs, present=present, apart=reasons)
 
 
 def _is_wanted(file_name: str, wish: WalWish, horizon: Horizon) -> bool:
@@ -81,6 +99,11 @@ def find_own_missing(source: Repository, target: Repository, cluster: str, entry
     What is there already is compared by the hash of its contents. Raises Damaged.
     """
     identifier = int(entry.summary["system_identifier"])
+    size = int(entry.summary["wal_segment_size"])
+    archives = [WalArchive(one, cluster, identifier, size) for one in (source, target)]
+    apart = find_apart(*archives)
+    if int(entry.summary["timeline"]) in apart:
+        return describe_apart(apart, *archives)
     jobs = []
     for segment in iter_own_segments(entry):
         name = layout.wal_object_name(cluster, identifier, str(segment))

@@ -1,19 +1,22 @@
 """Filling in what a repository has missed, from ``pg_wal`` while it is there, else from another repository.
 
 The one idea: what another repository holds is what counts as archived, so that decides: a file of ``pg_wal`` is taken
-only when it has the hash that was archived. Histories go first, because a repository fences by those that it holds.
+only when it has the hash that was archived. Histories go first, because a repository fences by those that it holds, and
+nothing passes between two branches of one timeline.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
-from pghaven.errors import ObjectMissing
+from pghaven.errors import ObjectMissing, Refused
 from pghaven.postgres.segment import SegmentName, WalFileKind, classify
+from pghaven.postgres.timeline import Timeline
+from pghaven.repository.branches import APART_HINT, describe_apart, find_apart, timeline_of
 from pghaven.repository.horizon import read_horizon
 from pghaven.repository.walstore import WalArchive
 
@@ -42,19 +45,32 @@ class Refill:
     target: WalArchive
     sources: Sequence[WalArchive]
     wal_directory: str | None
+    _apart: dict[int, frozenset[Timeline]] = field(default_factory=dict, init=False)
 
     def fill(self, name: str) -> Filled:
         """Have the target hold this file as the others do. The same again is success.
 
-        Raises Refused when the target holds other contents under the name, Damaged, StoreUnreachable, NotPermitted.
+        Raises Refused when the target holds other contents under the name or another branch of its timeline, Damaged,
+        StoreUnreachable, NotPermitted.
         """
-        for source in self.sources:
+        timeline = timeline_of(name)
+        sources = [one for number, one in enumerate(self.sources) if timeline not in self.find_apart(number)]
+        for source in sources:
             with suppress(ObjectMissing):
                 return self._copy(source, name)
-        for source in self.sources:
+        for source in sources:
             if self._copy_quarantined(source, name):
                 return Filled.QUARANTINED
+        for source in self.sources:
+            if source not in sources and source.exists(name):
+                raise refuse_apart(self.find_apart(self.sources.index(source)), source, self.target)
         return Filled.GONE
+
+    def find_apart(self, number: int) -> frozenset[Timeline]:
+        """The timelines of which the target holds another branch than this source, as ``branches.find_apart``."""
+        if number not in self._apart:
+            self._apart[number] = find_apart(self.sources[number], self.target)
+        return self._apart[number]
 
     def _copy(self, source: WalArchive, name: str) -> Filled:
         facts = source.read_facts(name)
@@ -63,6 +79,8 @@ class Refill:
         if content is None:
             content = source.get(name)
         self.target.put(name, content, {key: value for key, value in facts.items() if key not in _OWN_FACTS})
+        if classify(name) is WalFileKind.HISTORY:
+            self._apart.clear()
         return found
 
     def _read_local(self, name: str, wanted_hash: str) -> bytes | None:
@@ -85,13 +103,18 @@ class Refill:
         return bool(entries)
 
 
-def list_missing(source: WalArchive, target: WalArchive) -> Iterator[str]:
-    """The files that the source holds and the target should, histories first, then in order.
+def refuse_apart(apart: Iterable[Timeline], source: WalArchive, target: WalArchive) -> Refused:
+    """What to raise where the source has another branch of these timelines."""
+    return Refused(describe_apart(apart, source, target), hint=APART_HINT)
+
+
+def list_missing(source: WalArchive, target: WalArchive, apart: Set[Timeline] = frozenset()) -> Iterator[str]:
+    """The files that the source holds and the target should, histories first, then in order; none of ``apart``.
 
     A repository that was added later need not have what is older than its own first segment, and what has expired in
     it is not brought back. Lists both archives whole.
     """
-    timelines = source.list_timelines()
+    timelines = [timeline for timeline in source.list_timelines() if timeline not in apart]
     held = {name for timeline in target.list_timelines() for name in target.list_files(timeline)}
     positions = read_horizon(target.repository, target.cluster, target.system_identifier).positions
     floor = min((_segment_of(name, target).number for name in held if _is_whole(name)), default=None)

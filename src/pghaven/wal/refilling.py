@@ -1,6 +1,7 @@
 """``wal refill``: every repository of a cluster gets the WAL that the others hold and it does not.
 
-The one idea: notes may be lost, so here the archives themselves are compared, each with all others.
+The one idea: notes may be lost, so here the archives themselves are compared, each with all others. Of a timeline that
+two of them hold different branches of, each keeps its own, and that is told.
 """
 
 from __future__ import annotations
@@ -9,23 +10,24 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pghaven.errors import PghavenError
+from pghaven.errors import PghavenError, Refused
 from pghaven.events import Listener, Notice, Step
 from pghaven.repository.place import RepositoryPlace, open_place
 from pghaven.repository.repository import Repository
 from pghaven.repository.walstore import WalArchive
 from pghaven.wal.behind import BehindNotes
-from pghaven.wal.refill import Filled, Refill, list_missing
+from pghaven.wal.refill import Filled, Refill, list_missing, refuse_apart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefilledRepository:
-    """What a repository was given. ``error`` says why it does not have all that the others have; ``filled`` counts
-    files by where they came from."""
+    """What a repository was given. ``error`` says why it does not have all that the others have, ``hint`` what to do;
+    ``filled`` counts files by where they came from."""
 
     repository: str
     filled: Mapping[Filled, int]
     error: str | None
+    hint: str | None = None
 
     @property
     def count(self) -> int:
@@ -40,13 +42,13 @@ def refill_cluster(
     ``wal_directory`` is the server's ``pg_wal`` if it is on this host. Raises nothing of ours.
     """
     opened: dict[str, Repository] = {}
-    errors: dict[str, str] = {}
+    errors: dict[str, PghavenError] = {}
     for place in places:
         listener(Step(text=f"opening {place.store.url}"))
         try:
             opened[place.name] = open_place(place)
         except PghavenError as error:
-            errors[place.name] = error.message
+            errors[place.name] = error
     notes = None if wal_directory is None else BehindNotes(wal_directory)
     results = []
     for place in places:
@@ -61,8 +63,16 @@ def refill_cluster(
                 if notes is not None and noted and len(opened) == len(places):
                     _settle(notes, place.name, noted, listener)
             except PghavenError as error:
-                errors[place.name] = error.message
-        results.append(RefilledRepository(repository=place.name, filled=dict(filled), error=errors.get(place.name)))
+                errors[place.name] = error
+        failure = errors.get(place.name)
+        results.append(
+            RefilledRepository(
+                repository=place.name,
+                filled=dict(filled),
+                error=None if failure is None else failure.message,
+                hint=None if failure is None else failure.hint,
+            )
+        )
     return tuple(results)
 
 
@@ -75,7 +85,11 @@ def _refill(
     noted: Sequence[str],
     filled: Counter[Filled],
 ) -> None:
-    """What is noted is filled in even where the comparison would not ask for it: in a repository without any WAL."""
+    """What is noted is filled in even where the comparison would not ask for it: in a repository without any WAL.
+
+    Raises Refused, with all else done, where another one has another branch of a timeline.
+    """
+    refused: Refused | None = None
     lineages = target.list_lineages(cluster)
     for lineage in lineages:
         archive = WalArchive(target, cluster, lineage.system_identifier, lineage.wal_segment_size)
@@ -83,10 +97,18 @@ def _refill(
         refill = Refill(target=archive, sources=sources, wal_directory=wal_directory)
         # The notes are of the cluster as it is now.
         for name in noted if lineage is lineages[-1] else ():
-            filled[refill.fill(name)] += 1
-        for source in sources:
-            for name in list_missing(source, archive):
+            try:
                 filled[refill.fill(name)] += 1
+            except Refused as error:
+                refused = refused or error
+        for number, source in enumerate(sources):
+            apart = refill.find_apart(number)
+            if apart:
+                refused = refused or refuse_apart(apart, source, archive)
+            for name in list_missing(source, archive, apart):
+                filled[refill.fill(name)] += 1
+    if refused is not None:
+        raise refused
 
 
 def _settle(notes: BehindNotes, repository: str, noted: Sequence[str], listener: Listener) -> None:
