@@ -6,6 +6,7 @@ system that hangs (a FUSE that never answers) or that is full.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -228,6 +229,19 @@ def test_other_contents_in_any_of_them_fail_the_push_even_where_one_is_enough(si
     assert "other contents" in ended.err
     assert "another" in ended.err
     assert missed(site) is None
+
+
+def test_whoever_is_frozen_over_the_notes_holds_up_no_push(site: WalSite) -> None:
+    site.configure(site.root / "gone", extra=ONE_IS_ENOUGH)
+    assert push(site, 3).status == 0
+    end_rest(site)
+    with open(site.data_directory / "pg_wal" / "pghaven" / "behind.lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        ended = push(site, 4)
+    assert ended.status == 0
+    assert "could not note who is behind: another process has held behind.lock" in ended.err
+    assert held(site, site.repository_path, 4)
+    assert missed(site) == (str(NAME),)
 
 
 # -- the command -------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from pghaven.clock import SYSTEM_CLOCK
 from pghaven.postgres.datadir import PUSH_STATE_DIRECTORY
 from pghaven.postgres.segment import WalFileKind, classify, is_valid_archive_name
 from pghaven.runtime.durable import OwnerOf, write_durably, write_fully
@@ -27,6 +28,9 @@ _STATE = "behind-{}.json"
 _NAMES = "behind-{}.names"
 _LOCK = "behind.lock"
 _FORMAT = 1
+# A change takes milliseconds. Whoever holds the lock for longer is frozen, and takes nobody with it.
+_LOCK_SECONDS = 1.0
+_LOCK_POLL_SECONDS = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +53,8 @@ class Behind:
 class BehindNotes:
     """The notes in one ``pg_wal``. Raises OSError where they cannot be written; what cannot be read is passed over.
 
-    Pushes, refills and the agent may be at work at once: each change is made under a lock.
+    Pushes, refills and the agent may be at work at once: each change is made under a lock, which is waited for
+    no longer than a moment (TimeoutError, an OSError).
     """
 
     def __init__(self, wal_directory: str) -> None:
@@ -132,10 +137,22 @@ class BehindNotes:
         lock = os.open(os.path.join(self._directory, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             owner.give(lock)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            _lock(lock)
             yield owner
         finally:
             os.close(lock)
+
+
+def _lock(descriptor: int) -> None:
+    deadline = SYSTEM_CLOCK.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if SYSTEM_CLOCK.monotonic() >= deadline:
+                raise TimeoutError(f"another process has held {_LOCK} for {_LOCK_SECONDS:g} s") from None
+        SYSTEM_CLOCK.sleep(_LOCK_POLL_SECONDS)
 
 
 def find_wal_directory(path: str) -> str | None:
