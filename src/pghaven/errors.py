@@ -11,7 +11,8 @@ Anything else that escapes is a bug in pghaven and ends with exit status 1.
     │   └── ObjectMissing      10   a named object is proven absent from a store that answered
     ├── Locked                 11   another process is at it
     ├── Refused                12   a safety rule says no
-    │   └── ObjectExists       12   a name is taken (put-if-absent found it)
+    │   ├── ObjectExists       12   a name is taken (put-if-absent found it)
+    │   └── Conflict           12   two clusters, or two servers of one, write to one place
     ├── NotPermitted           13
     ├── StoreUnreachable       14   includes a full or failing disk
     │   └── TargetFailed       14   the disk that a restore writes to, and no repository
@@ -100,6 +101,12 @@ class ObjectExists(Refused):
     """Put-if-absent found the name taken; the caller compares the contents."""
 
     code = "object_exists"
+
+
+class Conflict(Refused):
+    """Another cluster's archive, or other contents under a file's name: to go on would tear one history in two."""
+
+    code = "conflict"
 
 
 class NotPermitted(PghavenError):

@@ -17,13 +17,18 @@ import pytest
 
 from pghaven.errors import ObjectMissing
 from pghaven.postgres.lsn import Lsn
+from pghaven.repository.repository import create_repository
+from pghaven.store.open import create_root
 from pghaven.wal.behind import BehindNotes
 from tests.fault.volumes import frozen, memory_volume, needs_root, power_cut_volume
 from tests.support.walfile import (
+    CLUSTER,
     PROGRAM,
     SEGMENT_SIZE,
+    SYSTEM_IDENTIFIER,
     Ended,
     WalSite,
+    make_lineage,
     make_segment,
     render_history,
     run_in,
@@ -229,6 +234,33 @@ def test_other_contents_in_any_of_them_fail_the_push_even_where_one_is_enough(si
     assert "other contents" in ended.err
     assert "another" in ended.err
     assert missed(site) is None
+
+
+def test_another_cluster_in_any_of_them_fails_the_push_even_where_one_is_enough(site: WalSite, second: Path) -> None:
+    other = site.root / "other"
+    lineage = make_lineage(system_identifier=SYSTEM_IDENTIFIER + 1)
+    create_repository(create_root(other.as_uri())).register_lineage(CLUSTER, lineage, new_lineage=False)
+    site.configure(second, other, extra=ONE_IS_ENOUGH)
+    ended = push(site, 3, "--json")
+    assert ended.status == 12
+    error = json.loads(ended.out)["error"]
+    assert error["code"] == "conflict"
+    assert "is not known under the name" in error["message"]
+    assert missed(site, "r2") is None
+
+
+def test_one_that_refuses_for_its_own_sake_has_missed_the_file(site: WalSite, second: Path) -> None:
+    """Somebody moved what it holds to a larger disk, and left a symbolic link, which is not followed."""
+    shutil.move(second / "clusters", site.root / "larger")
+    (second / "clusters").symlink_to(site.root / "larger")
+    site.configure(second, extra=ONE_IS_ENOUGH)
+    ended = push(site)
+    assert ended.status == 0
+    assert 'repository "r1" has missed' in ended.err
+    assert "symbolic link" in ended.err
+    assert missed(site) == (str(NAME),)
+    site.configure(second)
+    assert push(site, 4).status == 12  # where all must hold it this is as good a reason as any
 
 
 def test_whoever_is_frozen_over_the_notes_holds_up_no_push(site: WalSite) -> None:

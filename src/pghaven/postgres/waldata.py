@@ -14,7 +14,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from pghaven.errors import Damaged, Refused
+from pghaven.errors import Conflict, Damaged, Refused
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.timeline import Timeline
@@ -100,7 +100,7 @@ def check_segment(
 ) -> SegmentIdentity:
     """Whether ``data`` is the whole segment ``name`` of this cluster, by its first page and its length.
 
-    None as ``system_identifier`` or ``version`` means any (of the supported versions). Raises Refused if the segment
+    None as ``system_identifier`` or ``version`` means any (of the supported versions). Raises Conflict if the segment
     is another cluster's: another system identifier, version or segment size. Raises Damaged if it is not what its
     name says: cut off, never written, recycled, overwritten. The records in it are not read.
     """
@@ -129,13 +129,13 @@ def check_first_page(
     assert header.segment_size is not None
     assert header.block_size is not None
     if system_identifier is not None and header.system_identifier != system_identifier:
-        raise Refused(
+        raise Conflict(
             f'WAL segment "{name}" belongs to system identifier {header.system_identifier}, '
             f"but this cluster is {system_identifier}",
             hint="Either two clusters archive to one place, or this one was created anew under an old name.",
         )
     if header.segment_size != name.segment_size:
-        raise Refused(
+        raise Conflict(
             f'WAL segment "{name}" is from a cluster whose segments have {header.segment_size} bytes, '
             f"but this cluster's have {name.segment_size}"
         )
@@ -165,7 +165,7 @@ def _check_version(magic: int, name: SegmentName, wanted: MajorVersion | None) -
             hint=f"Supported major versions are {supported_majors()}.",
         )
     if wanted is not None and found != wanted:
-        raise Refused(
+        raise Conflict(
             f'WAL segment "{name}" was written by PostgreSQL {found}, but this cluster is PostgreSQL {wanted}'
         )
     return found

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pghaven
 from pghaven.clock import SYSTEM_CLOCK, Clock
-from pghaven.errors import Damaged, NotFound, NotPermitted, ObjectExists, ObjectMissing, Refused
+from pghaven.errors import Conflict, Damaged, NotFound, NotPermitted, ObjectExists, ObjectMissing, Refused
 from pghaven.repository import layout
 from pghaven.repository.container import (
     FOOTER_BYTES,
@@ -235,7 +235,7 @@ class Repository:
                 f'cluster "{cluster}" is not registered in repository {self.store.url}',
                 hint=f"Register it with: pghaven init {cluster}",
             )
-        raise Refused(
+        raise Conflict(
             f'system identifier {system_identifier} is not known under the name "{cluster}": '
             f"the repository knows {', '.join(str(one.system_identifier) for one in known)}",
             detail="This is another database cluster, or the same one after pg_upgrade or initdb.",

@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Any
 
 from pghaven.clock import Clock
-from pghaven.errors import Damaged, ObjectExists, ObjectMissing, Refused
+from pghaven.errors import Conflict, Damaged, ObjectExists, ObjectMissing, Refused
 from pghaven.postgres.segment import SegmentName, WalFileKind, classify
 from pghaven.postgres.timeline import History, Timeline, parse_history
 from pghaven.postgres.version import MajorVersion
@@ -75,7 +75,7 @@ class WalArchive:
     def put(self, file_name: str, content: bytes, facts: Mapping[str, Any]) -> PutOutcome:
         """Store a file; durable when it returns. ``facts`` (JSON-able) are kept beside it: source, times.
 
-        Raises Refused when the name holds other content, naming both hashes.
+        Raises Conflict when the name holds other content, naming both hashes.
         """
         return self._put(self._name(file_name), file_name, content, facts)
 
@@ -101,7 +101,7 @@ class WalArchive:
         return PutOutcome.STORED
 
     def _require_same(self, name: str, file_name: str, content: bytes, facts: Mapping[str, Any]) -> None:
-        """Raises Refused when the object under a name holds anything else, Damaged when it does not hold what it says.
+        """Raises Conflict when the object under a name holds anything else, Damaged when it does not hold what it says.
 
         A host that cannot read it goes by the hash among its facts, which was sealed with it.
         """
@@ -113,7 +113,7 @@ class WalArchive:
             stored = repository.load_index(name, Kind.WAL).meta
             is_same = (stored.get("name"), stored.get("hash")) == (file_name, _hash(content))
         if not is_same:
-            raise Refused(
+            raise Conflict(
                 f'"{file_name}" is in the archive with other contents',
                 detail=f"Archived: BLAKE3 {stored.get('hash')} from {_source(stored)}; "
                 f"refused: BLAKE3 {_hash(content)} from {_source(facts)}.",

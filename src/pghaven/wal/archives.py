@@ -31,7 +31,7 @@ class OpenArchive:
 def open_archive(repository: Repository, cluster: str, system_identifier: int | None) -> OpenArchive:
     """The archive of the cluster with this identifier; without one that of the only cluster the name ever had.
 
-    Raises NotFound when the name is not registered, Refused for another identifier (naming both sides), UsageError
+    Raises NotFound when the name is not registered, Conflict for another identifier (naming both sides), UsageError
     when an identifier is needed to choose.
     """
     if system_identifier is None:

@@ -2,7 +2,8 @@
 
 The one idea: each repository has a process of its own, so none waits for another, and one that hangs is left behind. A
 push succeeds when as many repositories hold the file as must; whoever missed it then is noted as behind, and filled in
-when it is back. A push fails whenever one of them refuses the file: then two servers write one history.
+when it is back. A push fails whenever one of them holds other contents under the name, or another cluster's WAL: then
+two servers write one history.
 
 Files that wait behind this one are pushed beside it (``ahead``), within the time that the push may take.
 """
@@ -19,7 +20,7 @@ from functools import partial
 from typing import Any
 
 from pghaven.clock import SYSTEM_CLOCK, Clock
-from pghaven.errors import Cancelled, PghavenError, Refused
+from pghaven.errors import Cancelled, Conflict, PghavenError
 from pghaven.events import Event, Listener, Notice, ignore
 from pghaven.postgres.segment import WalFileKind
 from pghaven.repository.place import RepositoryPlace, open_place
@@ -41,7 +42,7 @@ from pghaven.wal.children import (
 from pghaven.wal.marks import Marks
 from pghaven.wal.push import WalFile, push_into, read_wal_file
 from pghaven.wal.refill import Refill
-from pghaven.wal.room import measure_room
+from pghaven.wal.room import tell_room
 
 REST = timedelta(seconds=30)
 """A repository that may be missed, and was, is not tried again for so long."""
@@ -128,17 +129,8 @@ def push_everywhere(request: PushRequest, listener: Listener = ignore) -> PushRe
     try:
         return push.conclude()
     except PghavenError:
-        _tell_room(wal_directory, request.clock, listener)
+        tell_room(wal_directory, request.clock, listener)
         raise
-
-
-def _tell_room(wal_directory: str | None, clock: Clock, listener: Listener) -> None:
-    """What fails goes on filling the disk: tell for how long."""
-    room = None if wal_directory is None else measure_room(wal_directory, clock)
-    if room is not None and room.waiting > 1:
-        text = f"{room.waiting} WAL files wait to be archived; {room.describe()}"
-        hint = "The server keeps them until they are archived, and stops when the disk is full. Nothing removes them."
-        listener(Notice(level="warning", code="wal_waits", text=text, hint=hint))
 
 
 class _Push:
@@ -183,8 +175,8 @@ class _Push:
         """Note who is behind. Raises what the push failed by."""
         held = [lane for lane in self._lanes if lane.outcome is not None]
         missed = [lane for lane in self._lanes if lane.outcome is None]
-        refused = any(isinstance(lane.error, Refused) for lane in missed)
-        if refused or len(held) < self._request.required:
+        conflict = any(isinstance(lane.error, Conflict) for lane in missed)
+        if conflict or len(held) < self._request.required:
             self._mark_held(held)
             raise self._join(missed)
         self._write_notes(missed)
@@ -310,7 +302,7 @@ class _Push:
                 return lane.error
         failures = [
             PlaceFailure(place=lane.place, error=lane.error)
-            for lane in sorted(missed, key=lambda lane: not isinstance(lane.error, Refused))
+            for lane in sorted(missed, key=lambda lane: not isinstance(lane.error, Conflict))
             if isinstance(lane.error, PghavenError)
         ]
         return join_failures(f'"{self._file.name}" is not archived', failures, len(self._lanes))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from pghaven.clock import Clock
-from pghaven.errors import Damaged, NotFound, NotPermitted, Refused, StoreUnreachable
+from pghaven.errors import Conflict, Damaged, NotFound, NotPermitted, Refused, StoreUnreachable
 from pghaven.events import Listener, Notice
 from pghaven.postgres.segment import (
     SEGMENT_SIZE_MAX,
@@ -81,8 +81,8 @@ def read_wal_file(path: str, data_directory: str | None = None) -> WalFile:
 def push_into(opened: OpenArchive, file: WalFile, clock: Clock, listener: Listener) -> PutOutcome:
     """Have one repository hold the file; durable there when this returns.
 
-    Raises Refused (another cluster's file, other content under the same name), Damaged (not what its name says),
-    NotPermitted, StoreUnreachable.
+    Raises Conflict (another cluster's file, other content under the same name), Refused, Damaged (not what its name
+    says), NotPermitted, StoreUnreachable.
     """
     archive = opened.archive
     facts = {
@@ -145,7 +145,7 @@ def _check(opened: OpenArchive, file: WalFile) -> SegmentName:
     try:
         segment = SegmentName.parse(file.name[:_SEGMENT_NAME_LENGTH], opened.lineage.wal_segment_size)
     except ValueError as error:
-        raise Refused(f'"{file.name}" cannot be archived: {error}') from error
+        raise Conflict(f'"{file.name}" cannot be archived: {error}') from error
     check_segment(file.content, segment, opened.lineage.system_identifier, opened.version)
     return segment
 

@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass
 
 from pghaven.clock import SYSTEM_CLOCK, Clock
+from pghaven.events import Listener, Notice
 from pghaven.postgres.segment import WalFileKind, classify
 from pghaven.units import render_duration, render_rate, render_size
 from pghaven.wal.marks import Marks
@@ -73,3 +74,12 @@ def find_rate(finished: list[tuple[float, int]], now: float) -> float | None:
     oldest, size = min(finished)
     seconds = now - oldest
     return (sum(size for _, size in finished) - size) / seconds if seconds >= _SECONDS_MIN else None
+
+
+def tell_room(wal_directory: str | None, clock: Clock, listener: Listener) -> None:
+    """What fails goes on filling the disk: tell for how long."""
+    room = None if wal_directory is None else measure_room(wal_directory, clock)
+    if room is not None and room.waiting > 1:
+        text = f"{room.waiting} WAL files wait to be archived; {room.describe()}"
+        hint = "The server keeps them until they are archived, and stops when the disk is full. Nothing removes them."
+        listener(Notice(level="warning", code="wal_waits", text=text, hint=hint))
