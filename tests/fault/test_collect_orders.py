@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from types import NoneType
@@ -163,7 +163,7 @@ def test_a_backup_that_does_not_look_what_became_of_its_parent_would_be_lost(sit
 
 def test_a_collector_that_lists_packs_after_it_read_states_would_lose_a_backup(site: Site) -> None:
     class Hasty(BackupCollector):
-        """Reads who is at work, and only then what is stored."""
+        """Reads who is at work, and only then what is stored; and asks nobody for what it did not see."""
 
         def _list_packs(self) -> dict[str, dict[bytes, int]]:
             self.entries = super()._read_entries()
@@ -171,6 +171,9 @@ def test_a_collector_that_lists_packs_after_it_read_states_would_lose_a_backup(s
 
         def _read_entries(self) -> dict[str, BackupEntry]:
             return self.entries if hasattr(self, "entries") else super()._read_entries()
+
+        def _refuse_hidden(self, packs: Iterable[str], entries: Mapping[str, BackupEntry]) -> None:
+            pass
 
     def collect(store: Store) -> None:
         Hasty(site.catalog(store), CollectRules(grace=GRACE, is_dead=lambda entry, now: False)).run()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import obstore
 import pytest
 
 from pghaven.errors import (
@@ -23,6 +24,7 @@ from pghaven.errors import (
     UsageError,
 )
 from pghaven.store.api import Store
+from pghaven.store.clients import Clients
 from pghaven.store.open import create_root, open_store
 from pghaven.store.probe import Probe, probe_store, require_promises
 from tests.support.fixtures import ObjectServerFactory
@@ -128,7 +130,15 @@ def test_an_error_in_the_colours_of_success_is_no_answer(
     assert read(store)
 
 
-def test_a_listing_that_ends_where_a_page_does_is_made_again(store: Store, proxy: FaultyProxy) -> None:
+def test_a_listing_that_ends_where_a_page_does_is_made_again(
+    server: ObjectServer, store: Store, proxy: FaultyProxy
+) -> None:
+    def put_foreign_object() -> None:
+        """With a name that none of ours has, and which sorts before them; the page is full with it all the same."""
+        settings = server.settings(url=store.url)
+        place, prefix = settings.url.split("/", 3)[2:]
+        obstore.put(Clients(settings, place).get(0, listing=False), f"{prefix}/a/!", b"x")
+
     def create_share(worker: int) -> None:
         for number in range(worker, 1010, 4):
             store.create(f"a/{number}", [b"x"])
@@ -138,6 +148,7 @@ def test_a_listing_that_ends_where_a_page_does_is_made_again(store: Store, proxy
         worker.start()
     for worker in workers:
         worker.join()
+    put_foreign_object()
     proxy.strike("refused", contains="continuation-token", status=200, code="InternalError")
     assert len(list(store.list("a/"))) == 1010
     assert proxy.unspent == 0

@@ -6,7 +6,7 @@ bounded number of seeds; one that survives fails the tests.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -280,7 +280,14 @@ Stored = dict[str, dict[bytes, int]]
 Labels = frozenset[str]
 
 
-class ReadsBeforeItLists(BackupCollector):
+class BelievesListings(BackupCollector):
+    """What a listing leaves out is taken for gone."""
+
+    def _refuse_hidden(self, packs: Iterable[str], entries: Mapping[str, BackupEntry]) -> None:
+        pass
+
+
+class ReadsBeforeItLists(BelievesListings):
     """States first, packs afterwards."""
 
     def _judge(self, packs: Stored, entries: Entries, compactions: Labels) -> Judgement:
@@ -420,7 +427,7 @@ MUTANTS = (
     Mutant(
         name="first page of a listing",
         seen_in="Barman: deleting saw the first 1000 objects",
-        parts=replace(REAL, store=FirstPageOnly),
+        parts=replace(REAL, store=FirstPageOnly, collector=BelievesListings),
         scene=_scene(_BACKUPS | _COLLECTORS, _CALM),
         breaks=(_WHOLE,),
     ),

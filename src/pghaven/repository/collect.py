@@ -4,13 +4,14 @@
 
 The one idea: fates are written before intents are read, and packs are listed before states are; so whoever else is at
 work, one side sees the other, and what is removed cannot come to be needed. Collectors take turns, and what others
-decide while this one reads is left for the next time. If one manifest that counts cannot be read nothing is removed at
-all. A preview sees what a run would see, with the steps that write thought to be done.
+decide while this one reads is left for the next time. If one manifest that counts cannot be read, or a listing left out
+what is there, nothing is removed at all. A preview sees what a run would see, with the steps that write thought to be
+done.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -295,9 +296,26 @@ class BackupCollector:
                 )
         return entry
 
+    def _refuse_hidden(self, packs: Iterable[str], entries: Mapping[str, BackupEntry]) -> None:
+        """Where there are packs but the listing has no intent, which is written first, asking for it proves it gone.
+
+        A listing that ended before its end looks like one of fewer backups. Raises Damaged when it was such a one.
+        """
+        for label in sorted(packs):
+            if label in entries and "intent" in entries[label].parts:
+                continue
+            name = layout.backup_object_name(self._catalog.cluster, label, "intent")
+            if self._repository.store.find(name) is not None:
+                raise Damaged(
+                    f'nothing was removed: "{name}" is there, but the store left it out of its listing',
+                    detail="What a listing leaves out would be taken for removed, and what it needs with it.",
+                    hint="Run it again later. If this stays so, the store's listings cannot be relied upon.",
+                )
+
     def _judge(
         self, packs: dict[str, dict[bytes, int]], entries: dict[str, BackupEntry], compactions: frozenset[str]
     ) -> Judgement:
+        self._refuse_hidden(packs, entries)
         sources = find_sources(entries.values())
         moment = self._repository.clock.now() - self._rules.grace
         uses: list[ManifestUse] = []

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 Listed = TypeVar("Listed")
-Children = list[str]  # named here, since a store has a method called list
+Listing = tuple[int, list[Listed]]  # how many rows the store gave, and those of them that are ours
 
 _PLACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}")
 _PAGE = 1000  # what a store answers to one request for a list
@@ -168,14 +168,16 @@ class ObjectStore:
 
         below = self._below(prefix)
 
-        def collect(client: Client) -> list[ObjectInfo]:
+        def collect(client: Client) -> Listing[ObjectInfo]:
             found = []
+            row_count = 0
             for chunk in obstore.list(client, below, chunk_size=_PAGE):
+                row_count += len(chunk)
                 for meta in chunk:
                     name = meta["path"].removeprefix(self._prefix)
                     if name.startswith(prefix) and all(is_name_part(part) for part in name.split("/")):
                         found.append(_info(name, meta))
-            return found
+            return row_count, found
 
         found = _agreed(lambda: self._ask("list", prefix, collect, listing=True))
         # SeaweedFS sorts what is below a prefix before what follows it by name; for others this costs nothing.
@@ -188,11 +190,12 @@ class ObjectStore:
         below = self._below(check_prefix(prefix))
         start = len(self._prefix) + len(prefix)
 
-        def collect(client: Client) -> Children:
+        def collect(client: Client) -> Listing[str]:
             found = obstore.list_with_delimiter(client, below)
             objects = [meta["path"][start:] for meta in found["objects"]]
             prefixes = [path.rstrip("/")[start:] for path in found["common_prefixes"]]
-            return [o for o in objects if is_name_part(o)] + [f"{p}/" for p in prefixes if is_name_part(p)]
+            names = [o for o in objects if is_name_part(o)] + [f"{p}/" for p in prefixes if is_name_part(p)]
+            return len(objects) + len(prefixes), names
 
         return tuple(sorted(_agreed(lambda: self._ask("list", prefix, collect, listing=True))))
 
@@ -284,16 +287,16 @@ class _Beyond(Exception):
     """A range begins behind the end of its object; it does not leave this module."""
 
 
-def _agreed(collect: Callable[[], list[Listed]]) -> list[Listed]:
+def _agreed(collect: Callable[[], Listing[Listed]]) -> list[Listed]:
     """A listing, asked for until two agree where it may have been cut short.
 
     The client takes an error in the colours of success (status 200) for an answer with nothing in it, and so for
-    the end: the listing then ends where a page does, or is empty.
+    the end: the listing then ends where a page does, or is empty. Pages count what is not ours too.
     """
-    found = collect()
-    while len(found) % _PAGE == 0 and (again := collect()) != found:
-        found = again
-    return found
+    listing = collect()
+    while listing[0] % _PAGE == 0 and (again := collect()) != listing:
+        listing = again
+    return listing[1]
 
 
 def _parse_place(url: str) -> tuple[str, str]:
