@@ -82,14 +82,25 @@ class RepositoryKeys:
         return tuple(sorted({int(name) for name in names if len(name) == 8 and name.isdecimal()}))
 
     def load(self) -> KeySet:
-        """The newest set, not opened yet. Raises NotFound when there is none, Damaged when no copy of it is whole."""
+        """The newest set, not opened yet. Raises NotFound when there never was one, Damaged when no copy is whole."""
         numbers = self.list_numbers()
         if not numbers:
+            self._refuse_lost()
             raise NotFound(
                 f"the repository at {self._store.url} is sealed, but has no keys: making it was interrupted",
                 hint="Complete it with: pghaven init CLUSTER",
             )
         return self._read(numbers[-1])
+
+    def _refuse_lost(self) -> None:
+        """Keys come before everything that they seal; new ones would open none of it."""
+        if self._store.list_children(layout.CLUSTERS_PREFIX):
+            raise Damaged(
+                f'the repository at {self._store.url} holds sealed data, but all of its "{layout.KEYS_PREFIX}" is lost',
+                detail="Without the key sets that lay there no key opens anything, the recovery key neither.",
+                hint=f'Bring "{layout.KEYS_PREFIX}" back from an earlier version of its objects, where the store keeps '
+                "versions or snapshots, or from a copy of the repository; then try again.",
+            )
 
     def _read(self, number: int) -> KeySet:
         first: Damaged | ObjectMissing | None = None

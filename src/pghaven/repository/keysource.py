@@ -39,6 +39,11 @@ class KeySource:
     def is_given(self) -> bool:
         return any((self.key_file, self.key_command, self.passphrase_file, self.passphrase_command))
 
+    @property
+    def is_expected(self) -> bool:
+        """Whether this host has a key for the repository: as configured, or a passphrase in the environment."""
+        return self.is_given or PASSPHRASE_VARIABLE in os.environ
+
 
 NO_KEY = KeySource()
 

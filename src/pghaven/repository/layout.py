@@ -16,6 +16,7 @@ from pghaven.errors import Damaged, UsageError
 DESCRIPTOR = "pghaven.json"
 PROBE = "probe"
 KEYS_PREFIX = "keys/"
+CLUSTERS_PREFIX = "clusters/"
 _CLUSTER_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _LABEL = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 _PACK = re.compile(rf"({_LABEL.pattern})/([0-9a-f]{{64}})")

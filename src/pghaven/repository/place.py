@@ -44,7 +44,7 @@ def open_place(place: RepositoryPlace, *, clock: Clock = SYSTEM_CLOCK, ask: Ask 
         METERS.meter(open_store(place.store)),
         clock=clock,
         unlock=lambda keys: unlock(keys, place.key, ask),
-        must_be_sealed=place.key.is_given,
+        must_be_sealed=place.key.is_expected,
     )
 
 

@@ -199,7 +199,7 @@ class Repository:
     # -- clusters ---------------------------------------------------------------------------------------------------
 
     def list_clusters(self) -> tuple[str, ...]:
-        return tuple(child.rstrip("/") for child in self.store.list_children("clusters/"))
+        return tuple(child.rstrip("/") for child in self.store.list_children(layout.CLUSTERS_PREFIX))
 
     def list_lineages(self, cluster: str) -> tuple[Lineage, ...]:
         """The lives this name has had, oldest first. Empty when the name is not registered."""
@@ -329,9 +329,10 @@ def open_repository(
     descriptor = _parse(store, data)
     if not descriptor.is_sealed and must_be_sealed:
         raise Refused(
-            f"a key is configured for the repository at {store.url}, but it says that nothing in it is sealed",
+            f"this host has a key for the repository at {store.url}, but it says that nothing in it is sealed",
             detail="Somebody may have replaced what it says of itself, so that backups would be stored in the open.",
-            hint="If it was made without encryption, take the key out of the configuration.",
+            hint="If it was made without encryption, take the key out of the configuration, or $PGHAVEN_PASSPHRASE out "
+            "of the environment: another repository's passphrase can be named there by passphrase_file.",
         )
     keyring = OPEN_KEYRING
     if descriptor.is_sealed:

@@ -128,7 +128,7 @@ def prepare_repository(
     store = create_root(place.store, owner)
     try:
         repository = open_repository(
-            store, clock=clock, unlock=lambda keys: unlock(keys, place.key), must_be_sealed=place.key.is_given
+            store, clock=clock, unlock=lambda keys: unlock(keys, place.key), must_be_sealed=place.key.is_expected
         )
         prepared = PreparedRepository(repository=repository, is_new=False)
     except NotFound:

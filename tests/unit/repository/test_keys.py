@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode
+from pathlib import Path
 
 import pytest
 
@@ -16,9 +17,12 @@ from pghaven.repository.keyset import found_secrets, make_first_key, render_key_
 from pghaven.repository.keyslot import SlotKind, carry_to_age, make_key
 from pghaven.repository.keysource import KeyMaterial, KeySource, find_key, read_material
 from pghaven.repository.keytext import Access, find_key_text
+from pghaven.repository.place import RepositoryPlace, open_place
 from pghaven.repository.repository import create_repository, open_keys, open_repository
 from pghaven.store.memory import MemoryStore
+from pghaven.store.open import create_root
 from pghaven.store.recording import RecordingStore
+from pghaven.store.settings import StoreSettings
 from tests.support.keys import SealedSite, make_sealed, material_of, open_with, sealing_with
 from tests.support.synthetic import CLUSTER, START
 
@@ -78,6 +82,21 @@ def test_a_founding_that_was_interrupted_is_completed_with_the_same_key() -> Non
                 open_with(rest, key)
         create_repository(rest, clock=ManualClock(START), sealing=sealing_with(key))
         assert open_with(rest, key).keyring.can_read
+
+
+def test_where_all_keys_are_lost_no_new_ones_are_founded_over_what_the_old_ones_sealed(site: SealedSite) -> None:
+    kept = {info.name: site.store.read(info.name) for info in site.store.list(layout.KEYS_PREFIX)}
+    for name in kept:
+        site.store.delete(name)
+    with pytest.raises(Damaged, match=r"all of its .* is lost") as caught:
+        create_repository(site.store, clock=ManualClock(START), sealing=sealing_with(site.key))
+    assert "from a copy of the repository" in str(caught.value.hint)
+    with pytest.raises(Damaged, match=r"all of its .* is lost"):
+        site.open()
+    assert numbers(site) == ()
+    for name, data in kept.items():
+        site.store.create(name, [data])
+    assert site.open().keyring.can_read
 
 
 def test_a_key_of_another_repository_founds_nothing(site: SealedSite) -> None:
@@ -310,6 +329,18 @@ def test_a_descriptor_that_says_open_is_refused_where_a_key_is_configured() -> N
         open_repository(store, unlock=lambda keys: keys.open(material_of(site.key)).keyring, must_be_sealed=True)
     with pytest.raises(Refused, match="is not sealed"):
         open_keys(store)
+
+
+def test_a_descriptor_that_says_open_is_refused_where_the_environment_has_a_passphrase(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = RepositoryPlace(name="main", store=StoreSettings(url=(tmp_path / "r").as_uri()))
+    create_repository(create_root(place.store))
+    monkeypatch.delenv("PGHAVEN_PASSPHRASE", raising=False)
+    assert not open_place(place).keyring.is_sealing
+    monkeypatch.setenv("PGHAVEN_PASSPHRASE", "correct horse")
+    with pytest.raises(Refused, match="nothing in it is sealed"):
+        open_place(place)
 
 
 def test_no_key_is_in_what_an_error_or_a_value_shows(site: SealedSite) -> None:
