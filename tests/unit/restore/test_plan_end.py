@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pghaven.postgres.lsn import Lsn
-from pghaven.restore.plan import _without_page_header
+from pghaven.restore.walsearch import before_page_header
 
 SEGMENT = 16 << 20
 BASE = 3 * SEGMENT
@@ -21,9 +21,9 @@ def test_position_behind_a_header_is_the_pages_beginning(block_size: int) -> Non
         (5 * block_size + 24, 5 * block_size),
         (5 * block_size + 32, 5 * block_size + 32),
     ):
-        assert _without_page_header(Lsn(BASE + at), SEGMENT, block_size) == BASE + end
+        assert before_page_header(Lsn(BASE + at), SEGMENT, block_size) == BASE + end
 
 
 def test_what_looks_like_a_header_of_smaller_pages_is_a_record() -> None:
     """Rounding down there would let a recovery pass that lacks its last record."""
-    assert _without_page_header(Lsn(BASE + 1024 + 24), SEGMENT, 8192) == BASE + 1024 + 24
+    assert before_page_header(Lsn(BASE + 1024 + 24), SEGMENT, 8192) == BASE + 1024 + 24
