@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from tests.cli.site import NAME, Site
 from tests.support.waiting import wait_until
 
-WARNINGS = 3
+WARNINGS, DAMAGED = 3, 16
 
 
 def look(site: Site, *, status: int, environment: dict[str, str] | None = None) -> dict[str, Any]:
@@ -173,3 +174,56 @@ def test_after_a_promotion_the_old_timeline_s_window_leads_into_the_new_one(site
 def test_a_cluster_that_is_not_configured_is_not_found(protected: Site) -> None:
     assert protected.error("status", "nobody", status=10)["code"] == "not_found"
     assert f"cluster {NAME}\n" in protected.ok("status", NAME)
+
+
+def spoil_end(path: Path) -> None:
+    """Change the last byte of an object, among what is read of it first."""
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 0xFF
+    path.chmod(0o600)
+    path.write_bytes(content)
+
+
+def test_a_last_segment_that_is_damaged_takes_itself_from_the_window_and_nothing_else(site: Site) -> None:
+    site.set_up()
+    label = site.json("backup")["label"]
+    site.cluster.sql("SELECT pg_create_restore_point('before')")
+    position = site.cluster.value("SELECT pg_current_wal_insert_lsn()")
+    xid = site.cluster.value("SELECT pg_current_xact_id()::text")
+    before = site.cluster.value("SELECT clock_timestamp()")
+    kept = site.archive_all()
+    site.cluster.sql("SELECT pg_current_xact_id()")
+    lost = site.archive_all()
+    spoil_end(site.find_segment(lost))
+
+    found = look(site, status=WARNINGS)
+    (repository,) = found["repositories"]
+    (window,) = repository["windows"]
+    assert (window["last_segment"], window["backups"]) == (kept, [label])
+    assert (repository["damaged_wal"], repository["gaps"]) == ([lost], [])
+    assert repository["recovery_point"]["since_lsn"] == window["end_lsn"]
+    (problem,) = found["problems"]
+    assert problem["level"] == "critical"
+    assert problem["text"].startswith(f"WAL segment {lost} cannot be read, and nothing from {window['end_lsn']} on can")
+    assert "pghaven verify main" in problem["hint"]
+    assert f"damaged WAL:      {lost}" in site.run("status").out
+
+    into = ("restore", NAME, "--target-dir", str(site.target), "--dry-run")
+    for target in (
+        ("--target-time", before.isoformat()),
+        ("--target-lsn", position),
+        ("--target-xid", xid),
+        ("--target-name", "before"),
+    ):
+        made = site.json(*into, *target, status=WARNINGS)
+        assert made["plan"]["last_segment"] <= kept
+    error = site.error(*into, status=DAMAGED)
+    assert lost in error["message"]
+    assert "--target-time" in error["hint"]
+    assert site.error(*into, "--target-lsn", "F/0", status=DAMAGED)["message"] == error["message"]
+    try:
+        restored = site.run("restore", NAME, "--target-dir", str(site.target), "--start", "--target-name", "before")
+        assert restored.status == WARNINGS, restored
+        assert site.ask_restored("SELECT pg_is_in_recovery()") is False
+    finally:
+        site.remove_target()

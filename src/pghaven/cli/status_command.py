@@ -92,6 +92,7 @@ def _repository_body(state: RepositoryState | RepositorySilence) -> dict[str, ob
         "running_backups": [one.label for one in state.backups if one.state.value == "running"],
         "windows": windows,
         "gaps": gaps,
+        "damaged_wal": [str(segment) for segment, _ in state.reach.damaged],
         "verified_backups": [
             {"label": one.label, **_fields(one.verified)} for one in state.backups if one.state.value == "complete"
         ],
@@ -211,6 +212,7 @@ def _describe_windows(state: RepositoryState) -> list[tuple[str, str]]:
     for gap in state.reach.gaps:
         text = f"{gap.first}" if gap.count == 1 else f"{gap.first} to {gap.last} ({gap.count} segments)"
         found.append(("missing WAL", text))
+    found += [("damaged WAL", str(segment)) for segment, _ in state.reach.damaged]
     return found
 
 

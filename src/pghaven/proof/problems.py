@@ -158,11 +158,22 @@ def is_stale(backup: ListedBackup, now: datetime) -> bool:
 
 def _judge_gaps(cluster: str, server: ServerState | ServerSilence, repository: RepositoryState) -> Iterator[Problem]:
     reach = repository.reach
+    damaged = dict(reach.damaged)
     for label, missing in reach.unusable:
-        text = f"backup {label} cannot be restored: WAL segment {missing} is missing"
+        what = "damaged" if missing in damaged else "missing"
+        text = f"backup {label} cannot be restored: WAL segment {missing} is {what}"
         yield Problem(level="critical", text=text, hint=f"Run: pghaven backup {cluster}")
     timeline = server.timeline if isinstance(server, ServerState) else None
     newest = repository.find_window(timeline)
+    for segment, reason in reach.damaged:
+        text = f"WAL segment {segment} cannot be read"
+        hint = f"What is damaged, and what it means: pghaven verify {cluster}"
+        if newest is None or newest.end_lsn <= segment.start_lsn:
+            text += f", and nothing from {segment.start_lsn} on can be restored: {reason}"
+            hint += f". Take a new backup at once: pghaven backup {cluster}"
+            yield Problem(level="critical", text=text, hint=hint)
+        else:
+            yield Problem(level="warning", text=f"{text}: {reason}", hint=hint)
     for gap in reach.gaps:
         spans = f"{gap.first}" if gap.count == 1 else f"{gap.first} to {gap.last} ({gap.count} segments)"
         is_last = newest is None or newest.end_lsn <= gap.first.start_lsn

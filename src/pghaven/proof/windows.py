@@ -1,14 +1,15 @@
 """How far back, and how close to now, a cluster can be restored: windows and gaps.
 
 The one idea: a window begins where a backup ends and goes as far as the WAL that follows it without a break, along one
-timeline's history. Backups whose WAL runs on into that of the next one share a window.
+timeline's history. Backups whose WAL runs on into that of the next one share a window. Only what a window ends with is
+looked into, so that damage anywhere else is for ``verify`` to find.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from types import MappingProxyType
 
@@ -57,12 +58,14 @@ class Gap:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reach:
     """All that can be restored. ``unusable`` are backups whose own WAL is incomplete, with the first segment missing;
-    ``unknown`` are timelines whose history is missing or damaged, so that nothing can be said about them."""
+    ``unknown`` are timelines whose history is missing or damaged, so that nothing can be said about them.
+    ``damaged`` are segments that a window would end with and that cannot be read, with what is wrong with each."""
 
     windows: tuple[Window, ...]
     gaps: tuple[Gap, ...]
     unusable: tuple[tuple[str, SegmentName], ...]
     unknown: tuple[Timeline, ...]
+    damaged: tuple[tuple[SegmentName, str], ...] = ()
 
 
 def find_reach(
@@ -71,12 +74,32 @@ def find_reach(
     """What the backups (committed ones of this archive's system identifier, oldest first) and the WAL allow.
 
     What is missing before the ``horizon`` of its timeline was removed on purpose and is no gap.
-    Lists the whole archive. Raises StoreUnreachable, NotPermitted.
+    A window ends before a segment that cannot be read. Lists the whole archive. Raises StoreUnreachable, NotPermitted.
     """
     held = {
         timeline: {segment.name.number for segment in archive.list_segments(timeline)}
         for timeline in archive.list_timelines()
     }
+    damaged: dict[SegmentName, str] = {}
+    while True:
+        known = len(damaged)
+        good = {
+            timeline: numbers - {one.number for one in damaged if one.timeline == timeline}
+            for timeline, numbers in held.items()
+        }
+        reach = _find_reach(archive, entries, horizon, good, damaged)
+        if len(damaged) == known:
+            return replace(reach, damaged=tuple(sorted(damaged.items())))
+
+
+def _find_reach(
+    archive: WalArchive,
+    entries: Sequence[BackupEntry],
+    horizon: Mapping[Timeline, Lsn],
+    held: Mapping[Timeline, AbstractSet[int]],
+    damaged: dict[SegmentName, str],
+) -> Reach:
+    """What these segments allow. If a window ends with damaged ones they are added, and the answer does not count."""
     windows: list[Window] = []
     gaps: dict[str, Gap] = {}
     unusable: dict[str, SegmentName] = {}
@@ -92,9 +115,9 @@ def find_reach(
         usable = [(entry, walk) for entry, walk in ways if _covers(entry, walk)]
         reached |= {entry.label for entry, _ in usable}
         unusable.update((entry.label, walk.first_missing) for entry, walk in ways if not _covers(entry, walk))
-        windows += _group(archive, history, usable)
+        windows += _group(archive, history, usable, damaged)
         for _, walk in ways:
-            gap = _find_gap(walk)
+            gap = _find_gap(walk, damaged)
             if gap is not None and gap.last.end_lsn > horizon.get(gap.last.timeline, Lsn(0)):
                 gaps.setdefault(str(gap.first), gap)
     return Reach(
@@ -143,26 +166,49 @@ def _covers(entry: BackupEntry, walk: Walk) -> bool:
     return walk.end_lsn >= _stop_of(entry)
 
 
-def _find_gap(walk: Walk) -> Gap | None:
+def _find_gap(walk: Walk, damaged: Collection[SegmentName]) -> Gap | None:
+    """What is not there of a walk; damaged segments that it ended with are, and are told as such."""
     if not walk.beyond:
         return None
     first = walk.first_missing
-    last = SegmentName(timeline=first.timeline, number=walk.beyond[0].number - 1, segment_size=first.segment_size)
-    return Gap(first=first, last=max(first, last))
+    last = max(first, replace(first, number=walk.beyond[0].number - 1))
+    while first in damaged:
+        if first == last:
+            return None
+        first = replace(first, number=first.number + 1)
+    return Gap(first=first, last=last)
 
 
-def _group(archive: WalArchive, history: History, ways: Sequence[tuple[BackupEntry, Walk]]) -> list[Window]:
+def _read_end(archive: WalArchive, walk: Walk, damaged: dict[SegmentName, str]) -> datetime | None:
+    """When the last segment of a walk was written. Damaged ones at its end are added to those known."""
+    ending = walk.segments if walk.tail is None else (*walk.segments, walk.tail)
+    for segment in reversed(ending):
+        try:
+            return read_written_time(archive, segment)
+        except Damaged as error:
+            damaged[segment] = error.message
+    return None
+
+
+def _group(
+    archive: WalArchive,
+    history: History,
+    ways: Sequence[tuple[BackupEntry, Walk]],
+    damaged: dict[SegmentName, str],
+) -> list[Window]:
     """One window for all backups whose WAL ends with the same segment."""
     by_end: dict[tuple[SegmentName, Lsn], list[BackupEntry]] = {}
+    walks: dict[SegmentName, Walk] = {}
     for entry, walk in ways:
         last = walk.tail or walk.segments[-1]
         by_end.setdefault((last, walk.end_lsn), []).append(entry)
+        walks.setdefault(last, walk)
     return [
         Window(
             timeline=history.timeline,
             begin=parse_time_utc(entries[0].summary["stopped_at"]),
             begin_lsn=_stop_of(entries[0]),
-            end=read_written_time(archive, last),
+            end=_read_end(archive, walks[last], damaged),
             end_lsn=end_lsn,
             last_segment=last,
             backups=tuple(entry.label for entry in entries),

@@ -7,10 +7,9 @@ span that can be, instead of by the server after hours of copying and replay.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
-from pghaven.errors import NotFound, ObjectMissing, PghavenError, Refused
+from pghaven.errors import Damaged, NotFound, ObjectMissing, PghavenError, Refused
 from pghaven.events import Notice
 from pghaven.postgres.control import parse_control
 from pghaven.postgres.lsn import Lsn
@@ -20,7 +19,7 @@ from pghaven.postgres.timeline import History, Timeline
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.entry import BackupEntry, BackupState
 from pghaven.repository.joined import JoinedArchive
-from pghaven.repository.ledger import Walk, list_legs, walk_path
+from pghaven.repository.ledger import list_legs, walk_path
 from pghaven.repository.manifest import Manifest
 from pghaven.repository.repository import Lineage, Repository
 from pghaven.restore.existing import plan_existing
@@ -37,25 +36,8 @@ from pghaven.restore.walsearch import (
     find_restore_points,
     find_transaction_end,
 )
+from pghaven.restore.way import Way, explain_damage, look_before_damage
 from pghaven.units import parse_time_utc, render_time
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Way:
-    """A backup and the continuous WAL that follows it on one timeline's path."""
-
-    backup: BackupEntry
-    history: History
-    walk: Walk
-    path: WalPath
-
-    @property
-    def stop_lsn(self) -> Lsn:
-        return Lsn.parse(self.backup.summary["stop_lsn"])
-
-    @property
-    def stopped_at(self) -> datetime:
-        return parse_time_utc(self.backup.summary["stopped_at"])
 
 
 def survey_restore(repository: Repository, request: RestoreRequest, others: Sequence[Repository] = ()) -> Survey:
@@ -135,7 +117,7 @@ class _Planner:
 
     # -- which timeline, which backup -------------------------------------------------------------------------------
 
-    def choose_way(self) -> _Way:
+    def choose_way(self) -> Way:
         """The newest backup from which the target can be reached, on the newest timeline that has one."""
         refusal: PghavenError | None = None
         for timeline in self._timelines():
@@ -181,14 +163,14 @@ class _Planner:
                 hint="Choose another --target-timeline, or archive the file from a server that still has it.",
             ) from None
 
-    def _find_way(self, history: History, entry: BackupEntry) -> _Way | None:
+    def _find_way(self, history: History, entry: BackupEntry) -> Way | None:
         """The WAL that follows a backup; None, with a warning, when it does not even reach the backup's own end."""
         own = Timeline(int(entry.summary["timeline"]))
         start = SegmentName.containing(own, Lsn.parse(entry.summary["start_lsn"]), self.archive.segment_size)
         walk = walk_path(history, start, self._held)
         segments = walk.segments if walk.tail is None else (*walk.segments, walk.tail)
         path = WalPath(archive=self.archive, segments=segments, end_lsn=walk.end_lsn)
-        way = _Way(backup=entry, history=history, walk=walk, path=path)
+        way = Way(backup=entry, history=history, walk=walk, path=path)
         if segments and walk.end_lsn >= way.stop_lsn:
             return way
         text = f'backup "{entry.label}" cannot be used: WAL segment {walk.first_missing} is missing'
@@ -196,9 +178,9 @@ class _Planner:
             self._warn("backup_gap", text)
         return None
 
-    def _find_windows(self, history: History, entries: Sequence[BackupEntry]) -> list[_Way]:
+    def _find_windows(self, history: History, entries: Sequence[BackupEntry]) -> list[Way]:
         """The first usable backup of each stretch of continuous WAL, oldest first; gaps lie between them."""
-        windows: list[_Way] = []
+        windows: list[Way] = []
         for entry in entries:
             if windows and Lsn.parse(entry.summary["stop_lsn"]) <= windows[-1].path.end_lsn:
                 continue
@@ -207,7 +189,7 @@ class _Planner:
                 windows.append(way)
         return windows
 
-    def _choose_among(self, history: History, entries: Sequence[BackupEntry]) -> _Way | None:
+    def _choose_among(self, history: History, entries: Sequence[BackupEntry]) -> Way | None:
         """The newest usable backup that ends before the target; None when no backup is usable at all."""
         target = self._target
         lsn: Lsn | None = None
@@ -229,13 +211,13 @@ class _Planner:
             return None
         raise self._before_all(windows, f"WAL position {lsn} is" if lsn is not None else f"{_show(target.time)} is")
 
-    def _find_lsn(self, windows: Sequence[_Way]) -> Lsn:
+    def _find_lsn(self, windows: Sequence[Way]) -> Lsn:
         """The position that an LSN, transaction or restore point target means."""
         target = self._target
         if target.lsn is not None:
             return target.lsn
         for way in reversed(windows):
-            self._found = self._locate(way)
+            self._found = look_before_damage(way, self._locate, self._warn)
             if self._found is not None:
                 return self._found.start_lsn
         what = f"transaction {target.xid} does not end" if target.xid is not None else f'no "{target.name}" is'
@@ -245,7 +227,7 @@ class _Planner:
             hint="Is the number or name right? With --target-timeline other branches can be searched.",
         )
 
-    def _locate(self, way: _Way) -> FoundRecord | None:
+    def _locate(self, way: Way) -> FoundRecord | None:
         target = self._target
         if target.xid is not None:
             return find_transaction_end(way.path, target.xid)
@@ -256,7 +238,7 @@ class _Planner:
             self._note("restore_points", f'"{target.name}" was created several times ({times}); the last one is taken')
         return points[-1] if points else None
 
-    def _before_all(self, ways: Sequence[_Way], what: str) -> Refused:
+    def _before_all(self, ways: Sequence[Way], what: str) -> Refused:
         return Refused(
             f"{what} before the end of the oldest backup that could be used",
             detail=self._reachable(ways),
@@ -278,19 +260,22 @@ class _Planner:
 
     # -- which WAL --------------------------------------------------------------------------------------------------
 
-    def plan_wal(self, way: _Way, manifest: Manifest) -> WalPlan:
+    def plan_wal(self, way: Way, manifest: Manifest) -> WalPlan:
         target, control = self._target, parse_control(manifest.control)
         self._wal_block_size = control.wal_block_size
         if self._request.standby or target.kind is TargetKind.LATEST:
-            return self._plan_latest(way)
+            try:
+                return self._plan_latest(way)
+            except Damaged as error:
+                raise explain_damage(way, error) from error
         if target.kind is TargetKind.IMMEDIATE:
             # A standby's backup is consistent where its pg_control says, which was read just before its stop.
             end_lsn = control.min_recovery_point if manifest.facts.from_standby else way.stop_lsn
             return self._wal_plan(way, target, end_lsn, way.stopped_at)
         if target.kind is TargetKind.TIME:
-            return self._plan_time(way)
+            return look_before_damage(way, self._plan_time, self._warn)
         if target.kind is TargetKind.LSN:
-            return self._plan_lsn(way)
+            return look_before_damage(way, self._plan_lsn, self._warn)
         found = self._found
         assert found is not None  # choose_way looked for it
         recovery = target
@@ -299,7 +284,7 @@ class _Planner:
             recovery = self._at_lsn(found.start_lsn, inclusive=True)
         return self._wal_plan(way, recovery, found.end_lsn if target.inclusive else found.start_lsn, found.time)
 
-    def _plan_latest(self, way: _Way) -> WalPlan:
+    def _plan_latest(self, way: Way) -> WalPlan:
         end = find_archive_end(way.path)
         if end.start_lsn is None or end.end_lsn is None:
             raise Refused(f"the WAL after backup {way.backup.label} holds no whole record: {end.end.message}")
@@ -313,7 +298,7 @@ class _Planner:
         recovery = self._target if self._request.standby else self._at_lsn(end.start_lsn, inclusive=True)
         return self._wal_plan(way, recovery, max(end.start_lsn, way.stop_lsn), moment)
 
-    def _plan_time(self, way: _Way) -> WalPlan:
+    def _plan_time(self, way: Way) -> WalPlan:
         target = self._target
         assert target.time is not None
         found = find_first_commit_after(way.path, target.time, inclusive=target.inclusive)
@@ -331,7 +316,7 @@ class _Planner:
         self._note("quiet", "nothing was committed after the target time: the end of the archive is the target")
         return self._plan_latest(way)
 
-    def _plan_lsn(self, way: _Way) -> WalPlan:
+    def _plan_lsn(self, way: Way) -> WalPlan:
         target = self._target
         assert target.lsn is not None
         end = find_archive_end(way.path)
@@ -347,7 +332,7 @@ class _Planner:
             return self._plan_latest(way)
         return self._wal_plan(way, target, max(target.lsn, way.stop_lsn), None)
 
-    def _wal_plan(self, way: _Way, recovery: RecoveryTarget, end_lsn: Lsn, moment: datetime | None) -> WalPlan:
+    def _wal_plan(self, way: Way, recovery: RecoveryTarget, end_lsn: Lsn, moment: datetime | None) -> WalPlan:
         end_lsn = before_page_header(end_lsn, self.archive.segment_size, self._wal_block_size)
         needed = [segment for segment in way.path.segments if segment.start_lsn < end_lsn]
         return WalPlan(
@@ -366,16 +351,19 @@ class _Planner:
 
     # -- words ------------------------------------------------------------------------------------------------------
 
-    def _reachable(self, ways: Sequence[_Way]) -> str:
+    def _reachable(self, ways: Sequence[Way]) -> str:
         first, last = ways[0], ways[-1]
-        written = last.path.read_written_time()
+        try:
+            written = last.path.read_written_time()
+        except Damaged:
+            written = None
         to_time = f" ({render_time(written)})" if written else ""
         return (
             f"Reachable on timeline {first.history.timeline}: from {first.stop_lsn} ({render_time(first.stopped_at)}, "
             f"the end of backup {first.backup.label}) to {last.path.end_lsn}{to_time}."
         )
 
-    def _gap_hint(self, way: _Way) -> str:
+    def _gap_hint(self, way: Way) -> str:
         if not way.walk.beyond:
             return ""
         return f" WAL segment {way.walk.first_missing} is missing; the archive goes on at {way.walk.beyond[0]}."

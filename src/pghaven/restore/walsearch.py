@@ -8,7 +8,8 @@ transactions and restore points are found by looking for their bytes and reading
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from pghaven.errors import Damaged
@@ -38,22 +39,41 @@ class FoundRecord:
 class WalPath:
     """Continuous WAL in the archive, the files in the order in which a recovery needs them (not empty).
 
-    What the last file holds after ``end_lsn`` was left behind by a later timeline and is not part of it.
+    What the last file holds after ``end_lsn`` was left behind by a later timeline and is not part of it. ``unreadable``
+    are the indices of files that turned out to be damaged when somebody wanted to read them.
     """
 
     archive: WalArchive
     segments: tuple[SegmentName, ...]
     end_lsn: Lsn
+    unreadable: list[int] = field(default_factory=list, compare=False)
 
     def read(self, first: int, after: int | None = None) -> Iterator[tuple[SegmentName, bytes]]:
         """The contents of the files from index ``first`` up to ``after``. Raises Damaged."""
-        for segment in self.segments[first:after]:
-            content = self.archive.get(str(segment))
+        for at in range(len(self.segments))[first:after]:
+            segment = self.segments[at]
+            with self._noting(at):
+                content = self.archive.get(str(segment))
             yield segment, content if segment.end_lsn <= self.end_lsn else content[: self.end_lsn - segment.start_lsn]
 
     def read_written_time(self, at: int = -1) -> datetime | None:
-        """``read_written_time`` of one of its files."""
-        return read_written_time(self.archive, self.segments[at])
+        """``read_written_time`` of one of its files. Raises Damaged."""
+        with self._noting(at % len(self.segments)):
+            return read_written_time(self.archive, self.segments[at])
+
+    def before(self, at: int) -> WalPath | None:
+        """What comes before one of its files, None for the first."""
+        if not at:
+            return None
+        return WalPath(archive=self.archive, segments=self.segments[:at], end_lsn=self.segments[at - 1].end_lsn)
+
+    @contextmanager
+    def _noting(self, at: int) -> Iterator[None]:
+        try:
+            yield
+        except Damaged:
+            self.unreadable.append(at)
+            raise
 
 
 def read_written_time(archive: WalArchive, segment: SegmentName) -> datetime | None:

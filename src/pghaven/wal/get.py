@@ -161,7 +161,15 @@ def _find_segment(opened: OpenArchive, request: GetRequest, listener: Listener) 
             f'WAL segment "{segment}" is not the one that restore plan "{plan.source}" leads through: '
             "a later timeline took over inside it",
         )
-    content = _read_segment(opened, segment)
+    try:
+        content = _read_segment(opened, segment)
+    except Damaged as error:
+        if verdict is Verdict.NEEDED:
+            raise
+        # The server reads ahead. What lies beyond the plan's end is not its business, whatever has become of it.
+        text = f"{error.message}; the restore does not need it"
+        listener(Notice(level="warning", code="wal_damaged", text=text))
+        return _Absence()
     if content is not None:
         content = _cut(content, segment, plan.find_cut(segment))
         refuse_occupied_tablespaces(segment, content, plan)

@@ -11,6 +11,7 @@ from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.timeline import Timeline
 from pghaven.proof.windows import find_reach
+from pghaven.repository import layout
 from pghaven.repository.entry import BackupEntry, BackupState
 from pghaven.repository.repository import create_repository
 from pghaven.repository.walstore import WalArchive
@@ -118,3 +119,33 @@ def test_wal_that_was_removed_on_purpose_is_no_gap(archive: WalArchive) -> None:
     held = find_reach(archive, [backup(3), backup(8)], {Timeline(1): Lsn(8 * SIZE)})
     assert [str(gap.first) for gap in held.gaps] == [str(segment(10))]
     assert [window.backups for window in held.windows] == [("b3",), ("b8",)]
+
+
+def spoil(archive: WalArchive, number: int) -> None:
+    """Change the last byte of a segment's object."""
+    store = archive.store
+    name = layout.wal_object_name("main", 77, str(segment(number)))
+    content = bytearray(store.read(name))
+    content[-1] ^= 0xFF
+    store.delete(name)
+    store.create(name, [bytes(content)])
+
+
+def test_damaged_segments_at_the_end_take_away_themselves(archive: WalArchive) -> None:
+    hold(archive, range(3, 9))
+    spoil(archive, 7)
+    spoil(archive, 8)
+    reach = find_reach(archive, [backup(3), backup(7)])
+    (window,) = reach.windows
+    assert (window.end, window.end_lsn, window.backups) == (written(6), Lsn(7 * SIZE), ("b3",))
+    assert [one for one, _ in reach.damaged] == [segment(7), segment(8)]
+    assert (reach.unusable, reach.gaps) == ((("b7", segment(7)),), ())
+
+
+def test_damage_before_a_gap_is_not_told_as_missing(archive: WalArchive) -> None:
+    hold(archive, [3, 4, 5, 7])
+    spoil(archive, 5)
+    reach = find_reach(archive, [backup(3), backup(7)])
+    assert [window.last_segment for window in reach.windows] == [segment(4), segment(7)]
+    assert [one for one, _ in reach.damaged] == [segment(5)]
+    assert [(gap.first, gap.last) for gap in reach.gaps] == [(segment(6), segment(6))]
