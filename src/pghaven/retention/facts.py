@@ -21,7 +21,8 @@ class KnownBackup:
 
     ``stop_lsn`` and ``stopped_at`` are None while it is undecided. ``held`` says since when and why it is exempt,
     ``retired`` when and why it was retired, both in words that go on after "held" and "retired"; None if it is not.
-    ``verified`` is what the last verification found, None if there was none.
+    ``verified`` is what the last verification found, None if there was none. ``missing_wal`` is the first file that is
+    not there of the WAL from its start to its stop, without which it cannot be restored; None if all is.
     """
 
     label: str
@@ -34,12 +35,15 @@ class KnownBackup:
     from_standby: bool = False
     bad_pages: int = 0
     verified: bool | None = None
+    missing_wal: str | None = None
     held: str | None = None
     retired: str | None = None
 
     @property
     def flaw(self) -> str | None:
         """What is known to be bad about it, in words that go on after "which"; None if nothing is."""
+        if self.missing_wal is not None:
+            return f"lacks WAL segment {self.missing_wal}"
         if self.verified is False:
             return "failed its verification"
         return "has bad pages" if self.bad_pages else None

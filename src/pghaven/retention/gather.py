@@ -1,19 +1,23 @@
 """The facts that retention judges, from a repository: backups, what is known of them, timelines and their last use.
 
-The one idea: only small documents and the ends of listings are read, never a manifest or a whole archive, so that
-asking what would expire is cheap.
+The one idea: only small documents and names are read, never a manifest or the contents of WAL, so that asking what
+would expire is cheap.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import replace
 
 from pghaven.errors import Damaged, ObjectMissing
 from pghaven.postgres.lsn import Lsn
-from pghaven.postgres.timeline import Timeline
+from pghaven.postgres.segment import SegmentName
+from pghaven.postgres.timeline import History, Timeline
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.entry import BackupEntry, BackupState
 from pghaven.repository.evidence import Evidence, Verdict, judge_backup, load_evidence
+from pghaven.repository.ledger import walk_path
 from pghaven.repository.walstore import WalArchive
 from pghaven.retention.facts import KnownBackup, KnownLineage, KnownTimeline
 from pghaven.units import parse_time_utc, render_time
@@ -38,13 +42,10 @@ def gather_lineages(catalog: BackupCatalog) -> tuple[KnownLineage, ...]:
     for lineage in catalog.repository.list_lineages(catalog.cluster):
         identifier = lineage.system_identifier
         archive = WalArchive(catalog.repository, catalog.cluster, identifier, lineage.wal_segment_size)
-        lineages.append(
-            KnownLineage(
-                system_identifier=identifier,
-                backups=tuple(found.pop(identifier, ())),
-                timelines=tuple(_know_timeline(archive, timeline) for timeline in archive.list_timelines()),
-            )
-        )
+        timelines = tuple(_know_timeline(archive, timeline) for timeline in archive.list_timelines())
+        # Listed after the backups: the WAL of each that is committed by then has been there.
+        known = _add_missing_wal(archive, found.pop(identifier, []), timelines)
+        lineages.append(KnownLineage(system_identifier=identifier, backups=known, timelines=timelines))
     if found:
         raise Damaged(f'cluster "{catalog.cluster}" has backups of a lineage that is not registered: {min(found)}')
     return tuple(lineages)
@@ -86,6 +87,48 @@ def _know_backup(catalog: BackupCatalog, entry: BackupEntry, results: Sequence[E
         )
     except (KeyError, TypeError, ValueError) as error:
         raise Damaged(f'what the decision of backup "{entry.label}" says of it is damaged ({error!r})') from error
+
+
+def _add_missing_wal(
+    archive: WalArchive, backups: Sequence[KnownBackup], timelines: Sequence[KnownTimeline]
+) -> tuple[KnownBackup, ...]:
+    if not backups:
+        return ()
+    held = {one.timeline: {stored.name.number for stored in archive.list_segments(one.timeline)} for one in timelines}
+    return tuple(replace(one, missing_wal=_find_missing_wal(archive, one, timelines, held)) for one in backups)
+
+
+def _find_missing_wal(
+    archive: WalArchive,
+    backup: KnownBackup,
+    timelines: Sequence[KnownTimeline],
+    held: Mapping[Timeline, AbstractSet[int]],
+) -> str | None:
+    """The first segment from a backup's start to its stop that no path has; None where that is not known.
+
+    A later timeline's first file holds what came before the fork, too.
+    """
+    if backup.stop_lsn is None:
+        return None
+    histories = {one.timeline: one.history for one in timelines}
+    if backup.timeline not in histories:
+        histories[backup.timeline] = History.root(backup.timeline)  # nothing of it is there
+    start = SegmentName.containing(backup.timeline, backup.start_lsn, archive.segment_size)
+    span = range(start.number, SegmentName.before(backup.timeline, backup.stop_lsn, archive.segment_size).number + 1)
+    theirs = {timeline: numbers & set(span) for timeline, numbers in held.items()}
+    missing: str | None = None
+    for timeline, history in sorted(histories.items()):
+        if history is None:
+            if timeline >= backup.timeline:
+                return None
+            continue
+        if not history.contains_end(backup.timeline, backup.stop_lsn):
+            continue
+        walk = walk_path(history, start, theirs)
+        if walk.end_lsn >= backup.stop_lsn:
+            return None
+        missing = missing or str(walk.first_missing)
+    return missing
 
 
 def _know_timeline(archive: WalArchive, timeline: Timeline) -> KnownTimeline:

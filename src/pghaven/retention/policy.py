@@ -7,7 +7,7 @@ come on top without changing what the rules count. So a wrong rule keeps too muc
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
@@ -36,6 +36,7 @@ class Rule(StrEnum):
     LAST = "last"
     LAST_SOUND = "last-sound"
     LAST_VERIFIED = "last-verified"
+    NO_WAL = "no-wal"
     HELD = "held"
     MISDATED = "misdated"
     FUTURE = "future"
@@ -178,6 +179,18 @@ def _apply_rules(
     if policy.window is not None:
         for lineage in lineages:
             yield from _apply_window(policy.window, lineage, dated, judged, now - policy.window)
+    named: set[tuple[str, Rule]] = set()
+    for label, reason in _apply_numbers(policy, judged):
+        named.add((label, reason.rule))
+        yield label, reason
+    # What lacks WAL may get it back, so it goes no sooner for that; but it takes no other one's place.
+    restorable = [one for one in judged if one.backup.missing_wal is None]
+    for label, reason in _apply_numbers(policy, restorable):
+        if (label, reason.rule) not in named:
+            yield label, replace(reason, text=f"{reason.text}, among those with all their WAL")
+
+
+def _apply_numbers(policy: RetentionPolicy, judged: Sequence[DatedBackup]) -> Named:
     if policy.count is not None:
         for number, one in enumerate(reversed(judged[-policy.count :]), start=1):
             yield one.backup.label, Reason(rule=Rule.COUNT, text=_count_words(number, policy.count))
@@ -257,6 +270,9 @@ def _spare(dated: Iterable[DatedBackup], refusal: Reason | None, now: datetime) 
 def _judge(one: DatedBackup, reasons: Sequence[Reason], leading: set[str], policy: RetentionPolicy) -> Verdict:
     backup = one.backup
     why = list(reasons) or [_why_dropped(backup, policy)]
+    if backup.missing_wal is not None:
+        text = f"WAL segment {backup.missing_wal}, which it needs, is missing: it stands for no other backup"
+        why.append(Reason(rule=Rule.NO_WAL, text=text))
     return Verdict(
         backup=backup,
         system_identifier=one.system_identifier,

@@ -72,7 +72,10 @@ def _why_nothing_goes(plan: RetentionPlan, ours: Sequence[Verdict]) -> str | Non
     # backup that is kept elsewhere may lead to it.
     if policy.window is not None and not any(reason.rule in _BASES for one in ours for reason in one.reasons):
         return f"no backup is as old as the {render_window(policy.window)} window yet"
-    count = sum(verdict.backup.state is BackupState.COMMITTED for verdict in plan.verdicts)
+    count = sum(
+        verdict.backup.state is BackupState.COMMITTED and verdict.backup.missing_wal is None
+        for verdict in plan.verdicts
+    )
     if policy.count is not None and count < policy.count:
         return f"there are not {policy.count} backups yet"
     return None

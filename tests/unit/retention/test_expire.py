@@ -39,6 +39,7 @@ from tests.support.synthetic import (
     CLUSTER,
     SEGMENT_SIZE,
     START,
+    SYSTEM_IDENTIFIER,
     BackupOrder,
     SourceTree,
     archive_wal,
@@ -422,3 +423,15 @@ def test_whatever_happens_a_dry_run_shows_what_a_run_does_and_what_is_left_is_wh
             if entry.state in (BackupState.COMMITTED, BackupState.RETIRED):
                 found = next(one for one in range(1, number + 1) if order(one).label == entry.label)
                 assert {found + 2, found + 3} <= set(wal)
+
+
+def test_a_dry_run_tells_which_backup_lacks_its_wal_and_keeps_another_for_it(
+    catalog: BackupCatalog, clock: ManualClock, source: SourceTree
+) -> None:
+    oldest, middle, *_ = take(catalog, clock, source, 1, 2, 3, 4)
+    assert set(run_expire(catalog, TWO, ignore, dry_run=True).retired) == {oldest, middle}
+    lost = str(SegmentName.containing(Timeline(1), order(4).stop_lsn, SEGMENT_SIZE))
+    catalog.repository.store.delete(layout.wal_object_name(CLUSTER, SYSTEM_IDENTIFIER, lost))
+    result = run_expire(catalog, TWO, ignore, dry_run=True)
+    assert result.retired == (oldest,)
+    assert f"WAL segment {lost}, which it needs, is missing" in render_text("main", result)

@@ -27,6 +27,7 @@ from tests.support.synthetic import (
     START,
     SYSTEM_IDENTIFIER,
     BackupOrder,
+    archive_wal,
     make_intent,
     make_lineage,
     make_repository,
@@ -81,6 +82,7 @@ def test_a_backup_is_known_by_what_its_decision_says(catalog: BackupCatalog) -> 
         stopped_at=ORDER.started_at + timedelta(minutes=5),
         from_standby=True,
         bad_pages=3,
+        missing_wal="0000000C0000000000000003",
     )
 
 
@@ -179,3 +181,30 @@ def test_a_timeline_is_known_by_its_history_and_when_it_was_used_last(
         START + timedelta(seconds=120),
     )
     assert (eleven.timeline, eleven.history, eleven.last_sign) == (11, None, START + timedelta(seconds=180))
+
+
+def test_a_backup_lacks_the_first_segment_of_its_own_wal_that_is_not_there(catalog: BackupCatalog) -> None:
+    add_backup(catalog)
+    archive_wal(catalog.repository, ORDER)
+    assert gather_only(catalog).missing_wal is None
+    first, last = (
+        str(SegmentName.containing(Timeline(1), lsn, SEGMENT_SIZE)) for lsn in (ORDER.start_lsn, ORDER.stop_lsn)
+    )
+    lose(catalog, last)
+    assert gather_only(catalog).missing_wal == last
+    lose(catalog, first)
+    assert gather_only(catalog).missing_wal == first
+
+
+def test_the_end_of_a_backup_s_wal_may_be_in_the_first_file_of_a_later_timeline(catalog: BackupCatalog) -> None:
+    add_backup(catalog)
+    archive_wal(catalog.repository, ORDER)
+    lose(catalog, str(SegmentName.containing(Timeline(1), ORDER.stop_lsn, SEGMENT_SIZE)))
+    archive = open_archive(catalog.repository)
+    archive.put("00000002.history", f"1\t{Lsn(ORDER.stop_lsn + 64)}\tno reason\n".encode(), {})
+    archive.put(str(SegmentName.containing(Timeline(2), ORDER.stop_lsn, SEGMENT_SIZE)), b"a copy", {})
+    assert gather_only(catalog).missing_wal is None
+
+
+def lose(catalog: BackupCatalog, segment: str) -> None:
+    catalog.repository.store.delete(layout.wal_object_name(CLUSTER, SYSTEM_IDENTIFIER, segment))

@@ -335,3 +335,27 @@ def test_a_position_far_along_counts_as_a_position() -> None:
 )
 def test_a_window_is_named_in_its_own_unit(window: timedelta, text: str) -> None:
     assert render_window(window) == text
+
+
+def test_a_backup_that_lacks_its_wal_takes_no_other_one_s_place() -> None:
+    lacking = backup("new", 1, 9, missing_wal="000000010000000000000009")
+    made = plan(RetentionPolicy(count=2), backup("old", 9, 1), backup("mid", 5, 3), backup("late", 3, 6), lacking)
+    assert labels_kept(made) == {"mid", "late", "new"}
+    assert words(made)["mid"] == "kept: number 2 of the 2 newest, among those with all their WAL"
+    assert words(made)["new"].endswith(
+        "WAL segment 000000010000000000000009, which it needs, is missing: it stands for no other backup"
+    )
+
+
+def test_a_backup_that_lacks_its_wal_expires_in_its_turn_and_says_so() -> None:
+    lacking = backup("old", 9, 1, missing_wal="000000010000000000000001")
+    made = plan(RetentionPolicy(count=1), lacking, backup("new", 1, 9))
+    assert labels_kept(made) == {"new"}
+    assert words(made)["old"].startswith("dropped: not the newest; WAL segment 000000010000000000000001")
+
+
+def test_a_window_has_a_base_that_has_its_wal() -> None:
+    lacking = backup("base", 8, 3, missing_wal="000000010000000000000003")
+    made = plan(RetentionPolicy(window=days(7)), backup("old", 9, 1), lacking, backup("new", 1, 9))
+    assert labels_kept(made) == {"old", "base", "new"}
+    assert 'in place of "base", which lacks WAL segment 000000010000000000000003' in words(made)["old"]
