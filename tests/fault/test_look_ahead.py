@@ -31,6 +31,7 @@ from tests.support.walfile import (
 
 NUMBERS = (3, 4, 5, 6)
 MAIN = "import os, sys; os.chdir(sys.argv.pop(1)); from pghaven.cli.main import main; sys.exit(main())"
+FORKS = ("clone", "fork", "vfork", "clone3")
 NO_PROGRAM = ["/nonexistent/pghaven"]
 
 
@@ -207,6 +208,33 @@ def test_a_restored_copy_leaves_no_marks(site: WalSite) -> None:
     (site.data_directory / "pghaven.restore.json").write_text('{"archiving": "off"}')
     assert archive(site, segment_name(3)).status == 12
     assert marked(site) == []
+
+
+@needs_strace
+@pytest.mark.parametrize("first_that_fails", [2, 3])
+def test_where_no_process_can_be_made_to_look_ahead_the_file_is_archived_all_the_same(
+    site: WalSite, tmp_path: Path, first_that_fails: int
+) -> None:
+    finish_all(site)
+    traced = push_traced(site, tmp_path / "log", FORKS, f"{','.join(FORKS)}:error=EAGAIN:when={first_that_fails}+")
+    assert traced.status == 0, traced.err
+    assert "EAGAIN" in {call.error for call in traced.calls}
+    assert held(site, site.repository_path, 3)
+    assert marked(site) == ([] if first_that_fails == 2 else [4, 5, 6])
+
+
+@needs_strace
+def test_where_no_process_can_be_made_for_one_repository_the_other_gets_the_file(site: WalSite, second: Path) -> None:
+    site.configure(second)
+    finish_all(site)
+    traced = push_traced(site, site.root / "log", FORKS, f"{','.join(FORKS)}:error=EAGAIN:when=2+")
+    assert traced.status == 18
+    assert 'repository "r1": could not start a process' in traced.err
+    assert held(site, site.repository_path, 3)
+    assert not held(site, second, 3)
+    site.configure(second, extra="wal_required = 1\n")
+    assert push_traced(site, site.root / "log", FORKS, f"{','.join(FORKS)}:error=EAGAIN:when=1+").status == 0
+    assert missed(site) == {str(segment_name(3))}
 
 
 # -- several repositories ----------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from pghaven.clock import Clock
-from pghaven.errors import PghavenError
+from pghaven.errors import Cancelled, PghavenError
 from pghaven.events import ignore
 from pghaven.postgres.segment import WalFileKind, classify
 from pghaven.repository.place import RepositoryPlace, open_place
@@ -57,7 +57,7 @@ class Ahead:
         self._tracks: list[_Track] = []
 
     def start(self, places: Sequence[RepositoryPlace], workers: int, data_directory: str | None) -> None:
-        """Start up to ``workers`` processes for each repository that lacks any of the files."""
+        """Start up to ``workers`` processes for each repository that lacks any of the files, or as many as can be."""
         for place in places:
             lacking = [name for name in self._names if not self._marks.is_held(place.name, name)]
             reader, writer = os.pipe()
@@ -70,7 +70,8 @@ class Ahead:
                     track.held[name] = os.stat(os.path.join(self._wal_directory, name)).st_mtime_ns
             work = partial(self._work, track, data_directory)
             for _ in range(min(workers, len(lacking))):
-                track.children.append(start_child(work))
+                with suppress(Cancelled):  # no process can be made; others do the work, or nobody
+                    track.children.append(start_child(work))
 
     @property
     def open_children(self) -> list[Child]:

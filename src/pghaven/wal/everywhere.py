@@ -161,11 +161,11 @@ class _Push:
                 if self._is_held(lane):
                     lane.outcome = PutOutcome.ALREADY
                 else:
-                    lane.child = start_child(partial(self._work, lane))
+                    self._start(lane)
             self._look_ahead(lanes)
             unblock_interrupts()
             self._listen()
-        except KeyboardInterrupt:
+        except BaseException:
             self._end_all()
             raise
         finally:
@@ -201,6 +201,12 @@ class _Push:
         for lane in resting:
             lane.error = Cancelled(f"it is tried again in a moment; {_get(lane.behind).reason}")
         return chosen
+
+    def _start(self, lane: _Lane) -> None:
+        try:
+            lane.child = start_child(partial(self._work, lane))
+        except Cancelled as error:
+            lane.error = error
 
     def _is_held(self, lane: _Lane) -> bool:
         """Whether an earlier push, which failed elsewhere, has left the file there."""
