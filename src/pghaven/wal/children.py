@@ -19,6 +19,7 @@ from contextlib import suppress
 from typing import Any
 
 from pghaven import errors
+from pghaven.clock import SYSTEM_CLOCK
 from pghaven.errors import Cancelled, PghavenError
 
 Tell = Callable[[Any], None]
@@ -27,6 +28,9 @@ _INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LENGTH = struct.Struct("<I")
 _READ_BYTES = 1 << 16
 _POLL_MAX_MS = (1 << 31) - 1
+# From its last word to its end a child has this long: closing what it had open can hang as everything else can.
+_END_SECONDS = 1.0
+_END_POLL_SECONDS = 0.001
 
 
 class Child:
@@ -36,15 +40,17 @@ class Child:
     def __init__(self, pid: int, reader: int) -> None:
         self._pid = pid
         self._buffer = b""
+        self._end_by: float | None = None
         self.reader = reader
         self.status: int | None = None
         self.trace: str | None = None
 
     def receive(self) -> list[Any]:
-        """What it has told since the last time; ``status`` is set when that was all. Blocks if there is nothing yet."""
+        """What it has told since the last time; ``status`` is set when that was all and it has ended, or does not end
+        within a moment and is killed. Blocks if there is nothing yet."""
         data = os.read(self.reader, _READ_BYTES)
         if not data:
-            self.status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+            self._reap()
         self._buffer += data
         told = []
         while len(self._buffer) >= _LENGTH.size:
@@ -59,6 +65,21 @@ class Child:
             else:
                 told.append(message)
         return told
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether it has nothing more to say, and has not ended yet."""
+        return self._end_by is not None and self.status is None
+
+    def _reap(self) -> None:
+        now = SYSTEM_CLOCK.monotonic()
+        self._end_by = now + _END_SECONDS if self._end_by is None else self._end_by
+        pid, status = os.waitpid(self._pid, os.WNOHANG)
+        if pid:
+            self.status = os.waitstatus_to_exitcode(status)
+        elif now >= self._end_by:
+            self.end(signal.SIGKILL)
+            self.status = -signal.SIGKILL
 
     def leave(self) -> None:
         """Kill it, and hear no more of it. It is not waited for: if it hangs in the kernel it would take us with it."""
@@ -99,13 +120,17 @@ def unblock_interrupts() -> None:
 
 
 def wait_for_any(children: Sequence[Child], seconds: float) -> Iterator[Child]:
-    """Those that have something to say or have ended, as soon as there are any; none when time is up."""
+    """Those that have something to say or have ended, or are to be asked again whether they have, as soon as there are
+    any; none when time is up."""
     poll = select.poll()
-    by_reader = {child.reader: child for child in children}
+    ending = [child for child in children if child.is_ending]
+    by_reader = {child.reader: child for child in children if child not in ending}
     for reader in by_reader:
         poll.register(reader, select.POLLIN | select.POLLHUP)
+    seconds = min(seconds, _END_POLL_SECONDS) if ending else seconds
     for reader, _ in poll.poll(min(max(seconds, 0.0) * 1000, _POLL_MAX_MS)):
         yield by_reader[reader]
+    yield from ending
 
 
 def render_error(error: PghavenError) -> tuple[str, str, str | None, str | None]:

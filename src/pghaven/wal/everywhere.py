@@ -281,7 +281,7 @@ class _Push:
         _get(lane.child).leave()
         if self._ahead is not None:
             self._ahead.leave(lane.place)
-        if lane.outcome is None:
+        if lane.outcome is None and lane.error is None:
             lane.error = Cancelled(
                 f'"{self._file.name}" was not archived within {render_duration(seconds)}',
                 hint="The repository hangs or is slow; the limit is the option wal_timeout. The server will try again.",

@@ -14,10 +14,12 @@ import select
 import signal
 from collections.abc import Callable
 
+from pghaven.clock import SYSTEM_CLOCK
 from pghaven.errors import Cancelled
 
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _GRACE_SECONDS = 2.0
+_REAP_SECONDS = 0.001
 _POLL_MAX_MS = (1 << 31) - 1
 
 
@@ -44,10 +46,11 @@ def run_within(seconds: float, work: Callable[[], int], report: Callable[[BaseEx
     os.close(writer)
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTS)
-        if not _has_ended(reader, seconds):
+        deadline = SYSTEM_CLOCK.monotonic() + seconds
+        status = _reap(child, deadline) if _has_ended(reader, seconds) else None
+        if status is None:
             os.kill(child, signal.SIGKILL)
-            return None
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        return status
     except KeyboardInterrupt:
         os.kill(child, signal.SIGTERM)
         if not _has_ended(reader, _GRACE_SECONDS):
@@ -61,6 +64,17 @@ def _has_ended(reader: int, seconds: float) -> bool:
     poll = select.poll()
     poll.register(reader, select.POLLHUP)
     return bool(poll.poll(min(seconds * 1000, _POLL_MAX_MS)))
+
+
+def _reap(child: int, deadline: float) -> int | None:
+    """Its status; None if it does not end, because closing what it had open hangs too."""
+    while True:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return os.waitstatus_to_exitcode(status)
+        if SYSTEM_CLOCK.monotonic() >= deadline:
+            return None
+        SYSTEM_CLOCK.sleep(_REAP_SECONDS)
 
 
 def _end_as_child(work: Callable[[], int], report: Callable[[BaseException], int]) -> None:

@@ -35,12 +35,17 @@ def stubborn():
     while True:
         signal.pause()
 
+def mute():
+    os.closerange(3, 64)  # as a child whose last descriptor does not close: it has ended for us, and goes on
+    signal.pause()
+
 def fail():
     raise ValueError
 
 work = {
     "done": lambda: 5,
     "hang": hang,
+    "mute": mute,
     "fail": fail,
     "exit": lambda: sys.exit(3),
     "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
@@ -78,5 +83,6 @@ def test_how_work_ends(what: str, said: list[str]) -> None:
     assert run(what) == said
 
 
-def test_work_that_hangs_is_left_when_time_is_up() -> None:
-    assert run("hang", 0.05) == ["status None"]
+@pytest.mark.parametrize("what", ["hang", "mute"])
+def test_work_that_hangs_is_left_when_time_is_up(what: str) -> None:
+    assert run(what, 0.05) == ["status None"]

@@ -1,0 +1,51 @@
+"""Children that tell what they have done, and how their end is known. Each case is a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+_PROGRAM = """
+import os, signal, sys
+from pghaven.wal.children import explain_end, start_child, unblock_interrupts, wait_for_any
+
+def done(tell):
+    tell(("told",))
+
+def mute(tell):
+    done(tell)
+    os.closerange(3, 64)  # as a child whose last descriptor does not close: it has ended for us, and goes on
+    signal.pause()
+
+def killed(tell):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def fail(tell):
+    raise ValueError
+
+child = start_child({"done": done, "mute": mute, "killed": killed, "fail": fail}[sys.argv[1]])
+unblock_interrupts()
+told = []
+while child.status is None:
+    for one in wait_for_any([child], 60):
+        told += one.receive()
+print(told, child.status, "ValueError" in str(explain_end(child)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("done", "[('told',)] 0 False"),
+        ("killed", "[] -9 False"),
+        ("fail", "[] 1 True"),
+        ("mute", "[('told',)] -9 False"),
+    ],
+)
+def test_how_a_child_ends(what: str, said: str) -> None:
+    """One that closes all it has and does not end is killed, and not waited for."""
+    command = [sys.executable, "-c", _PROGRAM, what]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    assert done.stdout.strip() == said
