@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from pghaven.errors import ObjectMissing
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import Timeline
 from pghaven.repository.branches import find_apart
+from pghaven.repository.joined import JoinedArchive
 from pghaven.repository.walstore import WalArchive
 from pghaven.transfer.walfiles import WalWish, list_missing
 from pghaven.wal.behind import BehindNotes
+from pghaven.wal.commands import ABSENT_STATUS
 from tests.support.walfile import (
     CLUSTER,
     SEGMENT_SIZE,
@@ -122,3 +125,50 @@ def test_a_copy_takes_nothing_of_another_branch_and_says_so(site: WalSite) -> No
     ((name, reason),) = found.apart
     assert name == "00000002.history"
     assert "different branches" in reason
+
+
+@pytest.mark.parametrize(
+    ("chosen", "held"), [(0, {1: [3, 4, 5], 2: [5, 6, 7], 3: [8]}), (1, {1: [3, 4, 5], 2: [4, 5]})]
+)
+def test_read_as_one_archive_they_give_the_branch_of_the_one_that_was_chosen(
+    site: WalSite, chosen: int, held: dict[int, list[int]]
+) -> None:
+    first, other = archives(site)[chosen], archives(site)[1 - chosen]
+    joined = JoinedArchive(first.repository, [other.repository], CLUSTER, make_lineage())
+    assert {int(one): numbers_of(joined, one) for one in joined.list_timelines()} == held
+    assert joined.get("00000002.history") == first.get("00000002.history")
+    absent = segment_name(4, 2) if chosen == 0 else segment_name(7, 2)
+    assert not joined.exists(str(absent))
+    with pytest.raises(ObjectMissing):
+        joined.get(str(absent))
+
+
+def test_a_third_archive_that_has_the_chosen_branch_gives_of_it(site: WalSite, tmp_path: Path) -> None:
+    site.register(tmp_path / "third")
+    third, name = site.archive_in(tmp_path / "third"), segment_name(8, 2)
+    ours, theirs = archives(site)
+    third.put("00000002.history", ours.get("00000002.history"), {})
+    third.put(str(name), make_segment(name), {})
+    joined = JoinedArchive(ours.repository, [theirs.repository, third.repository], CLUSTER, make_lineage())
+    assert numbers_of(joined, 2) == [5, 6, 7, 8]
+
+
+@pytest.mark.parametrize(("repositories", "number"), [(["r1", "r0"], 7), (["r0", "r1"], 4)])
+def test_recovery_gets_nothing_of_a_branch_that_was_not_chosen(
+    site: WalSite, repositories: list[str], number: int
+) -> None:
+    plan = {
+        "format": 1,
+        "timeline_path": [[2, "0/0", None]],
+        "expected_end_lsn": str(Lsn(3 * SEGMENT_SIZE)),
+        "repositories": repositories,
+    }
+    path = site.root / "plan.json"
+    path.write_text(json.dumps(plan))
+    assert (
+        site.get(segment_name(number, 2), "--plan", str(path), "--absent-status", str(ABSENT_STATUS)).status
+        == ABSENT_STATUS
+    )
+    shared = segment_name(5, 2)
+    assert site.get(shared, "--plan", str(path)).status == 0
+    assert site.fetched == make_segment(shared, seed=1 if repositories[0] == "r1" else 0)

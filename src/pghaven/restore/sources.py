@@ -75,7 +75,8 @@ class Sources:
                 source.error = error
                 continue
             verdicts = tuple(self._judge(one, source, plan) for one in sources)
-            reached = tuple(one.name for one in sources if one.repository is not None)
+            rest = (one.name for one in sources if one.repository is not None and one is not source)
+            reached = (source.name, *rest)  # recovery asks in this order, as the plan was made
             silent = [one for one in sources if one.repository is None and one.name not in self._failed]
             notices = (*plan.notices, *map(_warn_of_silence, silent))
             plan = replace(plan, repositories=reached, notices=notices)

@@ -29,6 +29,7 @@ from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.segment import SegmentName, WalFileKind, classify, is_valid_archive_name
 from pghaven.postgres.timeline import Timeline
 from pghaven.postgres.waldata import check_segment
+from pghaven.repository.branches import find_apart, timeline_of
 from pghaven.repository.place import RepositoryPlace, open_place
 from pghaven.repository.walstore import WalArchive
 from pghaven.runtime.durable import OwnerOf, write_fully
@@ -77,7 +78,8 @@ class _Absence:
 
 
 def get_file(request: GetRequest, listener: Listener = ignore) -> GetOutcome:
-    """Fetch one file, or prove that it is absent. The repositories are tried in order until one has it.
+    """Fetch one file, or prove that it is absent. The repositories are tried in order until one has it; one that holds
+    another branch of its timeline than those before it has none of it.
 
     The file replaces whatever is at ``target_path``, whole; it is not made durable, because PostgreSQL flushes what it
     keeps of it (KeepFileRestoredFromArchive in xlogarchive.c).
@@ -88,9 +90,12 @@ def get_file(request: GetRequest, listener: Listener = ignore) -> GetOutcome:
         raise UsageError(f'"{request.file_name}" is not the name of a file that PostgreSQL archives')
     failures: list[PlaceFailure] = []
     objections: list[str] = []
+    asked: list[WalArchive] = []
     for place in request.repositories:
         try:
             opened = open_archive(open_place(place), request.cluster, request.system_identifier)
+            if any(timeline_of(request.file_name) in find_apart(one, opened.archive) for one in asked):
+                continue  # another branch than that of the repository which comes first
             found = _find(opened, request, listener)
         except Cancelled:
             raise
@@ -101,6 +106,7 @@ def get_file(request: GetRequest, listener: Listener = ignore) -> GetOutcome:
             _deliver(found, request)
             _warn_of(failures, request.file_name, listener)
             return GetOutcome.FETCHED
+        asked.append(opened.archive)
         if found.objection is not None:
             objections.append(found.objection)
     if request.standby and failures and all(isinstance(one.error, StoreUnreachable) for one in failures):

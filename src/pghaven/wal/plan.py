@@ -53,7 +53,7 @@ class FollowedPlan:
     """The path of a recovery and how far it must come. ``source`` is the file it was read from.
 
     ``repositories`` are the names of those that it was planned with, which lead to its end without any other: one that
-    was lost before is not waited for. Empty where that was not written down.
+    was lost before is not waited for. The one that was chosen comes first. Empty where that was not written down.
     """
 
     source: str
@@ -82,8 +82,10 @@ class FollowedPlan:
         return leg.end_lsn
 
     def choose_places(self, places: Sequence[RepositoryPlace]) -> tuple[RepositoryPlace, ...]:
-        """Those of the cluster's repositories to ask; all, when none of them has the name of one that was planned."""
-        return tuple(one for one in places if one.name in self.repositories) or tuple(places)
+        """Those of the cluster's repositories to ask, in the order of the plan; all, when none of them has the name of
+        one that was planned."""
+        named = {place.name: place for place in places}
+        return tuple(named[name] for name in self.repositories if name in named) or tuple(places)
 
     def needs_history(self, timeline: Timeline) -> bool:
         """Whether recovery cannot begin without this timeline's history file."""

@@ -174,9 +174,9 @@ def test_a_plan_that_cannot_be_followed_is_damage(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("planned", "asked"),
-    [((), ("near", "far")), (("far",), ("far",)), (("far", "near"), ("near", "far")), (("renamed",), ("near", "far"))],
+    [((), ("near", "far")), (("far",), ("far",)), (("far", "near"), ("far", "near")), (("renamed",), ("near", "far"))],
 )
-def test_only_repositories_that_the_plan_was_made_with_are_asked(
+def test_only_repositories_that_the_plan_was_made_with_are_asked_and_in_its_order(
     planned: tuple[str, ...], asked: tuple[str, ...]
 ) -> None:
     places = [RepositoryPlace(name=name, store=StoreSettings(url=f"file:///{name}")) for name in ("near", "far")]
