@@ -16,13 +16,15 @@ from pghaven.cli.opening import refresh_listing
 from pghaven.errors import Cancelled, PghavenError, StoreUnreachable
 from pghaven.events import Notice
 from pghaven.repository.backups import BackupCatalog
-from pghaven.repository.entry import BackupEntry
+from pghaven.repository.entry import BackupEntry, BackupState
 from pghaven.repository.repository import Repository
 from pghaven.repository.rescuekit import write_kit
 from pghaven.transfer.request import BackupFate, CopyRequest
 from pghaven.transfer.session import run_copy
 
 _THERE = (BackupFate.COPIED, BackupFate.PRESENT)
+# What was once complete in a repository: one that its policy has expired is not brought back.
+_SHARED = (BackupState.COMMITTED, BackupState.RETIRED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,9 +131,10 @@ def _copy_into(limits: Limits, name: str, first: Repository, request: CopyReques
 def find_missed(ours: Sequence[BackupEntry], theirs: Sequence[BackupEntry], newest: str) -> tuple[str, ...]:
     """The new backup, and those before it that the other repository has missed: since the last one they share.
 
-    Where they share none, somebody has just added it; what is older is for ``pghaven repo copy``.
+    Where they share none, somebody has just added it; what is older is for ``pghaven repo copy``. What was begun there
+    and not completed is not shared.
     """
-    known = {entry.original for entry in theirs}
+    known = {entry.original for entry in theirs if entry.state in _SHARED}
     missed: list[str] = []
     for entry in reversed(ours):
         if entry.label != newest and entry.original in known:
