@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pghaven.errors import PghavenError, Refused
+from pghaven.errors import NotFound, PghavenError, Refused
 from pghaven.events import Listener, Notice, Step
 from pghaven.repository.place import RepositoryPlace, open_place
 from pghaven.repository.repository import Repository
@@ -87,10 +87,19 @@ def _refill(
 ) -> None:
     """What is noted is filled in even where the comparison would not ask for it: in a repository without any WAL.
 
-    Raises Refused, with all else done, where another one has another branch of a timeline.
+    Raises Refused, with all else done, where another one has another branch of a timeline; NotFound when the target
+    does not know the cluster as the others do.
     """
     refused: Refused | None = None
     lineages = target.list_lineages(cluster)
+    known = {lineage.system_identifier for lineage in lineages}
+    newest = [found[-1].system_identifier for one in others if (found := one.list_lineages(cluster))]
+    if not lineages or not known.issuperset(newest):
+        unknown = "" if not lineages else f" with system identifier {next(one for one in newest if one not in known)}"
+        raise NotFound(
+            f'cluster "{cluster}"{unknown} is not registered in repository {target.store.url}',
+            hint=f"Register it with: pghaven init {cluster}",
+        )
     for lineage in lineages:
         archive = WalArchive(target, cluster, lineage.system_identifier, lineage.wal_segment_size)
         sources = [WalArchive(one, cluster, lineage.system_identifier, lineage.wal_segment_size) for one in others]
