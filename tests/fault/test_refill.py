@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pghaven.errors import NotFound, ObjectMissing
 from pghaven.repository.repository import create_repository
+from pghaven.repository.walstore import WalArchive
 from pghaven.store.open import create_root
 from pghaven.wal.behind import BehindNotes
+from pghaven.wal.refill import Refill
 from tests.support.walfile import SYSTEM_IDENTIFIER, WalSite, make_lineage, make_segment, segment_name
 
 NAME = segment_name(3)
@@ -46,3 +51,33 @@ def test_a_repository_that_knows_an_earlier_cluster_alone_lacks_it_too(site: Wal
     assert ended.status != 0
     assert f"with system identifier {SYSTEM_IDENTIFIER} is not registered" in ended.out
     assert missed(site) == (str(NAME),)
+
+
+def test_without_another_repository_nothing_is_gone(site: WalSite, tmp_path: Path) -> None:
+    site.register(tmp_path / "second")
+    refill = Refill(target=site.archive_in(tmp_path / "second"), sources=(), wal_directory=None)
+    with pytest.raises(NotFound, match="no other repository"):
+        refill.fill(str(NAME))
+    site.repository_path.rename(tmp_path / "away")
+    ended = site.run_bare("refill")
+    assert ended.status != 0
+    assert f'r1: failed: no other repository tells what was archived as "{NAME}"' in ended.out
+    assert missed(site) == (str(NAME),)
+
+
+class _VanishingArchive(WalArchive):
+    """What it holds is removed by somebody just when it is to be compared with what is put."""
+
+    def _require_same(self, name: str, file_name: str, content: bytes, facts: Mapping[str, Any]) -> None:
+        self.store.delete(name)
+        super()._require_same(name, file_name, content, facts)
+
+
+def test_what_vanishes_from_the_target_is_not_gone_everywhere(site: WalSite, tmp_path: Path) -> None:
+    site.register(tmp_path / "second")
+    there = site.archive_in(tmp_path / "second")
+    there.put(str(NAME), make_segment(NAME), {})
+    target = _VanishingArchive(there.repository, there.cluster, there.system_identifier, there.segment_size)
+    refill = Refill(target=target, sources=(site.archive,), wal_directory=None)
+    with pytest.raises(ObjectMissing):
+        refill.fill(str(NAME))

@@ -8,12 +8,12 @@ nothing passes between two branches of one timeline.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence, Set
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
-from pghaven.errors import ObjectMissing, Refused
+from pghaven.errors import NotFound, ObjectMissing, Refused
 from pghaven.postgres.segment import SegmentName, WalFileKind, classify
 from pghaven.postgres.timeline import Timeline
 from pghaven.repository.branches import APART_HINT, describe_apart, find_apart, timeline_of
@@ -50,14 +50,24 @@ class Refill:
     def fill(self, name: str) -> Filled:
         """Have the target hold this file as the others do. The same again is success.
 
-        Raises Refused when the target holds other contents under the name or another branch of its timeline, Damaged,
-        StoreUnreachable, NotPermitted.
+        Raises Refused when the target holds other contents under the name or another branch of its timeline; NotFound
+        when there is no source, or the target is gone; Damaged, StoreUnreachable, NotPermitted.
         """
+        if not self.sources:
+            raise NotFound(
+                f'no other repository tells what was archived as "{name}"',
+                hint="It is filled in from another repository of the cluster, when one can be opened.",
+            )
         timeline = timeline_of(name)
         sources = [one for number, one in enumerate(self.sources) if timeline not in self.find_apart(number)]
         for source in sources:
-            with suppress(ObjectMissing):
-                return self._copy(source, name)
+            found = self._read(source, name)
+            if found is not None:
+                how, content, facts = found
+                self.target.put(name, content, facts)
+                if classify(name) is WalFileKind.HISTORY:
+                    self._apart.clear()
+                return how
         for source in sources:
             if self._copy_quarantined(source, name):
                 return Filled.QUARANTINED
@@ -72,16 +82,17 @@ class Refill:
             self._apart[number] = find_apart(self.sources[number], self.target)
         return self._apart[number]
 
-    def _copy(self, source: WalArchive, name: str) -> Filled:
-        facts = source.read_facts(name)
-        content = self._read_local(name, str(facts.get("hash")))
-        found = Filled.FROM_REPOSITORY if content is None else Filled.FROM_WAL_DIRECTORY
-        if content is None:
-            content = source.get(name)
-        self.target.put(name, content, {key: value for key, value in facts.items() if key not in _OWN_FACTS})
-        if classify(name) is WalFileKind.HISTORY:
-            self._apart.clear()
-        return found
+    def _read(self, source: WalArchive, name: str) -> tuple[Filled, bytes, Mapping[str, Any]] | None:
+        """Contents and facts as this source has them; None when it does not."""
+        try:
+            facts = source.read_facts(name)
+            content = self._read_local(name, str(facts.get("hash")))
+            how = Filled.FROM_REPOSITORY if content is None else Filled.FROM_WAL_DIRECTORY
+            if content is None:
+                content = source.get(name)
+        except ObjectMissing:
+            return None
+        return how, content, {key: value for key, value in facts.items() if key not in _OWN_FACTS}
 
     def _read_local(self, name: str, wanted_hash: str) -> bytes | None:
         if self.wal_directory is None:
