@@ -193,6 +193,28 @@ def test_what_the_far_disk_refuses_is_no_success(traced_server: TracedServer, in
     store.close()
 
 
+@needs_strace
+def test_a_directory_that_cannot_be_opened_for_once_is_no_success(traced_server: TracedServer) -> None:
+    """Its entries could not be made durable; the last thing that is opened for an object is its directory."""
+
+    def open_store(when: int) -> SftpStore:
+        root = traced_server.server.make_directory()
+        for path in (root / "clusters", root / "clusters" / "main"):
+            path.mkdir()
+            own(path)
+        return traced_server.open_store(root, f"openat:error=EMFILE:when={when} -e trace=openat,fsync")
+
+    store = open_store(9999)
+    store.create(NAME, CONTENT)
+    opened = traced_server.steps(store).count("openat")
+    store = open_store(opened)
+    with pytest.raises(StoreUnreachable, match="Failure"):
+        store.create(NAME, CONTENT)
+    assert store.find(NAME) is None
+    store.create(NAME, CONTENT)
+    assert traced_server.steps(store)[-1] == f"fsync {DIRECTORY}"
+
+
 # The connection
 
 

@@ -251,7 +251,7 @@ class SftpStore:
             link.ask(request for reply in also if reply.is_handle for request in _closing(wire.parse_handle(reply)))
             raise
         try:
-            return handle, far.take_directory_file(link, also[0]) if also else None
+            return handle, wire.parse_handle(also[0]) if also else None
         except Failed:
             link.ask([wire.close(handle), wire.remove(temporary)])
             raise

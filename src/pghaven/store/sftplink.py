@@ -112,7 +112,6 @@ class Link:
         self._is_open = True
         self._action = "could not connect to"
         self.read_length = self.write_length = _LEAST_LENGTH
-        self.opens_directories = True
         try:
             self._greet()
             self._action = "lost the connection to"
@@ -184,6 +183,20 @@ class Link:
             longest_read, longest_write = wire.parse_limits(self.do(wire.ask_limits()))
             self.read_length = min(max(longest_read, _LEAST_LENGTH), _MOST_LENGTH)
             self.write_length = min(max(longest_write, _LEAST_LENGTH), _MOST_LENGTH)
+        self.opens_directories = self._can_open_directories()
+
+    def _can_open_directories(self) -> bool:
+        """Whether directories can be opened as files, and so be flushed, which is asked of the one logged in to.
+
+        Decided once: where they can, one that cannot later on is a failure, and no reason to go on without.
+        """
+        reply = self.do(wire.open_file(b".", wire.READ_ONLY))
+        try:
+            handle = wire.parse_handle(reply)
+        except wire.Failed as failure:
+            return failure.code in (wire.Status.NO_SUCH_FILE, wire.Status.PERMISSION_DENIED)
+        self.do(wire.close(handle))
+        return True
 
     def _send(self, request: Request) -> None:
         self._number = (self._number + 1) & 0xFFFFFFFF

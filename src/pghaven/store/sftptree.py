@@ -111,21 +111,10 @@ def flush_directory(link: Link, path: bytes) -> None:
 
 
 def open_directory_file(link: Link, path: bytes) -> bytes | None:
-    """A handle that can be flushed; None where the server has no such thing."""
+    """A handle that can be flushed; None where the server has no such thing. Raises Failed."""
     if not link.opens_directories:
         return None
-    return take_directory_file(link, link.do(wire.open_file(path, wire.READ_ONLY)))
-
-
-def take_directory_file(link: Link, reply: Reply) -> bytes | None:
-    """The handle in the reply to an open of a directory; None, for this link for good, where that is not offered."""
-    try:
-        return wire.parse_handle(reply)
-    except Failed as failure:
-        if failure.code in (Status.NO_SUCH_FILE, Status.PERMISSION_DENIED):
-            raise
-        link.opens_directories = False
-        return None
+    return wire.parse_handle(link.do(wire.open_file(path, wire.READ_ONLY)))
 
 
 def scan(link: Link, opened: Sequence[Reply]) -> Scanned:
