@@ -89,7 +89,14 @@ class Protected:
     def settle(self) -> None:
         """Until everything written so far is in the archive."""
         segment = self.cluster.switch_wal()
-        wait_until(lambda: self.archive.exists(segment), f"{segment} in the archive", 120.0)
+        marks = self.cluster.data_directory / "pg_wal" / "archive_status"
+
+        def is_settled() -> bool:
+            """It may arrive before what it follows: several are pushed side by side."""
+            waiting = [mark.name for mark in marks.glob("*.ready") if mark.name[: len(segment)] <= segment]
+            return not waiting and self.archive.exists(segment)
+
+        wait_until(is_settled, f"WAL up to {segment} in the archive", 120.0)
 
     def tell(self, event: Event) -> None:
         if isinstance(event, Notice):

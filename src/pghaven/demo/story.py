@@ -59,6 +59,7 @@ from pghaven.demo.shop import (
 )
 from pghaven.errors import CheckFailed, PghavenError
 from pghaven.events import Listener, Progress, Step
+from pghaven.server.backlog import count_waiting
 from pghaven.server.connection import fetch_one, server_errors
 from pghaven.server.probe import read_clock, read_lsn
 from pghaven.server.walcontrol import switch_wal
@@ -301,18 +302,21 @@ class _Story:
     # -- between them -----------------------------------------------------------------------------------------------
 
     def _archive_rest(self, protected: Protected) -> None:
-        """The server still lives, so that what it wrote last can be archived too."""
-        with closing(self._original.connect()) as connection:
-            segment = switch_wal(connection).segment
-        self._listen(Step(text=f"waiting for WAL segment {segment} to be archived"))
+        """The server still lives, so that what it wrote last can be archived too.
+
+        The last segment may arrive before those that it follows, since several are pushed side by side.
+        """
         deadline = self._clock.monotonic() + _ARCHIVE_SECONDS_MAX
-        while not protected.archive.exists(str(segment)):
-            if self._clock.monotonic() > deadline:
-                raise CheckFailed(
-                    f"WAL segment {segment} did not arrive within {render_duration(_ARCHIVE_SECONDS_MAX)}",
-                    hint=f"See {self._original.log_path}, with --keep.",
-                )
-            self._clock.sleep(_POLL_SECONDS)
+        with closing(self._original.connect()) as connection:
+            segment = str(switch_wal(connection).segment)
+            self._listen(Step(text=f"waiting for WAL segment {segment} to be archived"))
+            while not protected.archive.exists(segment) or count_waiting(connection, segment):
+                if self._clock.monotonic() > deadline:
+                    raise CheckFailed(
+                        f"WAL up to segment {segment} did not arrive within {render_duration(_ARCHIVE_SECONDS_MAX)}",
+                        hint=f"See {self._original.log_path}, with --keep.",
+                    )
+                self._clock.sleep(_POLL_SECONDS)
 
     def _customers(self) -> Customers:
         return Customers(self._original.conninfo(), self._size.customers, _PAUSE_SECONDS, self._clock)
