@@ -190,7 +190,7 @@ def test_a_last_segment_that_is_damaged_takes_itself_from_the_window_and_nothing
     site.cluster.sql("SELECT pg_create_restore_point('before')")
     position = site.cluster.value("SELECT pg_current_wal_insert_lsn()")
     xid = site.cluster.value("SELECT pg_current_xact_id()::text")
-    before = site.cluster.value("SELECT clock_timestamp()")
+    before = site.cluster.pass_moment()
     kept = site.archive_all()
     site.cluster.sql("SELECT pg_current_xact_id()")
     lost = site.archive_all()

@@ -146,7 +146,7 @@ def test_a_moment_after_the_last_commit_is_reached_when_the_archive_covers_it(
     journal: tuple[Protected, dict[str, object]], adopt: Adopt
 ) -> None:
     site, _ = journal
-    moment = site.cluster.value("SELECT clock_timestamp()")
+    moment = site.cluster.pass_moment()
     site.settle()
     restored = recovered(site, adopt, RecoveryTarget(kind=TargetKind.TIME, time=moment))
     assert "".join(notes(restored)) == "abcd"

@@ -15,6 +15,7 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,14 @@ class TestCluster:
             segment_name,
             timeout_seconds=timeout_seconds,
         )
+
+    def pass_moment(self) -> datetime:
+        """A moment that whatever is written from now on is later than, also by the time of a file, which is that of
+        the kernel's last tick."""
+        moment = self.value("SELECT clock_timestamp()")
+        assert isinstance(moment, datetime)
+        self.wait_for("SELECT clock_timestamp() > %s + interval '50 ms'", moment)
+        return moment
 
     def log(self) -> str:
         """All the server has printed."""
