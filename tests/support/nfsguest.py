@@ -26,6 +26,7 @@ OTHER = "/mnt/other"  # the same, with caches of its own, as another host has th
 
 _FINIT_MODULE = 313  # x86-64
 _SIOCSIFFLAGS, _IFF_UP, _IFF_RUNNING = 0x8914, 0x1, 0x40
+_MS_BIND = 0x1000
 _FOR_EVER = 2_000_000_000
 _FLAGS = 0x2 | 0x20 | 0x400 | 0x2000  # insecure ports, gathered writes, no subtree check, fsid; and root is root
 _NOBODY = 65534
@@ -39,10 +40,10 @@ def require(result: int, what: str) -> None:
         raise OSError(number, os.strerror(number), what)
 
 
-def mount(source: str, target: str, kind: str, options: str = "") -> None:
+def mount(source: str, target: str, kind: str, options: str = "", flags: int = 0) -> None:
     os.makedirs(target, exist_ok=True)
     encoded = [text.encode() for text in (source, target, kind)]
-    require(_libc.mount(*encoded, 0, options.encode()), f"mount {kind} {target}")
+    require(_libc.mount(*encoded, flags, options.encode()), f"mount {kind} {target}")
 
 
 def write(path: str, text: str) -> None:
@@ -74,11 +75,17 @@ def load(modules: str, names: list[str]) -> None:
         load_one(next(path for path in needs if path.endswith(f"/{name}.ko")))
 
 
-def prepare() -> None:
+def prepare(kept: list[str]) -> None:
+    """``kept`` are directories that must stay where they are, also below one that becomes empty and writable."""
     mount("proc", "/proc", "proc")
     mount("sys", "/sys", "sysfs")
+    held = [(path, os.open(path, os.O_PATH)) for path in kept]
     for directory in ("/tmp", "/run", "/mnt", "/srv", "/var/tmp", "/var/lib", "/dev/shm"):
         mount("tmpfs", directory, "tmpfs")
+    for path, descriptor in held:
+        if not os.path.exists(path):
+            mount(f"/proc/self/fd/{descriptor}", path, "none", flags=_MS_BIND)
+        os.close(descriptor)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP | _IFF_RUNNING))
 
@@ -102,7 +109,7 @@ def serve() -> socket.socket:
 def main() -> None:
     modules, directory, *command = sys.argv[1:]
     try:
-        prepare()
+        prepare([directory, sys.prefix])
         load(modules, ["nfsd", "nfsv4"])
         listener = serve()
         options = "addr=127.0.0.1,vers=4.2,clientaddr=127.0.0.1"
