@@ -16,15 +16,16 @@ import signal
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from pghaven import errors
 from pghaven.clock import SYSTEM_CLOCK
 from pghaven.errors import Cancelled, PghavenError
+from pghaven.wal.limit import fork_child, unblock_interrupts
 
 Tell = Callable[[Any], None]
 
-_INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LENGTH = struct.Struct("<I")
 _READ_BYTES = 1 << 16
 _POLL_MAX_MS = (1 << 31) - 1
@@ -97,26 +98,7 @@ def start_child(work: Callable[[Tell], None]) -> Child:
     """Do ``work`` in a child process; it is given the means to tell us. The child ends with status 0 when it returns,
     with "cancelled" when it is interrupted, and with 1 when it raises anything else. Raises Cancelled if no process can
     be made."""
-    reader, writer = os.pipe()  # the child holds the writing end for as long as it lives
-    # An interrupt between the fork and the list of those whom we end would leave a child that nobody ends.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS)
-    try:
-        pid = os.fork()
-    except OSError as error:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTS)
-        os.close(reader)
-        os.close(writer)
-        raise Cancelled(f"could not start a process: {error.strerror}") from error
-    if pid == 0:
-        os.close(reader)
-        _run_as_child(work, writer)
-    os.close(writer)
-    return Child(pid, reader)
-
-
-def unblock_interrupts() -> None:
-    """Interrupts are held back from the first ``start_child`` on, until whoever called it can end what it started."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTS)
+    return Child(*fork_child(partial(_run_as_child, work)))
 
 
 def wait_for_any(children: Sequence[Child], seconds: float) -> Iterator[Child]:
@@ -171,7 +153,7 @@ def _run_as_child(work: Callable[[Tell], None], writer: int) -> None:
             view = view[os.write(writer, view) :]
 
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTS)
+        unblock_interrupts()
         nothing = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
             os.dup2(nothing, descriptor)

@@ -36,9 +36,9 @@ from pghaven.wal.children import (
     parse_error,
     render_error,
     start_child,
-    unblock_interrupts,
     wait_for_any,
 )
+from pghaven.wal.limit import unblock_interrupts
 from pghaven.wal.marks import Marks
 from pghaven.wal.push import WalFile, push_into, read_wal_file
 from pghaven.wal.refill import Refill

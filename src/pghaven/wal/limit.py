@@ -30,22 +30,9 @@ def run_within(seconds: float, work: Callable[[], int], report: Callable[[BaseEx
     end, and given a moment to clean up. A child that is interrupted by itself ends with the status "cancelled".
     Raises Cancelled if no process can be made.
     """
-    reader, writer = os.pipe()  # the child holds the writing end for as long as it lives
-    # An interrupt between the fork and the block below would leave a child that nobody ends.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS)
+    child, reader = fork_child(lambda _: _end_as_child(work, report))
     try:
-        child = os.fork()
-    except OSError as error:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTS)
-        os.close(reader)
-        os.close(writer)
-        raise Cancelled(f"could not start a process: {error.strerror}") from error
-    if child == 0:
-        os.close(reader)
-        _end_as_child(work, report)
-    os.close(writer)
-    try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTS)
+        unblock_interrupts()
         deadline = SYSTEM_CLOCK.monotonic() + seconds
         status = _reap(child, deadline) if _has_ended(reader, seconds) else None
         if status is None:
@@ -58,6 +45,34 @@ def run_within(seconds: float, work: Callable[[], int], report: Callable[[BaseEx
         raise
     finally:
         os.close(reader)
+
+
+def fork_child(run: Callable[[int], None]) -> tuple[int, int]:
+    """Have a child process ``run``, which must not return; its process id, and the end of a pipe to read from. ``run``
+    is given the end to write to, which the child holds for as long as it lives.
+
+    Interrupts are held back from here on, until the caller can end what it has started and unblocks them: one that
+    came in between would leave a child that nobody ends. Raises Cancelled if no process can be made.
+    """
+    reader, writer = os.pipe()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS)
+    try:
+        child = os.fork()
+    except OSError as error:
+        unblock_interrupts()
+        os.close(reader)
+        os.close(writer)
+        raise Cancelled(f"could not start a process: {error.strerror}") from error
+    if child == 0:
+        os.close(reader)
+        run(writer)
+    os.close(writer)
+    return child, reader
+
+
+def unblock_interrupts() -> None:
+    """Let interrupts come again after ``fork_child``, here or in the child."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTS)
 
 
 def _has_ended(reader: int, seconds: float) -> bool:
@@ -80,7 +95,7 @@ def _reap(child: int, deadline: float) -> int | None:
 def _end_as_child(work: Callable[[], int], report: Callable[[BaseException], int]) -> None:
     status = Cancelled.exit_status
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTS)
+        unblock_interrupts()
         status = work()
     except KeyboardInterrupt:
         pass  # whoever interrupted us is answered by our parent

@@ -9,7 +9,8 @@ import pytest
 
 _PROGRAM = """
 import os, signal, sys
-from pghaven.wal.children import explain_end, start_child, unblock_interrupts, wait_for_any
+from pghaven.wal.children import explain_end, start_child, wait_for_any
+from pghaven.wal.limit import unblock_interrupts
 
 def done(tell):
     tell(("told",))
