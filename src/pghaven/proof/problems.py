@@ -13,6 +13,7 @@ from pghaven.proof.findings import list_labels
 from pghaven.proof.judgements import BACKUP_AGE_WARNED
 from pghaven.proof.results import count_files
 from pghaven.proof.states import Problem, RepositorySilence, RepositoryState, ServerSilence, ServerState
+from pghaven.proof.wal_incidents import judge_writers
 from pghaven.repository.evidence import Verdict
 from pghaven.units import render_duration, render_time
 from pghaven.wal.behind import Behind
@@ -91,10 +92,13 @@ def _judge_repository(
         yield from _judge_gaps(cluster, server, repository)
     yield from _judge_verification(cluster, repository, now)
     yield from _judge_behind(cluster, repository.behind)
+    yield from judge_writers(cluster, repository.incidents, now)
     if repository.single_writer:
         yield Problem(level="warning", text=ONE_WRITER.format(name=repository.name), hint=ONE_WRITER_HINT)
     if repository.quarantined:
         text = f"{repository.quarantined} WAL files of a server that was passed over are in quarantine"
+        if repository.quarantined_from is not None:
+            text += f"; the last from {repository.quarantined_from}"
         hint = "Find the server that wrote them after another was promoted, and stop it."
         yield Problem(level="warning", text=text, hint=hint)
 

@@ -11,6 +11,7 @@ from pghaven.postgres.timeline import Timeline
 from pghaven.proof.catalog import ListedBackup, ShownState
 from pghaven.proof.windows import Reach, Window
 from pghaven.repository.evidence import Evidence
+from pghaven.repository.incidents import Incident
 from pghaven.server.probe import ArchiverFacts
 from pghaven.wal.behind import Behind
 from pghaven.wal.room import WalRoom
@@ -65,7 +66,8 @@ class RepositoryState:
 
     ``last_damage`` is the verification that found damage of which nobody has shown since that it is gone. ``behind``
     is what this host has noted of WAL that the repository missed. ``single_writer``: by its option. ``originals`` are
-    the labels of its complete backups, of a copy its original's.
+    the labels of its complete backups, of a copy its original's. ``quarantined_from`` is who wrote the last file of the
+    quarantine, ``incidents`` what was kept of two writers and of WAL that is lost, oldest first.
     """
 
     name: str
@@ -81,6 +83,8 @@ class RepositoryState:
     single_writer: bool = False
     behind: Behind | None = None
     originals: frozenset[str] = frozenset()
+    quarantined_from: str | None = None
+    incidents: tuple[Incident, ...] = ()
 
     @property
     def newest(self) -> ListedBackup | None:

@@ -6,13 +6,14 @@ is still there; and what is wrong is told together with what to do.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
 from pghaven.backup.archivewait import refuse_abandoned_timeline
 from pghaven.backup.checks import find_owner_name, read_control
 from pghaven.clock import SYSTEM_CLOCK, Clock
-from pghaven.errors import NotFound, PghavenError, Refused
+from pghaven.errors import Damaged, NotFound, ObjectMissing, PghavenError, Refused
 from pghaven.events import Listener, Step
 from pghaven.postgres.control import parse_control
 from pghaven.postgres.datadir import WAL_DIRECTORY
@@ -32,9 +33,10 @@ from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.entry import BackupState
 from pghaven.repository.evidence import find_last_damage, load_evidence
 from pghaven.repository.horizon import read_horizon
+from pghaven.repository.incidents import list_incidents
 from pghaven.repository.place import RepositoryPlace, open_place
 from pghaven.repository.repository import Lineage, Repository
-from pghaven.repository.walstore import WalArchive
+from pghaven.repository.walstore import WalArchive, describe_writer
 from pghaven.server.backlog import count_waiting
 from pghaven.server.connection import connect
 from pghaven.server.postmaster import is_running
@@ -144,6 +146,7 @@ def _read_repository(
     # Of a damaged one it is not known whose it was.
     ours = {one.label for one in backups if one.system_identifier in (lineage.system_identifier, None)}
     committed = [one for one in entries if one.state is BackupState.COMMITTED and one.label in ours]
+    quarantine = archive.list_quarantine()
     state = RepositoryState(
         name=name,
         url=repository.store.url,
@@ -152,12 +155,21 @@ def _read_repository(
         backups=tuple(one for one in backups if one.label in ours),
         reach=find_reach(archive, committed, read_horizon(repository, cluster, lineage.system_identifier).positions),
         recovery_point=None,
-        quarantined=len(archive.list_quarantine()),
+        quarantined=len(quarantine),
+        quarantined_from=_find_writer(archive, quarantine),
+        incidents=list_incidents(repository, cluster, lineage.system_identifier),
         fenced=_find_fence(archive, server),
         last_damage=find_last_damage(results),
         originals=frozenset(one.original for one in committed),
     )
     return replace(state, recovery_point=_measure(state, server, repository.clock))
+
+
+def _find_writer(archive: WalArchive, quarantine: Sequence[str]) -> str | None:
+    try:
+        return describe_writer(archive.read_quarantined_facts(quarantine[-1])) if quarantine else None
+    except (Damaged, ObjectMissing):
+        return None
 
 
 def _find_fence(archive: WalArchive, server: ServerState | ServerSilence) -> str | None:

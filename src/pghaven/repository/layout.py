@@ -139,6 +139,15 @@ def quarantine_prefix(cluster: str) -> str:
     return f"clusters/{cluster}/quarantine/"
 
 
+def incidents_prefix(cluster: str, system_identifier: int) -> str:
+    return f"clusters/{cluster}/incidents/{system_identifier}/"
+
+
+def incident_name(cluster: str, system_identifier: int, what: str) -> str:
+    """``what`` follows from what happened, so that whoever sees the same thing again writes the same name."""
+    return f"{incidents_prefix(cluster, system_identifier)}{what}"
+
+
 def outlines_prefix(cluster: str) -> str:
     return f"clusters/{cluster}/outlines/"
 

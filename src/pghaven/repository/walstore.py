@@ -85,9 +85,11 @@ class WalArchive:
         self._put(name, file_name, content, facts)
         return PutOutcome.QUARANTINED
 
-    def list_quarantine(self) -> tuple[str, ...]:
+    def list_quarantine(self, file_name: str = "") -> tuple[str, ...]:
+        """All entries, or those of one file."""
         prefix = f"{layout.quarantine_prefix(self.cluster)}{self.system_identifier}/"
-        return tuple(info.name.removeprefix(prefix) for info in self._repository.store.list(prefix))
+        entries = (info.name.removeprefix(prefix) for info in self._repository.store.list(prefix))
+        return tuple(entry for entry in entries if file_name in ("", entry.rpartition("-")[0]))
 
     def _put(self, name: str, file_name: str, content: bytes, facts: Mapping[str, Any]) -> PutOutcome:
         repository = self._repository
@@ -115,8 +117,8 @@ class WalArchive:
         if not is_same:
             raise Conflict(
                 f'"{file_name}" is in the archive with other contents',
-                detail=f"Archived: BLAKE3 {stored.get('hash')} from {_source(stored)}; "
-                f"refused: BLAKE3 {_hash(content)} from {_source(facts)}.",
+                detail=f"Archived: BLAKE3 {stored.get('hash')} from {describe_writer(stored)}; "
+                f"refused: BLAKE3 {_hash(content)} from {describe_writer(facts)}.",
                 hint="Two servers write the same timeline of one cluster (split brain, or a copy that archives), "
                 "or this file has changed since it was archived. Find out which server is the right one.",
             ) from None
@@ -151,6 +153,11 @@ class WalArchive:
         index = self._repository.load_index(self._name(str(segment)), Kind.WAL)
         if index.meta.get("name") != str(segment) or index.plain_length != self.segment_size:
             raise Damaged(f'"{self._name(str(segment))}" is damaged: it is not the segment it is named as')
+
+    def read_quarantined_facts(self, entry: str) -> Mapping[str, Any]:
+        """As ``read_facts``, of what ``list_quarantine`` lists."""
+        name = f"{layout.quarantine_prefix(self.cluster)}{self.system_identifier}/{entry}"
+        return self._repository.load_index(name, Kind.WAL).meta
 
     def get_quarantined(self, entry: str) -> bytes:
         """The proven contents of what ``list_quarantine`` lists. Raises ObjectMissing, Damaged naming the object."""
@@ -246,5 +253,12 @@ def _hash(content: bytes) -> str:
     return blake3.blake3(content).hexdigest()
 
 
-def _source(facts: Mapping[str, Any]) -> str:
-    return f'host "{facts.get("host", "unknown")}" at {facts.get("pushed_at", "an unknown time")}'
+def describe_writer(facts: Mapping[str, Any]) -> str:
+    """Who stored a file, and when, as far as it is known."""
+    directory, identifier = facts.get("data_directory"), facts.get("system_identifier")
+    return (
+        f'host "{facts.get("host", "unknown")}"'
+        + (f', data directory "{directory}"' if directory else "")
+        + (f", system identifier {identifier}" if identifier else "")
+        + f", at {facts.get('pushed_at', 'an unknown time')}"
+    )

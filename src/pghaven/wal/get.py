@@ -38,6 +38,7 @@ from pghaven.wal.commands import render_archive_command, render_restore_command
 from pghaven.wal.fence import find_current_fork, load_later_histories
 from pghaven.wal.occupied import refuse_occupied_tablespaces
 from pghaven.wal.plan import FollowedPlan, Verdict
+from pghaven.wal.rewinding import find_own_quarantined, find_rewound_directory
 
 __all__ = ["GetOutcome", "GetRequest", "get_file", "render_archive_command", "render_restore_command"]
 
@@ -151,6 +152,9 @@ def _find_segment(opened: OpenArchive, request: GetRequest, listener: Listener) 
         segment = SegmentName.parse(request.file_name, archive.segment_size)
     except ValueError as error:
         raise UsageError(str(error)) from error
+    rewound = find_rewound_directory(request.file_name, request.target_path)
+    if rewound is not None:
+        return find_own_quarantined(archive, request.file_name, rewound) or _read_segment(opened, segment) or _Absence()
     if request.standby:
         fork = find_current_fork(segment.timeline, load_later_histories(archive, segment.timeline, listener))
         # The part before the fork is in the first segment of the timeline that took over, or comes by streaming.

@@ -26,6 +26,7 @@ from pghaven.postgres.waldata import LONG_HEADER_SIZE, check_segment, is_wal_mag
 from pghaven.repository.walstore import PutOutcome
 from pghaven.units import render_size, render_time_utc, since_epoch
 from pghaven.wal.archives import OpenArchive
+from pghaven.wal.conflict import put_or_tell
 from pghaven.wal.directory import find_data_directory, read_system_identifier, refuse_restored_copy
 from pghaven.wal.fence import Fork, find_last_fork, load_later_histories
 
@@ -38,6 +39,7 @@ class WalFile:
     """A file to be archived, read whole. ``claim`` is the identifier of the cluster that it says it is of.
 
     ``written_at`` is the file's mtime, rounded up: no commit inside is later. ``mtime_ns`` is that time as it is.
+    ``data_directory`` is the server's, None when the file was not read for one.
     """
 
     name: str
@@ -45,6 +47,7 @@ class WalFile:
     content: bytes
     claim: int
     mtime_ns: int
+    data_directory: str | None = None
 
     @property
     def written_at(self) -> datetime:
@@ -75,6 +78,7 @@ def read_wal_file(path: str, data_directory: str | None = None) -> WalFile:
         content=content,
         claim=_read_claim(name, kind, content, directory),
         mtime_ns=mtime_ns,
+        data_directory=None if directory is None else os.path.realpath(directory),
     )
 
 
@@ -91,16 +95,18 @@ def push_into(opened: OpenArchive, file: WalFile, clock: Clock, listener: Listen
         "source_mtime": render_time_utc(file.written_at),
         "system_identifier": str(archive.system_identifier),
     }
+    if file.data_directory is not None:
+        facts["data_directory"] = file.data_directory
     if file.kind is WalFileKind.HISTORY:
         # It can never be replaced, and every later decision about timelines rests on it.
         parse_history(file.content.decode("utf-8", "replace"), Timeline.parse_history_name(file.name))
     if file.kind not in _SEGMENT_KINDS:
-        return archive.put(file.name, file.content, facts)
+        return put_or_tell(archive, file.name, file.content, facts)
     segment = _check(opened, file)
     # What entered the archive before it was known to be past a fork stays where it is.
     fork = find_last_fork(segment.timeline, load_later_histories(archive, segment.timeline, listener))
     if fork is None or not fork.has_left_behind(segment) or archive.holds(file.name, file.content):
-        return archive.put(file.name, file.content, facts)
+        return put_or_tell(archive, file.name, file.content, facts)
     outcome = archive.put_quarantine(file.name, file.content, facts)
     listener(_warn_of(fork, file.name))
     return outcome

@@ -108,9 +108,10 @@ class Refill:
         return content if blake3.blake3(content).hexdigest() == wanted_hash else None
 
     def _copy_quarantined(self, source: WalArchive, name: str) -> bool:
-        entries = [entry for entry in source.list_quarantine() if entry.rpartition("-")[0] == name]
+        entries = source.list_quarantine(name)
         for entry in entries:
-            self.target.put_quarantine(name, source.get_quarantined(entry), {})
+            facts = {key: told for key, told in source.read_quarantined_facts(entry).items() if key not in _OWN_FACTS}
+            self.target.put_quarantine(name, source.get_quarantined(entry), facts)
         return bool(entries)
 
 
