@@ -74,6 +74,18 @@ def plan_restore(repository: Repository, request: RestoreRequest, others: Sequen
     )
 
 
+def survey_target(
+    repository: Repository, request: RestoreRequest, others: Sequence[Repository] = ()
+) -> tuple[BackupEntry, WalPlan]:
+    """Whether a target can be reached: the backup and the WAL that lead to it. No target directory is looked at.
+
+    Raises Refused for a target that cannot be reached, telling what can; NotFound, Damaged.
+    """
+    planner = _Planner(repository, request, others)
+    way = planner.choose_way()
+    return way.backup, planner.plan_wal(way, planner.catalog.load_manifest(way.backup))
+
+
 class _Planner:
     def __init__(self, repository: Repository, request: RestoreRequest, others: Sequence[Repository]) -> None:
         self._request = request

@@ -7,10 +7,11 @@ transactions and restore points are found by looking for their bytes and reading
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 from pghaven.errors import Damaged
 from pghaven.postgres.lsn import Lsn
@@ -19,6 +20,7 @@ from pghaven.postgres.waldata import LONG_HEADER_SIZE, SHORT_HEADER_SIZE, may_co
 from pghaven.postgres.walevent import decode_restore_point, decode_xact
 from pghaven.postgres.walpage import EndReason
 from pghaven.postgres.walrecord import RM_XACT, RM_XLOG, LastRecord, WalRecord, find_last_record, iter_records
+from pghaven.repository.walfacts import parse_span
 from pghaven.repository.walstore import WalArchive
 from pghaven.units import parse_time_utc
 
@@ -61,6 +63,13 @@ class WalPath:
         with self._noting(at % len(self.segments)):
             return read_written_time(self.archive, self.segments[at])
 
+    def read_last_time(self, at: int) -> datetime | None:
+        """The time of the last commit in one of its files, or any time after that; None when that is not known."""
+        with self._noting(at % len(self.segments)):
+            facts = self.archive.read_facts(str(self.segments[at]))
+        span = parse_span(facts)
+        return span.last_commit or _parse_written(facts)
+
     def before(self, at: int) -> WalPath | None:
         """What comes before one of its files, None for the first."""
         if not at:
@@ -78,7 +87,11 @@ class WalPath:
 
 def read_written_time(archive: WalArchive, segment: SegmentName) -> datetime | None:
     """When the server last wrote this segment's file; no commit in it is later. None when it was not recorded."""
-    text = archive.read_facts(str(segment)).get("source_mtime")
+    return _parse_written(archive.read_facts(str(segment)))
+
+
+def _parse_written(facts: Mapping[str, Any]) -> datetime | None:
+    text = facts.get("source_mtime")
     return parse_time_utc(text) if isinstance(text, str) else None
 
 
@@ -163,14 +176,14 @@ def _records_of(path: WalPath, at: int, rmid: int) -> Iterator[WalRecord]:
 
 
 def _first_written_at(path: WalPath, moment: datetime) -> int:
-    """The index of the first segment whose file was written at or after a moment; 0 when times are not known."""
+    """The index of the first segment that may have a commit at or after a moment; 0 when times are not known."""
     low, high = 0, len(path.segments)
     while low < high:
         middle = (low + high) // 2
-        written = path.read_written_time(middle)
-        if written is None:
+        last = path.read_last_time(middle)
+        if last is None:
             return 0
-        if written < moment:
+        if last < moment:
             low = middle + 1
         else:
             high = middle

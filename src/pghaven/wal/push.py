@@ -23,6 +23,8 @@ from pghaven.postgres.segment import (
 )
 from pghaven.postgres.timeline import Timeline, parse_history
 from pghaven.postgres.waldata import LONG_HEADER_SIZE, check_segment, is_wal_magic, parse_page_header
+from pghaven.postgres.walspan import find_span
+from pghaven.repository.walfacts import render_span
 from pghaven.repository.walstore import PutOutcome
 from pghaven.units import render_size, render_time_utc, since_epoch
 from pghaven.wal.archives import OpenArchive
@@ -103,6 +105,7 @@ def push_into(opened: OpenArchive, file: WalFile, clock: Clock, listener: Listen
     if file.kind not in _SEGMENT_KINDS:
         return put_or_tell(archive, file.name, file.content, facts)
     segment = _check(opened, file)
+    facts.update(render_span(find_span(file.content, segment)))
     # What entered the archive before it was known to be past a fork stays where it is.
     fork = find_last_fork(segment.timeline, load_later_histories(archive, segment.timeline, listener))
     if fork is None or not fork.has_left_behind(segment) or archive.holds(file.name, file.content):
