@@ -35,6 +35,7 @@ from pghaven.repository.collectplan import (
     list_compactions,
 )
 from pghaven.repository.entry import BackupEntry, BackupState, Purpose, parse_generation
+from pghaven.repository.hidden import refuse_hidden
 from pghaven.repository.liveness import is_over, seems_dead
 from pghaven.repository.removal import Removal
 from pghaven.repository.turns import Turn, TurnHolder, seems_over, take_turn
@@ -297,20 +298,8 @@ class BackupCollector:
         return entry
 
     def _refuse_hidden(self, packs: Iterable[str], entries: Mapping[str, BackupEntry]) -> None:
-        """Where there are packs but the listing has no intent, which is written first, asking for it proves it gone.
-
-        A listing that ended before its end looks like one of fewer backups. Raises Damaged when it was such a one.
-        """
-        for label in sorted(packs):
-            if label in entries and "intent" in entries[label].parts:
-                continue
-            name = layout.backup_object_name(self._catalog.cluster, label, "intent")
-            if self._repository.store.find(name) is not None:
-                raise Damaged(
-                    f'nothing was removed: "{name}" is there, but the store left it out of its listing',
-                    detail="What a listing leaves out would be taken for removed, and what it needs with it.",
-                    hint="Run it again later. If this stays so, the store's listings cannot be relied upon.",
-                )
+        """Raises Damaged where the listing of labels has left one out that has packs."""
+        refuse_hidden(self._repository, self._catalog.cluster, packs, entries, "nothing was removed")
 
     def _judge(
         self, packs: dict[str, dict[bytes, int]], entries: dict[str, BackupEntry], compactions: frozenset[str]

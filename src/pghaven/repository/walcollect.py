@@ -18,6 +18,7 @@ from pghaven.repository import layout
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.collectplan import LIVE
 from pghaven.repository.entry import BackupEntry, BackupState, Purpose
+from pghaven.repository.hidden import list_pack_labels, refuse_hidden
 from pghaven.repository.horizon import raise_horizon
 from pghaven.repository.unreadable import advise, interpret
 from pghaven.repository.walstore import WalArchive
@@ -116,9 +117,13 @@ class WalCollector:
         return WalArchive(self._repository, self._catalog.cluster, need.system_identifier, lineage.wal_segment_size)
 
     def _read_entries(self, need: WalNeed) -> list[BackupEntry]:
-        """The backups of this lineage that are whole or under way."""
+        """The backups of this lineage that are whole or under way. Raises Damaged where a listing left one out."""
         found = []
-        for listed in self._catalog.list_labels():
+        repository, cluster = self._repository, self._catalog.cluster
+        labels = list_pack_labels(repository, cluster)
+        entries = {listed.label: listed for listed in self._catalog.list_labels()}
+        refuse_hidden(repository, cluster, labels, entries, "no WAL was removed")
+        for listed in entries.values():
             entry = interpret(self._catalog, listed)
             if entry.state is BackupState.DAMAGED or (entry.state is BackupState.UNDECIDED and entry.intent is None):
                 raise Damaged(f"no WAL was removed: {entry.reason}", hint=advise(self._catalog, entry.label))

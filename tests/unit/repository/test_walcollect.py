@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -19,7 +20,7 @@ from pghaven.repository.removal import Removal, RetireOrder
 from pghaven.repository.repository import Repository
 from pghaven.repository.walcollect import WalCollector, WalNeed, WalRemoval
 from pghaven.repository.walstore import WalArchive
-from pghaven.store.api import Store
+from pghaven.store.api import ObjectInfo, Store
 from pghaven.store.memory import MemoryStore
 from pghaven.store.recording import RecordingStore
 from tests.support.interleave import Actor, Scene, two_switches
@@ -31,7 +32,9 @@ from tests.support.synthetic import (
     BackupOrder,
     make_intent,
     make_repository,
+    make_source,
     open_archive,
+    take_backup,
 )
 
 OLD, NEW = BackupOrder(number=10), BackupOrder(number=100)
@@ -400,3 +403,40 @@ def test_a_backup_that_goes_on_has_its_wal_in_every_order() -> None:
 def test_a_backup_that_looks_before_it_is_announced_would_lose_its_wal() -> None:
     with pytest.raises(AssertionError):
         list(play_a_backup_against_a_collector(is_careless=True))
+
+
+# -- a store that does not list all it has --------------------------------------------------------------------------
+
+
+class ShortListingStore(MemoryStore):
+    """Lists nothing below what is ``hidden``, however often it is asked; by its name everything is found."""
+
+    hidden = ""
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        return (info for info in super().list(prefix) if not self.hidden or not info.name.startswith(self.hidden))
+
+
+def test_no_wal_goes_where_a_listing_leaves_out_the_backup_that_needs_it(tmp_path: Path) -> None:
+    store = ShortListingStore()
+    catalog = BackupCatalog(make_repository(store), CLUSTER)
+    source = make_source(tmp_path, tablespaces=False)
+    for order in (OLD, NEW):
+        take_backup(catalog.repository, source, order)
+    archive = open_archive(catalog.repository)
+    fill(archive, *(number for number in range(5, 100) if not archive.exists(name(number))))
+    before = [one.name for one in archive.list_segments(ONE)]
+    store.hidden = f"clusters/{CLUSTER}/backups/{OLD.label}/"
+    assert [entry.label for entry in catalog.list_labels()] == [NEW.label]
+
+    collector = WalCollector(catalog)
+    for act in (collector.preview, collector.run):
+        with pytest.raises(Damaged, match=f"no WAL was removed: .*{OLD.label}/intent.* left it out of its listing"):
+            act(need(90))
+    assert [one.name for one in archive.list_segments(ONE)] == before
+
+    store.hidden = ""
+    assert collector.run(need(90)).files
+    first = Lsn.parse(catalog.read_entry(OLD.label).summary["start_lsn"]) // SEGMENT_SIZE
+    assert first < 90
+    assert archive.exists(name(first))
