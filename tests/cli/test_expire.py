@@ -111,9 +111,34 @@ def test_what_is_neither_expired_nor_held_is_told(protected: Site, words: tuple[
     assert protected.error(*words, label, status=status)["message"] == message
 
 
-def test_undo_and_dry_run_do_not_go_together(protected: Site) -> None:
-    error = protected.error("expire", "--undo", "x", "--dry-run", status=2)
-    assert error["message"] == "--undo, --give-up and --dry-run do not go together"
+@pytest.mark.parametrize(
+    "words", [("--undo", "x", "--dry-run"), ("--undo", "x", "--remove", "y"), ("--give-up", "x", "--remove", "y")]
+)
+def test_what_does_not_go_together_is_told(protected: Site, words: tuple[str, ...]) -> None:
+    error = protected.error("expire", *words, status=2)
+    message = "of --undo, --give-up and --remove only one can be given, and only --remove with --dry-run"
+    assert error["message"] == message
+
+
+def test_a_backup_is_removed_by_its_name_and_brought_back(site: Site) -> None:
+    """The last one, which no policy takes; it goes at last without a policy."""
+    site.set_up()
+    site.ok("backup")
+    site.archive_all()
+    (label,) = labels(site)
+    shown = site.ok("expire", "--remove", label, "--dry-run", "--reason", "wrong disk", environment=ONE)
+    assert labels(site) == {label: "complete"}
+    done = site.ok("expire", "--remove", label, "--reason", "wrong disk", environment=ONE)
+    assert until_seconds(done) == until_seconds(shown.replace("would be expired", "is expired"))
+    assert f"backup {label} of main is expired by hand\n  the policy keeps it: the newest\n" in done
+    assert "what is lost: it is the last backup of system" in done
+    assert labels(site) == {label: "retired"}
+    site.ok("expire", "--undo", label)
+    removed = site.json("expire", "--remove", label, environment={"PGHAVEN_CLUSTER__MAIN__RETENTION__GRACE": "1ms"})
+    assert (removed["removal"]["label"], removed["removal"]["is_done"]) == (label, True)
+    text = site.ok("expire")
+    assert "nothing but what was expired by hand expires: no retention policy is configured\n" in text
+    assert labels(site) == {}
 
 
 def test_a_cluster_nobody_has_registered_is_not_found(site: Site) -> None:

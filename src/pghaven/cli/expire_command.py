@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pghaven.cli import expire_by_hand as by_hand
 from pghaven.cli.invocation import Invocation
-from pghaven.cli.opening import each_repository, open_chosen_repository, refresh_listing
+from pghaven.cli.opening import each_repository, refresh_listing
 from pghaven.cli.retention_options import make_policy
 from pghaven.errors import Damaged, UsageError
 
 if TYPE_CHECKING:
-    from pghaven.config.values import ClusterConfig
     from pghaven.repository.repository import Repository
     from pghaven.retention.expire import ExpireResult
 
@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 @click.option(
     "--give-up", metavar="LABEL", help="End a backup whose records cannot be read, so that it holds nothing back."
 )
+@click.option(
+    "--remove",
+    metavar="LABEL",
+    help="Expire one backup (or the beginning of its label), also one that the policy would keep.",
+)
+@click.option("--reason", default="", metavar="TEXT", help="Why, with --remove; kept with the backup.")
 @click.option("--repository", metavar="NAME", help="Only this one of the cluster's repositories.")
 @click.pass_obj
 def command(
@@ -33,13 +39,16 @@ def command(
     dry_run: bool,
     undo: str | None,
     give_up: str | None,
+    remove: str | None,
+    reason: str,
     repository: str | None,
 ) -> int:
     """Expire the backups of CLUSTER that its retention policy no longer keeps, and remove what was expired before.
 
     CLUSTER can be left out if only one is configured. An expired backup can be brought back with --undo for the time
     that "grace" gives in the configuration; then it is removed with everything that only it needed. WAL that no backup
-    and no window needs is removed too. Every backup is listed with the reason why it is kept or not. Ends with 12 when
+    and no window needs is removed too. Every backup is listed with the reason why it is kept or not. --remove expires
+    one backup by name in the same two steps, and tells what can no longer be restored without it. Ends with 12 when
     a clock is wrong, with 16 when stored data is damaged so that nothing can be removed. Needs the repository alone,
     no server.
     """
@@ -47,12 +56,19 @@ def command(
     from pghaven.retention.expire import run_expire
 
     chosen = invocation.get_cluster(cluster)
-    if sum((dry_run, undo is not None, give_up is not None)) > 1:
-        raise UsageError("--undo, --give-up and --dry-run do not go together", hint="Give one of them.")
+    if sum((dry_run and remove is None, undo is not None, give_up is not None, remove is not None)) > 1:
+        raise UsageError(
+            "of --undo, --give-up and --remove only one can be given, and only --remove with --dry-run",
+            hint="Give one of them.",
+        )
+    if reason and remove is None:
+        raise UsageError("--reason goes with --remove", hint="Give --remove LABEL too.")
     if undo is not None:
-        return _undo(invocation, chosen, undo, repository)
+        return by_hand.undo(invocation, chosen, undo, repository)
     if give_up is not None:
-        return _give_up(invocation, chosen, give_up, repository)
+        return by_hand.give_up(invocation, chosen, give_up, repository)
+    if remove is not None:
+        return by_hand.remove(invocation, chosen, by_hand.Order(remove, reason, dry_run), repository)
     policy = make_policy(chosen.retention)
     found: list[tuple[str, ExpireResult]] = []
     with invocation.reporter as listener:
@@ -69,39 +85,3 @@ def command(
     text = "\n".join(render_text(*one) for one in found)
     status = invocation.show("expire", {"results": [render_body(*one) for one in found]}, text)
     return Damaged.exit_status if any(result.obstacle for _, result in found) else status
-
-
-def _give_up(invocation: Invocation, chosen: ClusterConfig, label: str, repository: str | None) -> int:
-    from pghaven.repository import unreadable
-    from pghaven.repository.backups import BackupCatalog
-
-    with invocation.reporter as listener:
-        catalog = BackupCatalog(open_chosen_repository(invocation.config, chosen, repository, listener), chosen.name)
-        reason = unreadable.give_up(catalog, label)
-    body = {"cluster": chosen.name, "label": label, "reason": reason}
-    text = (
-        f"backup {label} of {chosen.name} is given up, the next pghaven expire removes what is left of it: {reason}\n"
-    )
-    return invocation.show("expire-give-up", body, text)
-
-
-def _undo(invocation: Invocation, chosen: ClusterConfig, label: str, repository: str | None) -> int:
-    from pghaven.events import Notice
-    from pghaven.repository.backups import BackupCatalog
-    from pghaven.retention.expire import find_next_expiry, undo_expiry
-
-    with invocation.reporter as listener:
-        catalog = BackupCatalog(open_chosen_repository(invocation.config, chosen, repository, listener), chosen.name)
-        whole = undo_expiry(catalog, label)
-        reason = find_next_expiry(catalog, make_policy(chosen.retention), whole)
-        if reason is not None:
-            listener(
-                Notice(
-                    level="info",
-                    code="expires_again",
-                    text=f"the next pghaven expire will expire it again: {reason}",
-                    hint=f"Change the policy, or exempt it: pghaven hold {whole}",
-                )
-            )
-    body = {"cluster": chosen.name, "label": whole, "expires_again": reason}
-    return invocation.show("expire-undo", body, f"backup {whole} of {chosen.name} is back\n")

@@ -18,10 +18,12 @@ def render_text(repository: str, result: ExpireResult) -> str:
     title = f"cluster {result.cluster}, repository {repository}"
     if not result.is_done:
         title += ": nothing is changed, this is what would be done"
-    if result.plan.refusal is not None:
+    if result.plan.refusal is not None and result.collected is None and result.obstacle is None:
         hint = f"    HINT:  Add a section [cluster.{result.cluster}.retention] to the configuration.\n"
         return f"{title}\n  nothing expires: {result.plan.refusal.text}\n{hint}"
     text = f"{title}\n"
+    if result.plan.refusal is not None:
+        text += f"  nothing but what was expired by hand expires: {result.plan.refusal.text}\n"
     if result.plan.verdicts:
         rows = [_row(verdict, result) for verdict in result.plan.verdicts]
         text += render_table(["backup", "taken", "verdict", "why"], rows)

@@ -21,7 +21,7 @@ def command(invocation: Invocation, label: str, reason: str, cluster: str | None
     An expired backup that has not been removed yet is brought back.
     """
     from pghaven.repository.backups import BackupCatalog
-    from pghaven.retention.expire import hold_backup
+    from pghaven.retention.byhand import hold_backup
     from pghaven.units import render_time
 
     chosen = invocation.get_cluster(cluster)

@@ -17,7 +17,7 @@ from pghaven.cli.retention_options import make_policy
 def command(invocation: Invocation, label: str, cluster: str | None, repository: str | None) -> int:
     """End the hold of the backup LABEL (or the beginning of its label)."""
     from pghaven.repository.backups import BackupCatalog
-    from pghaven.retention.expire import find_next_expiry, release_backup
+    from pghaven.retention.byhand import find_next_expiry, release_backup
 
     chosen = invocation.get_cluster(cluster)
     with invocation.reporter as listener:

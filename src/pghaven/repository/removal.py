@@ -19,6 +19,10 @@ from pghaven.units import render_time, render_time_utc
 _LEFT_UNTIL_LAST = ("decision", "fate/")
 
 
+# How the reason of a retirement begins that no policy has made.
+BY_HAND = "by hand: "
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetireOrder:
     """Why a backup is expired, and the end of the time in which that can be undone."""
@@ -42,7 +46,7 @@ class Removal:
         entry = self._require(label, BackupState.COMMITTED, BackupState.RETIRED)
         if entry.state is BackupState.RETIRED:
             return
-        _refuse_held(entry)
+        refuse_held(entry)
         number = find_last(entry.parts, "retire") + 1
         body = {
             "reason": order.reason,
@@ -56,7 +60,7 @@ class Removal:
         entry = self._catalog.read_entry(label)
         if entry.hold is not None:
             self._claim(label, number, KEEP, "it is held")
-            _refuse_held(entry)
+            refuse_held(entry)
 
     def undo(self, label: str) -> None:
         """Take an expiry back. Raises Refused when the backup is not retired, or is being removed already."""
@@ -173,7 +177,8 @@ def is_due(entry: BackupEntry, now: datetime) -> bool:
     return entry.state is BackupState.RETIRED and is_over and entry.hold is None
 
 
-def _refuse_held(entry: BackupEntry) -> None:
+def refuse_held(entry: BackupEntry) -> None:
+    """Raises Refused for a backup that is held."""
     if entry.hold is not None:
         raise Refused(
             f'backup "{entry.label}" is held since {render_time(entry.hold.written_at)}: {entry.hold.reason}',

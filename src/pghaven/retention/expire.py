@@ -17,17 +17,15 @@ from pghaven.events import Listener, Notice, Step
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.collect import BackupCollector, CollectResult, CollectRules
 from pghaven.repository.compact import CompactionPlan, CompactionResult, CompactionRules, Compactor
-from pghaven.repository.entry import BackupEntry, BackupState
 from pghaven.repository.layout import make_label
-from pghaven.repository.removal import Removal, RetireOrder
+from pghaven.repository.removal import BY_HAND, Removal, RetireOrder
 from pghaven.repository.walcollect import WalCollector, WalRemoval
 from pghaven.retention.gather import gather_lineages
-from pghaven.retention.policy import RetentionPlan, RetentionPolicy, Rule, Verdict, plan_retention
+from pghaven.retention.policy import RetentionPlan, RetentionPolicy, Rule, plan_retention
 from pghaven.retention.walplan import WalPlan, plan_wal
 from pghaven.runtime.whoami import read_own_identity
 
 COMPACTION_RULES: Final = CompactionRules()
-_CAN_BE_HELD: Final = (BackupState.COMMITTED, BackupState.RETIRED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +73,7 @@ def run_expire(
 ) -> ExpireResult:
     """Retire what the policy drops, remove whatever is due, and write packs that are mostly dead anew.
 
-    Without a policy nothing at all is done.
+    Without a policy nothing is retired, and only what somebody has expired by hand is removed.
 
     Raises NotFound for a cluster that is not registered, Refused when a clock is wrong, Damaged when the facts of a
     backup are, StoreUnreachable, NotPermitted. Whatever stops it, running it again goes on.
@@ -96,7 +94,7 @@ def run_expire(
             hint="Compare the clocks of this host and of the one that took the backup.",
         )
     result = ExpireResult(cluster=catalog.cluster, is_done=not dry_run, plan=plan, undo_until=plan.now + policy.grace)
-    if plan.refusal is not None:
+    if plan.refusal is not None and not _is_only_by_hand(catalog):
         return result
     if dry_run:
         result = replace(result, retired=tuple(verdict.backup.label for verdict in plan.to_retire))
@@ -108,7 +106,15 @@ def run_expire(
     except (Locked, Cancelled) as error:
         listener(Notice(level="info", code="not_collected", text=error.message))
         return result
-    return result if result.obstacle is not None else _compact(catalog, compaction, listener, result)
+    if result.obstacle is not None or plan.refusal is not None:
+        return result
+    return _compact(catalog, compaction, listener, result)
+
+
+def _is_only_by_hand(catalog: BackupCatalog) -> bool:
+    """Whether all that is expired was expired by its name: what a policy has expired, which is gone now, stays."""
+    retired = [one.retirement for one in catalog.list_entries() if one.retirement is not None]
+    return bool(retired) and all(one.reason.startswith(BY_HAND) for one in retired)
 
 
 def _compact(catalog: BackupCatalog, rules: CompactionRules, listener: Listener, result: ExpireResult) -> ExpireResult:
@@ -132,7 +138,7 @@ def _compact(catalog: BackupCatalog, rules: CompactionRules, listener: Listener,
 def _retire(catalog: BackupCatalog, result: ExpireResult, listener: Listener) -> Iterator[str]:
     """The labels that were retired; not those that somebody has held or removed since the plan was made."""
     for verdict in result.plan.to_retire:
-        order = RetireOrder(reason=_render_reasons(verdict), not_before=result.undo_until)
+        order = RetireOrder(reason=verdict.words, not_before=result.undo_until)
         try:
             Removal(catalog).retire(verdict.backup.label, order)
         except (Refused, NotFound) as error:
@@ -160,43 +166,3 @@ def _collect(catalog: BackupCatalog, system_identifiers: Sequence[int], result: 
             removal = wal_collector.run(need) if result.is_done else wal_collector.preview(need, going=going)
         wal.append(WalOutcome(plan=wanted, removal=removal))
     return replace(result, collected=collected, wal=tuple(wal))
-
-
-# -- by hand ---------------------------------------------------------------------------------------------------------
-
-
-def undo_expiry(catalog: BackupCatalog, label: str) -> str:
-    """Bring a retired backup back; its label, of which ``label`` may be the beginning.
-
-    Raises NotFound, Refused when it came too late.
-    """
-    entry = catalog.find_entry(label, BackupState.RETIRED)
-    Removal(catalog).undo(entry.label)
-    return entry.label
-
-
-def hold_backup(catalog: BackupCatalog, label: str, reason: str) -> BackupEntry:
-    """Exempt a backup from every policy, also one that is retired; it as it is then, with the hold that is in force.
-
-    ``label`` may be the unique beginning of one. Raises NotFound, Refused when it came too late.
-    """
-    entry = catalog.find_entry(label, *_CAN_BE_HELD)
-    Removal(catalog).hold(entry.label, reason)
-    return catalog.read_entry(entry.label)
-
-
-def release_backup(catalog: BackupCatalog, label: str) -> str:
-    """End a hold; the backup's label, of which ``label`` may be the beginning. Raises NotFound, Refused."""
-    entry = catalog.find_entry(label, *_CAN_BE_HELD)
-    Removal(catalog).release(entry.label)
-    return entry.label
-
-
-def find_next_expiry(catalog: BackupCatalog, policy: RetentionPolicy, label: str) -> str | None:
-    """Why the policy would expire this backup now; None if it would not. Raises Damaged, StoreUnreachable."""
-    plan = plan_retention(policy, gather_lineages(catalog), now=catalog.repository.clock.now())
-    return next((_render_reasons(one) for one in plan.to_retire if one.backup.label == label), None)
-
-
-def _render_reasons(verdict: Verdict) -> str:
-    return "; ".join(reason.text for reason in verdict.reasons)

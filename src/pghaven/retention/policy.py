@@ -99,8 +99,12 @@ class Verdict:
     leads_on: bool
     reasons: tuple[Reason, ...]
 
+    @property
+    def words(self) -> str:
+        return "; ".join(reason.text for reason in self.reasons)
+
     def __str__(self) -> str:
-        return ("kept: " if self.is_kept else "dropped: ") + "; ".join(reason.text for reason in self.reasons)
+        return ("kept: " if self.is_kept else "dropped: ") + self.words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -21,14 +22,14 @@ from pghaven.repository.compact import CompactionRules
 from pghaven.repository.entry import BackupState
 from pghaven.repository.removal import Removal
 from pghaven.repository.repository import Repository
-from pghaven.retention.expire import (
-    ExpireResult,
+from pghaven.retention.byhand import (
     find_next_expiry,
     hold_backup,
     release_backup,
-    run_expire,
+    remove_backup,
     undo_expiry,
 )
+from pghaven.retention.expire import ExpireResult, run_expire
 from pghaven.retention.policy import RetentionPolicy, Rule
 from pghaven.store.api import Store
 from pghaven.store.memory import MemoryStore
@@ -435,3 +436,67 @@ def test_a_dry_run_tells_which_backup_lacks_its_wal_and_keeps_another_for_it(
     result = run_expire(catalog, TWO, ignore, dry_run=True)
     assert result.retired == (oldest,)
     assert f"WAL segment {lost}, which it needs, is missing" in render_text("main", result)
+
+
+# -- by name -------------------------------------------------------------------------------------------------------
+
+
+def test_the_last_backup_of_a_lineage_can_be_removed_by_its_name_and_only_so(
+    catalog: BackupCatalog, clock: ManualClock, source: SourceTree
+) -> None:
+    (only,) = take(catalog, clock, source, 1)
+    assert expire(catalog).retired == ()
+    before = snapshot(catalog)
+    shown = remove_backup(catalog, TWO, only[:-1], reason="moved away", dry_run=True)
+    assert snapshot(catalog) == before
+    assert (shown.label, shown.is_done) == (only, False)
+    assert shown.kept_for == ("number 1 of the 2 newest",)
+    assert [text.partition(":")[0] for text in shown.lost] == [f"it is the last backup of system {SYSTEM_IDENTIFIER}"]
+
+    done = remove_backup(catalog, TWO, only, reason="moved away")
+    assert replace(done, is_done=False) == shown
+    assert states(catalog) == {only: BackupState.RETIRED}
+    assert catalog.read_entry(only).reason == "by hand: moved away"
+    undo_expiry(catalog, only)
+    assert states(catalog) == {only: BackupState.COMMITTED}
+
+    remove_backup(catalog, TWO, only, reason="moved away")
+    clock.advance(GRACE.total_seconds())
+    expire(catalog)
+    assert states(catalog) == {}
+    assert not list(catalog.repository.store.list(layout.packs_prefix(CLUSTER)))
+
+
+def test_what_was_removed_by_name_goes_without_any_policy_and_nothing_else_does(
+    catalog: BackupCatalog, clock: ManualClock, source: SourceTree
+) -> None:
+    old, new = take(catalog, clock, source, 1, 2)
+    nothing = RetentionPolicy(grace=GRACE)
+    wal = held_wal(catalog)
+    lost = remove_backup(catalog, nothing, old, reason="too large").lost
+    assert len(lost) == 1
+    assert re.search(f'no moment from .* until .*, the end of backup "{new}", can be restored any more', lost[0])
+    assert expire(catalog, nothing).retired == ()
+    assert states(catalog) == {old: BackupState.RETIRED, new: BackupState.COMMITTED}
+    clock.advance(GRACE.total_seconds())
+    result = expire(catalog, nothing)
+    assert [one.label for one in result.collected.labels] == [old] if result.collected else False
+    assert states(catalog) == {new: BackupState.COMMITTED}
+    assert held_wal(catalog) == wal
+
+
+def test_what_is_held_is_not_removed_by_name(catalog: BackupCatalog, clock: ManualClock, source: SourceTree) -> None:
+    old, _ = take(catalog, clock, source, 1, 2)
+    hold_backup(catalog, old, "for the auditors")
+    for dry_run in (True, False):
+        with pytest.raises(Refused, match=r"is held since .*: for the auditors"):
+            remove_backup(catalog, TWO, old, reason="too large", dry_run=dry_run)
+    assert states(catalog)[old] is BackupState.COMMITTED
+
+
+def test_a_newer_backup_removed_by_name_is_told_to_be_reached_from_an_older_one(
+    catalog: BackupCatalog, clock: ManualClock, source: SourceTree
+) -> None:
+    _, new = take(catalog, clock, source, 1, 2)
+    (lost,) = remove_backup(catalog, TWO, new, reason="too large").lost
+    assert lost.endswith("must be replayed from an older backup, if that has all its WAL")

@@ -1,0 +1,130 @@
+"""What people decide about one backup: expire it whatever the policy says, bring it back, hold it, release it.
+
+The one idea: the policy protects what a rule could take by mistake, and a person who names a backup is no rule. So the
+last backup of a lineage can be expired by its name, but only in the same two steps as any other, and told what is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from pghaven.errors import NotFound
+from pghaven.postgres.lsn import Lsn
+from pghaven.repository.backups import BackupCatalog
+from pghaven.repository.entry import BackupEntry, BackupState
+from pghaven.repository.removal import BY_HAND, Removal, RetireOrder, refuse_held
+from pghaven.retention.facts import KnownBackup
+from pghaven.retention.gather import gather_lineages
+from pghaven.retention.policy import RetentionPolicy, Rule, Verdict, plan_retention
+from pghaven.units import render_time
+
+_CAN_BE_HELD = (BackupState.COMMITTED, BackupState.RETIRED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemovalByHand:
+    """One backup that was expired by its name, or would be. ``kept_for`` is why the policy would keep it, ``lost`` what
+    can no longer be restored when it is gone, each a clause."""
+
+    label: str
+    is_done: bool
+    system_identifier: int
+    kept_for: tuple[str, ...]
+    lost: tuple[str, ...]
+    undo_until: datetime
+
+
+def remove_backup(
+    catalog: BackupCatalog, policy: RetentionPolicy, label: str, *, reason: str, dry_run: bool = False
+) -> RemovalByHand:
+    """Expire one backup whatever the policy says of it; it can be brought back for the policy's grace.
+
+    ``label`` may be the unique beginning of one. Raises NotFound, Refused for one that is held.
+    """
+    catalog.repository.require_readable("nothing can be expired from here")
+    entry = catalog.find_entry(label, BackupState.COMMITTED)
+    refuse_held(entry)
+    now = catalog.repository.clock.now()
+    plan = plan_retention(policy, gather_lineages(catalog), now=now)
+    verdict = next((one for one in plan.verdicts if one.backup.label == entry.label), None)
+    if verdict is None:
+        raise NotFound(f'backup "{entry.label}" has gone meanwhile')
+    undo_until = now + policy.grace
+    if not dry_run:
+        Removal(catalog).retire(entry.label, RetireOrder(reason=BY_HAND + reason, not_before=undo_until))
+    return RemovalByHand(
+        label=entry.label,
+        is_done=not dry_run,
+        system_identifier=verdict.system_identifier,
+        kept_for=tuple(one.text for one in verdict.reasons if verdict.is_kept and one.rule is not Rule.NO_POLICY),
+        lost=tuple(_iter_lost(verdict, plan.verdicts)),
+        undo_until=undo_until,
+    )
+
+
+def _iter_lost(verdict: Verdict, verdicts: Sequence[Verdict]) -> Iterator[str]:
+    """What only this backup gives. Others that are expired already go too, so they do not count."""
+    ours = verdict.backup
+    others = [
+        one.backup
+        for one in verdicts
+        if one.system_identifier == verdict.system_identifier
+        and one.backup.label != ours.label
+        and one.backup.state is BackupState.COMMITTED
+    ]
+    if not others:
+        yield (
+            f"it is the last backup of system {verdict.system_identifier}: nothing of that can be restored any more, "
+            "whatever WAL there is of it"
+        )
+        return
+    if ours.flaw is None and all(one.flaw is not None for one in others):
+        yield "it is the last backup of its system in which nothing bad is known"
+    if ours.verified and not any(one.verified for one in others):
+        yield "it is the last backup of its system that was verified"
+    start, when = ours.start_lsn, render_time(verdict.moment)
+    if any(one.start_lsn <= start for one in others):
+        yield f"moments after {when} must be replayed from an older backup, if that has all its WAL"
+        return
+    following = min(others, key=_stop_of)
+    until = render_time(following.stopped_at or following.started_at)
+    yield f'no moment from {when} until {until}, the end of backup "{following.label}", can be restored any more'
+
+
+def _stop_of(backup: KnownBackup) -> Lsn:
+    return backup.stop_lsn or backup.start_lsn
+
+
+def undo_expiry(catalog: BackupCatalog, label: str) -> str:
+    """Bring a retired backup back; its label, of which ``label`` may be the beginning.
+
+    Raises NotFound, Refused when it came too late.
+    """
+    entry = catalog.find_entry(label, BackupState.RETIRED)
+    Removal(catalog).undo(entry.label)
+    return entry.label
+
+
+def hold_backup(catalog: BackupCatalog, label: str, reason: str) -> BackupEntry:
+    """Exempt a backup from every policy, also one that is retired; it as it is then, with the hold that is in force.
+
+    ``label`` may be the unique beginning of one. Raises NotFound, Refused when it came too late.
+    """
+    entry = catalog.find_entry(label, *_CAN_BE_HELD)
+    Removal(catalog).hold(entry.label, reason)
+    return catalog.read_entry(entry.label)
+
+
+def release_backup(catalog: BackupCatalog, label: str) -> str:
+    """End a hold; the backup's label, of which ``label`` may be the beginning. Raises NotFound, Refused."""
+    entry = catalog.find_entry(label, *_CAN_BE_HELD)
+    Removal(catalog).release(entry.label)
+    return entry.label
+
+
+def find_next_expiry(catalog: BackupCatalog, policy: RetentionPolicy, label: str) -> str | None:
+    """Why the policy would expire this backup now; None if it would not. Raises Damaged, StoreUnreachable."""
+    plan = plan_retention(policy, gather_lineages(catalog), now=catalog.repository.clock.now())
+    return next((one.words for one in plan.to_retire if one.backup.label == label), None)
