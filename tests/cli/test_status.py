@@ -111,7 +111,9 @@ def test_a_gap_is_named_by_its_segments_and_splits_the_windows(site: Site) -> No
     site.archive_all()
     found = look(site, status=WARNINGS)
     (repository,) = found["repositories"]
-    assert repository["gaps"] == [{"first": lost, "last": lost, "segments": 1}]
+    (gap,) = repository["gaps"]
+    assert (gap["first"], gap["last"], gap["segments"]) == (lost, lost, 1)
+    assert gap["cause"] == "unstored"
     (window,) = repository["windows"]
     assert window["last_segment"] < lost
     (problem,) = found["problems"]

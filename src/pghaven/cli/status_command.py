@@ -21,6 +21,8 @@ if TYPE_CHECKING:
         ServerSilence,
         ServerState,
     )
+    from pghaven.proof.windows import Gap
+    from pghaven.wal.gapcause import ExplainedGap
 
 _WRAP_INDENT = "    "
 
@@ -81,9 +83,10 @@ def _repository_body(state: RepositoryState | RepositorySilence) -> dict[str, ob
     if isinstance(state, RepositorySilence):
         return {"reachable": False, **body}
     windows = [{**_fields(window), "last_segment": str(window.last_segment)} for window in state.reach.windows]
-    gaps = [{"first": str(gap.first), "last": str(gap.last), "segments": gap.count} for gap in state.reach.gaps]
+    causes = {one.gap.first: one for one in state.explained}
+    gaps = [_gap_body(gap, causes.get(gap.first)) for gap in state.reach.gaps]
     found = state.last_damage
-    del body["backups"], body["originals"], body["reach"], body["last_damage"]
+    del body["explained"], body["backups"], body["originals"], body["reach"], body["last_damage"]
     return {
         "reachable": True,
         **body,
@@ -101,6 +104,15 @@ def _repository_body(state: RepositoryState | RepositorySilence) -> dict[str, ob
         else {"evidence": found.name, "at": found.began_at, "damage_count": found.damage_count},
         "unusable_backups": [label for label, _ in state.reach.unusable],
         "timelines_without_history": state.reach.unknown,
+    }
+
+
+def _gap_body(gap: Gap, explained: ExplainedGap | None) -> dict[str, object]:
+    body: dict[str, object] = {"first": str(gap.first), "last": str(gap.last), "segments": gap.count}
+    return {
+        **body,
+        "cause": None if explained is None else explained.cause,
+        "reason": None if explained is None else explained.text,
     }
 
 

@@ -12,7 +12,9 @@ import click
 
 from pghaven.cli.invocation import Invocation
 from pghaven.cli.wal_run import EXIT_ABSENT, GetCall, PushCall, choose_cluster, get, push
-from pghaven.errors import EXIT_DONE
+from pghaven.clock import SYSTEM_CLOCK
+from pghaven.config.values import ClusterConfig
+from pghaven.errors import EXIT_DONE, NotFound
 
 _CLUSTER_OPTION = click.option(
     "--cluster", metavar="CLUSTER", help="Default: the only one, or the one whose data directory is the current one."
@@ -80,17 +82,34 @@ def get_command(
 
 @command.command("list")
 @_CLUSTER_OPTION
+@click.option("--at", metavar="TIME", help="Tell whether this moment can be restored to, and its position.")
+@click.argument("name", metavar="[CLUSTER]", required=False)
 @click.pass_obj
-def list_command(invocation: Invocation, cluster: str | None) -> int:
-    """List the WAL that is held: continuous ranges, and the gaps between them.
+def list_command(invocation: Invocation, cluster: str | None, at: str | None, name: str | None) -> int:
+    """List the WAL that is held of CLUSTER: continuous ranges with positions and times of commits, the tree of
+    timelines, and each gap with its cause where it is known.
 
-    Of several repositories each is listed, and one that cannot be reached is warned of.
+    Of several repositories each is listed, and one that cannot be reached is warned of. With --at it ends with 10 when
+    no repository leads to that moment.
     """
+    config = invocation.config
+    chosen = choose_cluster(config, name or cluster)
+    if at is not None:
+        return _show_moment(invocation, chosen, at)
     from pghaven.cli.wal_list import describe_wal, list_wal, render_wal
 
-    config = invocation.config
-    listing = list_wal(config, choose_cluster(config, cluster), invocation.reporter)
+    listing = list_wal(config, chosen, invocation.reporter)
     return invocation.show("wal-list", describe_wal(listing), render_wal(listing))
+
+
+def _show_moment(invocation: Invocation, cluster: ClusterConfig, at: str) -> int:
+    from pghaven.cli.wal_at import find_moment, render_moment
+    from pghaven.postgres.target_time import parse_target_time
+
+    moment = parse_target_time(at, None, now=SYSTEM_CLOCK.now())
+    answers = find_moment(invocation.config, cluster, moment, invocation.reporter)
+    status = invocation.show("wal-at", {"at": moment, "answers": answers}, render_moment(moment, answers))
+    return status if any(one.is_reachable for one in answers) else NotFound.exit_status
 
 
 @command.command("refill")

@@ -17,7 +17,9 @@ from typing import Final
 
 from pghaven.errors import Damaged
 from pghaven.postgres.lsn import Lsn
-from pghaven.postgres.walrecord import INFO_MASK, RM_XACT, RM_XLOG, XLOG_RESTORE_POINT, WalRecord
+from pghaven.postgres.segment import SegmentName
+from pghaven.postgres.waldata import WalBytes
+from pghaven.postgres.walrecord import INFO_MASK, RM_XACT, RM_XLOG, XLOG_RESTORE_POINT, WalRecord, iter_records
 
 EVENT_RESOURCE_MANAGERS: Final = (RM_XLOG, RM_XACT)
 """For ``iter_records``: the only records that hold events."""
@@ -114,6 +116,12 @@ def decode_xact(record: WalRecord) -> XactEvent | None:
         start_lsn=record.start_lsn,
         end_lsn=record.end_lsn,
     )
+
+
+def list_commit_times(segment: SegmentName, content: WalBytes) -> list[datetime]:
+    """The times of all commits and aborts that lie whole in a segment, in the order of WAL. Raises Damaged."""
+    events = (decode_xact(record) for record in iter_records([(segment, content)], resource_managers=(RM_XACT,)))
+    return [event.time for event in events if event is not None and event.kind is not XactKind.PREPARE]
 
 
 def decode_restore_point(record: WalRecord) -> RestorePoint | None:

@@ -39,7 +39,7 @@ _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _SANE_MICROSECONDS: Final = 300 * 366 * 86400 * 1_000_000
 
 # How far is looked from either end, and how often what looks like the end of a transaction may be none.
-_REACH_BYTES: Final = 512 << 10
+_REACH_BYTES: Final = 576 << 10
 _CHUNK_BYTES: Final = 64 << 10
 _TAIL_BYTES: Final = 64 << 10
 _CANDIDATES: Final = 2000
@@ -84,17 +84,15 @@ class _Segment:
 
     def find(self) -> WalSpan:
         first = self._advance(LONG_HEADER_SIZE, self._remaining)
-        is_short = self._end <= _REACH_BYTES
-        first_commit, was_all_tried = self._find_commit(forward=True)
-        last_commit = None
-        if first_commit is not None or not is_short or not was_all_tried:
-            last_commit, _ = self._find_commit(forward=False)
+        first_commit, was_tried = self._find_commit(forward=True)
+        last_commit, was_tried_back = self._find_commit(forward=False)
+        was_all_tried = was_tried and was_tried_back and self._end <= 2 * (_REACH_BYTES - _CHUNK_BYTES)
         return WalSpan(
             first_record=None if first >= self._end else Lsn(self._base + first),
             last_record=self._find_last(),
             first_commit=first_commit,
             last_commit=last_commit,
-            has_commits=True if first_commit or last_commit else False if is_short and was_all_tried else None,
+            has_commits=True if first_commit or last_commit else False if was_all_tried else None,
         )
 
     # -- positions --------------------------------------------------------------------------------------------------

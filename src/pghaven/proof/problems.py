@@ -17,6 +17,7 @@ from pghaven.proof.wal_incidents import judge_writers
 from pghaven.repository.evidence import Verdict
 from pghaven.units import render_duration, render_time
 from pghaven.wal.behind import Behind
+from pghaven.wal.gapcause import Cause
 
 # Finished files that wait: a burst is normal, a queue is not.
 _WAITING_WARNED = 16
@@ -182,15 +183,17 @@ def _judge_gaps(cluster: str, server: ServerState | ServerSilence, repository: R
         spans = f"{gap.first}" if gap.count == 1 else f"{gap.first} to {gap.last} ({gap.count} segments)"
         is_last = newest is None or newest.end_lsn <= gap.first.start_lsn
         text = f"WAL segment {spans} is missing from the archive" if gap.count == 1 else f"WAL {spans} is missing"
+        explained = next((one for one in repository.explained if one.gap.first == gap.first), None)
+        cause = "" if explained is None else f" ({explained.text})"
         if is_last:
-            text += ": nothing written after it can be restored"
-            hint = (
-                f"If pg_wal still has it, run: pghaven wal push PATH. Else take a new backup: pghaven backup {cluster}"
-            )
+            text += f": nothing written after it can be restored{cause}"
+            hint = f"Take a new backup: pghaven backup {cluster}"
+            if explained is None or explained.cause is not Cause.LOST:
+                hint = f"If a server still has it: pghaven wal refill {cluster}. Else: pghaven backup {cluster}"
             yield Problem(level="critical", text=text, hint=hint)
         else:
             hint = "Moments inside the gap cannot be restored; the windows say which can."
-            yield Problem(level="warning", text=text, hint=hint)
+            yield Problem(level="warning", text=text + cause, hint=hint)
     for timeline in reach.unknown:
         text = f"the history of timeline {timeline} is not in the archive: its WAL cannot be used"
         hint = f"Archive {timeline.history_name} from the pg_wal of a server that has it: pghaven wal push PATH"

@@ -14,6 +14,7 @@ from pghaven.repository.evidence import Evidence
 from pghaven.repository.incidents import Incident
 from pghaven.server.probe import ArchiverFacts
 from pghaven.wal.behind import Behind
+from pghaven.wal.gapcause import ExplainedGap
 from pghaven.wal.room import WalRoom
 
 
@@ -67,7 +68,8 @@ class RepositoryState:
     ``last_damage`` is the verification that found damage of which nobody has shown since that it is gone. ``behind``
     is what this host has noted of WAL that the repository missed. ``single_writer``: by its option. ``originals`` are
     the labels of its complete backups, of a copy its original's. ``quarantined_from`` is who wrote the last file of the
-    quarantine, ``incidents`` what was kept of two writers and of WAL that is lost, oldest first.
+    quarantine, ``incidents`` what was kept of two writers and of WAL that is lost, oldest first; ``explained`` are the
+    gaps that ``reach`` has, with their causes.
     """
 
     name: str
@@ -85,6 +87,7 @@ class RepositoryState:
     originals: frozenset[str] = frozenset()
     quarantined_from: str | None = None
     incidents: tuple[Incident, ...] = ()
+    explained: tuple[ExplainedGap, ...] = ()
 
     @property
     def newest(self) -> ListedBackup | None:

@@ -32,6 +32,7 @@ from pghaven.proof.windows import find_reach
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.entry import BackupState
 from pghaven.repository.evidence import find_last_damage, load_evidence
+from pghaven.repository.gaps import WalGap
 from pghaven.repository.horizon import read_horizon
 from pghaven.repository.incidents import list_incidents
 from pghaven.repository.place import RepositoryPlace, open_place
@@ -42,6 +43,7 @@ from pghaven.server.connection import connect
 from pghaven.server.postmaster import is_running
 from pghaven.server.probe import probe_server
 from pghaven.wal.behind import BehindNotes
+from pghaven.wal.gapcause import Traces, explain_gap
 from pghaven.wal.room import measure_room
 
 _STORE_HINT = "Is its file system mounted? Is the URL in the configuration right?"
@@ -111,7 +113,7 @@ def _ask_repository(
     try:
         repository = open_place(place, clock=clock)
         lineage = _find_lineage(settings, repository, server)
-        state = _read_repository(settings.cluster, place.name, repository, lineage, server)
+        state = _read_repository(settings, place.name, repository, lineage, server)
         return replace(state, single_writer=place.store.single_writer)
     except PghavenError as error:
         hint = error.hint or _STORE_HINT
@@ -136,8 +138,13 @@ def _find_lineage(settings: StatusSettings, repository: Repository, server: Serv
 
 
 def _read_repository(
-    cluster: str, name: str, repository: Repository, lineage: Lineage, server: ServerState | ServerSilence
+    settings: StatusSettings,
+    name: str,
+    repository: Repository,
+    lineage: Lineage,
+    server: ServerState | ServerSilence,
 ) -> RepositoryState:
+    cluster, wal_directory = settings.cluster, f"{settings.data_directory}/{WAL_DIRECTORY}"
     archive = WalArchive(repository, cluster, lineage.system_identifier, lineage.wal_segment_size)
     catalog = BackupCatalog(repository, cluster)
     entries = catalog.list_entries()
@@ -147,17 +154,22 @@ def _read_repository(
     ours = {one.label for one in backups if one.system_identifier in (lineage.system_identifier, None)}
     committed = [one for one in entries if one.state is BackupState.COMMITTED and one.label in ours]
     quarantine = archive.list_quarantine()
+    horizon = read_horizon(repository, cluster, lineage.system_identifier).positions
+    reach = find_reach(archive, committed, horizon)
+    incidents = list_incidents(repository, cluster, lineage.system_identifier)
+    traces = Traces(incidents=incidents, wal_directory=wal_directory, results=results, entries=committed)
     state = RepositoryState(
         name=name,
         url=repository.store.url,
         free_bytes=repository.store.free_bytes(),
         system_identifier=lineage.system_identifier,
         backups=tuple(one for one in backups if one.label in ours),
-        reach=find_reach(archive, committed, read_horizon(repository, cluster, lineage.system_identifier).positions),
+        reach=reach,
         recovery_point=None,
         quarantined=len(quarantine),
         quarantined_from=_find_writer(archive, quarantine),
-        incidents=list_incidents(repository, cluster, lineage.system_identifier),
+        incidents=incidents,
+        explained=tuple(explain_gap(WalGap(first=gap.first, last=gap.last), traces) for gap in reach.gaps),
         fenced=_find_fence(archive, server),
         last_damage=find_last_damage(results),
         originals=frozenset(one.original for one in committed),

@@ -1,35 +1,51 @@
-"""What an archive holds, as it is shown: ranges of segments by timeline, forks, quarantine.
+"""What an archive holds, as it is shown: ranges of segments by timeline with their times, forks, gaps, quarantine.
 
-The one idea: only names and sizes are read, so that this is quick for any archive; what the bytes are is the business
-of ``verify``.
+The one idea: only names and the few facts beside the first and last segments of each range are read, so that this is
+quick for any archive; what the bytes are is the business of ``verify`` and ``wal audit``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from pghaven.errors import ObjectMissing
+from pghaven.errors import Damaged, NotPermitted, ObjectMissing
+from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.timeline import History, Timeline
+from pghaven.postgres.walevent import list_commit_times
+from pghaven.repository.gaps import WalGap, find_gaps
+from pghaven.repository.horizon import read_horizon
 from pghaven.repository.ledger import SegmentRange, find_ranges
+from pghaven.repository.walfacts import parse_span
 from pghaven.repository.walstore import StoredSegment, WalArchive
+from pghaven.units import parse_time_utc
+
+# How many segments are looked into from either end of a range for one with a commit.
+_LOOKED_INTO = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldRange:
-    """A continuous range; ``stored_bytes`` as they lie in the store, ``last_stored`` by the store's clock."""
+    """A continuous range; ``stored_bytes`` as they lie in the store, ``last_stored`` by the store's clock.
+
+    ``first_commit`` and ``last_commit`` are the times of commits in it, near its ends and by the servers' clocks;
+    ``written`` is when the server last wrote the last segment. None is not known.
+    """
 
     segments: SegmentRange
     stored_bytes: int
     last_stored: datetime
+    first_commit: datetime | None = None
+    last_commit: datetime | None = None
+    written: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldTimeline:
-    """Everything held of one timeline. ``history`` is None when its file is not in the archive.
+    """Everything held of one timeline. ``history`` is None when its file is not in the archive, or damaged.
 
-    Between two ranges there is a gap.
+    Between two ranges there is a gap, or WAL that was removed on purpose.
     """
 
     timeline: Timeline
@@ -43,31 +59,66 @@ class Holdings:
 
     timelines: tuple[HeldTimeline, ...]
     quarantine: tuple[str, ...]
+    gaps: tuple[WalGap, ...] = ()
 
 
 def take_stock(archive: WalArchive) -> Holdings:
-    """List the whole archive. Raises Damaged for a history file that cannot be read."""
-    timelines = []
+    """List the whole archive."""
+    timelines, held, histories = [], {}, {}
     for timeline in archive.list_timelines():
         try:
-            history = archive.read_history(timeline)
-        except ObjectMissing:
+            history = histories[timeline] = archive.read_history(timeline)
+        except (ObjectMissing, Damaged):
             history = None
-        ranges = _measure(list(archive.list_segments(timeline)))
-        timelines.append(HeldTimeline(timeline=timeline, history=history, ranges=ranges))
-    return Holdings(timelines=tuple(timelines), quarantine=archive.list_quarantine())
+        stored = list(archive.list_segments(timeline))
+        held[timeline] = {segment.name.number for segment in stored}
+        timelines.append(HeldTimeline(timeline=timeline, history=history, ranges=_measure(archive, stored)))
+    horizon = read_horizon(archive.repository, archive.cluster, archive.system_identifier).positions
+    return Holdings(
+        timelines=tuple(timelines),
+        quarantine=archive.list_quarantine(),
+        gaps=find_gaps(held, histories, horizon, archive.segment_size),
+    )
 
 
-def _measure(stored: Iterable[StoredSegment]) -> tuple[HeldRange, ...]:
+def _measure(archive: WalArchive, stored: Iterable[StoredSegment]) -> tuple[HeldRange, ...]:
     by_number = {segment.name.number: segment for segment in stored}
     ranges = []
     for found in find_ranges(segment.name for segment in by_number.values()):
         members = [by_number[name.number] for name in found]
+        names = [member.name for member in members]
         ranges.append(
             HeldRange(
                 segments=found,
                 stored_bytes=sum(member.size_bytes for member in members),
                 last_stored=max(member.modified for member in members),
+                first_commit=_find_commit(archive, names[:_LOOKED_INTO], is_first=True),
+                last_commit=_find_commit(archive, names[: -_LOOKED_INTO - 1 : -1], is_first=False),
+                written=_read_written(archive, names[-1]),
             )
         )
     return tuple(ranges)
+
+
+def _find_commit(archive: WalArchive, names: Sequence[SegmentName], *, is_first: bool) -> datetime | None:
+    """The time in the first of these segments that has a commit. A segment of which it is not known is read."""
+    for name in names:
+        try:
+            span = parse_span(archive.read_facts(str(name)))
+            time = span.first_commit if is_first else span.last_commit
+            if time is None and span.has_commits is not False:
+                times = list_commit_times(name, archive.get(str(name)))
+                time = times[0 if is_first else -1] if times else None
+        except (Damaged, ObjectMissing, NotPermitted):
+            return None
+        if time is not None:
+            return time
+    return None
+
+
+def _read_written(archive: WalArchive, name: SegmentName) -> datetime | None:
+    try:
+        text = archive.read_facts(str(name)).get("source_mtime")
+        return parse_time_utc(text) if isinstance(text, str) else None
+    except (Damaged, ObjectMissing, ValueError):
+        return None

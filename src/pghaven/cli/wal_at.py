@@ -1,0 +1,76 @@
+"""``pghaven wal list --at TIME``: whether a moment can be restored to, and where in the WAL it lies.
+
+The one idea: the question is answered by what plans a restore, so that the answer is what a restore would do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from pghaven.cli.opening import each_repository
+from pghaven.cli.render import render_block
+from pghaven.config.values import ClusterConfig, Config
+from pghaven.errors import Damaged, NotFound, Refused
+from pghaven.events import Listener
+from pghaven.postgres.recovery import RecoveryTarget, TargetKind
+from pghaven.repository.repository import Repository
+from pghaven.restore.plan import survey_target
+from pghaven.restore.request import RestoreRequest
+from pghaven.units import render_time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MomentAnswer:
+    """``lsn`` is where recovery stops, in ``segment``; they and the backup are None where it cannot, for ``reason``."""
+
+    repository: str
+    is_reachable: bool
+    backup: str | None = None
+    timeline: int | None = None
+    lsn: str | None = None
+    segment: str | None = None
+    segments: int | None = None
+    reason: str | None = None
+    reachable: str | None = None
+
+
+def find_moment(
+    config: Config, cluster: ClusterConfig, moment: datetime, listener: Listener
+) -> tuple[MomentAnswer, ...]:
+    """What each repository of the cluster says of a moment. Raises what opening raises when none is left."""
+
+    def ask(name: str, repository: Repository) -> MomentAnswer:
+        target = RecoveryTarget(kind=TargetKind.TIME, time=moment)
+        request = RestoreRequest(cluster=cluster.name, target_dir="/", target=target)
+        try:
+            backup, wal = survey_target(repository, request)
+        except (Refused, NotFound, Damaged) as error:
+            return MomentAnswer(repository=name, is_reachable=False, reason=error.message, reachable=error.detail)
+        return MomentAnswer(
+            repository=name,
+            is_reachable=True,
+            backup=backup.label,
+            timeline=wal.timeline,
+            lsn=str(wal.end_lsn),
+            segment=str(wal.last_segment),
+            segments=wal.segment_count,
+        )
+
+    return tuple(answer for _, answer in each_repository(config, cluster, None, listener, ask))
+
+
+def render_moment(moment: datetime, answers: tuple[MomentAnswer, ...]) -> str:
+    """For people."""
+    return "".join(_render(moment, one) for one in answers)
+
+
+def _render(moment: datetime, one: MomentAnswer) -> str:
+    if not one.is_reachable:
+        pairs: list[tuple[str, object]] = [("reason", one.reason), ("can be restored", one.reachable)]
+        return f"{one.repository}: {render_time(moment)} cannot be restored to\n" + render_block(pairs, indent="  ")
+    pairs = [
+        ("position", f"{one.lsn} on timeline {one.timeline}, in {one.segment}"),
+        ("from backup", f"{one.backup}, with {one.segments} WAL segments"),
+    ]
+    return f"{one.repository}: {render_time(moment)} can be restored to\n" + render_block(pairs, indent="  ")
