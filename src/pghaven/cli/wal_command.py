@@ -116,9 +116,11 @@ def _show_moment(invocation: Invocation, cluster: ClusterConfig, at: str) -> int
 @click.argument("cluster", required=False)
 @click.pass_obj
 def refill_command(invocation: Invocation, cluster: str | None) -> int:
-    """Give each repository of CLUSTER the WAL that another one holds and it has missed.
+    """Give each repository of CLUSTER the WAL that another one holds and it has missed, and what is missing from all
+    from the servers that still have it: the one of this host and those of the option wal_nodes.
 
-    A push does so by itself, a little at a time, when a repository is back.
+    A push does the first by itself, a little at a time, when a repository is back. What no server has any more is
+    kept in the repository as lost, and told with exit status 3.
     """
     from pghaven.cli.opening import list_places
     from pghaven.cli.wal_refill import describe_refill, end_refill, render_refill
@@ -127,12 +129,14 @@ def refill_command(invocation: Invocation, cluster: str | None) -> int:
     config = invocation.config
     chosen = choose_cluster(config, cluster)
     wal_directory = os.path.join(chosen.data_directory, "pg_wal")
+    is_here = os.path.isdir(wal_directory)
     with invocation.reporter as listener:
         found = refill_cluster(
             chosen.name,
             list_places(config, chosen),
-            wal_directory if os.path.isdir(wal_directory) else None,
+            wal_directory if is_here else None,
             listener,
+            chosen.wal_nodes if is_here else (chosen.conninfo, *chosen.wal_nodes),
         )
     invocation.show("wal-refill", describe_refill(chosen.name, found), render_refill(found))
     return end_refill(found)

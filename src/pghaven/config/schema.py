@@ -246,6 +246,12 @@ def _parse_names(value: object) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _parse_texts(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise Invalid(f"must be a list of texts, not {render_value(value)}")
+    return tuple(_parse_text(item) for item in value)
+
+
 def _split_names(text: str) -> object:
     return [part.strip() for part in text.split(",")]
 
@@ -275,4 +281,5 @@ SIZE = Kind(written="size with its unit (B, kB, MB, GB, TB, KiB, MiB, GiB, TiB)"
 RATE = Kind(written="size with its unit and /s", parse=_parse_rate)
 PRICE = Kind(written="number", parse=_parse_price, from_text=_price_from_text)
 DURATION = Kind(written="duration with its unit (ms, s, min, h, d, w)", parse=_parse_duration)
+TEXTS = Kind(written="list of texts", parse=_parse_texts, from_text=lambda text: text.split(";"))
 NAMES = Kind(written="list of names", parse=_parse_names, from_text=_split_names)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pghaven.config.price_values import PriceConfig
 from pghaven.config.repository_values import KEY_OPTIONS, RepositoryConfig
 from pghaven.config.retention_values import KEEP_ALL, RetentionConfig
-from pghaven.config.schema import DIRECTORY, DURATION, NAMES, RATE, SIZE, TEXT, Section, count, option
+from pghaven.config.schema import DIRECTORY, DURATION, NAMES, RATE, SIZE, TEXT, TEXTS, Section, count, option
 from pghaven.errors import NotFound, UsageError
 
 
@@ -76,6 +76,18 @@ class ClusterConfig:
         default="10min",
         doc="How long a backup waits at its end for the WAL it needs to reach the repository. Then it fails.",
         example='"30min"',
+    )
+    wal_nodes: tuple[str, ...] = option(
+        TEXTS,
+        unset=(),
+        default_words="only the server of `data_directory`, or of `conninfo` when that is on another host",
+        doc=(
+            "Connection strings of the cluster's other servers, standbys too. `pghaven wal refill` asks them for WAL "
+            "that is missing from a repository. The role must be a superuser, or a member of `pg_read_server_files` "
+            "that may execute `pg_read_binary_file` and `pg_stat_file`. In an environment variable they are separated "
+            "by `;`."
+        ),
+        example='["host=standby1 user=pghaven dbname=postgres"]',
     )
     wal_timeout_seconds: float = option(
         DURATION,

@@ -1,14 +1,15 @@
-"""``wal refill``: every repository of a cluster gets the WAL that the others hold and it does not.
+"""``wal refill``: every repository of a cluster gets the WAL that the others hold and it does not, and what none
+holds from the servers that still have it.
 
 The one idea: notes may be lost, so here the archives themselves are compared, each with all others. Of a timeline that
-two of them hold different branches of, each keeps its own, and that is told.
+two of them hold different branches of, each keeps its own, and that is told. What is missing then is a gap.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pghaven.errors import NotFound, PghavenError, Refused
 from pghaven.events import Listener, Notice, Step
@@ -16,18 +17,21 @@ from pghaven.repository.place import RepositoryPlace, open_place
 from pghaven.repository.repository import Repository
 from pghaven.repository.walstore import WalArchive
 from pghaven.wal.behind import BehindNotes
+from pghaven.wal.gapfill import GapFilling, fill_gaps
+from pghaven.wal.nodes import LocalNode, SqlNode
 from pghaven.wal.refill import Filled, Refill, list_missing, refuse_apart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefilledRepository:
     """What a repository was given. ``error`` says why it does not have all that the others have, ``hint`` what to do;
-    ``filled`` counts files by where they came from."""
+    ``filled`` counts files by where they came from, ``gaps`` is what became of those that no repository had."""
 
     repository: str
     filled: Mapping[Filled, int]
     error: str | None
     hint: str | None = None
+    gaps: GapFilling = field(default_factory=GapFilling)
 
     @property
     def count(self) -> int:
@@ -35,11 +39,16 @@ class RefilledRepository:
 
 
 def refill_cluster(
-    cluster: str, places: Sequence[RepositoryPlace], wal_directory: str | None, listener: Listener
+    cluster: str,
+    places: Sequence[RepositoryPlace],
+    wal_directory: str | None,
+    listener: Listener,
+    conninfos: Sequence[str] = (),
 ) -> tuple[RefilledRepository, ...]:
     """Compare all repositories of a cluster, and fill in what each lacks. One that fails keeps no other from its share.
 
-    ``wal_directory`` is the server's ``pg_wal`` if it is on this host. Raises nothing of ours.
+    ``wal_directory`` is the server's ``pg_wal`` if it is on this host, ``conninfos`` lead to other servers that may
+    have what no repository holds. Raises nothing of ours.
     """
     opened: dict[str, Repository] = {}
     errors: dict[str, PghavenError] = {}
@@ -53,6 +62,7 @@ def refill_cluster(
     results = []
     for place in places:
         filled: Counter[Filled] = Counter()
+        gaps = GapFilling()
         if place.name in opened:
             listener(Step(text=f'comparing repository "{place.name}" with the others'))
             others = [repository for name, repository in opened.items() if name != place.name]
@@ -60,6 +70,7 @@ def refill_cluster(
             noted = () if behind is None else behind.names
             try:
                 _refill(cluster, opened[place.name], others, wal_directory, noted=noted, filled=filled)
+                _fill_gaps(cluster, opened[place.name], wal_directory, conninfos, listener, into=gaps)
                 if notes is not None and noted and len(opened) == len(places):
                     _settle(notes, place.name, noted, listener)
             except PghavenError as error:
@@ -71,6 +82,7 @@ def refill_cluster(
                 filled=dict(filled),
                 error=None if failure is None else failure.message,
                 hint=None if failure is None else failure.hint,
+                gaps=gaps,
             )
         )
     return tuple(results)
@@ -118,6 +130,26 @@ def _refill(
                 filled[refill.fill(name)] += 1
     if refused is not None:
         raise refused
+
+
+def _fill_gaps(
+    cluster: str,
+    target: Repository,
+    wal_directory: str | None,
+    conninfos: Sequence[str],
+    listener: Listener,
+    *,
+    into: GapFilling,
+) -> None:
+    """Fill what is missing of every lineage from the servers."""
+    for lineage in target.list_lineages(cluster):
+        archive = WalArchive(target, cluster, lineage.system_identifier, lineage.wal_segment_size)
+        local = [] if wal_directory is None else [LocalNode(wal_directory=wal_directory)]
+        others = [SqlNode(conninfo=one, system_identifier=lineage.system_identifier) for one in conninfos]
+        found = fill_gaps(archive, [*local, *others], lambda text: listener(Step(text=text)))
+        into.filled.update(found.filled)
+        into.lost += found.lost
+        into.open += found.open
 
 
 def _settle(notes: BehindNotes, repository: str, noted: Sequence[str], listener: Listener) -> None:
