@@ -8,7 +8,7 @@ answered (ObjectMissing, None), and anything else that goes wrong is StoreUnreac
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol, runtime_checkable
@@ -107,6 +107,16 @@ class DependsOnServer(Protocol):
     @property
     def has_single_writer(self) -> bool:
         """Whether somebody said that no two writers are ever at it at once; then a create looks, and then writes."""
+
+
+@runtime_checkable
+class TellsRequests(Protocol):
+    """A store that makes requests of its own for a call, as again after a lost answer, and tells of each.
+
+    ``on_request`` is called with what was asked ("create", "read", "find", "list", "delete") and how often.
+    """
+
+    on_request: Callable[[str, int], None] | None
 
 
 def check_name(name: str) -> str:

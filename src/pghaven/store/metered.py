@@ -1,22 +1,25 @@
 """A store that counts what is asked of another, and keeps to a pace if there is one.
 
 The one idea: requests are counted by the classes that object stores charge for, over all worker processes, so that what
-an operation costs is counted and never guessed.
+an operation costs is counted and never guessed. Where one call is several requests, or one is made again, the store
+itself tells of each, since each is charged for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from pghaven.runtime.pace import Pace
 from pghaven.runtime.shared import SharedNumbers
-from pghaven.store.api import Buffers, DependsOnServer, KeepsLeftovers, ObjectInfo, Store
+from pghaven.store.api import Buffers, DependsOnServer, KeepsLeftovers, ObjectInfo, Store, TellsRequests
 
 # What an object store answers to one request for a list.
 LISTED_TOGETHER = 1000
 
 _PUT, _GET, _HEAD, _LIST, _DELETE, _SENT, _RECEIVED = range(7)
+_CLASSES = {"create": _PUT, "read": _GET, "find": _HEAD, "list": _LIST, "delete": _DELETE}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +49,20 @@ class MeteredStore:
         self.inner = inner
         self.pace: Pace | None = None
         self._numbers = SharedNumbers(7)
+        self._listen()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._listen()
+
+    def _listen(self) -> None:
+        self._is_told = isinstance(self.inner, TellsRequests)
+        if isinstance(self.inner, TellsRequests):
+            self.inner.on_request = self._hear
+
+    def _hear(self, action: str, count: int) -> None:
+        with self._numbers.change() as numbers:
+            numbers[_CLASSES[action]] += count
 
     @property
     def url(self) -> str:
@@ -61,7 +78,7 @@ class MeteredStore:
 
     def _count(self, kind: int, direction: int = _SENT, size_bytes: int = 0) -> None:
         with self._numbers.change() as numbers:
-            numbers[kind] += 1
+            numbers[kind] += 0 if self._is_told else 1
             numbers[direction] += size_bytes
         if size_bytes and self.pace is not None:
             self.pace.take(size_bytes)

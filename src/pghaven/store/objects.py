@@ -59,6 +59,7 @@ class ObjectStore:
         self.place, self._prefix = _parse_place(settings.url)
         self._clients = Clients(settings, self.place)
         self._was_heard = False
+        self.on_request: Callable[[str, int], None] | None = None
 
     def __reduce__(self) -> tuple[type[ObjectStore], tuple[StoreSettings]]:
         return ObjectStore, (self.settings,)
@@ -177,6 +178,7 @@ class ObjectStore:
                     name = meta["path"].removeprefix(self._prefix)
                     if name.startswith(prefix) and all(is_name_part(part) for part in name.split("/")):
                         found.append(_info(name, meta))
+            self._tell("list", max(0, row_count - 1) // _PAGE)  # the pages beyond the first
             return row_count, found
 
         found = _agreed(lambda: self._ask("list", prefix, collect, listing=True))
@@ -195,7 +197,9 @@ class ObjectStore:
             objects = [meta["path"][start:] for meta in found["objects"]]
             prefixes = [path.rstrip("/")[start:] for path in found["common_prefixes"]]
             names = [o for o in objects if is_name_part(o)] + [f"{p}/" for p in prefixes if is_name_part(p)]
-            return len(objects) + len(prefixes), names
+            row_count = len(objects) + len(prefixes)
+            self._tell("list", max(0, row_count - 1) // _PAGE)
+            return row_count, names
 
         return tuple(sorted(_agreed(lambda: self._ask("list", prefix, collect, listing=True))))
 
@@ -235,6 +239,7 @@ class ObjectStore:
         renewed = False
         while True:
             client = self._clients.get(size_bytes, listing=listing)
+            self._tell(action)
             try:
                 result = call_interruptibly(lambda client=client: call(client))  # type: ignore[misc]
             except (BaseError, FileNotFoundError, Truncated) as error:
@@ -255,6 +260,10 @@ class ObjectStore:
                 raise self._translated(answer, action, name) from None
             self._clock.sleep(pause_now)
             pause = min(pause * 2, _LAST_PAUSE_SECONDS)
+
+    def _tell(self, action: str, count: int = 1) -> None:
+        if self.on_request is not None and count:
+            self.on_request(action, count)
 
     def _may_pass(self, answer: Answer, elapsed_seconds: float) -> bool:
         if answer.meaning not in (Meaning.PASSING, Meaning.SILENT):
