@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import tomllib
 from pathlib import Path
@@ -11,9 +12,10 @@ import pytest
 
 from pghaven.errors import NotPermitted, Refused, ServerUnsuitable
 from pghaven.server.privileges import LEAST_PRIVILEGES
+from pghaven.wal.marks import Marks
 from tests.cli.site import NAME, Site
 from tests.support.cluster import Kind
-from tests.support.fixtures import ClusterFactory
+from tests.support.fixtures import ClusterFactory, ObjectServerFactory
 from tests.support.places import own, plain_user
 
 REFUSED = Refused.exit_status
@@ -69,6 +71,80 @@ def test_a_configuration_that_is_there_is_never_changed(site: Site) -> None:
     assert error["message"] == f'cluster "another" is not in the configuration {site.config}'
     assert "[cluster.another]" in error["detail"]
     assert site.config.read_text() == before
+
+
+def test_options_of_the_repository_are_written_as_their_kinds(site: Site, object_server: ObjectServerFactory) -> None:
+    settings = object_server("seaweedfs").settings()
+    site.url = settings.url
+    given = {
+        "endpoint": settings.endpoint,
+        "credentials_file": settings.credentials_file,
+        "path_style": "true",
+        "retry_timeout": "10s",
+    }
+    words = [word for name, value in given.items() for word in ("--store-option", f"{name}={value}")]
+    site.ok("init", NAME, "--no-encryption", *make_options(site), *words)
+    written = tomllib.loads(site.config.read_text())["repository"]["main"]
+    assert written == {"url": site.url} | given | {"path_style": True}
+    site.ok("init", NAME, "--store-option", "retry_timeout=10s")
+    error = site.error("init", NAME, "--store-option", "retry_timeout=11s", status=2)
+    assert error["message"] == f"--store-option retry_timeout contradicts the configuration {site.config}"
+
+
+def test_options_that_there_are_not_are_told_before_anything_is_made(site: Site) -> None:
+    for word, told in (
+        ("endpoint", "NAME=VALUE"),
+        ("url=s3://b", "NAME=VALUE"),
+        ("endpiont=https://x", 'did you mean "endpoint"'),
+        ("endpoint=https://x", "is for s3://"),
+        ("limit=fast", '"limit"'),
+    ):
+        error = site.error("init", NAME, *make_options(site), "--store-option", word, status=2)
+        assert told in error["message"] + error["detail"], error
+    assert not site.config.exists()
+    assert not site.repository.exists()
+
+
+PASSPHRASE = {"PGHAVEN_PASSPHRASE": "correct horse"}
+
+
+def test_a_passphrase_in_the_environment_seals_what_is_made_unless_told_not_to(site: Site) -> None:
+    """And what was made opens with the same environment, whichever it was."""
+    error = site.error("init", NAME, *make_options(site), status=2, environment=PASSPHRASE)
+    assert "would be sealed" in error["message"]
+    assert not site.config.exists()
+    shown = site.json("init", NAME, *make_options(site), "--no-encryption", environment=PASSPHRASE)
+    assert shown["repositories"][0]["is_sealed"] is False
+    assert tomllib.loads(site.config.read_text())["repository"]["main"]["encryption"] is False
+    site.ok("list", environment=PASSPHRASE)
+    site.ok("list")
+
+
+def test_an_open_repository_stands_beside_one_with_a_passphrase(site: Site) -> None:
+    site.write_config()
+    error = site.error("init", NAME, "--no-encryption", status=2, environment=PASSPHRASE)
+    assert "write encryption = false into [repository.main]" in error["hint"]
+    site.config.write_text(site.config.read_text().replace("\n\n", "\nencryption = false\n\n", 1))
+    site.ok("init", NAME, environment=PASSPHRASE)
+    site.ok("list", environment=PASSPHRASE)
+    site.config.write_text(site.config.read_text().replace("encryption = false", "encryption = true"))
+    assert "nothing in it is sealed" in site.error("list", status=REFUSED)["message"]
+
+
+def test_what_a_repository_of_the_name_held_before_counts_for_nothing(site: Site) -> None:
+    site.ok("init", NAME, *make_options(site))
+    marks = Marks(str(site.cluster.data_directory / "pg_wal"))
+    segment = next(path for path in (site.cluster.data_directory / "pg_wal").iterdir() if len(path.name) == 24)
+    name, time_ns = segment.name, segment.stat().st_mtime_ns
+    marks.mark(name, time_ns)
+    marks.mark_held(NAME, name, time_ns)
+    site.ok("init", NAME)
+    assert marks.is_marked(name)
+    assert marks.is_held(NAME, name)
+    shutil.rmtree(site.repository)
+    site.ok("init", NAME)
+    assert not marks.is_marked(name)
+    assert not marks.is_held(NAME, name)
 
 
 def test_without_a_configuration_the_repository_must_be_named(site: Site) -> None:

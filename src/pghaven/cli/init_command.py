@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 @click.option("--conninfo", metavar="CONNINFO", help="For a new configuration: how to connect, as for psql.")
 @click.option("--repository", "repository_url", metavar="URL", help="For a new configuration: where backups are kept.")
 @click.option(
+    "--store-option",
+    "store_options",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="For a new configuration: an option of the repository, as endpoint=… or region=…. May be given several times.",
+)
+@click.option(
     "--encryption/--no-encryption",
     "encryption",
     default=None,
@@ -50,6 +57,7 @@ def command(
     repository_url: str | None,
     encryption: bool | None,
     key_file: str | None,
+    store_options: tuple[str, ...],
     recovery_copy: str | None,
     recovery_recipients: tuple[str, ...],
     new_lineage: bool,
@@ -76,6 +84,7 @@ def command(
         repository_url=repository_url,
         encryption=encryption,
         key_file=key_file,
+        store_options=store_options,
     )
     place = find_place(invocation.config_path, cluster, given)
     with invocation.reporter as listener:

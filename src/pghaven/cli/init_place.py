@@ -7,20 +7,25 @@ that says otherwise is an error instead of a silent change.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from pghaven.cli.sealing import wants_sealing
-from pghaven.config.loading import FILE_VARIABLE, LOCAL_FILE, SYSTEM_FILE, find_config_file, load_config
-from pghaven.config.repository_values import RepositoryConfig
-from pghaven.config.starter import render_cluster, render_starter
+from pghaven.config.loading import FILE_VARIABLE, LOCAL_FILE, SYSTEM_FILE, find_config_file, load_config, parse_config
+from pghaven.config.repository_values import KEY_OPTIONS, RepositoryConfig
+from pghaven.config.schema import options_of
+from pghaven.config.starter import render_cluster, render_repository, render_starter
 from pghaven.config.values import ClusterConfig
 from pghaven.errors import NotPermitted, StoreUnreachable, UsageError
+from pghaven.repository.keysource import PASSPHRASE_VARIABLE
 from pghaven.runtime.durable import OwnerOf, make_directories_durably, write_durably
 
 # Root's file is for the server's user to read, and for nobody else: a conninfo may hold a password after all.
 _FILE_MODE = 0o640
 _DIRECTORY_MODE = 0o755
 _REPOSITORY_NAME = "main"
+_OPTION_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +33,7 @@ class InitOptions:
     """What was given on the command line; None for what was not.
 
     ``encryption`` is whether a new repository is to be sealed; without a word object stores are, directories are not.
+    ``store_options`` are options of the repository, each as NAME=VALUE.
     """
 
     data_directory: str | None
@@ -35,16 +41,19 @@ class InitOptions:
     repository_url: str | None
     encryption: bool | None = None
     key_file: str | None = None
+    store_options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InitPlace:
-    """``is_new``: ``config_path`` is still to be written. ``cluster.data_directory`` may be empty as long as it is."""
+    """``is_new``: ``config_path`` is still to be written, with ``options`` as those of the repository beside its URL.
+    ``cluster.data_directory`` may be empty as long as it is."""
 
     config_path: str
     is_new: bool
     cluster: ClusterConfig
     repositories: tuple[RepositoryConfig, ...]
+    options: Mapping[str, object] = field(default_factory=dict)
 
     def with_data_directory(self, data_directory: str) -> InitPlace:
         """Completed with what the server says, if nobody else has said it."""
@@ -70,12 +79,35 @@ def find_place(config_path: str | None, cluster: str, options: InitOptions) -> I
         conninfo=options.conninfo or "",
         repositories=(_REPOSITORY_NAME,),
     )
-    key_file = None
-    if wants_sealing(options.repository_url, options.encryption) or options.key_file is not None:
+    written = _parse_options(options.store_options)
+    if options.key_file is not None or (
+        wants_sealing(options.repository_url, options.encryption) and not written.keys() & set(KEY_OPTIONS)
+    ):
         beside = os.path.join(os.path.dirname(path), f"{_REPOSITORY_NAME}.key")
-        key_file = os.path.abspath(options.key_file or beside)
-    repository = RepositoryConfig(name=_REPOSITORY_NAME, url=options.repository_url, key_file=key_file)
-    return InitPlace(config_path=path, is_new=True, cluster=made, repositories=(repository,))
+        written["key_file"] = os.path.abspath(options.key_file or beside)
+    elif options.encryption is False and PASSPHRASE_VARIABLE in os.environ:
+        written["encryption"] = False  # else the next command would take it for this repository's
+    repository = RepositoryConfig(name=_REPOSITORY_NAME, url=options.repository_url)
+    if written:
+        text = render_repository(_REPOSITORY_NAME, options.repository_url, written)
+        repository = parse_config(text, "the command line").repositories[_REPOSITORY_NAME]
+    return InitPlace(config_path=path, is_new=True, cluster=made, repositories=(repository,), options=written)
+
+
+def _parse_options(given: Sequence[str]) -> dict[str, object]:
+    """Options of a repository as TOML would give them. Those that there are not are told by whoever reads them."""
+    known = {option.name: option for option in options_of(RepositoryConfig)}
+    found: dict[str, object] = {}
+    for one in given:
+        name, separator, value = one.partition("=")
+        if not separator or not _OPTION_NAME.fullmatch(name) or name == "url":
+            raise UsageError(
+                f'--store-option "{one}" is not of the form NAME=VALUE',
+                hint="For example: --store-option endpoint=https://s3.example.com; "
+                "docs/reference/configuration.md lists the options of a repository.",
+            )
+        found[name] = known[name].kind.from_text(value) if name in known else value
+    return found
 
 
 def _configured(path: str, cluster: str, options: InitOptions) -> InitPlace:
@@ -95,6 +127,15 @@ def _configured(path: str, cluster: str, options: InitOptions) -> InitPlace:
     _require_same(path, "--repository", options.repository_url, urls)
     if options.key_file is not None:
         _require_same(path, "--key-file", options.key_file, [one.key_file or "" for one in repositories])
+    for name, value in _parse_options(options.store_options).items():
+        text = render_repository(_REPOSITORY_NAME, urls[0], {name: value})
+        wanted = parse_config(text, "the command line").repositories[_REPOSITORY_NAME]
+        said = next(one.field for one in options_of(RepositoryConfig) if one.name == name)
+        if all(getattr(one, said) != getattr(wanted, said) for one in repositories):
+            raise UsageError(
+                f"--store-option {name} contradicts the configuration {path}",
+                hint="Change it there, or leave the option out.",
+            )
     return InitPlace(config_path=config.source, is_new=False, cluster=known, repositories=repositories)
 
 
@@ -113,7 +154,7 @@ def write_starter(place: InitPlace, group: int | None) -> None:
     """
     cluster = place.cluster
     repository = place.repositories[0]
-    text = render_starter(cluster.name, cluster.data_directory, cluster.conninfo, repository.url, repository.key_file)
+    text = render_starter(cluster.name, cluster.data_directory, cluster.conninfo, repository.url, place.options)
     owner = None if group is None else OwnerOf(uid=os.geteuid(), gid=group)
     try:
         make_directories_durably(os.path.dirname(place.config_path), _DIRECTORY_MODE)

@@ -7,6 +7,7 @@ The one idea: everything that can refuse is asked before anything is written.
 
 from __future__ import annotations
 
+import os
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from pghaven.cli.sealing import choose_sealing
 from pghaven.clock import SYSTEM_CLOCK, Clock
 from pghaven.errors import NotPermitted, Refused
 from pghaven.events import Listener, Notice, Step
+from pghaven.postgres.datadir import WAL_DIRECTORY
 from pghaven.repository.layout import PROBE
 from pghaven.server.connection import Connection
 from pghaven.server.identity import OsUser
@@ -38,6 +40,7 @@ from pghaven.setup.sealing import NO_RECOVERY, RecoveryOrder
 from pghaven.setup.settings import SetupPlan, plan_setup, read_written_command
 from pghaven.store.probe import require_promises
 from pghaven.wal.commands import render_archive_command
+from pghaven.wal.marks import Marks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +151,8 @@ def _register(
         newly = prepared.repository.register_lineage(
             place.cluster.name, make_lineage(facts, clock), new_lineage=request.new_lineage
         )
+        if newly:
+            _forget_marks(place, config.name, listener)
         told = InitRepository(
             name=config.name,
             url=config.url,
@@ -158,6 +163,15 @@ def _register(
         )
         done.append((told, prepared))
     return done
+
+
+def _forget_marks(place: InitPlace, repository: str, listener: Listener) -> None:
+    """What waits in ``pg_wal`` may be marked as held by a repository that had the name before this one was made."""
+    try:
+        Marks(os.path.join(place.cluster.data_directory, WAL_DIRECTORY)).clear(repository)
+    except OSError as error:
+        text = f'could not take away the marks of WAL that another repository "{repository}" held: {error}'
+        _warn(listener, "marks", text, "Remove the files in its marks directory, or WAL may be missing.")
 
 
 def _find_obstacle(

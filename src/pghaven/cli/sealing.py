@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pghaven.errors import UsageError
 from pghaven.events import Listener
+from pghaven.repository.keysource import PASSPHRASE_VARIABLE
 
 if TYPE_CHECKING:
     from pghaven.repository.place import RepositoryPlace
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
 
 
 def wants_sealing(url: str, encryption: bool | None) -> bool:
-    """Whether a new repository at this URL is to be sealed: in other people's hands it is, unless told not to."""
-    return encryption if encryption is not None else not url.startswith("file:")
+    """Whether a new repository at this URL is to be sealed: in other people's hands it is, and where a passphrase is in
+    the environment, unless told not to."""
+    if encryption is not None:
+        return encryption
+    return not url.startswith("file:") or PASSPHRASE_VARIABLE in os.environ
 
 
 def choose_sealing(
@@ -36,14 +40,19 @@ def choose_sealing(
     def make(place: RepositoryPlace, owner: OwnerOf | None) -> Sealing | None:
         from pghaven.setup.sealing import make_sealing
 
-        if place.key.is_given and encryption is not False:
+        if place.key.is_known and encryption is not False:
             return make_sealing(place, recovery, owner, listener)
         if place.key.is_given:
             raise UsageError(
                 "--no-encryption contradicts the configuration, which names a key for the repository",
                 hint=f"Take the key out of [repository.{place.name}], or leave the option out.",
             )
-        if wants_sealing(place.url, encryption):
+        if place.key.is_known:
+            raise UsageError(
+                f"--no-encryption contradicts ${PASSPHRASE_VARIABLE}, which is taken for the repository's passphrase",
+                hint=f"If it is another one's, write encryption = false into [repository.{place.name}].",
+            )
+        if wants_sealing(place.url, place.key.encryption if encryption is None else encryption):
             path = os.path.join(os.path.dirname(config_path), f"{place.name}.key")
             raise UsageError(
                 f"the repository at {place.url} would be sealed, but the configuration does not say where its key is",

@@ -161,6 +161,17 @@ class RepositoryConfig:
         example='"pass show pghaven"',
     )
 
+    encryption: bool | None = option(
+        SWITCH,
+        default_words="whether this host has a key for it: by one of the options above, or in $PGHAVEN_PASSPHRASE",
+        doc=(
+            "Whether the repository must be sealed. With true one in the open is refused, key or no key; with false "
+            "$PGHAVEN_PASSPHRASE is meant for other repositories. One whose key is configured must be sealed in any "
+            "case."
+        ),
+        example="false",
+    )
+
     limit: int | None = option(
         RATE,
         default_words="no limit",
@@ -189,7 +200,7 @@ class RepositoryConfig:
     @property
     def key(self) -> KeySource:
         """Where the key is to be had."""
-        return KeySource(**{name: getattr(self, name) for name in KEY_OPTIONS})
+        return KeySource(**{name: getattr(self, name) for name in (*KEY_OPTIONS, "encryption")})
 
     @property
     def store(self) -> StoreSettings:

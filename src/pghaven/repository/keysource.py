@@ -28,21 +28,31 @@ Ask = Callable[[], str | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeySource:
-    """As configured; at most one is given. Commands are split as a shell would, and started without one."""
+    """As configured; at most one is given. Commands are split as a shell would, and started without one.
+
+    ``encryption`` is what the configuration says of the repository beside where its key is, None if nothing.
+    """
 
     key_file: str | None = None
     key_command: str | None = None
     passphrase_file: str | None = None
     passphrase_command: str | None = None
+    encryption: bool | None = None
 
     @property
     def is_given(self) -> bool:
         return any((self.key_file, self.key_command, self.passphrase_file, self.passphrase_command))
 
     @property
+    def is_known(self) -> bool:
+        """Whether this host has a key for the repository: as configured, or a passphrase in the environment that is not
+        said to be for others."""
+        return self.is_given or (self.encryption is not False and PASSPHRASE_VARIABLE in os.environ)
+
+    @property
     def is_expected(self) -> bool:
-        """Whether this host has a key for the repository: as configured, or a passphrase in the environment."""
-        return self.is_given or PASSPHRASE_VARIABLE in os.environ
+        """Whether the repository must be sealed."""
+        return self.is_known or self.encryption is True
 
 
 NO_KEY = KeySource()

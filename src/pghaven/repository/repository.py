@@ -331,8 +331,8 @@ def open_repository(
         raise Refused(
             f"this host has a key for the repository at {store.url}, but it says that nothing in it is sealed",
             detail="Somebody may have replaced what it says of itself, so that backups would be stored in the open.",
-            hint="If it was made without encryption, take the key out of the configuration, or $PGHAVEN_PASSPHRASE out "
-            "of the environment: another repository's passphrase can be named there by passphrase_file.",
+            hint="If it was made without encryption, take the key out of the configuration; where $PGHAVEN_PASSPHRASE "
+            "is another repository's, write encryption = false into the section of this one.",
         )
     keyring = OPEN_KEYRING
     if descriptor.is_sealed:

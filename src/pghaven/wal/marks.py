@@ -81,6 +81,14 @@ class Marks:
         """Leave a mark of one repository."""
         self._write(_HELD.format(repository), name, mtime_ns)
 
+    def clear(self, repository: str) -> None:
+        """Remove all that says that this repository holds anything, as when it is made anew under its name."""
+        for folder in (_MARKS, _HELD.format(repository)):
+            path = os.path.join(self._directory, folder)
+            with suppress(FileNotFoundError):
+                for name in os.listdir(path):
+                    os.unlink(os.path.join(path, name))
+
     def sweep(self, waiting: Collection[str]) -> None:
         """Remove the marks of files that wait no longer."""
         try:
