@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import stat
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from pghaven.errors import NotPermitted, Refused
+from tests.cli.running import TIMEOUT_SECONDS, clean_environment
 from tests.cli.site import NAME, Site, shared_site
 from tests.support.places import own, plain_user
 
@@ -243,6 +245,48 @@ def test_slots_come_and_go(site: Site) -> None:
     assert site.error("repo", "key", "add", "x", status=2)["hint"].startswith("One of --key-file")
     error = site.error("repo", "key", "add", "second", "--key-file", str(new), status=2)
     assert "exists already" in error["message"]
+
+
+def test_whoever_looks_at_a_terminal_is_asked_for_the_passphrase(sealed: Site) -> None:
+    secret = sealed.place / "terminal.passphrase"
+    secret.write_text("correct horse\n")
+    secret.chmod(0o600)
+    sealed.ok("repo", "key", "add", "terminal", "--passphrase-file", str(secret))
+    bare = sealed.place / "terminal.toml"
+    bare.write_text(re.sub(r"^key_file = .*\n", "", sealed.config.read_text(), flags=re.MULTILINE))
+    for command in ("status", "repo info"):
+        status, out = ask_at_terminal(sealed, "correct horse", "--config", str(bare), *command.split())
+        assert status in (0, 3), out
+        assert "cannot be used" not in out
+    status, out = ask_at_terminal(sealed, "correct horse", "--config", str(bare), "check", "--timeout", "1s")
+    assert "repository: file:///" in out.replace("\r", ""), out
+    status, out = ask_at_terminal(sealed, "wrong", "--config", str(bare), "status")
+    assert "opens none" in out
+
+
+def ask_at_terminal(site: Site, typed: str, *words: str) -> tuple[int, str]:
+    """What a command says to somebody who types ``typed`` when asked for a passphrase."""
+    person, terminal = os.openpty()
+    try:
+        with subprocess.Popen(
+            [*site.command.words, *words],
+            stdin=terminal,
+            stderr=terminal,
+            stdout=subprocess.PIPE,
+            env=clean_environment(None),
+            start_new_session=True,
+        ) as process:
+            shown = b""
+            while b"passphrase" not in shown and process.poll() is None:
+                if select.select([person], [], [], 0.1)[0]:
+                    shown += os.read(person, 4096)
+            os.write(person, f"{typed}\n".encode())
+            out, _ = process.communicate(timeout=TIMEOUT_SECONDS)
+        assert typed.encode() not in shown
+        return process.returncode, out.decode()
+    finally:
+        os.close(person)
+        os.close(terminal)
 
 
 # -- no key is ever shown -----------------------------------------------------------------------------------------

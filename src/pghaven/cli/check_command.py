@@ -74,6 +74,7 @@ def _parse_timeout(text: str | None) -> float:
 
 
 def _make_settings(config: Config, cluster: ClusterConfig, round_trip_seconds: float) -> CheckSettings:
+    from pghaven.cli.asking import ask_passphrase
     from pghaven.proof.check import CheckSettings
     from pghaven.setup.program import find_program
     from pghaven.wal.commands import render_archive_command
@@ -88,4 +89,5 @@ def _make_settings(config: Config, cluster: ClusterConfig, round_trip_seconds: f
         program=program,
         archive_command=render_archive_command(program, config.source, cluster.name),
         round_trip_seconds=round_trip_seconds,
+        ask=ask_passphrase,
     )

@@ -29,6 +29,7 @@ def command(invocation: Invocation, repository: str | None, packs: bool) -> int:
     Everything is listed once. What it costs follows from the prices in [repository.NAME.prices], and is shown as the
     arithmetic that it is. --packs reads all manifests. Needs the repository alone, no server.
     """
+    from pghaven.cli.asking import ask_passphrase
     from pghaven.repository.backups import BackupCatalog
     from pghaven.repository.census import take_census
     from pghaven.repository.packuse import explain_packs
@@ -39,7 +40,7 @@ def command(invocation: Invocation, repository: str | None, packs: bool) -> int:
     bodies: list[dict[str, object]] = []
     texts: list[str] = []
     for name in names:
-        opened = open_place(find_place(config, name))
+        opened = open_place(find_place(config, name), ask=ask_passphrase)
         census = take_census(opened)
         charges, currency = _estimate(opened, census, config.repositories[name])
         uses = {}

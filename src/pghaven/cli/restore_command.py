@@ -129,11 +129,12 @@ def command(
 
 def _find_sources(config: Config, cluster: ClusterConfig, repository: str | None, limits: Limits) -> Sources:
     """The named repository alone, else all of the cluster's."""
+    from pghaven.cli.asking import ask_passphrase
     from pghaven.repository.place import open_place
     from pghaven.restore.sources import Sources
 
     places = list_places(config, cluster) if repository is None else (find_place(config, repository),)
-    return Sources(places, lambda place: limits.hold(open_place(place), place.name))
+    return Sources(places, lambda place: limits.hold(open_place(place, ask=ask_passphrase), place.name))
 
 
 class _RestoreJob:

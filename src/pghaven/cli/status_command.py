@@ -35,6 +35,7 @@ def command(invocation: Invocation, cluster: str | None) -> int:
 
     Answers with whatever of the server and the repository can be reached. Ends with 3 when something is wrong.
     """
+    from pghaven.cli.asking import ask_passphrase
     from pghaven.proof.status import StatusSettings, gather_status
 
     config = invocation.config
@@ -46,6 +47,7 @@ def command(invocation: Invocation, cluster: str | None) -> int:
                 data_directory=one.data_directory,
                 conninfo=one.conninfo,
                 repositories=list_places(config, one),
+                ask=ask_passphrase,
             )
             found.append(gather_status(settings, listener))
     text = "\n".join(render_status(status) for status in found)

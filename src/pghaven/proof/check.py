@@ -35,6 +35,7 @@ from pghaven.proof.results import CheckResult, fail, good, skip, warn
 from pghaven.proof.roundtrip import RoundTripSettings, run_round_trip
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.entry import BackupEntry
+from pghaven.repository.keysource import Ask
 from pghaven.repository.layout import PROBE
 from pghaven.repository.place import RepositoryPlace, open_place
 from pghaven.repository.repository import Lineage, Repository
@@ -58,7 +59,7 @@ _SWITCH = "pg_switch_wal"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckSettings:
     """What is checked. ``program`` are the words that start pghaven on this host, ``archive_command`` what the server
-    should be set to."""
+    should be set to; ``ask`` asks a person for a passphrase."""
 
     cluster: str
     data_directory: str
@@ -68,6 +69,7 @@ class CheckSettings:
     program: tuple[str, ...]
     archive_command: str
     round_trip_seconds: float
+    ask: Ask | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -128,7 +130,7 @@ class _Checks:
         label = "repository" if len(self._settings.repositories) == 1 else f'repository "{address.name}"'
         self._tell(Step(text=f"opening {address.url}"))
         try:
-            repository = open_place(address, clock=self._clock)
+            repository = open_place(address, clock=self._clock, ask=self._settings.ask)
             unwritable = find_unwritable(repository, self._user)
         except NotPermitted as error:
             self._results.append(fail(label, error.message, error.hint))

@@ -35,6 +35,7 @@ from pghaven.repository.evidence import find_last_damage, load_evidence
 from pghaven.repository.gaps import WalGap
 from pghaven.repository.horizon import read_horizon
 from pghaven.repository.incidents import list_incidents
+from pghaven.repository.keysource import Ask
 from pghaven.repository.place import RepositoryPlace, open_place
 from pghaven.repository.repository import Lineage, Repository
 from pghaven.repository.walstore import WalArchive, describe_writer
@@ -55,6 +56,7 @@ class StatusSettings:
     data_directory: str
     conninfo: str
     repositories: tuple[RepositoryPlace, ...]
+    ask: Ask | None = None
 
 
 def gather_status(settings: StatusSettings, listener: Listener, *, clock: Clock = SYSTEM_CLOCK) -> ClusterStatus:
@@ -111,7 +113,7 @@ def _ask_repository(
     settings: StatusSettings, place: RepositoryPlace, server: ServerState | ServerSilence, clock: Clock
 ) -> RepositoryState | RepositorySilence:
     try:
-        repository = open_place(place, clock=clock)
+        repository = open_place(place, clock=clock, ask=settings.ask)
         lineage = _find_lineage(settings, repository, server)
         state = _read_repository(settings, place.name, repository, lineage, server)
         return replace(state, single_writer=place.store.single_writer)
