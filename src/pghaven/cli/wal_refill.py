@@ -42,10 +42,15 @@ def describe_refill(cluster: str, found: Sequence[RefilledRepository]) -> dict[s
 
 
 def end_refill(found: Sequence[RefilledRepository]) -> int:
-    """The exit status: that of a store that cannot be reached when any repository was left without its share, that of
-    a warning when something is still missing."""
-    if any(one.error is not None for one in found):
-        return StoreUnreachable.exit_status
+    """The exit status: that of the gravest error by which a repository was left without its share, that of a warning
+    when something is still missing.
+
+    A store that cannot be reached may be back the next time; whatever else failed wants somebody, and goes before it.
+    """
+    failed = [one.exit_status for one in found if one.error is not None]
+    lasting = [status for status in failed if status != StoreUnreachable.exit_status]
+    if failed:
+        return (lasting or failed)[0]
     return EXIT_WARNINGS if any(one.gaps.lost or one.gaps.open for one in found) else EXIT_DONE
 
 

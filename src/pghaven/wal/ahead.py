@@ -60,7 +60,10 @@ class Ahead:
         """Start up to ``workers`` processes for each repository that lacks any of the files, or as many as can be."""
         for place in places:
             lacking = [name for name in self._names if not self._marks.is_held(place.name, name)]
-            reader, writer = os.pipe()
+            try:
+                reader, writer = os.pipe()
+            except OSError:  # too many files are open; without help the server asks for each file in its turn
+                return
             os.write(writer, bytes(self._names.index(name) for name in lacking))
             os.close(writer)
             track = _Track(place=place, tokens=reader)

@@ -54,7 +54,10 @@ def fork_child(run: Callable[[int], None]) -> tuple[int, int]:
     Interrupts are held back from here on, until the caller can end what it has started and unblocks them: one that
     came in between would leave a child that nobody ends. Raises Cancelled if no process can be made.
     """
-    reader, writer = os.pipe()
+    try:
+        reader, writer = os.pipe()
+    except OSError as error:
+        raise Cancelled(f"could not start a process: {error.strerror}") from error
     signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS)
     try:
         child = os.fork()

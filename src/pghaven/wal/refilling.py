@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pghaven.errors import NotFound, PghavenError, Refused
+from pghaven.errors import EXIT_DONE, NotFound, PghavenError, Refused
 from pghaven.events import Listener, Notice, Step
 from pghaven.repository.place import RepositoryPlace, open_place
 from pghaven.repository.repository import Repository
@@ -24,13 +24,15 @@ from pghaven.wal.refill import Filled, Refill, list_missing, refuse_apart
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefilledRepository:
-    """What a repository was given. ``error`` says why it does not have all that the others have, ``hint`` what to do;
-    ``filled`` counts files by where they came from, ``gaps`` is what became of those that no repository had."""
+    """What a repository was given. ``error`` says why it does not have all that the others have, ``hint`` what to do,
+    ``exit_status`` what kind of error that is; ``filled`` counts files by where they came from, ``gaps`` is what became
+    of those that no repository had."""
 
     repository: str
     filled: Mapping[Filled, int]
     error: str | None
     hint: str | None = None
+    exit_status: int = EXIT_DONE
     gaps: GapFilling = field(default_factory=GapFilling)
 
     @property
@@ -82,6 +84,7 @@ def refill_cluster(
                 filled=dict(filled),
                 error=None if failure is None else failure.message,
                 hint=None if failure is None else failure.hint,
+                exit_status=EXIT_DONE if failure is None else failure.exit_status,
                 gaps=gaps,
             )
         )

@@ -50,3 +50,32 @@ def test_how_a_child_ends(what: str, said: str) -> None:
     command = [sys.executable, "-c", _PROGRAM, what]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
     assert done.stdout.strip() == said
+
+
+_WITHOUT_PIPES = """
+import resource
+from pghaven.errors import Cancelled
+from pghaven.repository.place import RepositoryPlace
+from pghaven.clock import SYSTEM_CLOCK
+from pghaven.store.settings import StoreSettings
+from pghaven.wal.ahead import Ahead
+from pghaven.wal.children import start_child
+from pghaven.wal.marks import Marks
+
+place = RepositoryPlace(name="main", store=StoreSettings(url="file:///nowhere"))
+ahead = Ahead(Marks("/nowhere"), "/nowhere", ["000000010000000000000001"], cluster="main", clock=SYSTEM_CLOCK)
+resource.setrlimit(resource.RLIMIT_NOFILE, (4, 4))
+try:
+    start_child(lambda tell: None)
+except Cancelled as error:
+    print(error)
+ahead.start([place], 2, None)
+print(ahead.open_children)
+"""
+
+
+def test_where_no_pipe_can_be_made_nobody_is_started_and_nothing_breaks() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_PIPES], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (ended.stdout, ended.stderr) == ("could not start a process: Too many open files\n[]\n", "")
