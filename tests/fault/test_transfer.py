@@ -216,6 +216,24 @@ def test_a_copy_holds_all_that_the_backups_hold(pair: Pair) -> None:
         assert dict(theirs.read_facts(name)) == dict(ours.read_facts(name))
 
 
+def test_a_hold_goes_with_its_backup_and_stays_released_where_it_was(open_pair: Pair) -> None:
+    source, target = open_pair.fill(), open_pair.fill(target=True)
+    Removal(open_pair.catalog(source)).hold(FIRST.label, "for the auditors")
+    copies = {one.label: one.copy or "" for one in open_pair.copy(source, target).backups}
+    there = open_pair.catalog(target, target=True)
+    hold = there.read_entry(copies[FIRST.label]).hold
+    assert hold is not None
+    assert hold.reason == "for the auditors"
+    assert there.read_entry(copies[SECOND.label]).hold is None
+    Removal(open_pair.catalog(source)).hold(SECOND.label, "later")
+    Removal(there).release(copies[FIRST.label])
+    open_pair.copy(source, target)
+    assert there.read_entry(copies[FIRST.label]).hold is None
+    hold = there.read_entry(copies[SECOND.label]).hold
+    assert hold is not None
+    assert hold.reason == "later"
+
+
 def test_packs_are_stored_once_for_all_backups_and_under_other_names(pair: Pair) -> None:
     source, target = pair.fill(), pair.fill(target=True)
     result = pair.copy(source, target)

@@ -17,8 +17,9 @@ from pghaven.errors import Damaged, NotFound, ObjectMissing, Refused
 from pghaven.events import Listener, Notice, Step
 from pghaven.postgres.segment import WalFileKind, classify
 from pghaven.repository.backups import BackupCatalog
-from pghaven.repository.entry import BackupEntry, BackupState
+from pghaven.repository.entry import BackupEntry, BackupState, find_last
 from pghaven.repository.horizon import Horizon, read_horizon
+from pghaven.repository.removal import Removal
 from pghaven.repository.repository import Lineage, Repository
 from pghaven.runtime.crew import Crew
 from pghaven.runtime.whoami import read_own_identity
@@ -204,6 +205,7 @@ class _Copying:
         )
         results = {entry.label: self._copy_backup(scene, entry) for entry in plan.backups}
         outcomes = tuple(results.get(one.label, one) for one in plan.outcomes)
+        self._carry_holds(outcomes)
         rest = self._list_files(outcomes)  # anew: more may have been archived, or removed, meanwhile
         self._tell(Step(text=f"copying {len(rest.jobs)} WAL files"))
         second = self._carry_files(rest.jobs, meter)
@@ -221,6 +223,15 @@ class _Copying:
         for system, lineage in self._lineages.items():
             if system in systems:
                 self._target.repository.register_lineage(self._request.cluster, lineage, new_lineage=True)
+
+    def _carry_holds(self, outcomes: Sequence[BackupOutcome]) -> None:
+        """What is held in the source is held in the target, too, but for what was held there before and released."""
+        held = {entry.label: entry.hold for entry in self._chosen if entry.hold is not None}
+        for one in outcomes:
+            if one.label in held and one.copy is not None and one.fate in (BackupFate.COPIED, BackupFate.PRESENT):
+                there = self._target.read_entry(one.copy)
+                if there.state is BackupState.COMMITTED and not find_last(there.parts, "hold"):
+                    Removal(self._target).hold(one.copy, held[one.label].reason)
 
     def _copy_backup(self, scene: Scene, entry: BackupEntry) -> BackupOutcome:
         for attempt in range(1, _ATTEMPTS_MAX + 1):
