@@ -14,7 +14,9 @@ from pghaven.events import Event, Notice, Step
 from pghaven.repository.repository import Repository
 from pghaven.store.metered import MeteredStore
 from pghaven.store.open import open_store
-from tests.cli.running import run_pghaven
+from tests.cli.running import TIMEOUT_SECONDS, run_pghaven
+from tests.cli.site import Site
+from tests.support.places import own
 from tests.support.synthetic import make_repository
 
 STEP = Step(text="x")
@@ -95,9 +97,40 @@ def test_a_file_that_cannot_be_read_changes_nothing(tmp_path: Path) -> None:
     assert running.rates == (5 << 20, 0)
 
 
+@pytest.mark.pg
+def test_a_running_backup_follows_the_file(site: Site) -> None:
+    """It would take most of an hour at the pace that it begins with."""
+    site.set_up()
+    with site.start_words("--config", str(site.config), "backup", "--io-limit", "64KiB/s", "--verbose") as process:
+        try:
+            assert process.stderr is not None
+            said = ""
+            while "reading" not in said and "copying" not in said:
+                line = process.stderr.readline()
+                assert line, f"it ended: {said}"
+                said += line
+            fresh = site.config.with_suffix(".new")
+            fresh.write_text(site.config.read_text() + 'io_limit = "10GiB/s"\n')
+            own(fresh)
+            os.replace(fresh, site.config)
+            out, err = process.communicate(timeout=TIMEOUT_SECONDS)
+        finally:
+            process.kill()
+    assert process.returncode == 0, err
+    assert 'from now on at most 10.0 GiB/s for the data directory of "main"' in err
+    assert "is complete" in out
+
+
 @pytest.mark.parametrize("rate", ["50", "50MiB", "1B/s", "fast"])
 @pytest.mark.parametrize(
-    "words", [("backup", "--limit"), ("restore", "x", "--io-limit"), ("verify", "--limit"), ("repo", "copy", "--limit")]
+    "words",
+    [
+        ("backup", "--limit"),
+        ("restore", "x", "--io-limit"),
+        ("verify", "--limit"),
+        ("repo", "copy", "--limit"),
+        ("expire", "--limit"),
+    ],
 )
 def test_what_is_no_rate_is_refused(words: tuple[str, ...], rate: str) -> None:
     ended = run_pghaven(*words, rate)

@@ -8,6 +8,7 @@ import click
 
 from pghaven.cli import expire_by_hand as by_hand
 from pghaven.cli.invocation import Invocation
+from pghaven.cli.limiting import Limits, limit_option
 from pghaven.cli.opening import each_repository, refresh_listing
 from pghaven.cli.retention_options import make_policy
 from pghaven.errors import Damaged, UsageError
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 )
 @click.option("--reason", default="", metavar="TEXT", help="Why, with --remove; kept with the backup.")
 @click.option("--repository", metavar="NAME", help="Only this one of the cluster's repositories.")
+@limit_option
 @click.pass_obj
 def command(
     invocation: Invocation,
@@ -42,6 +44,7 @@ def command(
     remove: str | None,
     reason: str,
     repository: str | None,
+    limit: int | None,
 ) -> int:
     """Expire the backups of CLUSTER that its retention policy no longer keeps, and remove what was expired before.
 
@@ -72,9 +75,11 @@ def command(
     policy = make_policy(chosen.retention)
     found: list[tuple[str, ExpireResult]] = []
     with invocation.reporter as listener:
+        limits = Limits(invocation.config, chosen, listener, limit=limit)
 
-        def expire(_name: str, opened: Repository) -> ExpireResult:
-            result = run_expire(BackupCatalog(opened, chosen.name), policy, listener, dry_run=dry_run)
+        def expire(name: str, opened: Repository) -> ExpireResult:
+            catalog = BackupCatalog(limits.hold(opened, name), chosen.name)
+            result = run_expire(catalog, policy, limits, dry_run=dry_run)
             if not dry_run:
                 refresh_listing(opened, chosen.name, listener)
             return result
