@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.journey import live_through
 from tests.cli.site import NAME, Site
-from tests.cli.test_expire import ONE_AT_ONCE
 from tests.support.places import own
 from tests.support.sftpserver import SftpServer, running_server
 
@@ -32,29 +32,9 @@ def use_server(site: Site, server: SftpServer, directory: Path, **options: str) 
 def test_from_init_to_a_restored_server(site: Site, sftp_server: SftpServer) -> None:
     directory = sftp_server.make_directory() / "new" / "repository"
     use_server(site, sftp_server, directory)
-    cluster = site.cluster
     site.ok("init", NAME, "--apply", "--no-encryption")
-    cluster.restart()
     assert (directory / "pghaven.json").exists()
-    cluster.sql("CREATE TABLE t AS SELECT generate_series(1, 100000) AS i")
-    first = site.json("backup")["label"]
-    cluster.sql("UPDATE t SET i = i + 1 WHERE i % 1000 = 0")
-    second = site.json("backup")["label"]
-    cluster.sql("INSERT INTO t VALUES (-1)")
-    site.archive_all()
-    site.check(status=0)
-    assert first in site.ok("list")
-    assert "all is well" in site.ok("status")
-    site.ok("verify")
-
-    for _ in range(2):  # so short a grace may be over before the run that expires it collects, or not until the next
-        site.ok("expire", environment=ONE_AT_ONCE)
-    assert first not in site.ok("list")
-    total = cluster.value("SELECT sum(i) FROM t")
-    cluster.stop()
-    with site.started(PGHAVEN_CLUSTER__MAIN__PG_BIN=str(cluster.bin_dir)) as shown:
-        assert shown["plan"]["backup"] == second
-        assert site.ask_restored("SELECT sum(i) FROM t") == total
+    live_through(site)
 
 
 @pytest.mark.pg
