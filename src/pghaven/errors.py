@@ -15,6 +15,7 @@ Anything else that escapes is a bug in pghaven and ends with exit status 1.
     │   └── Conflict           12   two clusters, or two servers of one, write to one place
     ├── NotPermitted           13
     ├── StoreUnreachable       14   includes a full or failing disk
+    │   ├── StoreFull          14   there is no room for what was to be stored
     │   └── TargetFailed       14   the disk that a restore writes to, and no repository
     ├── ServerUnsuitable       15   server unreachable, too old, wrongly set up
     ├── Damaged                16   stored data is not what was stored
@@ -117,6 +118,12 @@ class NotPermitted(PghavenError):
 class StoreUnreachable(PghavenError):
     code = "store_unreachable"
     exit_status = 14
+
+
+class StoreFull(StoreUnreachable):
+    """The store answers, and has no room left: whoever removes something from it helps."""
+
+    code = "store_full"
 
 
 class TargetFailed(StoreUnreachable):

@@ -36,6 +36,7 @@ def remove(invocation: Invocation, chosen: ClusterConfig, order: Order, reposito
             order.label,
             reason=order.reason or "no reason was given",
             dry_run=order.dry_run,
+            listener=listener,
         )
     verb = "is" if removed.is_done else "would be"
     lines = [f"backup {removed.label} of {chosen.name} {verb} expired by hand"]
@@ -67,7 +68,7 @@ def undo(invocation: Invocation, chosen: ClusterConfig, label: str, repository: 
 
     with invocation.reporter as listener:
         catalog = BackupCatalog(open_chosen_repository(invocation.config, chosen, repository, listener), chosen.name)
-        whole = undo_expiry(catalog, label)
+        whole = undo_expiry(catalog, label, listener)
         reason = find_next_expiry(catalog, make_policy(chosen.retention), whole)
         if reason is not None:
             listener(

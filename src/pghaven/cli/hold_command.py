@@ -27,7 +27,7 @@ def command(invocation: Invocation, label: str, reason: str, cluster: str | None
     chosen = invocation.get_cluster(cluster)
     with invocation.reporter as listener:
         opened = open_chosen_repository(invocation.config, chosen, repository, listener)
-        entry = hold_backup(BackupCatalog(opened, chosen.name), label, reason)
+        entry = hold_backup(BackupCatalog(opened, chosen.name), label, reason, listener)
     assert entry.hold is not None
     since = entry.hold.written_at
     body = {"cluster": chosen.name, "label": entry.label, "reason": entry.hold.reason, "held_since": since}

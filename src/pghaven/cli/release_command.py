@@ -23,7 +23,7 @@ def command(invocation: Invocation, label: str, cluster: str | None, repository:
     with invocation.reporter as listener:
         opened = open_chosen_repository(invocation.config, chosen, repository, listener)
         catalog = BackupCatalog(opened, chosen.name)
-        whole = release_backup(catalog, label)
+        whole = release_backup(catalog, label, listener)
         reason = find_next_expiry(catalog, make_policy(chosen.retention), whole)
     after = "stays as the policy is now" if reason is None else f"goes with the next pghaven expire: {reason}"
     text = f"backup {whole} of {chosen.name} is no longer held; it {after}\n"

@@ -15,6 +15,7 @@ from pghaven.errors import Damaged, UsageError
 
 DESCRIPTOR = "pghaven.json"
 PROBE = "probe"
+RESERVE_PREFIX = "reserve/"
 KEYS_PREFIX = "keys/"
 CLUSTERS_PREFIX = "clusters/"
 _CLUSTER_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")

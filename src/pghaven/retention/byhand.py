@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from pghaven.errors import NotFound
+from pghaven.events import Listener, ignore
 from pghaven.postgres.lsn import Lsn
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.entry import BackupEntry, BackupState
 from pghaven.repository.removal import BY_HAND, Removal, RetireOrder, refuse_held
 from pghaven.retention.facts import KnownBackup
+from pghaven.retention.full import draw_on_reserve
 from pghaven.retention.gather import gather_lineages
 from pghaven.retention.policy import RetentionPolicy, Rule, Verdict, plan_retention
 from pghaven.units import render_time
@@ -37,7 +39,13 @@ class RemovalByHand:
 
 
 def remove_backup(
-    catalog: BackupCatalog, policy: RetentionPolicy, label: str, *, reason: str, dry_run: bool = False
+    catalog: BackupCatalog,
+    policy: RetentionPolicy,
+    label: str,
+    *,
+    reason: str,
+    dry_run: bool = False,
+    listener: Listener = ignore,
 ) -> RemovalByHand:
     """Expire one backup whatever the policy says of it; it can be brought back for the policy's grace.
 
@@ -53,7 +61,9 @@ def remove_backup(
         raise NotFound(f'backup "{entry.label}" has gone meanwhile')
     undo_until = now + policy.grace
     if not dry_run:
-        Removal(catalog).retire(entry.label, RetireOrder(reason=BY_HAND + reason, not_before=undo_until))
+        Removal(draw_on_reserve(catalog, listener)).retire(
+            entry.label, RetireOrder(reason=BY_HAND + reason, not_before=undo_until)
+        )
     return RemovalByHand(
         label=entry.label,
         is_done=not dry_run,
@@ -97,30 +107,30 @@ def _stop_of(backup: KnownBackup) -> Lsn:
     return backup.stop_lsn or backup.start_lsn
 
 
-def undo_expiry(catalog: BackupCatalog, label: str) -> str:
+def undo_expiry(catalog: BackupCatalog, label: str, listener: Listener = ignore) -> str:
     """Bring a retired backup back; its label, of which ``label`` may be the beginning.
 
     Raises NotFound, Refused when it came too late.
     """
     entry = catalog.find_entry(label, BackupState.RETIRED)
-    Removal(catalog).undo(entry.label)
+    Removal(draw_on_reserve(catalog, listener)).undo(entry.label)
     return entry.label
 
 
-def hold_backup(catalog: BackupCatalog, label: str, reason: str) -> BackupEntry:
+def hold_backup(catalog: BackupCatalog, label: str, reason: str, listener: Listener = ignore) -> BackupEntry:
     """Exempt a backup from every policy, also one that is retired; it as it is then, with the hold that is in force.
 
     ``label`` may be the unique beginning of one. Raises NotFound, Refused when it came too late.
     """
     entry = catalog.find_entry(label, *_CAN_BE_HELD)
-    Removal(catalog).hold(entry.label, reason)
+    Removal(draw_on_reserve(catalog, listener)).hold(entry.label, reason)
     return catalog.read_entry(entry.label)
 
 
-def release_backup(catalog: BackupCatalog, label: str) -> str:
+def release_backup(catalog: BackupCatalog, label: str, listener: Listener = ignore) -> str:
     """End a hold; the backup's label, of which ``label`` may be the beginning. Raises NotFound, Refused."""
     entry = catalog.find_entry(label, *_CAN_BE_HELD)
-    Removal(catalog).release(entry.label)
+    Removal(draw_on_reserve(catalog, listener)).release(entry.label)
     return entry.label
 
 

@@ -12,18 +12,21 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
-from pghaven.errors import Cancelled, Damaged, Locked, NotFound, Refused
+from pghaven.errors import Cancelled, Damaged, Locked, NotFound, Refused, StoreFull
 from pghaven.events import Listener, Notice, Step
+from pghaven.repository import layout
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.collect import BackupCollector, CollectResult, CollectRules
 from pghaven.repository.compact import CompactionPlan, CompactionResult, CompactionRules, Compactor
 from pghaven.repository.layout import make_label
 from pghaven.repository.removal import BY_HAND, Removal, RetireOrder
 from pghaven.repository.walcollect import WalCollector, WalRemoval
+from pghaven.retention.full import draw_on_reserve
 from pghaven.retention.gather import gather_lineages
 from pghaven.retention.policy import RetentionPlan, RetentionPolicy, Rule, plan_retention
 from pghaven.retention.walplan import WalPlan, plan_wal
 from pghaven.runtime.whoami import read_own_identity
+from pghaven.store.reserve import keep_reserve
 
 COMPACTION_RULES: Final = CompactionRules()
 
@@ -78,6 +81,17 @@ def run_expire(
     Raises NotFound for a cluster that is not registered, Refused when a clock is wrong, Damaged when the facts of a
     backup are, StoreUnreachable, NotPermitted. Whatever stops it, running it again goes on.
     """
+    if not dry_run:
+        catalog = draw_on_reserve(catalog, listener)
+    result = _run(catalog, policy, listener, dry_run=dry_run, compaction=compaction)
+    if not dry_run:
+        keep_reserve(catalog.repository.store, layout.RESERVE_PREFIX)
+    return result
+
+
+def _run(
+    catalog: BackupCatalog, policy: RetentionPolicy, listener: Listener, *, dry_run: bool, compaction: CompactionRules
+) -> ExpireResult:
     if not catalog.repository.list_lineages(catalog.cluster):
         raise NotFound(
             f'cluster "{catalog.cluster}" is not registered in repository {catalog.repository.store.url}',
@@ -127,7 +141,7 @@ def _compact(catalog: BackupCatalog, rules: CompactionRules, listener: Listener,
             return replace(result, compaction=CompactionOutcome(plan=plan, result=None))
         listener(Step(text=f"writing the live parts of {len(plan.packs)} packs anew"))
         done = compactor.run(plan, make_label(catalog.repository.clock.now()), read_own_identity())
-    except (Locked, Cancelled) as error:
+    except (Locked, Cancelled, StoreFull) as error:
         listener(Notice(level="info", code="not_compacted", text=error.message))
         return result
     except Damaged as error:

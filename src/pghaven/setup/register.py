@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from pghaven.clock import Clock
 from pghaven.errors import NotFound, NotPermitted, ServerUnsuitable
+from pghaven.repository import layout
 from pghaven.repository.place import RepositoryPlace, unlock
 from pghaven.repository.repository import Lineage, Repository, Sealing, create_repository, open_repository
 from pghaven.repository.rescuekit import write_kit
@@ -26,6 +27,7 @@ from pghaven.server.rights import list_missing_privileges
 from pghaven.store.api import Store
 from pghaven.store.open import create_root
 from pghaven.store.posix import PosixStore
+from pghaven.store.reserve import keep_reserve
 from pghaven.units import render_time_utc
 
 MakeSealing = Callable[[RepositoryPlace, OwnerOf | None], Sealing | None]
@@ -135,6 +137,7 @@ def prepare_repository(
         sealing = make_sealing(place, owner) if make_sealing is not None else None
         prepared = _make_repository(store, owner, clock, sealing)
     write_kit(prepared.repository)
+    keep_reserve(store, layout.RESERVE_PREFIX)
     return prepared
 
 

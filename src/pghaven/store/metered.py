@@ -14,6 +14,7 @@ from typing import Any
 from pghaven.runtime.pace import Pace
 from pghaven.runtime.shared import SharedNumbers
 from pghaven.store.api import Buffers, DependsOnServer, KeepsLeftovers, ObjectInfo, Store, TellsRequests
+from pghaven.store.reserve import ReservedStore
 
 # What an object store answers to one request for a list.
 LISTED_TOGETHER = 1000
@@ -133,15 +134,21 @@ class MeteredStore:
         return self.inner.free_bytes()
 
 
+def _innermost(store: Store) -> Store:
+    while isinstance(store, MeteredStore | ReservedStore):
+        store = store.inner
+    return store
+
+
 def find_leftover_keeper(store: Store) -> KeepsLeftovers | None:
     """The store itself, or the one that it meters, if it may hold what no listing shows."""
-    innermost = store.inner if isinstance(store, MeteredStore) else store
+    innermost = _innermost(store)
     return innermost if isinstance(innermost, KeepsLeftovers) else None
 
 
 def find_server_store(store: Store) -> DependsOnServer | None:
     """The store itself, or the one that it meters, if it is behind a network: then requests should overlap."""
-    innermost = store.inner if isinstance(store, MeteredStore) else store
+    innermost = _innermost(store)
     return innermost if isinstance(innermost, DependsOnServer) else None
 
 

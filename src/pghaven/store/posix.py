@@ -33,6 +33,7 @@ from pghaven.errors import (
     ObjectMissing,
     PghavenError,
     Refused,
+    StoreFull,
     StoreUnreachable,
 )
 from pghaven.runtime.durable import OwnerOf, fsync_directory, write_fully
@@ -322,7 +323,7 @@ def _info(name: str, status: os.stat_result) -> ObjectInfo:
 def _translated(error: OSError, text: str) -> PghavenError:
     message = f"{text}: {error.strerror}"
     if error.errno in _NO_SPACE:
-        return StoreUnreachable(
+        return StoreFull(
             f"{text}: no space left ({error.strerror})", hint="Free space on its file system, or raise the quota."
         )
     if error.errno == errno.EROFS:

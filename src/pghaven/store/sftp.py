@@ -34,6 +34,7 @@ from pghaven.errors import (
     ObjectMissing,
     PghavenError,
     Refused,
+    StoreFull,
     StoreUnreachable,
 )
 from pghaven.store import sftptree as far
@@ -280,7 +281,7 @@ class SftpStore:
                 return NotPermitted(text, hint="Its file system is mounted read-only at the far side.")
             free_files = sight.file_system.free_files
             if sight.file_system.free_bytes < link.write_length or (free_files is not None and free_files <= 1):
-                return StoreUnreachable(
+                return StoreFull(
                     f"{text}: no space left at the far side", hint="Free space on its file system, or raise the quota."
                 )
         return _translated(failure, text, hint)
