@@ -310,7 +310,9 @@ def test_refill_brings_back_nothing_from_before_a_repository_s_own_first_segment
     site.configure()
     push(site, 6)
     site.configure(second)
-    assert site.run_bare("refill").status == 0
+    ended = site.run_bare("refill")
+    assert ended.status == 3, ended  # segment 4 is nowhere, which is told
+    assert "000000010000000000000004: lost" in ended.out
     assert not held(site, second, 3)
     assert held(site, second, 6)
 
