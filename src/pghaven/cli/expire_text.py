@@ -69,6 +69,8 @@ def _iter_pairs(result: ExpireResult) -> Iterator[tuple[str, str]]:
         yield "removed backups", removed
     if result.compaction is not None and result.compaction.plan.packs:
         yield "compacted", _describe_compaction(result.compaction)
+    if result.evidence:
+        yield "removed results of verify", f"{len(result.evidence)}, of which newer ones say the same"
     several = sum(1 for one in result.wal if one.removal is not None) > 1
     for one in result.wal:
         where = f" of system {one.plan.system_identifier}" if several else ""
@@ -133,6 +135,7 @@ def render_body(repository: str, result: ExpireResult) -> Mapping[str, object]:
             "freed_bytes": result.compaction.plan.freed_bytes,
             "backups": result.compaction.plan.backups,
         },
+        "evidence": result.evidence,
         "obstacle": None
         if result.obstacle is None
         else {"code": result.obstacle.code, "message": result.obstacle.message, "hint": result.obstacle.hint},

@@ -96,11 +96,30 @@ def store_evidence(repository: Repository, cluster: str, body: Mapping[str, Any]
 def _next_moment(repository: Repository, cluster: str) -> datetime:
     """Now, or a second after the newest result: it must not count before this one because a clock was ahead then."""
     now = repository.clock.now()
-    for child in sorted(_list_children(repository, cluster), reverse=True):
-        with suppress(ValueError, OverflowError):  # it is of another kind, or at the end of all time
-            newest = datetime.strptime(child.partition("-")[0], _STAMP).replace(tzinfo=UTC)
-            return max(now, newest + timedelta(seconds=1))
+    for name in list_results(repository, cluster):
+        if (newest := parse_stamp(name)) is not None:
+            with suppress(OverflowError):  # it is at the end of all time
+                return max(now, newest + timedelta(seconds=1))
     return now
+
+
+def parse_stamp(name: str) -> datetime | None:
+    """When a result was kept, by its name; None for a name of another kind."""
+    with suppress(ValueError, OverflowError):
+        return datetime.strptime(name.rpartition("/")[2].partition("-")[0], _STAMP).replace(tzinfo=UTC)
+    return None
+
+
+def list_results(repository: Repository, cluster: str) -> tuple[str, ...]:
+    """The names of all results, the newest first."""
+    children = sorted(_list_children(repository, cluster), reverse=True)
+    return tuple(layout.evidence_prefix(cluster) + child for child in children)
+
+
+def read_result(repository: Repository, name: str) -> Evidence | None:
+    """One result; None for evidence of another kind. Raises Damaged, ObjectMissing."""
+    body = repository.read_document(name)
+    return _parse(name, body) if body.get("kind") == _KIND else None
 
 
 def _list_children(repository: Repository, cluster: str) -> list[str]:

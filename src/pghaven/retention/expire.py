@@ -19,6 +19,7 @@ from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.collect import BackupCollector, CollectResult, CollectRules
 from pghaven.repository.compact import CompactionPlan, CompactionResult, CompactionRules, Compactor
 from pghaven.repository.layout import make_label
+from pghaven.repository.oldevidence import find_old_evidence
 from pghaven.repository.removal import BY_HAND, Removal, RetireOrder
 from pghaven.repository.walcollect import WalCollector, WalRemoval
 from pghaven.retention.full import draw_on_reserve
@@ -53,6 +54,7 @@ class ExpireResult:
 
     ``obstacle`` is why the collectors removed nothing although there was something to remove: what backups need could
     not be read. ``collected`` is None then, without a policy, and where another process is collecting at this moment.
+    ``evidence`` are results of verifications of which newer ones say the same.
     """
 
     cluster: str
@@ -63,6 +65,7 @@ class ExpireResult:
     collected: CollectResult | None = None
     wal: tuple[WalOutcome, ...] = ()
     compaction: CompactionOutcome | None = None
+    evidence: tuple[str, ...] = ()
     obstacle: Damaged | None = None
 
 
@@ -122,7 +125,19 @@ def _run(
         return result
     if result.obstacle is not None or plan.refusal is not None:
         return result
-    return _compact(catalog, compaction, listener, result)
+    return _compact(catalog, compaction, listener, _trim_evidence(catalog, result))
+
+
+def _trim_evidence(catalog: BackupCatalog, result: ExpireResult) -> ExpireResult:
+    """The result with what was removed of the results of verifications, or would be."""
+    assert result.collected is not None
+    going = {one.label for one in (*result.collected.abandoned, *result.collected.condemned)}
+    labels = {one.backup.label for one in result.plan.verdicts} - going
+    old = find_old_evidence(catalog.repository, catalog.cluster, labels)
+    if result.is_done:
+        for name in old:
+            catalog.repository.store.delete(name)
+    return replace(result, evidence=old)
 
 
 def _is_only_by_hand(catalog: BackupCatalog) -> bool:

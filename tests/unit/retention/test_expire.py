@@ -20,6 +20,8 @@ from pghaven.repository import layout
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.compact import CompactionRules
 from pghaven.repository.entry import BackupState
+from pghaven.repository.evidence import BackupProof, render_proofs, store_evidence
+from pghaven.repository.oldevidence import KEPT_FOR
 from pghaven.repository.removal import Removal
 from pghaven.repository.repository import Repository
 from pghaven.retention.byhand import (
@@ -33,6 +35,7 @@ from pghaven.retention.expire import ExpireResult, run_expire
 from pghaven.retention.policy import RetentionPolicy, Rule
 from pghaven.store.api import Store
 from pghaven.store.memory import MemoryStore
+from pghaven.units import render_time_utc
 from tests.support.descent import Descent
 from tests.support.interleave import Scene, play
 from tests.support.reading import assert_whole
@@ -500,3 +503,29 @@ def test_a_newer_backup_removed_by_name_is_told_to_be_reached_from_an_older_one(
     _, new = take(catalog, clock, source, 1, 2)
     (lost,) = remove_backup(catalog, TWO, new, reason="too large").lost
     assert lost.endswith("must be replayed from an older backup, if that has all its WAL")
+
+
+# -- results of verifications --------------------------------------------------------------------------------------
+
+
+def test_old_results_of_verifications_go_and_what_they_say_stays_known(
+    catalog: BackupCatalog, clock: ManualClock, source: SourceTree
+) -> None:
+    (label,) = take(catalog, clock, source, 1)
+    entry = catalog.read_entry(label)
+    names = []
+    for is_whole in (True, False, True):
+        proof = BackupProof(label=label, manifest_hash=entry.manifest_hash, is_whole=is_whole)
+        body = {
+            "scope": "full",
+            "only": None,
+            "began_at": render_time_utc(clock.now()),
+            "backups": render_proofs([proof]),
+            "archive_ends": [],
+            "damage_count": 0 if is_whole else 1,
+        }
+        names.append(store_evidence(catalog.repository, CLUSTER, body))
+    assert expire(catalog).evidence == ()
+    clock.advance(KEPT_FOR.total_seconds() + 10)
+    assert expire(catalog).evidence == (names[0],)
+    assert set(names) & snapshot(catalog) == set(names[1:])
