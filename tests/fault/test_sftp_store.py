@@ -17,15 +17,18 @@ from pathlib import Path
 
 import pytest
 
+from pghaven.clock import SYSTEM_CLOCK
 from pghaven.errors import (
     NotPermitted,
     ObjectExists,
     ObjectMissing,
     PghavenError,
     Refused,
+    StoreFull,
     StoreUnreachable,
 )
 from pghaven.store.open import open_store
+from pghaven.store.reserve import PIECES, ReservedStore, keep_reserve
 from pghaven.store.sftp import SftpStore
 from tests.fault.tracing import PROJECT, kills, needs_strace, read_calls
 from tests.fault.volumes import memory_volume, needs_root
@@ -414,6 +417,28 @@ def test_a_full_disk_is_named_and_leaves_nothing(
                 store.create(f"b{number}", [bytes(400_000)])
         assert leftovers(small) == []
         assert store.read("a") == b"x"
+        store.close()
+
+
+@needs_root
+def test_a_record_finds_room_in_the_reserve_of_a_full_disk(sftp_server: SftpServer, directory: Path) -> None:
+    with memory_volume(directory / "small", "size=40m") as small:
+        own(small)
+        store = sftp_server.open_store(small)
+        keep_reserve(store, "reserve/")
+        assert len(store.list_children("reserve/")) == PIECES
+        for size in (1 << 20, 1 << 12):
+            with pytest.raises(StoreFull):
+                for number in range(1 << 20):
+                    store.create(f"filling/{size}-{number}", [bytes(size)])
+        told: list[str] = []
+        reserved = ReservedStore(store, "reserve/", SYSTEM_CLOCK, lambda: told.append("full"))
+        for number in range(40):
+            reserved.create(f"records/{number}/intent", [b"x"])
+        assert told == ["full"]
+        assert 0 < len(store.list_children("reserve/")) < PIECES
+        with pytest.raises(StoreFull):
+            reserved.create("large", [bytes(1 << 20)])
         store.close()
 
 
