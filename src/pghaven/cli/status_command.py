@@ -175,6 +175,10 @@ def _describe_repository(state: RepositoryState | RepositorySilence, now: dateti
         if one.state.value == "running":
             pairs.append(("running backup", f"{one.label} on host {one.host}, process {one.process}"))
     pairs.append(("verified", _describe_verification(state, now)))
+    if state.audit is not None:
+        done = "complete" if state.audit.is_complete else f"up to {state.audit.next_segment}"
+        ago = render_duration(max(0.0, (now - state.audit.written_at).total_seconds()))
+        pairs.append(("WAL audited", f"{state.audit.segments} segments, {done}, {ago} ago"))
     pairs.append(("would be lost", _describe_loss(state.recovery_point)))
     pairs += _describe_windows(state)
     return pairs

@@ -13,7 +13,7 @@ from pghaven.proof.findings import list_labels
 from pghaven.proof.judgements import BACKUP_AGE_WARNED
 from pghaven.proof.results import count_files
 from pghaven.proof.states import Problem, RepositorySilence, RepositoryState, ServerSilence, ServerState
-from pghaven.proof.wal_incidents import judge_writers
+from pghaven.proof.wal_incidents import judge_audit, judge_writers
 from pghaven.repository.evidence import Verdict
 from pghaven.units import render_duration, render_time
 from pghaven.wal.behind import Behind
@@ -94,6 +94,7 @@ def _judge_repository(
     yield from _judge_verification(cluster, repository, now)
     yield from _judge_behind(cluster, repository.behind)
     yield from judge_writers(cluster, repository.incidents, now)
+    yield from judge_audit(cluster, repository.audit)
     if repository.single_writer:
         yield Problem(level="warning", text=ONE_WRITER.format(name=repository.name), hint=ONE_WRITER_HINT)
     if repository.quarantined:

@@ -10,6 +10,7 @@ from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import Timeline
 from pghaven.proof.catalog import ListedBackup, ShownState
 from pghaven.proof.windows import Reach, Window
+from pghaven.repository.audits import Audit
 from pghaven.repository.evidence import Evidence
 from pghaven.repository.incidents import Incident
 from pghaven.server.probe import ArchiverFacts
@@ -69,7 +70,7 @@ class RepositoryState:
     is what this host has noted of WAL that the repository missed. ``single_writer``: by its option. ``originals`` are
     the labels of its complete backups, of a copy its original's. ``quarantined_from`` is who wrote the last file of the
     quarantine, ``incidents`` what was kept of two writers and of WAL that is lost, oldest first; ``explained`` are the
-    gaps that ``reach`` has, with their causes.
+    gaps that ``reach`` has, with their causes. ``audit`` is the newest one of the WAL.
     """
 
     name: str
@@ -88,6 +89,7 @@ class RepositoryState:
     quarantined_from: str | None = None
     incidents: tuple[Incident, ...] = ()
     explained: tuple[ExplainedGap, ...] = ()
+    audit: Audit | None = None
 
     @property
     def newest(self) -> ListedBackup | None:

@@ -29,6 +29,7 @@ from pghaven.proof.states import (
     ServerState,
 )
 from pghaven.proof.windows import find_reach
+from pghaven.repository.audits import load_audit
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.entry import BackupState
 from pghaven.repository.evidence import find_last_damage, load_evidence
@@ -171,6 +172,7 @@ def _read_repository(
         quarantined=len(quarantine),
         quarantined_from=_find_writer(archive, quarantine),
         incidents=incidents,
+        audit=load_audit(repository, cluster, lineage.system_identifier),
         explained=tuple(explain_gap(WalGap(first=gap.first, last=gap.last), traces) for gap in reach.gaps),
         fenced=_find_fence(archive, server),
         last_damage=find_last_damage(results),

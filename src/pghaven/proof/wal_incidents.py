@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from pghaven.proof.states import Problem
+from pghaven.repository.audits import Audit
 from pghaven.repository.incidents import Incident, IncidentKind
 from pghaven.repository.walstore import describe_writer
-from pghaven.units import render_duration
+from pghaven.units import render_duration, render_time
 
 # A server that is refused tries again for ever, but is told of only once for each file.
 QUIET_AFTER = timedelta(days=7)
@@ -38,6 +39,17 @@ def judge_writers(cluster: str, incidents: Sequence[Incident], now: datetime) ->
             "still in the pg_wal of its server."
         )
         yield Problem(level="critical", text=text, hint=hint)
+
+
+def judge_audit(cluster: str, audit: Audit | None) -> Iterator[Problem]:
+    """What the newest audit of the WAL found."""
+    if audit is None or not audit.flaws:
+        return
+    name, reason = audit.flaws[0]
+    more = "" if len(audit.flaws) == 1 else f", and {len(audit.flaws) - 1} more files"
+    text = f"the audit of {render_time(audit.written_at)} found damaged WAL: {name} ({reason}){more}"
+    hint = f"What it means for backups: pghaven verify {cluster}. Take a new backup: pghaven backup {cluster}"
+    yield Problem(level="critical", text=text, hint=hint)
 
 
 def _place(writer: Mapping[str, str]) -> tuple[object, ...]:

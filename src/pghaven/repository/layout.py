@@ -149,6 +149,15 @@ def incident_name(cluster: str, system_identifier: int, what: str) -> str:
     return f"{incidents_prefix(cluster, system_identifier)}{what}"
 
 
+def audits_prefix(cluster: str, system_identifier: int) -> str:
+    return f"clusters/{cluster}/audits/{system_identifier}/"
+
+
+def audit_name(cluster: str, system_identifier: int, stamp: str) -> str:
+    """``stamp`` is when the state was written and four random digits, as in a backup's label."""
+    return f"{audits_prefix(cluster, system_identifier)}{stamp}"
+
+
 def outlines_prefix(cluster: str) -> str:
     return f"clusters/{cluster}/outlines/"
 
