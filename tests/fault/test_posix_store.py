@@ -185,7 +185,8 @@ def test_a_failing_call_is_reported_and_leaves_nothing(tmp_path: Path, inject: s
     root = fresh(tmp_path)
     (root / "clusters" / "main").mkdir(parents=True)
     traced = run_traced(CREATE, [str(root)], tmp_path / "log", inject=inject)
-    assert traced.out.startswith("StoreUnreachable could not create"), traced
+    kind = "StoreFull" if error == "no space left" else "StoreUnreachable"
+    assert traced.out.startswith(f"{kind} could not create"), traced
     assert error in traced.out
     assert leftovers(root) == []
     assert not is_whole_or_absent(store_in(root))
