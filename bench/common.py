@@ -133,6 +133,7 @@ def measure(command: Sequence[str], *, log: Path, server_pid: int | None = None)
     become_reaper()
     sync()
     server_before = read_tree_seconds(server_pid)
+    staying = _children()
     with log.open("ab") as output:
         output.write(f"$ {' '.join(command)}\n".encode())
         output.flush()
@@ -149,7 +150,7 @@ def measure(command: Sequence[str], *, log: Path, server_pid: int | None = None)
         with _sampling(process.pid) as sampler:
             status = process.wait()
         wall = time.perf_counter() - began
-        reap_strays(server_pid)
+        reap_strays(staying)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if status:
         raise BenchError(f"{' '.join(command)}: status {status}\n{log.read_text(errors='replace')[-2000:]}")
@@ -168,11 +169,15 @@ def become_reaper() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def reap_strays(server_pid: int | None) -> None:
-    """Wait for what a tool left running; the server, which is our child too, goes on."""
+def _children() -> set[int]:
+    return {pid for pid, parent in _parents().items() if parent == os.getpid()}
+
+
+def reap_strays(staying: set[int]) -> None:
+    """Wait for what a tool left running; servers, which were our children before it began, go on."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
-        ours = [pid for pid, parent in _parents().items() if parent == os.getpid() and pid != server_pid]
+        ours = _children() - staying
         if not ours:
             return
         for pid in ours:
