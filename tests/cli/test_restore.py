@@ -283,6 +283,9 @@ def test_a_paused_server_can_be_looked_into(journal: Journal) -> None:
         server = adopt(site.target, site.cluster.programs)
         query = ("psql", "-X", "-A", "-t", "-d", f"{recovery['conninfo']} user=postgres dbname=postgres", "-c")
         assert server.run(query[0], *query[1:], "SELECT max(i) FROM t").stdout.strip() == "1"
+        # It outlives the command: what holds its socket must be its own, or an empty directory stays behind for ever.
+        assert f"host='{site.target}'" in recovery["conninfo"]
+    assert not list(site.target.glob(".s.PGSQL.*"))
 
 
 def test_a_server_that_shuts_down_at_its_target_has_reached_it(journal: Journal) -> None:

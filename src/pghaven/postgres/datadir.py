@@ -45,8 +45,9 @@ EXCLUDED_FILES: Final = frozenset(
 )
 """Base names left out wherever they are found."""
 
-EXCLUDED_PREFIXES: Final = ("pgsql_tmp", "pg_internal.init")
-"""Beginnings of base names, of files and directories, left out wherever they are found."""
+EXCLUDED_PREFIXES: Final = ("pgsql_tmp", "pg_internal.init", ".s.PGSQL.")
+"""Beginnings of base names, of files and directories, left out wherever they are found. The lock file of a socket
+is our addition: in a copy whose server keeps its socket in there, one that names a living process stops the start."""
 
 RESTORE_PLAN_FILE: Final = "pghaven.restore.json"
 """Our own file in a restored data directory: the plan that ``wal get`` and ``wal push`` hold its server to."""

@@ -1,12 +1,14 @@
 """Running the recovery of a restored directory at once, and holding it to the plan.
 
 The one idea: until the point it reached has been compared with the plan nobody can connect: no TCP, and its socket in a
-directory of its own. A server that came up short is stopped again and is a failure, never a success with a footnote.
+directory that is the server's alone. A server that came up short is stopped again and is a failure, never a success
+with a footnote.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -25,6 +27,8 @@ from pghaven.server.programs import find_programs
 from pghaven.units import render_duration
 
 _POLL_SECONDS = 0.02
+_SOCKET_PATH_BYTES = 107  # sun_path of Linux, without its end
+_LONGEST_SOCKET = "/.s.PGSQL.65535"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,11 +61,13 @@ def run_recovery(plan: RestorePlan, pg_bin: str | None, listener: Listener, *, c
     action = plan.request.target.action
     if plan.request.standby:
         return _start_standby(plan, instance, began, clock)
-    sockets = _private_directory(target)
+    # A paused server outlives us, and nobody would remove a directory made for it.
+    made = None if action == "pause" and _can_hold_sockets(target) else _private_directory(target)
     try:
         settings = {
             "listen_addresses": "",
-            "unix_socket_directories": sockets,
+            "unix_socket_directories": made or target,
+            "unix_socket_permissions": "0700",  # a data directory may be open to its group
             "recovery_init_sync_method": "syncfs",  # the restore has just flushed all files; one by one takes minutes
         }
         if action != "pause":
@@ -80,8 +86,8 @@ def run_recovery(plan: RestorePlan, pg_bin: str | None, listener: Listener, *, c
         instance.stop("immediate")
         raise
     finally:
-        if instance.is_running() is None:
-            shutil.rmtree(sockets, ignore_errors=True)
+        if made is not None and instance.is_running() is None:
+            shutil.rmtree(made, ignore_errors=True)
     seconds = clock.monotonic() - began
     conninfo = _open(plan, instance, listener)
     return Recovery(
@@ -104,6 +110,12 @@ def _open(plan: RestorePlan, instance: Instance, listener: Listener) -> str | No
         hint = f"Nothing is missing. If its port is taken, choose another one in {where}, and start it."
         listener(Notice(level="warning", code="not_open", text=text, hint=hint))
         return None
+
+
+def _can_hold_sockets(target: str) -> bool:
+    """Whether the data directory itself does as the value of unix_socket_directories: short, and with nothing in its
+    name that is read as a list or a quote there."""
+    return len(os.fsencode(target + _LONGEST_SOCKET)) <= _SOCKET_PATH_BYTES and bool(re.fullmatch(r"[\w/.+-]+", target))
 
 
 def _private_directory(target: str) -> str:

@@ -34,6 +34,7 @@ from pghaven.postgres.relfile import parse_relfile
         "standby.signal",
         "promote",
         "pghaven.restore.json",
+        ".s.PGSQL.5432.lock",
     ],
 )
 def test_files_of_the_moment_stay_out(path: str) -> None:
