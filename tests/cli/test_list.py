@@ -9,7 +9,7 @@ def test_before_the_first_backup_the_list_says_how_to_take_one(site: Site) -> No
     site.write_config()
     site.ok("init", NAME)
     assert site.ok("list") == "no backups yet; take one: pghaven backup main\n"
-    assert site.json("list")["clusters"] == [{"cluster": "main", "repository": "main", "backups": []}]
+    assert site.json("list")["clusters"] == [{"cluster": "main", "repository": "main", "backups": [], "dumps": []}]
 
 
 def test_a_backup_is_one_line_under_its_titles(protected: Site) -> None:

@@ -16,6 +16,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("config",),
     ("proof",),
     ("setup",),
+    ("dump",),  # reads and writes files of a repository as backups and restores do
     ("backup", "wal", "restore", "retention", "transfer"),
     ("repository",),
     ("store", "server"),

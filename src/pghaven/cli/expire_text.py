@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from pghaven.cli.render import render_block, render_table
 from pghaven.repository.entry import BackupState
+from pghaven.retention.dumps import DumpVerdict
 from pghaven.retention.expire import CompactionOutcome, ExpireResult, WalOutcome
 from pghaven.retention.policy import Verdict
 from pghaven.units import render_size, render_time
@@ -27,6 +28,9 @@ def render_text(repository: str, result: ExpireResult) -> str:
     if result.plan.verdicts:
         rows = [_row(verdict, result) for verdict in result.plan.verdicts]
         text += render_table(["backup", "taken", "verdict", "why"], rows)
+    if result.dumps:
+        dumps = [(one.label, render_time(one.taken), _name_dump(one), "; ".join(one.reasons)) for one in result.dumps]
+        text += render_table(["dump", "taken", "verdict", "why"], dumps)
     text += render_block(_iter_pairs(result), indent="  ")
     if result.obstacle is not None:
         text += f"  ERROR: {result.obstacle.message}\n"
@@ -38,6 +42,10 @@ def render_text(repository: str, result: ExpireResult) -> str:
 def _row(verdict: Verdict, result: ExpireResult) -> tuple[object, ...]:
     why = "; ".join(reason.text for reason in verdict.reasons)
     return (verdict.backup.label, render_time(verdict.moment), _name_verdict(verdict, result), why)
+
+
+def _name_dump(verdict: DumpVerdict) -> str:
+    return "kept" if verdict.is_kept else "expired"
 
 
 def _name_verdict(verdict: Verdict, result: ExpireResult) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import click
 
@@ -14,7 +14,7 @@ from pghaven.clock import SYSTEM_CLOCK
 from pghaven.errors import NotFound
 
 if TYPE_CHECKING:
-    from pghaven.proof.catalog import ListedBackup
+    from pghaven.proof.catalog import ListedBackup, ListedDump
     from pghaven.repository.repository import Repository
 
 _COLUMNS = (
@@ -34,6 +34,21 @@ _COLUMNS = (
 )
 
 
+_DUMP_COLUMNS = (
+    "dump",
+    "state",
+    "started",
+    Column(title="took", align="right"),
+    "databases",
+    Column(title="rows", align="right"),
+    Column(title="size", align="right"),
+    Column(title="stored", align="right"),
+    "pg_dump",
+)
+
+_Listed: TypeAlias = "tuple[tuple[ListedBackup, ...], tuple[ListedDump, ...]]"
+
+
 @click.command("list")
 @click.argument("cluster", required=False)
 @click.option("--repository", metavar="NAME", help="Only this one of the cluster's repositories.")
@@ -45,27 +60,34 @@ def command(invocation: Invocation, cluster: str | None, repository: str | None)
     Backups that are running or came to nothing are listed too. Only "complete" ones can be restored. Needs the
     repository alone, no server.
     """
-    from pghaven.proof.catalog import list_backups
+    from pghaven.proof.catalog import list_backups, list_dumps
     from pghaven.repository.outline import open_outlined
 
     config = invocation.config
     chosen = choose_clusters(config, cluster)
-    shown: list[tuple[str, str, tuple[ListedBackup, ...]]] = []
+    shown: list[tuple[str, str, _Listed]] = []
     for one in chosen:
 
-        def read(_name: str, opened: Repository, cluster: str = one.name) -> tuple[ListedBackup, ...]:
+        def read(_name: str, opened: Repository, cluster: str = one.name) -> _Listed:
             if not opened.list_lineages(cluster):
                 raise NotFound(
                     f'cluster "{cluster}" is not registered in repository {opened.store.url}',
                     hint=f"Register it with: pghaven init {cluster}",
                 )
-            return list_backups(open_outlined(opened, cluster))
+            catalog = open_outlined(opened, cluster)
+            return list_backups(catalog), list_dumps(catalog)
 
         found = each_repository(config, one, repository, invocation.reporter, read)
-        shown += [(one.name, name, backups) for name, backups in found]
-    body = [{"cluster": name, "repository": place, "backups": _body(backups)} for name, place, backups in shown]
+        shown += [(one.name, name, listed) for name, listed in found]
+    body = [
+        {"cluster": name, "repository": place, "backups": _body(listed[0]), "dumps": _dump_body(listed[1])}
+        for name, place, listed in shown
+    ]
     titled = len(shown) > 1
-    text = "\n".join(_title(name, place, titled) + render_backups(name, backups) for name, place, backups in shown)
+    text = "\n".join(
+        _title(name, place, titled) + render_backups(name, listed[0]) + render_dumps(listed[1])
+        for name, place, listed in shown
+    )
     return invocation.show("list", {"clusters": body}, text)
 
 
@@ -74,6 +96,33 @@ def render_backups(cluster: str, backups: tuple[ListedBackup, ...]) -> str:
         return f"no backups yet; take one: pghaven backup {cluster}\n"
     now = SYSTEM_CLOCK.now()
     return render_table(_COLUMNS, [_row(one, now) for one in backups])
+
+
+def render_dumps(dumps: tuple[ListedDump, ...]) -> str:
+    """A table of them below that of the backups; nothing without any."""
+    from pghaven.units import render_duration, render_size, render_time
+
+    rows = [
+        (
+            one.label,
+            one.state,
+            render_time(one.started_at) if one.started_at else None,
+            None if one.seconds is None else render_duration(one.seconds),
+            ", ".join(one.databases) or None,
+            None if one.rows is None else f"{one.rows:,}",
+            None if one.total_bytes is None else render_size(one.total_bytes),
+            None if one.stored_bytes is None else render_size(one.stored_bytes),
+            one.program_version,
+        )
+        for one in dumps
+    ]
+    return "\n" + render_table(_DUMP_COLUMNS, rows) if rows else ""
+
+
+def _dump_body(dumps: tuple[ListedDump, ...]) -> list[dict[str, object]]:
+    from dataclasses import asdict
+
+    return [asdict(one) for one in dumps]
 
 
 def _title(cluster: str, repository: str, titled: bool) -> str:

@@ -50,6 +50,15 @@ class ClusterConfig:
         doc="The directory of this cluster's PostgreSQL programs (postgres, pg_ctl, …).",
         example='"/usr/lib/postgresql/17/bin"',
     )
+    dump_spool: str | None = option(
+        DIRECTORY,
+        default_words="$TMPDIR, else /var/tmp",
+        doc=(
+            "Where pg_dump writes to and pg_restore reads from. A dump needs 1 GiB there and little more, whatever its "
+            "size; a load needs room for what is loaded."
+        ),
+        example='"/var/tmp"',
+    )
     program: str | None = option(
         TEXT,
         default_words="the program that is running when the command is written",

@@ -16,7 +16,7 @@ from pghaven.errors import Damaged, ObjectMissing
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import Timeline
 from pghaven.repository.backups import BackupCatalog
-from pghaven.repository.entry import BackupEntry, BackupState
+from pghaven.repository.entry import BackupEntry, BackupState, Purpose
 from pghaven.repository.evidence import NEVER_VERIFIED, Evidence, Verification, judge_backup, load_evidence
 from pghaven.repository.liveness import seems_dead
 from pghaven.units import parse_time_utc
@@ -76,6 +76,48 @@ def list_backups(catalog: BackupCatalog) -> tuple[ListedBackup, ...]:
     """Every backup of a cluster, oldest first. Raises Damaged, StoreUnreachable."""
     results = load_evidence(catalog.repository, catalog.cluster).results
     return show_entries(catalog, catalog.list_entries(), results)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedDump:
+    """One SQL dump. What only a complete one has is None or empty for the others."""
+
+    label: str
+    state: str
+    started_at: datetime | None
+    seconds: float | None
+    databases: tuple[str, ...]
+    tables: int | None
+    rows: int | None
+    total_bytes: int | None
+    stored_bytes: int | None
+    program_version: str | None
+    parent: str | None
+    reason: str | None
+
+
+def list_dumps(catalog: BackupCatalog) -> tuple[ListedDump, ...]:
+    """Every dump of a cluster, oldest first. Raises Damaged, StoreUnreachable."""
+    now = catalog.repository.clock.now()
+    return tuple(_show_dump(entry, now) for entry in catalog.list_entries(Purpose.DUMP))
+
+
+def _show_dump(entry: BackupEntry, now: datetime) -> ListedDump:
+    shown, dumped = show_entry(entry, now), entry.summary.get("dump", {})
+    return ListedDump(
+        label=entry.label,
+        state=str(shown.state) if entry.hold is None else f"{shown.state}, held: {entry.hold.reason}",
+        started_at=shown.started_at,
+        seconds=shown.seconds,
+        databases=tuple(dumped.get("databases", ())),
+        tables=dumped.get("tables"),
+        rows=dumped.get("rows"),
+        total_bytes=shown.total_bytes,
+        stored_bytes=shown.stored_bytes,
+        program_version=dumped.get("program_version"),
+        parent=shown.parent,
+        reason=entry.reason,
+    )
 
 
 def show_entries(

@@ -29,7 +29,7 @@ from pghaven.repository.entry import (
     summarize,
 )
 from pghaven.repository.liveness import seems_dead
-from pghaven.repository.manifest import Manifest
+from pghaven.repository.manifest import BackupFacts, Manifest
 from pghaven.repository.pack import PackRef
 from pghaven.repository.packcheck import try_read
 from pghaven.repository.repository import Lineage, Repository
@@ -56,8 +56,8 @@ class WalNeed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """A backup that is verified. ``entry`` is committed or retired, or would be but for damage. ``need`` is None when
-    not even that could be read, ``manifest_hash`` when it is not known what its manifest is."""
+    """A backup or dump that is verified. ``entry`` is committed or retired, or would be but for damage. ``need`` is
+    None for a dump, and when it could not be read; ``manifest_hash`` when it is not known what its manifest is."""
 
     entry: BackupEntry
     manifest_hash: str | None
@@ -111,7 +111,7 @@ def read_records(repository: Repository, cluster: str, only: str | None, known: 
 
 
 def _choose(entries: Sequence[BackupEntry], cluster: str, label: str) -> BackupEntry:
-    mine = [one for one in entries if one.purpose is Purpose.BACKUP and "decision" in one.parts]
+    mine = [one for one in entries if one.has_files and "decision" in one.parts]
     matches = [one for one in mine if one.label == label] or [one for one in mine if one.label.startswith(label)]
     if len(matches) == 1:
         return matches[0]
@@ -252,13 +252,7 @@ class _Reader:
             records.findings.append(damage(name, manifest, "the backup cannot be restored", (entry.label,)))
             return
         bit = 1 << len(records.subjects)
-        need = WalNeed(
-            label=entry.label,
-            system_identifier=manifest.facts.system_identifier,
-            timeline=manifest.facts.timeline,
-            start_lsn=manifest.facts.start_lsn,
-            stop_lsn=manifest.facts.stop_lsn,
-        )
+        need = _need_of_facts(manifest.facts) if entry.purpose is not Purpose.DUMP else None
         records.subjects.append(Subject(entry=entry, manifest_hash=manifest_hash, need=need))
         assert not isinstance(place, str)
         self._check_facts(entry, manifest, place[0])
@@ -273,6 +267,8 @@ class _Reader:
         if differing:
             reason = f"its summary and its manifest differ in {', '.join(differing)}"
             tell(damage(self._name(label, "decision"), reason, "a restore is planned by wrong facts", (label,)))
+        if entry.purpose is Purpose.DUMP:
+            return
         try:
             identifier = parse_control(manifest.control).system_identifier
             if identifier != manifest.facts.system_identifier:
@@ -341,8 +337,20 @@ def _with_decision(entry: BackupEntry, decision: Mapping[str, Any]) -> BackupEnt
     )
 
 
+def _need_of_facts(facts: BackupFacts) -> WalNeed:
+    return WalNeed(
+        label=facts.label,
+        system_identifier=facts.system_identifier,
+        timeline=facts.timeline,
+        start_lsn=facts.start_lsn,
+        stop_lsn=facts.stop_lsn,
+    )
+
+
 def _need_of_summary(entry: BackupEntry) -> WalNeed | None:
     summary = entry.summary
+    if entry.purpose is Purpose.DUMP:
+        return None
     try:
         return WalNeed(
             label=entry.label,

@@ -11,7 +11,7 @@ What comes after a commit (retiring, holding, condemning) is written by ``remova
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
@@ -136,8 +136,8 @@ class BackupCatalog:
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
-    def list_entries(self) -> tuple[BackupEntry, ...]:
-        """Every backup ever begun here that has not been collected, oldest first by when it was started.
+    def list_entries(self, purpose: Purpose = Purpose.BACKUP) -> tuple[BackupEntry, ...]:
+        """Every backup, or dump, ever begun here that has not been collected, oldest first by when it was started.
 
         One whose intent or decision is damaged is DAMAGED with the reason: it is told, it may still be somebody's last
         backup, and it does not stand in the way of the others.
@@ -145,7 +145,7 @@ class BackupCatalog:
         return tuple(
             entry
             for entry in self.list_labels()
-            if entry.purpose is Purpose.BACKUP and entry.state not in (BackupState.CONDEMNED, BackupState.GONE)
+            if entry.purpose is purpose and entry.state not in (BackupState.CONDEMNED, BackupState.GONE)
         )
 
     def list_labels(self) -> tuple[BackupEntry, ...]:
@@ -174,9 +174,9 @@ class BackupCatalog:
             parts.setdefault(found, {})[part] = info.modified
         return parts
 
-    def list_committed(self) -> tuple[BackupEntry, ...]:
-        """The backups there are, oldest first; what is retired is not among them."""
-        return tuple(entry for entry in self.list_entries() if entry.state is BackupState.COMMITTED)
+    def list_committed(self, purpose: Purpose = Purpose.BACKUP) -> tuple[BackupEntry, ...]:
+        """The backups, or dumps, there are, oldest first; what is retired is not among them."""
+        return tuple(entry for entry in self.list_entries(purpose) if entry.state is BackupState.COMMITTED)
 
     def read_entry(self, label: str) -> BackupEntry:
         """One label's state now. Never raises for a label that is not there: that is GONE."""
@@ -263,7 +263,9 @@ class BackupCatalog:
         except (TypeError, ValueError) as error:
             raise Damaged(f'"{name}" is damaged: it is no intent ({error})') from error
 
-    def find_entry(self, label: str, *states: BackupState) -> BackupEntry:
+    def find_entry(
+        self, label: str, *states: BackupState, purposes: Collection[Purpose] = (Purpose.BACKUP,)
+    ) -> BackupEntry:
         """The backup of this label or unique beginning of one in one of these states, without any a committed one.
 
         Raises NotFound saying what there is.
@@ -274,12 +276,14 @@ class BackupCatalog:
         labels = [label] if label in parts else [one for one in parts if one.startswith(label)]
         entries = [self._read_entry(one, parts[one]) for one in labels]
         wanted = states or (BackupState.COMMITTED,)
-        matches = [entry for entry in entries if entry.state in wanted and entry.purpose is Purpose.BACKUP]
+        matches = [entry for entry in entries if entry.state in wanted and entry.purpose in purposes]
         if len(matches) == 1:
             return matches[0]
-        there = ", ".join([entry.label for entry in self.list_entries() if entry.state in wanted][-5:]) or "none"
-        what = "more than one backup begins with" if matches else "there is no backup"
-        raise NotFound(f'{what} "{label}" of cluster "{self.cluster}"', hint=f"Newest backups: {there}.")
+        known = [entry for purpose in purposes for entry in self.list_entries(purpose)]
+        there = ", ".join([entry.label for entry in known if entry.state in wanted][-5:]) or "none"
+        kind = "dump" if Purpose.BACKUP not in purposes else "backup"
+        what = f"more than one {kind} begins with" if matches else f"there is no {kind}"
+        raise NotFound(f'{what} "{label}" of cluster "{self.cluster}"', hint=f"Newest {kind}s: {there}.")
 
     def load_manifest(self, entry: BackupEntry, place: ManifestPlace | None = None) -> Manifest:
         """The proven manifest of a committed backup, the newest if no other is given. Raises Damaged, ObjectMissing."""

@@ -92,10 +92,10 @@ def _why_not_continued(entry: BackupEntry, entries: Entries, now: datetime, grac
     if entry.intent.copy_of is not None:
         return _why_copy_not_continued(entry, entries, now - grace)
     for other in entries.values():
-        if other.state in LIVE and other.purpose is Purpose.BACKUP and other.intent is not None:
+        if other.state in LIVE and other.purpose is entry.purpose and other.intent is not None:
             same = other.intent.system_identifier == entry.intent.system_identifier
             if same and other.intent.started_at > entry.intent.started_at:
-                return f'it was given up, and backup "{other.label}" has come after it'
+                return f'it was given up, and {other.purpose} "{other.label}" has come after it'
     if entry.intent.started_at + grace <= now:
         return "it was given up, and nobody went on with it in time"
     return None
@@ -131,8 +131,7 @@ def list_compactions(entries: Iterable[BackupEntry]) -> frozenset[str]:
 def counts(entry: BackupEntry, sources: Mapping[str, str]) -> bool:
     """Whether this backup's manifests must be known before anything is removed."""
     return entry.manifest_hash is not None and (
-        (entry.state in LIVE and entry.purpose is Purpose.BACKUP)
-        or (entry.state is BackupState.CONDEMNED and entry.label in sources)
+        (entry.state in LIVE and entry.has_files) or (entry.state is BackupState.CONDEMNED and entry.label in sources)
     )
 
 
@@ -200,12 +199,12 @@ def why_all_packs_stay(label: str, entry: BackupEntry | None, sources: Mapping[s
 
 
 def _why_kept(entry: BackupEntry | None, users: set[str]) -> str:
-    if entry is not None and entry.state in LIVE and entry.purpose is Purpose.BACKUP:
+    if entry is not None and entry.state in LIVE and entry.has_files:
         if entry.hold is not None:
             return f"it is held: {entry.hold.reason}"
         if entry.retirement is not None:
             return f"it can be brought back until {render_time(entry.retirement.not_before)}"
-        return "it is a backup"
+        return f"it is a {entry.purpose}"
     others = sorted(users)
     if not others:
         return "it decided on manifests that are read"

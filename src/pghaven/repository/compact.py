@@ -177,7 +177,7 @@ class Compactor:
 
     def _read_live(self) -> list[BackupEntry]:
         found = []
-        for entry in self._catalog.list_entries():
+        for entry in (one for one in self._catalog.list_labels() if one.has_files):
             if entry.state is BackupState.DAMAGED:
                 raise Damaged(f"nothing can be compacted: {entry.reason}", hint=advise(self._catalog, entry.label))
             found += [entry] if entry.state in LIVE else []

@@ -34,8 +34,11 @@ class BackupState(StrEnum):
 
 
 class Purpose(StrEnum):
+    """What stands under a label: a physical backup; files of packs anew; what ``pg_dump`` wrote of databases."""
+
     BACKUP = "backup"
     COMPACTION = "compaction"
+    DUMP = "dump"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +151,11 @@ class BackupEntry:
         if self.intent is not None:
             return self.intent.purpose
         return Purpose.COMPACTION if self.manifest_hash == "" else Purpose.BACKUP
+
+    @property
+    def has_files(self) -> bool:
+        """Whether it is something that is kept for its own sake, with a manifest; a compaction serves others."""
+        return self.purpose is not Purpose.COMPACTION
 
     @property
     def original(self) -> str:

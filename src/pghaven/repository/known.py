@@ -8,7 +8,7 @@ found one by one. Nothing is taken over on the strength of names, sizes or times
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from blake3 import blake3
 from pghaven.errors import Damaged, ObjectMissing
 from pghaven.repository import layout
 from pghaven.repository.container import CELL_BYTES, CELL_HASH_BYTES, Index
-from pghaven.repository.pack import PackPlace, PackRef, find_pack, load_pack_cells
+from pghaven.repository.pack import PackPlace, PackRef, find_pack, load_pack_cells, load_pack_index
 
 # Some 30 bytes of memory each in every worker; a terabyte of an interrupted backup.
 _FRAMES_MAX = 1 << 20
@@ -103,6 +103,32 @@ def load_known_frames(place: PackPlace, labels: Iterable[str]) -> KnownFrames | 
             packs.append(ref)
     if not packs:
         return None
+    return _order_frames(packs, (hashes, numbers, offsets, lengths), cells.finish())
+
+
+def load_frames_of(place: PackPlace, packs: Sequence[PackRef]) -> KnownFrames:
+    """The frames of packs that a manifest names, numbered as it does, and no single pages; reads the end of each.
+
+    One that is damaged has no frames, so that what was in it is stored again.
+    """
+    columns: tuple[bytearray, list[int], list[int], list[int]] = (bytearray(), [], [], [])
+    for number, ref in enumerate(packs):
+        try:
+            index = load_pack_index(place, ref)
+        except (Damaged, ObjectMissing):
+            continue
+        columns[0].extend(index.plain_hashes)
+        columns[1].extend([number] * len(index.plain_lengths))
+        columns[2].extend(index.plain_offsets[:-1])
+        columns[3].extend(index.plain_lengths)
+    return _order_frames(packs, columns, _Cells().finish())
+
+
+def _order_frames(
+    packs: Sequence[PackRef], columns: tuple[bytearray, list[int], list[int], list[int]], pages: KnownPages
+) -> KnownFrames:
+    """From the hashes, packs, offsets and lengths of frames."""
+    hashes, numbers, offsets, lengths = columns
     digests = np.frombuffer(bytes(hashes), np.uint8).reshape(-1, 32)
     head = np.ascontiguousarray(digests[:, :8]).view(">u8").reshape(-1).astype(np.uint64)
     order = np.argsort(head, kind="stable")
@@ -113,7 +139,7 @@ def load_known_frames(place: PackPlace, labels: Iterable[str]) -> KnownFrames | 
         pack=np.array(numbers, np.uint32)[order],
         offset=np.array(offsets, np.uint64)[order],
         length=np.array(lengths, np.uint32)[order],
-        pages=cells.finish(),
+        pages=pages,
     )
 
 

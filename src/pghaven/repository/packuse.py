@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pghaven.repository import layout
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.collectplan import LIVE, find_sources, why_all_packs_stay
-from pghaven.repository.entry import BackupEntry, Purpose
+from pghaven.repository.entry import BackupEntry
 from pghaven.repository.relocate import LiveBytes, PackLine
 from pghaven.units import render_time
 
@@ -47,7 +47,7 @@ def explain_packs(catalog: BackupCatalog) -> tuple[PackUse, ...]:
     users: defaultdict[_Key, list[str]] = defaultdict(list)
     earlier: defaultdict[_Key, list[str]] = defaultdict(list)
     for entry in entries.values():
-        if entry.state not in LIVE or entry.purpose is not Purpose.BACKUP:
+        if entry.state not in LIVE or not entry.has_files:
             continue
         newest, *superseded = catalog.iter_manifests(entry)
         manifest = catalog.load_manifest(entry, newest)

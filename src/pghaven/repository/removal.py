@@ -162,7 +162,7 @@ class Removal:
 
     def _require(self, label: str, *states: BackupState) -> BackupEntry:
         entry = self._catalog.read_entry(label)
-        if entry.state is BackupState.GONE or entry.purpose is not Purpose.BACKUP:
+        if entry.state is BackupState.GONE or not entry.has_files:
             raise NotFound(f'there is no backup "{label}" of cluster "{self._catalog.cluster}"')
         if entry.state is BackupState.CONDEMNED:
             raise _too_late(label)

@@ -14,7 +14,7 @@ from pghaven.errors import NotFound
 from pghaven.events import Listener, ignore
 from pghaven.postgres.lsn import Lsn
 from pghaven.repository.backups import BackupCatalog
-from pghaven.repository.entry import BackupEntry, BackupState
+from pghaven.repository.entry import BackupEntry, BackupState, Purpose
 from pghaven.repository.removal import BY_HAND, Removal, RetireOrder, refuse_held
 from pghaven.retention.facts import KnownBackup
 from pghaven.retention.full import draw_on_reserve
@@ -22,6 +22,7 @@ from pghaven.retention.gather import gather_lineages
 from pghaven.retention.policy import RetentionPolicy, Rule, Verdict, plan_retention
 from pghaven.units import render_time
 
+_KEPT = (Purpose.BACKUP, Purpose.DUMP)
 _CAN_BE_HELD = (BackupState.COMMITTED, BackupState.RETIRED)
 
 
@@ -112,7 +113,7 @@ def undo_expiry(catalog: BackupCatalog, label: str, listener: Listener = ignore)
 
     Raises NotFound, Refused when it came too late.
     """
-    entry = catalog.find_entry(label, BackupState.RETIRED)
+    entry = catalog.find_entry(label, BackupState.RETIRED, purposes=_KEPT)
     Removal(draw_on_reserve(catalog, listener)).undo(entry.label)
     return entry.label
 
@@ -122,14 +123,14 @@ def hold_backup(catalog: BackupCatalog, label: str, reason: str, listener: Liste
 
     ``label`` may be the unique beginning of one. Raises NotFound, Refused when it came too late.
     """
-    entry = catalog.find_entry(label, *_CAN_BE_HELD)
+    entry = catalog.find_entry(label, *_CAN_BE_HELD, purposes=_KEPT)
     Removal(draw_on_reserve(catalog, listener)).hold(entry.label, reason)
     return catalog.read_entry(entry.label)
 
 
 def release_backup(catalog: BackupCatalog, label: str, listener: Listener = ignore) -> str:
     """End a hold; the backup's label, of which ``label`` may be the beginning. Raises NotFound, Refused."""
-    entry = catalog.find_entry(label, *_CAN_BE_HELD)
+    entry = catalog.find_entry(label, *_CAN_BE_HELD, purposes=_KEPT)
     Removal(draw_on_reserve(catalog, listener)).release(entry.label)
     return entry.label
 

@@ -22,6 +22,7 @@ from pghaven.repository.layout import make_label
 from pghaven.repository.oldevidence import find_old_evidence
 from pghaven.repository.removal import BY_HAND, Removal, RetireOrder
 from pghaven.repository.walcollect import WalCollector, WalRemoval
+from pghaven.retention.dumps import DumpVerdict, expire_dumps
 from pghaven.retention.full import draw_on_reserve
 from pghaven.retention.gather import gather_lineages
 from pghaven.retention.policy import RetentionPlan, RetentionPolicy, Rule, plan_retention
@@ -62,6 +63,7 @@ class ExpireResult:
     plan: RetentionPlan
     undo_until: datetime
     retired: tuple[str, ...] = ()
+    dumps: tuple[DumpVerdict, ...] = ()
     collected: CollectResult | None = None
     wal: tuple[WalOutcome, ...] = ()
     compaction: CompactionOutcome | None = None
@@ -117,6 +119,10 @@ def _run(
         result = replace(result, retired=tuple(verdict.backup.label for verdict in plan.to_retire))
     else:
         result = replace(result, retired=tuple(_retire(catalog, result, listener)))
+    dumps = (
+        () if plan.refusal is not None else expire_dumps(catalog, policy, result.undo_until, listener, dry_run=dry_run)
+    )
+    result = replace(result, dumps=dumps)
     listener(Step(text="looking for what is due" if dry_run else "removing what is due"))
     try:
         result = _collect(catalog, [lineage.system_identifier for lineage in lineages], result)

@@ -184,17 +184,18 @@ def _apply_rules(
         for lineage in lineages:
             yield from _apply_window(policy.window, lineage, dated, judged, now - policy.window)
     named: set[tuple[str, Rule]] = set()
-    for label, reason in _apply_numbers(policy, judged):
+    for label, reason in apply_numbers(policy, judged):
         named.add((label, reason.rule))
         yield label, reason
     # What lacks WAL may get it back, so it goes no sooner for that; but it takes no other one's place.
     restorable = [one for one in judged if one.backup.missing_wal is None]
-    for label, reason in _apply_numbers(policy, restorable):
+    for label, reason in apply_numbers(policy, restorable):
         if (label, reason.rule) not in named:
             yield label, replace(reason, text=f"{reason.text}, among those with all their WAL")
 
 
-def _apply_numbers(policy: RetentionPolicy, judged: Sequence[DatedBackup]) -> Named:
+def apply_numbers(policy: RetentionPolicy, judged: Sequence[DatedBackup]) -> Named:
+    """What the policy's numbers keep of these, which are oldest first."""
     if policy.count is not None:
         for number, one in enumerate(reversed(judged[-policy.count :]), start=1):
             yield one.backup.label, Reason(rule=Rule.COUNT, text=_count_words(number, policy.count))

@@ -1,0 +1,119 @@
+"""Files of a dump out of the repository, into a directory that pg_restore can read.
+
+The one idea: only the files that are asked for are fetched, each in parts that several workers take, and every byte is
+proven by its frame's hash before it is written.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from pghaven.dump.earlier import EarlierFile, EarlierReader, cut_out_file
+from pghaven.errors import Refused, TargetFailed
+from pghaven.events import Listener, Progress
+from pghaven.repository.backups import BackupCatalog
+from pghaven.repository.manifest import Manifest
+from pghaven.repository.pack import PackPlace, PackRef
+from pghaven.runtime.crew import Crew
+from pghaven.runtime.durable import fsync_directory
+
+_PART_BYTES = 16 << 20
+_READ_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtractSettings:
+    place: PackPlace
+    packs: tuple[PackRef, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractJob:
+    """Some bytes of a file, to be written at their place in ``path``."""
+
+    path: str
+    file: EarlierFile
+    begin: int
+    length: int
+
+
+class ExtractWorker:
+    """One per worker process; each job gives the bytes it wrote."""
+
+    def __init__(self, settings: ExtractSettings) -> None:
+        self._reader = EarlierReader(settings.place, settings.packs)
+
+    def __call__(self, job: ExtractJob) -> int:
+        fd = os.open(job.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            for at in range(job.begin, job.begin + job.length, _READ_BYTES):
+                size = min(_READ_BYTES, job.begin + job.length - at)
+                content = memoryview(self._reader.read(job.file, at, size))
+                while content:
+                    written = os.pwrite(fd, content, at + size - len(content))
+                    content = content[written:]
+            if job.begin + job.length == job.file.size:
+                os.fsync(fd)
+        except OSError as error:
+            raise _writing_failed(job.path, error) from error
+        finally:
+            os.close(fd)
+        return job.length
+
+    def close(self) -> int | None:
+        return None
+
+
+def open_extractor(settings: ExtractSettings) -> ExtractWorker:
+    """What a crew calls once in each worker process."""
+    return ExtractWorker(settings)
+
+
+def extract_files(
+    catalog: BackupCatalog,
+    manifest: Manifest,
+    wanted: Sequence[tuple[str, str]],
+    *,
+    processes: int,
+    listener: Listener,
+) -> int:
+    """Write files of a dump: (path in the dump, path of the new file). Returns their bytes; durable when it returns.
+
+    Raises Refused for a file that is there already, Damaged naming the pack, TargetFailed for a full disk.
+    """
+    numbers = {os.fsdecode(manifest.files.path(number)): number for number in range(len(manifest.files.size))}
+    files = [(target, cut_out_file(manifest, numbers[source])) for source, target in wanted]
+    total = sum(file.size for _, file in files)
+    done = 0
+
+    def take(written: int | None) -> None:
+        nonlocal done
+        done += written or 0
+        listener(Progress(phase="fetching", done_bytes=done, total_bytes=total))
+
+    for directory in sorted({os.path.dirname(target) for target, _ in files}):
+        os.makedirs(directory, 0o700, exist_ok=True)
+    for target, _ in files:
+        if os.path.lexists(target):
+            raise Refused(f'"{target}" is there already', hint="Name a directory that is new or empty.")
+    settings = ExtractSettings(place=catalog.pack_place, packs=manifest.packs)
+    with Crew(size=processes, setup=open_extractor, settings=settings) as crew:
+        crew.run(_iter_jobs(files), take)
+    for directory in {os.path.dirname(target) for target, _ in files}:
+        fsync_directory(directory)
+    return done
+
+
+def _iter_jobs(files: Sequence[tuple[str, EarlierFile]]) -> Iterator[ExtractJob]:
+    for target, file in files:
+        for begin in range(0, max(file.size, 1), _PART_BYTES):
+            length = min(_PART_BYTES, file.size - begin)
+            yield ExtractJob(target, file.near(begin, begin + length), begin, length)
+
+
+def _writing_failed(path: str, error: OSError) -> TargetFailed:
+    hint = "Name a directory with more room." if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+    return TargetFailed(f'could not write "{path}": {error.strerror}', hint=hint)

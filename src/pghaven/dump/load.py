@@ -1,0 +1,355 @@
+"""Loading a dump into a server with pg_restore.
+
+    choose → look at the target: roles, tablespaces, extensions, encoding → fetch what is needed → pg_restore
+
+The one idea: everything that can be known to fail is found before anything is loaded, all of it at once; what fails all
+the same stops the load with the object that failed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from pghaven.dump.extract import extract_files
+from pghaven.dump.facts import FACTS_FILE, GLOBALS_FILE, DatabaseFacts, DumpFacts, parse_facts
+from pghaven.dump.globals import GlobalChange, compare_globals, make_missing
+from pghaven.dump.origin import read_small_file
+from pghaven.dump.programs import Calling
+from pghaven.errors import NotFound, PghavenError, Refused, ServerUnsuitable, StoreUnreachable
+from pghaven.events import Listener, Notice, Step
+from pghaven.repository.backups import BackupCatalog
+from pghaven.repository.entry import BackupEntry, Purpose
+from pghaven.repository.manifest import Manifest
+from pghaven.server.connection import Connection, connect, fetch_one, server_errors
+
+_ENTRY = re.compile(r"([0-9]+); [0-9]+ [0-9]+ (.*)")
+_FAILED_ENTRY = re.compile(r"from TOC entry [0-9]+; [0-9]+ [0-9]+ (.*)")
+_LARGE_OBJECTS = ("BLOB", "LARGE OBJECT")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenDump:
+    """A dump that can be read: what it is, and where its files lie."""
+
+    catalog: BackupCatalog
+    entry: BackupEntry
+    manifest: Manifest
+    facts: DumpFacts
+
+    @property
+    def label(self) -> str:
+        return self.entry.label
+
+    @property
+    def program_major(self) -> int:
+        """The major version of the pg_dump that made it."""
+        found = re.match(r"[0-9]+", self.facts.program_version)
+        return int(found[0]) if found else 0
+
+    def choose(self, name: str | None) -> DatabaseFacts:
+        """The database of this name, or the only one. Raises NotFound."""
+        if name is None and len(self.facts.databases) == 1:
+            return self.facts.databases[0]
+        found = self.facts.get(name) if name is not None else None
+        if found is None:
+            known = ", ".join(f'"{one.name}"' for one in self.facts.databases)
+            what = f'has no database "{name}"' if name is not None else "has several databases"
+            raise NotFound(f'dump "{self.label}" {what}', hint=f"Name one of: {known}.")
+        return found
+
+    def read_globals(self) -> bytes:
+        return read_small_file(self.catalog, self.manifest, f"global/{GLOBALS_FILE}")
+
+    def list_files(self, directory: str) -> tuple[str, ...]:
+        """The paths of the files below a directory of the dump."""
+        files = self.manifest.files
+        paths = (os.fsdecode(files.path(number)) for number in range(len(files.size)))
+        return tuple(path for path in paths if path.startswith(f"{directory}/"))
+
+
+def open_dump(catalog: BackupCatalog, label: str | None) -> OpenDump:
+    """The dump of this label or beginning of one, else the newest. Raises NotFound, Damaged, NotPermitted."""
+    catalog.repository.require_readable("no dump can be read")
+    if label is not None:
+        entry = catalog.find_entry(label, purposes=(Purpose.DUMP,))
+    else:
+        entries = catalog.list_committed(Purpose.DUMP)
+        if not entries:
+            raise NotFound(
+                f'there is no dump of cluster "{catalog.cluster}"', hint=f"Take one: pghaven dump {catalog.cluster}"
+            )
+        entry = entries[-1]
+    manifest = catalog.load_manifest(entry)
+    facts = parse_facts(read_small_file(catalog, manifest, FACTS_FILE))
+    return OpenDump(catalog=catalog, entry=entry, manifest=manifest, facts=facts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadSettings:
+    """``conninfo`` reaches the target server; ``target`` is the database there. ``schemas`` and ``tables`` choose
+    parts, none for all; ``part`` is "all", "schema" or "data". ``create``: make the database."""
+
+    conninfo: str
+    os_user: str | None
+    target: str
+    create: bool
+    jobs: int
+    processes: int
+    scratch: str
+    schemas: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
+    part: str = "all"
+    make_globals: bool = False
+    options: tuple[str, ...] = ()
+
+    @property
+    def is_whole(self) -> bool:
+        return not self.schemas and not self.tables and self.part == "all"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadResult:
+    label: str
+    database: str
+    target: str
+    created: bool
+    fetched_bytes: int
+    tables: int
+    made_globals: tuple[str, ...]
+    other_globals: tuple[str, ...]
+    total_seconds: float
+
+
+def run_load(
+    dump: OpenDump, database: DatabaseFacts, calling: Calling, settings: LoadSettings, listener: Listener
+) -> LoadResult:
+    """Load one database of a dump. ``calling`` has the target server's connection and programs.
+
+    Raises Refused with everything that stands in the way, before anything is changed; ServerUnsuitable with the object
+    that failed, StoreUnreachable, Damaged.
+    """
+    clock = dump.catalog.repository.clock
+    began = clock.monotonic()
+    there = calling.run("pg_dumpall", ["--globals-only", "--no-role-passwords", "-d", calling.conninfo], doing=_ASK)
+    changes = compare_globals(dump.read_globals(), there)
+    tell_globals(changes, listener, make=settings.make_globals)
+    with connect(settings.conninfo, os_user=settings.os_user) as connection:
+        obstacles = list(_find_obstacles(connection, dump, database, (settings, there)))
+        if obstacles:
+            raise Refused(
+                f'database "{database.name}" of dump "{dump.label}" cannot be loaded: {obstacles[0]}',
+                detail="\n".join(obstacles[1:]) or None,
+                hint=_advise(obstacles),
+            )
+        if settings.make_globals and any(one.is_missing for one in changes):
+            make_missing(calling, changes)
+        with _scratch(settings.scratch) as place:
+            fetched, tables = _fetch(dump, database, calling, settings, (place, listener))
+            if settings.create:
+                create_database(connection, database, settings.target)
+            listener(Step(text=f'loading into database "{settings.target}"'))
+            try:
+                _restore(calling, settings, os.path.join(place, "dump"))
+            except PghavenError:
+                if settings.create:
+                    text = f'database "{settings.target}" was made and is incomplete'
+                    hint = f'Remove it before the next try: DROP DATABASE "{settings.target}"'
+                    listener(Notice(level="warning", code="incomplete", text=text, hint=hint))
+                raise
+    return LoadResult(
+        label=dump.label,
+        database=database.name,
+        target=settings.target,
+        created=settings.create,
+        fetched_bytes=fetched,
+        tables=tables,
+        made_globals=tuple(str(one) for one in changes if one.is_missing and settings.make_globals),
+        other_globals=tuple(str(one) for one in changes if not (one.is_missing and settings.make_globals)),
+        total_seconds=clock.monotonic() - began,
+    )
+
+
+_ASK = "read the target's roles and tablespaces"
+
+
+def tell_globals(changes: Sequence[GlobalChange], listener: Listener, *, make: bool) -> None:
+    """Say what the dump's roles and tablespaces would change on the target."""
+    for one in changes:
+        verb = ("is made" if make else "is missing") if one.is_missing else "differs, and is left as it is"
+        listener(Notice(level="info", code="globals", text=f"{verb}: {one}"))
+
+
+# -- before anything is changed --------------------------------------------------------------------------------------
+
+
+def _find_obstacles(
+    connection: Connection, dump: OpenDump, database: DatabaseFacts, means: tuple[LoadSettings, bytes]
+) -> Iterator[str]:
+    """Everything for which the load would fail, in words."""
+    settings, _ = means
+    with server_errors(connection, "look at the target"):
+        exists = bool(fetch_one(connection, "SELECT count(*) FROM pg_database WHERE datname = %s", settings.target)[0])
+        if exists and settings.create:
+            yield f'there is a database "{settings.target}" already'
+        if not exists and not settings.create:
+            yield f'there is no database "{settings.target}"'
+        version = int(fetch_one(connection, "SELECT current_setting('server_version_num')::int")[0])
+        if version // 10000 < dump.program_major:
+            yield (
+                f"the dump was made by pg_dump {dump.facts.program_version}, and the server is of the older version "
+                f"{version // 10000}"
+            )
+        if not settings.make_globals:
+            yield from _find_missing_globals(connection, database, settings)
+        if settings.part != "data":
+            available = {row[0] for row in connection.execute("SELECT name::text FROM pg_available_extensions")}
+            for name, extension_version in database.extensions:
+                if name not in available:
+                    yield f'extension "{name}" (version {extension_version} in the dump) is not installed on the server'
+        if exists:
+            query = "SELECT pg_encoding_to_char(encoding)::text FROM pg_database WHERE datname = %s"
+            encoding = str(fetch_one(connection, query, settings.target)[0])
+            if encoding not in (database.encoding, "UTF8"):
+                yield f'database "{settings.target}" has encoding {encoding}, the dump {database.encoding}'
+
+
+def _find_missing_globals(connection: Connection, database: DatabaseFacts, settings: LoadSettings) -> Iterator[str]:
+    without_owners = {"--no-owner", "-O"} & {*settings.options}
+    without_grants = {"--no-acl", "--no-privileges", "-x"} & {*settings.options}
+    names_roles = not (without_owners and without_grants)
+    if names_roles and settings.part != "data":
+        roles = {row[0] for row in connection.execute("SELECT rolname::text FROM pg_roles")}
+        for name in database.roles:
+            if name not in roles:
+                yield f'role "{name}" is missing'
+    if "--no-tablespaces" not in settings.options and settings.part != "data":
+        tablespaces = {row[0] for row in connection.execute("SELECT spcname::text FROM pg_tablespace")}
+        for name in database.tablespaces:
+            if name not in tablespaces:
+                yield f'tablespace "{name}" is missing'
+
+
+def _advise(obstacles: Sequence[str]) -> str | None:
+    if any(one.startswith(("role ", "tablespace ")) for one in obstacles):
+        return "--globals makes what is missing; --no-owner with --no-acl, or --no-tablespaces, does without."
+    if any("there is no database" in one for one in obstacles):
+        return "--create makes it."
+    if any("already" in one for one in obstacles):
+        return "Choose another name with --into, or leave --create out to load into it."
+    return None
+
+
+# -- the load --------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _scratch(directory: str) -> Iterator[str]:
+    try:
+        place = tempfile.mkdtemp(prefix="pghaven-load-", dir=directory)
+    except OSError as error:
+        raise StoreUnreachable(f'could not make a directory in "{directory}": {error.strerror}') from error
+    try:
+        os.mkdir(os.path.join(place, "dump"), 0o700)
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _fetch(
+    dump: OpenDump,
+    database: DatabaseFacts,
+    calling: Calling,
+    settings: LoadSettings,
+    means: tuple[str, Listener],
+) -> tuple[int, int]:
+    """The files that pg_restore will read; returns their bytes, and of how many tables the data is among them."""
+    place, listener = means
+    target = os.path.join(place, "dump")
+    files = dump.list_files(database.directory)
+    names = {os.path.basename(path): path for path in files}
+    toc = names["toc.dat"]
+    listener(Step(text="fetching"))
+    fetched = _extract(dump, [toc], target, settings, listener)
+    _give(calling, place)
+    listed = calling.run("pg_restore", ["--list", *_selection(settings), target], doing="read the dump's contents")
+    entries = [match for line in listed.decode("utf-8", "replace").splitlines() if (match := _ENTRY.match(line))]
+    if (settings.tables or settings.schemas) and not entries:
+        wanted = ", ".join(f'"{name}"' for name in (*settings.tables, *settings.schemas))
+        raise NotFound(f'dump "{dump.label}" has nothing of {wanted} in database "{database.name}"')
+    chosen = {f"{match[1]}.dat" for match in entries} & names.keys()
+    if any(match[2].startswith(_LARGE_OBJECTS) for match in entries):
+        chosen |= {name for name in names if name.startswith("blob")}
+    wanted_paths = [names[name] for name in sorted(chosen)]
+    fetched += _extract(dump, wanted_paths, target, settings, listener)
+    _give(calling, place)
+    return fetched, sum(" TABLE DATA " in match[0] for match in entries)
+
+
+def _extract(dump: OpenDump, paths: Sequence[str], target: str, settings: LoadSettings, listener: Listener) -> int:
+    wanted = [(path, os.path.join(target, os.path.basename(path))) for path in paths]
+    return extract_files(dump.catalog, dump.manifest, wanted, processes=settings.processes, listener=listener)
+
+
+def _give(calling: Calling, place: str) -> None:
+    """Let pg_restore's user read what we have fetched."""
+    if calling.user is None or os.geteuid() != 0:
+        return
+    for directory, _, names in os.walk(place):
+        for path in (directory, *(os.path.join(directory, name) for name in names)):
+            os.chown(path, calling.user.uid, calling.user.gid)
+
+
+def _selection(settings: LoadSettings) -> list[str]:
+    parts = {"schema": ["--schema-only"], "data": ["--data-only"]}.get(settings.part, [])
+    return [
+        *parts,
+        *(f"--schema={name}" for name in settings.schemas),
+        *(f"--table={name}" for name in settings.tables),
+        *settings.options,
+    ]
+
+
+def create_database(connection: Connection, database: DatabaseFacts, name: str) -> None:
+    """An empty database that is like the one that was dumped. Raises ServerUnsuitable, NotPermitted."""
+    provider = {"c": "libc", "i": "icu", "b": "builtin"}.get(database.locale_provider, "libc")
+    statement = sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {}").format(
+        sql.Identifier(name), database.encoding, database.collate, database.ctype
+    )
+    if provider != "libc" and database.locale:
+        statement += sql.SQL(" LOCALE_PROVIDER {} {} {}").format(
+            sql.SQL(provider),
+            sql.SQL("ICU_LOCALE" if provider == "icu" else "BUILTIN_LOCALE"),
+            database.locale,
+        )
+    with server_errors(connection, f'create database "{name}"', privilege="CREATEDB"):
+        connection.execute(statement)
+
+
+def _restore(calling: Calling, settings: LoadSettings, directory: str) -> None:
+    arguments = [
+        "--exit-on-error",
+        f"--jobs={settings.jobs}",
+        *_selection(settings),
+        "-d",
+        calling.with_database(settings.target),
+        directory,
+    ]
+    try:
+        calling.run("pg_restore", arguments, doing=f'load into "{settings.target}"')
+    except ServerUnsuitable as error:
+        found = _FAILED_ENTRY.search(error.detail or "")
+        if found is None:
+            raise
+        raise ServerUnsuitable(
+            f"{error.message} ({found[1]})",
+            detail=error.detail,
+            hint="Nothing after it was loaded. Mend that, or leave it out with --table or --schema.",
+        ) from error

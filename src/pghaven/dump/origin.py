@@ -1,0 +1,157 @@
+"""What a new dump goes on from: the newest one of the same cluster, if this host can read it.
+
+The one idea: going on from an earlier dump only saves bytes. Whatever stands in the way of it is told, and the dump is
+then simply stored whole.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from pghaven.backup.gather import KNOWN_PACKS, Pieces
+from pghaven.dump.earlier import EarlierFile, EarlierReader, cut_out_file
+from pghaven.dump.facts import FACTS_FILE, LANDMARK_BYTES, parse_facts
+from pghaven.dump.rows import find_alike
+from pghaven.dump.spool import SpooledFile
+from pghaven.dump.worker import SLACK_BYTES, RangeJob
+from pghaven.errors import Damaged, ObjectMissing
+from pghaven.events import Listener, Notice
+from pghaven.repository.backups import BackupCatalog
+from pghaven.repository.blockmap import HOLE
+from pghaven.repository.entry import BackupEntry, BackupState, Purpose
+from pghaven.repository.known import KnownFrames, load_frames_of
+from pghaven.repository.manifest import Manifest
+
+
+class DumpOrigin:
+    """``entry`` is the dump that is gone on from, None without one; ``known`` its frames."""
+
+    def __init__(self, catalog: BackupCatalog, system_identifier: int, listener: Listener) -> None:
+        self._catalog = catalog
+        self._tell = listener
+        self.entry: BackupEntry | None = None
+        self.known: KnownFrames | None = None
+        self._manifest: Manifest | None = None
+        self._by_hash: dict[tuple[bytes, int], int] = {}
+        self._by_row: dict[bytes, list[int]] = {}
+        self._files: dict[int, EarlierFile] = {}
+        self._earlier: dict[int, tuple[int | None, int]] = {}
+        self._landmarks: dict[bytes, list[tuple[int, int]]] = {}
+        self.reused_bytes = 0
+        if not catalog.repository.keyring.can_read:
+            text = "this host cannot read what it stored before, so the dump is stored whole"
+            listener(Notice(level="info", code="dump_whole", text=text))
+            return
+        for entry in reversed(catalog.list_committed(Purpose.DUMP)):
+            if entry.intent is not None and entry.intent.system_identifier == system_identifier:
+                self._load(entry)
+                return
+
+    def _load(self, entry: BackupEntry) -> None:
+        try:
+            manifest = self._catalog.load_manifest(entry)
+            facts = parse_facts(read_small_file(self._catalog, manifest, FACTS_FILE))
+        except (Damaged, ObjectMissing) as error:
+            text = f'dump "{entry.label}" cannot be gone on from, so this one is stored whole: {error.message}'
+            self._tell(Notice(level="warning", code="dump_whole", text=text, hint=error.hint))
+            return
+        self.entry, self._manifest = entry, manifest
+        self.known = load_frames_of(self._catalog.pack_place, manifest.packs)
+        hashes = manifest.files.content_hash
+        numbers = {}
+        for number in range(len(manifest.files.size)):
+            numbers[os.fsdecode(manifest.files.path(number))] = number
+            self._by_hash[hashes[number].tobytes(), int(manifest.files.size[number])] = number
+        for database in facts.databases:
+            for table in database.tables:
+                table_number = numbers.get(f"{database.directory}/{table.file}")
+                if table_number is None:
+                    continue
+                sketch = bytes.fromhex(table.sketch)
+                for at in range(0, len(sketch), 8):
+                    self._by_row.setdefault(sketch[at : at + 8], []).append(table_number)
+                marks = bytes.fromhex(table.landmarks)
+                for at in range(0, len(marks), LANDMARK_BYTES):
+                    there = int.from_bytes(marks[at + 8 : at + LANDMARK_BYTES], "big")
+                    self._landmarks.setdefault(marks[at : at + 8], []).append((table_number, there))
+
+    def confirm(self) -> None:
+        """After the intent is written: whether what it names is still there to stay, and as it is by now."""
+        if self.entry is None:
+            return
+        entry = self._catalog.read_entry(self.entry.label)
+        if entry.state not in (BackupState.COMMITTED, BackupState.RETIRED):
+            self._tell(Notice(level="info", code="dump_whole", text=f'dump "{entry.label}" is being removed'))
+            self._forget()
+            return
+        if self._catalog.find_manifest(entry) != self._catalog.find_manifest(self.entry):
+            self._forget()
+            self._load(entry)
+
+    def _forget(self) -> None:
+        self.entry = self.known = self._manifest = None
+        for table in (self._by_hash, self._by_row, self._landmarks, self._files):
+            table.clear()
+
+    # -- files ------------------------------------------------------------------------------------------------------
+
+    def settle(self, file: SpooledFile, pieces: Pieces) -> bool:
+        """Whether the whole file is stored already; then its pieces are those."""
+        number = self._by_hash.get((file.hash, file.done_bytes))
+        if number is None:
+            return False
+        old = self._file(number)
+        for begin, length, pack, offset in zip(old.begin, old.length, old.pack, old.offset, strict=True):
+            place = (HOLE, 0) if pack == HOLE else (KNOWN_PACKS + int(pack), int(offset))
+            pieces.add(file.number, int(begin), int(length), place)
+        self.reused_bytes += file.done_bytes
+        return True
+
+    def make_range(self, file: SpooledFile, offset: int, length: int, is_last: bool) -> RangeJob:
+        """The job of a part of a file, with what it was before where that is known."""
+        number, moved = self._find_earlier(file, offset)
+        old = None
+        if number is not None:
+            begin = offset + moved - SLACK_BYTES
+            old = self._file(number).near(begin, begin + length + 2 * SLACK_BYTES)
+        return RangeJob(file.number, file.names, offset, length, is_last, old, moved)
+
+    def _find_earlier(self, file: SpooledFile, offset: int) -> tuple[int | None, int]:
+        """The earlier file that has what begins here, and how much farther on it lies there.
+
+        By landmarks; where there are none, as it was for what came before, or by the table's first rows.
+        """
+        moves: dict[int, list[int]] = {}
+        for row, at in reversed(file.landmarks):
+            if at < offset:
+                break
+            for number, there in self._landmarks.get(row, ()):
+                moves.setdefault(number, []).append(there - at)
+        if moves:
+            best = max(moves, key=lambda number: (len(moves[number]), -number))
+            self._earlier[file.number] = best, sorted(moves[best])[len(moves[best]) // 2]
+        elif file.number not in self._earlier:
+            self._earlier[file.number] = find_alike(file.sketch, self._by_row), 0
+        return self._earlier[file.number]
+
+    def _file(self, number: int) -> EarlierFile:
+        assert self._manifest is not None
+        if number not in self._files:
+            self._files[number] = cut_out_file(self._manifest, number)
+        return self._files[number]
+
+
+def read_small_file(catalog: BackupCatalog, manifest: Manifest, path: str) -> bytes:
+    """The contents of one file of a manifest. Raises Damaged, ObjectMissing."""
+    wanted = os.fsencode(path)
+    for number in range(len(manifest.files.size)):
+        if manifest.files.path(number) == wanted:
+            file = cut_out_file(manifest, number)
+            return EarlierReader(catalog.pack_place, manifest.packs).read(file, 0, file.size) if file.size else b""
+    raise Damaged(f'there is no file "{path}" in "{manifest.facts.label}"')
+
+
+def file_numbers(manifest: Manifest) -> Mapping[str, int]:
+    """The files of a manifest by their paths."""
+    return {os.fsdecode(manifest.files.path(number)): number for number in range(len(manifest.files.size))}

@@ -1,0 +1,156 @@
+"""Which ``pg_dump``, ``pg_dumpall`` and ``pg_restore`` to call, and calling them.
+
+The one idea: a pg_dump that is older than its server is refused before anything is begun, since it may leave out what
+it does not know; a newer one works, and is told of, since what it writes may not load into an older server. Passwords
+go through the environment, where no list of processes shows them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from pghaven.errors import NotFound, PghavenError, ServerUnsuitable
+from pghaven.server.identity import OsUser, child_identity
+from pghaven.server.programs import find_embedded, find_programs
+
+_VERSION = re.compile(r"\(PostgreSQL\) ([0-9]+)(\S*)")
+_ASK_SECONDS = 20
+_LINES_TOLD = 12
+# Settings of ours that would change what the programs do, or whom they ask.
+_KEPT = ("PATH", "LANG", "LC_ALL", "LC_MESSAGES", "HOME", "TZ", "TMPDIR", "PGPASSFILE", "PGSSLROOTCERT", "PGSSLCERT")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DumpPrograms:
+    """A directory with the three programs; ``version`` is what they say, such as "17.6"."""
+
+    bin_dir: str
+    major: int
+    version: str
+
+    def path(self, program: str) -> str:
+        return os.path.join(self.bin_dir, program)
+
+
+def find_dump_programs(server_major: int, hint_dir: str | None = None) -> DumpPrograms:
+    """Programs of the server's major version, else the next newer there are. Raises NotFound saying what was there."""
+    found: dict[int, DumpPrograms] = {}
+    seen = []
+    for directory in [hint_dir] if hint_dir else _candidates(server_major):
+        programs = _inspect(directory)
+        if programs is None:
+            continue
+        seen.append(f'"{directory}" has version {programs.version}.')
+        if programs.major == server_major:
+            return programs
+        if programs.major > server_major:
+            found.setdefault(programs.major, programs)
+    if found:
+        return found[min(found)]
+    raise NotFound(
+        f"there is no pg_dump of PostgreSQL {server_major} or newer on this host",
+        detail=" ".join(seen) or "No pg_dump was found at all.",
+        hint=f"Install PostgreSQL's client programs of version {server_major}, or name their directory as pg_bin in "
+        "the configuration. An older pg_dump does not know all that this server has.",
+    )
+
+
+def _candidates(major: int) -> Iterator[str]:
+    with suppress(PghavenError):
+        yield find_programs(major).bin_dir
+    on_path = shutil.which("pg_dump")
+    if on_path:
+        yield os.path.dirname(os.path.realpath(on_path))
+    for version in range(major, major + 10):
+        yield f"/usr/lib/postgresql/{version}/bin"
+        yield f"/usr/pgsql-{version}/bin"
+    embedded = find_embedded()
+    if embedded:
+        yield embedded
+
+
+def _inspect(directory: str) -> DumpPrograms | None:
+    if not all(os.access(os.path.join(directory, name), os.X_OK) for name in ("pg_dump", "pg_dumpall", "pg_restore")):
+        return None
+    try:
+        answer = subprocess.run(
+            [os.path.join(directory, "pg_dump"), "--version"],
+            capture_output=True,
+            text=True,
+            timeout=_ASK_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    match = _VERSION.search(answer.stdout)
+    return None if match is None else DumpPrograms(bin_dir=directory, major=int(match[1]), version=match[1] + match[2])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calling:
+    """How programs reach a server: as which user of this host, with which connection string and password."""
+
+    programs: DumpPrograms
+    user: OsUser | None
+    conninfo: str
+    environment: Mapping[str, str]
+
+    @classmethod
+    def of(cls, programs: DumpPrograms, conninfo: str, user: OsUser | None) -> Calling:
+        parameters = conninfo_to_dict(conninfo)
+        environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
+        password = parameters.pop("password", None)
+        if password is not None:
+            environment["PGPASSWORD"] = str(password)
+        elif "PGPASSWORD" in os.environ:
+            environment["PGPASSWORD"] = os.environ["PGPASSWORD"]
+        if user is not None:
+            environment["HOME"] = user.home
+        parameters.setdefault("application_name", "pghaven")
+        return cls(programs=programs, user=user, conninfo=make_conninfo("", **parameters), environment=environment)
+
+    def with_database(self, name: str) -> str:
+        """The connection string for one database; whatever its name is, it is no option and no other string."""
+        return make_conninfo(self.conninfo, dbname=name)
+
+    def run(self, program: str, arguments: Sequence[str], *, doing: str, given: bytes | None = None) -> bytes:
+        """What a program writes to standard output. Raises ServerUnsuitable with what it said ("could not …")."""
+        done = subprocess.run(
+            [self.programs.path(program), *arguments],
+            capture_output=True,
+            check=False,
+            input=given,
+            env=dict(self.environment),
+            **child_identity(self.user),
+        )
+        if done.returncode != 0:
+            raise program_failed(done.returncode, done.stderr, doing)
+        return bytes(done.stdout)
+
+    def start(self, program: str, arguments: Sequence[str], errors: int) -> subprocess.Popen[bytes]:
+        """A program in a process group of its own; what it says goes to the descriptor ``errors``."""
+        return subprocess.Popen(
+            [self.programs.path(program), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            env=dict(self.environment),
+            start_new_session=True,
+            **child_identity(self.user),
+        )
+
+
+def program_failed(status: int, said: bytes, doing: str) -> ServerUnsuitable:
+    """The error for a program that failed: its first complaint in one line, all of them as the detail."""
+    lines = [line for line in said.decode("utf-8", "replace").splitlines() if line.strip()]
+    complaints = [line for line in lines if "error:" in line or "FATAL" in line] or lines
+    first = complaints[0].partition("error: ")[2] or complaints[0] if complaints else f"exit status {status}"
+    return ServerUnsuitable(f"could not {doing}: {first}", detail="\n".join(lines[-_LINES_TOLD:]) or None)

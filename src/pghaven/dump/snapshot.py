@@ -1,0 +1,101 @@
+"""A database as one snapshot sees it: what pg_dump is told to dump, and what is written down of it.
+
+The one idea: the session that exports the snapshot stays open until pg_dump is done, so what is asked here and what is
+dumped is the same state of the database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from pghaven.dump.facts import DatabaseFacts
+from pghaven.errors import NotFound
+from pghaven.server.connection import Connection, connect, fetch_one, server_errors
+from pghaven.units import render_time_utc
+
+_BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_DATABASE = """
+    SELECT d.oid::int8, d.datname::text, pg_get_userbyid(d.datdba)::text, pg_encoding_to_char(d.encoding)::text,
+        d.datcollate::text, d.datctype::text, d.datlocprovider::text, t.spcname::text, clock_timestamp(),
+        (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END)::text
+    FROM pg_database d JOIN pg_tablespace t ON t.oid = d.dattablespace WHERE d.datname = current_database()
+"""
+# The column was renamed in 17; asking for all of the row works with both.
+_LOCALE = """
+    SELECT coalesce(row ->> 'datlocale', row ->> 'daticulocale', '')
+    FROM (SELECT to_jsonb(d) AS row FROM pg_database d WHERE datname = current_database()) AS found
+"""
+_EXTENSIONS = "SELECT extname::text, extversion FROM pg_extension ORDER BY 1"
+_ROLES = """
+    WITH here AS (SELECT oid, datdba FROM pg_database WHERE datname = current_database())
+    SELECT r.rolname::text FROM pg_shdepend s, pg_roles r, here
+    WHERE s.refclassid = 'pg_authid'::regclass AND r.oid = s.refobjid AND r.rolname !~ '^pg_'
+        AND (s.dbid = here.oid OR s.dbid = 0 AND s.classid = 'pg_database'::regclass AND s.objid = here.oid)
+    UNION SELECT pg_get_userbyid(datdba)::text FROM here ORDER BY 1
+"""
+_TABLESPACES = """
+    SELECT DISTINCT t.spcname::text FROM pg_class c JOIN pg_tablespace t ON t.oid = c.reltablespace
+    WHERE t.spcname NOT IN ('pg_default', 'pg_global') ORDER BY 1
+"""
+_TABLES = """
+    SELECT c.oid::int8, n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p', 'm', 'S', 'f')
+"""
+_DATABASES = "SELECT datname::text FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatabaseSnapshot:
+    """``identifier`` is what ``pg_dump --snapshot`` takes; ``tables`` are schema and name by OID."""
+
+    identifier: str
+    facts: DatabaseFacts
+    tables: Mapping[int, tuple[str, str]]
+
+
+def list_databases(connection: Connection, wanted: Sequence[str]) -> tuple[str, ...]:
+    """The databases to dump: the wanted ones, or all that can be connected to and are no templates. Raises NotFound."""
+    with server_errors(connection, "list the databases"):
+        there = [str(row[0]) for row in connection.execute(_DATABASES)]
+        everything = [str(row[0]) for row in connection.execute("SELECT datname::text FROM pg_database")]
+    missing = [name for name in wanted if name not in everything]
+    if missing:
+        known = ", ".join(f'"{name}"' for name in there)
+        raise NotFound(f'there is no database "{missing[0]}" on this server', hint=f"There are: {known}.")
+    return tuple(dict.fromkeys(wanted)) or tuple(there)
+
+
+@contextmanager
+def open_snapshot(conninfo: str, name: str, os_user: str | None) -> Iterator[DatabaseSnapshot]:
+    """Export a snapshot of a database, valid inside the block. Raises ServerUnsuitable, NotPermitted."""
+    with connect(conninfo, os_user=os_user, dbname=name) as connection:
+        with server_errors(connection, f'take a snapshot of database "{name}"'):
+            connection.execute(_BEGIN)
+            identifier = str(fetch_one(connection, "SELECT pg_export_snapshot()")[0])
+            facts = _read_facts(connection)
+            tables = {int(oid): (str(schema), str(table)) for oid, schema, table in connection.execute(_TABLES)}
+        yield DatabaseSnapshot(identifier=identifier, facts=facts, tables=tables)
+        with server_errors(connection, f'end the snapshot of database "{name}"'):
+            connection.execute("COMMIT")
+
+
+def _read_facts(connection: Connection) -> DatabaseFacts:
+    oid, name, owner, encoding, collate, ctype, provider, tablespace, taken_at, lsn = fetch_one(connection, _DATABASE)
+    return DatabaseFacts(
+        oid=oid,
+        name=name,
+        owner=owner,
+        encoding=encoding,
+        collate=collate,
+        ctype=ctype,
+        locale_provider=provider,
+        locale=str(fetch_one(connection, _LOCALE)[0]),
+        tablespace=tablespace,
+        lsn=lsn,
+        taken_at=render_time_utc(taken_at),
+        extensions=tuple((str(extension), str(version)) for extension, version in connection.execute(_EXTENSIONS)),
+        roles=tuple(str(row[0]) for row in connection.execute(_ROLES)),
+        tablespaces=tuple(str(row[0]) for row in connection.execute(_TABLESPACES)),
+    )

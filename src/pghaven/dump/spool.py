@@ -1,0 +1,278 @@
+"""pg_dump at work in a directory, and its files as jobs as they come to be.
+
+The one idea: pg_dump writes plain data into a directory that is emptied behind its back. Where it is faster than the
+repository it is stopped for a while, so the directory stays small; only its exit status says that a dump is whole, and
+until then nothing of it counts.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import IO
+
+from blake3 import blake3
+
+from pghaven.dump.cutting import find_landmarks
+from pghaven.dump.programs import Calling, program_failed
+from pghaven.dump.rows import hash_row, sketch_rows
+from pghaven.dump.worker import RANGE_BYTES, DumpJob, FilesJob, RangeJob
+from pghaven.errors import StoreUnreachable
+from pghaven.repository.manifest import HASH_BYTES
+from pghaven.runtime.watching import ClosedFiles
+
+SPOOL_BYTES_MAX = 1 << 30
+SMALL_BYTES = 32 << 10
+SKETCH_BYTES = 1 << 20
+_FILES_PER_JOB = 256
+_WAIT_SECONDS = 0.1
+_END_SECONDS = 30
+_LAST_LINES = b"\\.\n\n\n"  # what ends the data of a table in pg_dump's directory format
+TOC_FILE = "toc.dat"
+_TAKEN = "-taken"  # what is added to the directory's name for the one with other names of its files
+
+
+@dataclass(slots=True)
+class SpooledFile:
+    """A file that pg_dump writes or has written. ``done_bytes`` of it have been made jobs and hashed."""
+
+    number: int
+    name: str
+    path: str
+    other_path: str = ""
+    done_bytes: int = 0
+    rows: int = 0
+    hash: bytes = b""
+    sketch: tuple[bytes, ...] = ()
+    landmarks: list[tuple[bytes, int]] = field(default_factory=list)
+    last_bytes: bytes = b""
+    hasher: blake3 | None = field(default_factory=blake3)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names of the file, first the one by which workers open it."""
+        return (self.other_path, self.path) if self.other_path else (self.path,)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it ends as the data of a table does that was written with COPY."""
+        return self.last_bytes == _LAST_LINES
+
+    @property
+    def is_table_data(self) -> bool:
+        return self.name.endswith(".dat") and self.name[:-4].isdecimal()
+
+    def take(self, data: bytes) -> None:
+        assert self.hasher is not None
+        if self.is_table_data:
+            if not self.done_bytes:
+                self.sketch = sketch_rows(data[:SKETCH_BYTES])
+            for begin in find_landmarks(data):
+                end = data.find(b"\n", begin)
+                if end > begin:
+                    self.landmarks.append((hash_row(data[begin:end]), self.done_bytes + begin))
+        self.hasher.update(data)
+        self.rows += data.count(b"\n")
+        self.done_bytes += len(data)
+        self.last_bytes = (self.last_bytes + data[-len(_LAST_LINES) :])[-len(_LAST_LINES) :]
+
+    def finish(self) -> None:
+        assert self.hasher is not None
+        self.hash = self.hasher.digest(HASH_BYTES)
+        self.hasher = None
+        if self.is_whole:
+            self.rows -= _LAST_LINES.count(b"\n")
+
+
+@contextmanager
+def open_spool(directory: str, calling: Calling) -> Iterator[str]:
+    """A new directory below this one that pg_dump's user can write to; gone when the block is left."""
+    try:
+        path = tempfile.mkdtemp(prefix="pghaven-dump-", dir=directory)
+        if calling.user is not None and os.geteuid() == 0:
+            os.chown(path, calling.user.uid, calling.user.gid)
+    except OSError as error:
+        raise StoreUnreachable(
+            f'could not make a directory in "{directory}" for pg_dump to write to: {error.strerror}',
+            hint="Set dump_spool in the configuration to a directory with room that pg_dump's user can enter.",
+        ) from error
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+class Spool:
+    """One database's pg_dump. ``number_file`` gives each new file its number; ``settle`` is told of each file that is
+    whole at once, and says whether it needs no job; ``make_range`` makes the job of a part of any other, which is given
+    with its offset, its length and whether it is the last. ``stops`` counts how often pg_dump had to wait."""
+
+    def __init__(
+        self,
+        calling: Calling,
+        path: str,
+        *,
+        number_file: Callable[[str], int],
+        settle: Callable[[SpooledFile], bool],
+        make_range: Callable[[SpooledFile, int, int, bool], RangeJob],
+        bytes_max: int = SPOOL_BYTES_MAX,
+    ) -> None:
+        self._calling = calling
+        self._path = path
+        self._number_file = number_file
+        self._settle = settle
+        self._make_range = make_range
+        self._bytes_max = bytes_max
+        self._stopped = False
+        self._is_over = False
+        self._small: list[tuple[int, str, int]] = []
+        self._small_bytes = 0
+        self.files: dict[str, SpooledFile] = {}
+        self.stops = 0
+
+    def run(self, arguments: list[str], doing: str, after: Callable[[], None]) -> Iterator[DumpJob]:
+        """Run pg_dump and give its files as jobs. ``after`` is called when it is done and its table of contents there.
+
+        Raises ServerUnsuitable with what pg_dump said, StoreUnreachable for a full spool.
+        """
+        os.mkdir(self._path, 0o700)
+        os.mkdir(self._path + _TAKEN, 0o700)
+        user = self._calling.user
+        if user is not None and os.geteuid() == 0:
+            os.chown(self._path, user.uid, user.gid)
+        with tempfile.TemporaryFile() as errors, ClosedFiles(self._path) as closed:
+            process = self._calling.start("pg_dump", arguments, errors.fileno())
+            try:
+                while process.poll() is None:
+                    names = closed.wait(_WAIT_SECONDS)
+                    yield from self._take_finished(names)
+                    yield from self._take_growing()
+                    self._hold_back(process)
+            finally:
+                self._end(process)
+            self._require_success(process, errors, doing)
+            after()
+            self._is_over = True
+            yield from self._take_finished(sorted(os.listdir(self._path)))
+            yield from self._flush()
+
+    # -- files ------------------------------------------------------------------------------------------------------
+
+    def _file(self, name: str) -> SpooledFile:
+        if name not in self.files:
+            path = os.path.join(self._path, name)
+            self.files[name] = SpooledFile(number=self._number_file(name), name=name, path=path)
+        return self.files[name]
+
+    def _take_finished(self, names: tuple[str, ...] | list[str]) -> Iterator[DumpJob]:
+        for name in names:
+            if (name == TOC_FILE and not self._is_over) or self._file(name).hash:
+                continue  # the table of contents is read, by ``after``, before it goes
+            file = self._file(name)
+            try:
+                size = os.stat(file.path).st_size
+            except FileNotFoundError:
+                continue
+            if not file.done_bytes and size <= RANGE_BYTES:
+                yield from self._take_whole(file, size)
+                continue
+            while size - file.done_bytes > RANGE_BYTES:
+                yield self._range(file, RANGE_BYTES, is_last=False)
+            yield self._range(file, size - file.done_bytes, is_last=True)
+
+    def _take_growing(self) -> Iterator[DumpJob]:
+        """Ranges of files that pg_dump is writing still."""
+        with os.scandir(self._path) as entries:
+            names = [entry.name for entry in entries if entry.name != TOC_FILE]
+        for name in names:
+            file = self._file(name)
+            if file.hash:
+                continue
+            with suppress(FileNotFoundError):
+                while os.stat(file.path).st_size - file.done_bytes > RANGE_BYTES:
+                    yield self._range(file, RANGE_BYTES, is_last=False)
+
+    def _range(self, file: SpooledFile, length: int, *, is_last: bool) -> RangeJob:
+        offset = file.done_bytes
+        self._read(file, length)
+        if is_last:
+            file.finish()
+        if not file.other_path:
+            # Workers write (they punch holes), and what is closed by this name is not taken for closed by pg_dump.
+            file.other_path = f"{self._path}{_TAKEN}/{file.name}"
+            os.link(file.path, file.other_path)
+        return self._make_range(file, offset, length, is_last)
+
+    def _read(self, file: SpooledFile, length: int) -> None:
+        with open(file.path, "rb") as stream:
+            stream.seek(file.done_bytes)
+            data = stream.read(length)
+        file.take(data)
+
+    def _take_whole(self, file: SpooledFile, size: int) -> Iterator[DumpJob]:
+        self._read(file, size)
+        file.finish()
+        if not size or self._settle(file):
+            os.unlink(file.path)
+        elif size > SMALL_BYTES:
+            yield self._make_range(file, 0, size, True)
+        else:
+            self._small.append((file.number, file.path, size))
+            self._small_bytes += size
+            if self._small_bytes > RANGE_BYTES - SMALL_BYTES or len(self._small) >= _FILES_PER_JOB:
+                yield from self._flush()
+
+    def _flush(self) -> Iterator[DumpJob]:
+        if self._small:
+            yield FilesJob(files=tuple(self._small))
+        self._small, self._small_bytes = [], 0
+
+    # -- the process ------------------------------------------------------------------------------------------------
+
+    def _hold_back(self, process: subprocess.Popen[bytes]) -> None:
+        """Stop pg_dump while too much lies on the disk that no worker has taken yet."""
+        used = 0
+        with os.scandir(self._path) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):
+                    used += entry.stat().st_blocks * 512
+        if used > self._bytes_max and not self._stopped:
+            self._signal(process, signal.SIGSTOP)
+            self._stopped = True
+            self.stops += 1
+        elif self._stopped and used < self._bytes_max // 2:
+            self._signal(process, signal.SIGCONT)
+            self._stopped = False
+
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
+        if process.poll() is None:
+            self._signal(process, signal.SIGTERM)
+            self._signal(process, signal.SIGCONT)
+            try:
+                process.wait(_END_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._signal(process, signal.SIGKILL)
+                process.wait()
+
+    @staticmethod
+    def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+
+    def _require_success(self, process: subprocess.Popen[bytes], errors: IO[bytes], doing: str) -> None:
+        if process.returncode == 0:
+            return
+        errors.seek(0)
+        said = errors.read()
+        if b"No space left on device" in said:
+            raise StoreUnreachable(
+                f'could not {doing}: no room is left in "{os.path.dirname(self._path)}"',
+                hint="Set dump_spool in the configuration to a directory with more room.",
+            )
+        raise program_failed(process.returncode, said, doing)

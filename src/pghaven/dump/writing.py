@@ -1,0 +1,174 @@
+"""The files of one dump on their way into the repository.
+
+The one idea: one crew stores whatever appears, of all databases one after another, and what was dumped is described
+only when pg_dump has said that it is whole.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from pghaven.backup.gather import Pieces
+from pghaven.backup.pipeline import ReadResult, WorkerPacks
+from pghaven.dump.assemble import Assembled, Assembly
+from pghaven.dump.facts import FACTS_FILE, GLOBALS_FILE, DatabaseFacts, DumpFacts, TableFacts, render_facts
+from pghaven.dump.origin import DumpOrigin
+from pghaven.dump.programs import Calling
+from pghaven.dump.snapshot import DatabaseSnapshot, open_snapshot
+from pghaven.dump.spool import Spool, SpooledFile, open_spool
+from pghaven.dump.worker import DumpJob, DumpPart, DumpWorkerSettings, FilesJob, open_dump_worker
+from pghaven.errors import Damaged
+from pghaven.events import Notice, Step
+from pghaven.runtime.crew import Crew
+from pghaven.server.probe import ServerFacts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pghaven.dump.session import DumpSession
+
+_ENTRY = re.compile(r"([0-9]+); [0-9]+ ([0-9]+) TABLE DATA ")
+_NOT_COPY = ("--inserts", "--column-inserts", "--attribute-inserts", "--rows-per-insert")
+
+
+class Writing:
+    """Runs pg_dumpall and pg_dump for a session, and stores what they write."""
+
+    def __init__(self, session: DumpSession, calling: Calling, origin: DumpOrigin, os_user: str | None) -> None:
+        self._session = session
+        self._settings = session.settings
+        self._calling = calling
+        self._origin = origin
+        self._os_user = os_user
+        self._assembly = Assembly(origin.known.packs if origin.known is not None else (), session.clock.now())
+        self._ours = Pieces()
+        self._databases: list[DatabaseFacts] = []
+
+    def run(self, server: ServerFacts, names: Sequence[str]) -> tuple[DumpFacts, Assembled]:
+        settings, session = self._settings, self._session
+        worker_settings = DumpWorkerSettings(
+            place=session.catalog.pack_place,
+            label=session.label,
+            level=settings.level,
+            known=self._origin.known,
+            pace=settings.pace,
+        )
+        facts: list[DumpFacts] = []
+
+        def take(result: DumpPart | WorkerPacks) -> None:
+            if isinstance(result, DumpPart):
+                session.count(result.result.read_bytes, result.stored_anew)
+                self._assembly.take(result.result)
+            else:
+                self._assembly.take(result)
+            session.sign_of_life()
+
+        with (
+            open_spool(settings.spool, self._calling) as spool,
+            Crew(size=settings.processes, setup=open_dump_worker, settings=worker_settings) as crew,
+        ):
+            crew.run(self._jobs(spool, server, names, facts), take, session.sign_of_life)
+        result = ReadResult(worker=0, read_bytes=0, pieces=self._ours.columns(), vanished=(), suspects=())
+        self._assembly.take(result)
+        return facts[0], self._assembly.finish()
+
+    def _jobs(self, spool: str, server: ServerFacts, names: Sequence[str], facts: list[DumpFacts]) -> Iterator[DumpJob]:
+        yield self._add_file(spool, f"global/{GLOBALS_FILE}", self._dump_globals(server))
+        for name in names:
+            yield from self._dump_database(spool, name)
+        made = DumpFacts(
+            server_version=server.version,
+            program_version=self._calling.programs.version,
+            options=self._settings.options,
+            databases=tuple(self._databases),
+        )
+        facts.append(made)
+        yield self._add_file(spool, FACTS_FILE, render_facts(made))
+
+    def _add_file(self, spool: str, path: str, content: bytes) -> DumpJob:
+        """A file that we write ourselves; large ones too, since a range is as much as a worker takes at once."""
+        number = self._assembly.add_file(path)
+        place = os.path.join(spool, f"own-{number}")
+        with open(place, "wb") as stream:
+            stream.write(content)
+        return FilesJob(files=((number, place, len(content)),))
+
+    def _dump_globals(self, server: ServerFacts) -> bytes:
+        """Roles with their passwords, tablespaces, and what is granted of them. Only a superuser sees passwords."""
+        self._session.tell(Step(text="dumping roles and tablespaces"))
+        arguments = ["--globals-only", "--no-sync", "-d", self._calling.conninfo]
+        if not server.is_superuser:
+            arguments.append("--no-role-passwords")
+            text = f'role "{server.role}" is no superuser, so the passwords of roles are not in the dump'
+            self._session.tell(Notice(level="warning", code="no_passwords", text=text))
+        return self._calling.run("pg_dumpall", arguments, doing="dump roles and tablespaces")
+
+    def _dump_database(self, spool: str, name: str) -> Iterator[DumpJob]:
+        settings, calling = self._settings, self._calling
+        with open_snapshot(settings.conninfo, name, self._os_user) as snapshot:
+            self._session.tell(Step(text=f'dumping database "{name}"'))
+            directory = snapshot.facts.directory
+            path = os.path.join(spool, str(snapshot.facts.oid))
+            work = Spool(
+                calling,
+                path,
+                number_file=lambda file_name: self._assembly.add_file(f"{directory}/{file_name}"),
+                settle=lambda file: self._origin.settle(file, self._ours),
+                make_range=self._origin.make_range,
+            )
+            arguments = [
+                "--format=directory",
+                "--compress=0",
+                "--no-sync",
+                f"--jobs={settings.jobs}",
+                f"--snapshot={snapshot.identifier}",
+                f"--file={path}",
+                *settings.options,
+                "-d",
+                calling.with_database(name),
+            ]
+            oids: dict[str, int] = {}
+            with_copy = not any(option.startswith(_NOT_COPY) for option in settings.options)
+            yield from work.run(arguments, f'dump database "{name}"', lambda: oids.update(self._read_contents(path)))
+            for file in work.files.values():
+                if with_copy and file.name in oids and not file.is_whole:
+                    raise Damaged(
+                        f'"{file.name}", which pg_dump wrote of database "{name}", is not whole',
+                        hint="Run the dump again; if that is no help, this is a bug in pghaven.",
+                    )
+                self._assembly.note_hash(file.number, file.hash)
+            self._session.stops += work.stops
+            self._databases.append(replace(snapshot.facts, tables=_describe_tables(snapshot, oids, work.files)))
+
+    def _read_contents(self, path: str) -> dict[str, int]:
+        """The table that each file of data is of, by its OID, from the dump's own table of contents."""
+        listed = self._calling.run("pg_restore", ["--list", path], doing="read what was dumped")
+        lines = listed.decode("utf-8", "replace").splitlines()
+        return {f"{match[1]}.dat": int(match[2]) for match in map(_ENTRY.match, lines) if match}
+
+
+def _describe_tables(
+    snapshot: DatabaseSnapshot, oids: dict[str, int], files: dict[str, SpooledFile]
+) -> tuple[TableFacts, ...]:
+    found = []
+    for name, oid in oids.items():
+        file = files.get(name)
+        if file is None or oid not in snapshot.tables:
+            continue
+        schema, table = snapshot.tables[oid]
+        found.append(
+            TableFacts(
+                oid=oid,
+                schema=schema,
+                name=table,
+                file=name,
+                rows=file.rows,
+                size_bytes=file.done_bytes,
+                hash=file.hash.hex(),
+                sketch=b"".join(file.sketch).hex(),
+                landmarks=b"".join(one + at.to_bytes(6, "big") for one, at in file.landmarks).hex(),
+            )
+        )
+    return tuple(sorted(found, key=lambda one: (one.schema, one.name)))

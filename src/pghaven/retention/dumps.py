@@ -1,0 +1,100 @@
+"""Which dumps stay and which go, by the same policy as backups and apart from them.
+
+The one idea: a dump needs no WAL and nothing needs a dump, so its window and the policy's numbers are counted among
+dumps alone; the newest one always stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from pghaven.errors import NotFound, Refused
+from pghaven.events import Listener, Notice
+from pghaven.postgres.lsn import Lsn
+from pghaven.postgres.timeline import Timeline
+from pghaven.repository.backups import BackupCatalog
+from pghaven.repository.entry import BackupEntry, BackupState, Purpose
+from pghaven.repository.removal import Removal, RetireOrder
+from pghaven.retention.facts import DatedBackup, KnownBackup
+from pghaven.retention.policy import CLOCK_TOLERANCE, RetentionPolicy, apply_numbers, render_window
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DumpVerdict:
+    """What becomes of one dump, and why; ``is_kept`` is False for one that this plan drops."""
+
+    label: str
+    taken: datetime
+    is_kept: bool
+    reasons: tuple[str, ...]
+
+
+def plan_dumps(policy: RetentionPolicy, entries: Sequence[BackupEntry], *, now: datetime) -> tuple[DumpVerdict, ...]:
+    """Judge every committed dump, oldest first. One from the future takes no other one's place and stays."""
+    dated = [_date(entry) for entry in entries if entry.state is BackupState.COMMITTED and entry.intent is not None]
+    dated.sort(key=lambda one: one.moment)
+    held = {entry.label: entry.hold.reason for entry in entries if entry.hold is not None}
+    judged = [one for one in dated if one.moment <= now]
+    reasons: dict[str, list[str]] = {one.backup.label: [] for one in dated}
+    for label, reason in apply_numbers(policy, judged):
+        reasons[label].append(reason.text)
+    for one in dated:
+        label = one.backup.label
+        if policy.window is not None and one.moment > now - policy.window:
+            reasons[label].append(f"within the {render_window(policy.window)} window")
+        if one.moment > now:
+            reasons[label].append("dated in the future")
+        if label in held:
+            reasons[label].append(f"held: {held[label]}")
+    newest = judged[-1].backup.label if judged else None
+    if newest is not None and not reasons[newest]:
+        reasons[newest].append("the last dump")
+    too_late = dated and dated[-1].moment > now + CLOCK_TOLERANCE
+    return tuple(
+        DumpVerdict(
+            label=one.backup.label,
+            taken=one.moment,
+            is_kept=bool(reasons[one.backup.label] or too_late),
+            reasons=tuple(reasons[one.backup.label]) or (("a clock is wrong",) if too_late else ("no rule keeps it",)),
+        )
+        for one in dated
+    )
+
+
+def expire_dumps(
+    catalog: BackupCatalog,
+    policy: RetentionPolicy,
+    undo_until: datetime,
+    listener: Listener,
+    *,
+    dry_run: bool,
+) -> tuple[DumpVerdict, ...]:
+    """Retire the dumps that the policy drops, or only say which; without a policy none is."""
+    if policy.is_empty:
+        return ()
+    verdicts = plan_dumps(policy, catalog.list_entries(Purpose.DUMP), now=catalog.repository.clock.now())
+    for one in verdicts:
+        if one.is_kept or dry_run:
+            continue
+        try:
+            Removal(catalog).retire(one.label, RetireOrder(reason="; ".join(one.reasons), not_before=undo_until))
+        except (Refused, NotFound) as error:
+            listener(Notice(level="info", code="not_expired", text=error.message))
+    return verdicts
+
+
+def _date(entry: BackupEntry) -> DatedBackup:
+    assert entry.intent is not None
+    known = KnownBackup(
+        label=entry.label,
+        state=entry.state,
+        timeline=Timeline(entry.intent.timeline),
+        start_lsn=Lsn.parse(entry.intent.start_lsn),
+        stop_lsn=None,
+        started_at=entry.intent.started_at,
+        stopped_at=None,
+    )
+    moment = entry.intent.started_at
+    return DatedBackup(backup=known, system_identifier=entry.intent.system_identifier, moment=moment, follows=None)

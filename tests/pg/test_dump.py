@@ -1,0 +1,143 @@
+"""Dumps of real servers: what is stored of them, what comes out again, and what ends badly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from blake3 import blake3
+
+from pghaven.dump.extract import extract_files
+from pghaven.dump.load import OpenDump, open_dump
+from pghaven.dump.session import DumpResult, DumpSettings, run_dump
+from pghaven.errors import ServerUnsuitable
+from pghaven.events import ignore
+from pghaven.proof.verify import VerifySettings, run_verify
+from pghaven.repository.entry import BackupState, Purpose
+from tests.support.commands import PghavenCommand
+from tests.support.fixtures import ClusterFactory
+from tests.support.protected import Protected
+
+
+class Dumped(Protected):
+    def dump(self, *databases: str, options: tuple[str, ...] = ()) -> DumpResult:
+        settings = DumpSettings(
+            cluster=self.name,
+            conninfo=self.cluster.conninfo,
+            data_directory=str(self.cluster.data_directory),
+            databases=databases,
+            options=options,
+            jobs=2,
+            processes=2,
+            level=3,
+            spool=str(self.place),
+            pg_bin=str(self.cluster.bin_dir),
+        )
+        return run_dump(self.repository, settings, self.tell)
+
+    def assert_whole(self, label: str) -> OpenDump:
+        """What is in the repository is what pg_dump wrote, by the hashes that were taken meanwhile."""
+        dump = open_dump(self.catalog, label)
+        for database in dump.facts.databases:
+            target = self.place / f"out-{label}-{database.oid}"
+            wanted = [(path, str(target / Path(path).name)) for path in dump.list_files(database.directory)]
+            extract_files(dump.catalog, dump.manifest, wanted, processes=2, listener=ignore)
+            for table in database.tables:
+                content = (target / table.file).read_bytes()
+                assert blake3(content).hexdigest(16) == table.hash, table.name
+                count = self.cluster.value(
+                    f'SELECT count(*) FROM "{table.schema}"."{table.name}"', dbname=database.name
+                )
+                assert table.rows == int(count), table.name
+        return dump
+
+
+@pytest.fixture
+def site(make_cluster: ClusterFactory, pghaven_command: PghavenCommand, server_path: Path) -> Dumped:
+    return Dumped(make_cluster(), pghaven_command, server_path)
+
+
+def test_a_later_dump_stores_the_rows_that_changed(site: Dumped) -> None:
+    """Also when rows before them went, and tables came that shift every number of pg_dump's."""
+    cluster = site.cluster
+    cluster.sql(
+        "CREATE TABLE big AS SELECT i AS id, md5(i::text) AS one, md5((i * 7)::text) AS two "
+        "FROM generate_series(1, 300000) i"
+    )
+    for number in range(20):
+        cluster.sql(f"CREATE TABLE small{number} AS SELECT i, random() FROM generate_series(1, 50) i")
+    first = site.dump()
+    site.assert_whole(first.label)
+    assert first.parent is None
+    cluster.sql("CREATE TABLE aa AS SELECT i FROM generate_series(1, 10) i")
+    cluster.sql("UPDATE big SET one = md5(random()::text) WHERE random() < 0.01")
+    second = site.dump()
+    assert second.parent == first.label
+    assert second.stored_bytes < first.stored_bytes * 0.05
+    site.assert_whole(second.label)
+    cluster.sql("DELETE FROM big WHERE id < 30000")
+    cluster.sql("VACUUM big")
+    cluster.sql("INSERT INTO big SELECT i, 'new', md5(i::text) FROM generate_series(1, 1000) i")
+    third = site.dump()
+    assert third.stored_bytes < first.stored_bytes * 0.05
+    site.assert_whole(third.label)
+    result = run_verify(site.repository, VerifySettings(cluster=site.name, processes=0), ignore)
+    assert not result.findings or all(one.gravity.name == "INFO" for one in result.findings), result.findings
+
+
+def test_a_dump_stands_alone_when_the_others_are_gone(site: Dumped) -> None:
+    site.cluster.sql("CREATE TABLE big AS SELECT i, md5(i::text) FROM generate_series(1, 50000) i")
+    site.dump()
+    site.cluster.sql("UPDATE big SET md5 = 'x' WHERE i % 100 = 0")
+    second = site.dump()
+    for entry in site.catalog.list_committed(Purpose.DUMP)[:-1]:
+        for path in (site.repository_directory / "clusters" / site.name / "backups" / entry.label).rglob("*"):
+            if path.is_file():
+                path.unlink()
+    site.assert_whole(second.label)
+
+
+def test_all_databases_with_odd_names_large_objects_and_bytes(site: Dumped, pg_version: int) -> None:
+    cluster = site.cluster
+    name = """odd "name' of=a\\ database"""
+    with_quotes = name.replace('"', '""')
+    cluster.sql(f'CREATE DATABASE "{with_quotes}"')
+    cluster.sql(
+        "CREATE TABLE blobs AS SELECT 1 AS id, decode(repeat('0a5c', 3000000), 'hex') AS body; "
+        "SELECT lo_from_bytea(0, decode(repeat('00ff', 100000), 'hex')); CREATE TABLE empty (i int)",
+        dbname=name,
+    )
+    result = site.dump()
+    assert {one.name for one in result.facts.databases} == {"postgres", name}
+    again = site.dump()
+    assert again.stored_bytes < result.stored_bytes
+    site.assert_whole(again.label)
+
+
+def test_what_ends_badly_is_never_listed(site: Dumped) -> None:
+    """Rows that the role may not see, a table it may not read: pg_dump says which, and there is no dump."""
+    cluster = site.cluster
+    cluster.sql("CREATE TABLE secret (i int); ALTER TABLE secret ENABLE ROW LEVEL SECURITY")
+    cluster.sql("CREATE ROLE reader LOGIN; GRANT pg_monitor TO reader; GRANT SELECT ON secret TO reader")
+    site.dump()
+    listed = [entry.label for entry in site.catalog.list_committed(Purpose.DUMP)]
+    good = cluster.conninfo
+    settings = DumpSettings(
+        cluster=site.name,
+        conninfo=f"{good} user=reader",
+        data_directory="",
+        databases=("postgres",),
+        options=(),
+        jobs=1,
+        processes=1,
+        level=1,
+        spool=str(site.place),
+        pg_bin=str(cluster.bin_dir),
+    )
+    with pytest.raises(ServerUnsuitable, match="could not dump"):
+        run_dump(site.repository, settings, site.tell)
+    assert [entry.label for entry in site.catalog.list_committed(Purpose.DUMP)] == listed
+    states = [entry.state for entry in site.catalog.list_entries(Purpose.DUMP)]
+    assert states == [BackupState.COMMITTED, BackupState.ABANDONED]
+    assert site.catalog.list_entries() == ()
+    assert not list(site.place.glob("pghaven-dump-*"))
