@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from pghaven.server.connection import connect
 from tests.cli.site import NAME, Site
 from tests.support.places import own
+from tests.support.waiting import wait_until
 
 COUNT_ONE = {"PGHAVEN_CLUSTER__MAIN__RETENTION__COUNT": "1"}
 
@@ -61,6 +70,50 @@ def test_what_is_missing_is_told_before_anything_is_loaded(site: Site) -> None:
     assert '"nothing"' in error["message"]
     assert site.error("dump", NAME, "absent", status=10)["message"] == 'there is no database "absent" on this server'
     assert "cannot be passed" in site.error("dump", "--option=--file=x", status=2)["message"]
+
+
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_nothing_is_left_running_when_a_dump_is_killed(site: Site, *, is_stopped: bool) -> None:
+    """pg_dump would hold its snapshot and its locks for ever, stopped or waiting for somebody."""
+    cluster = site.cluster
+    site.write_config(dump_spool=str(site.place))
+    site.set_up()
+    cluster.sql("CREATE TABLE shop AS SELECT generate_series(1, 1000) AS i")
+    running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LOCK TABLE%' AND wait_event_type = 'Lock'"
+    with connect(cluster.conninfo) as blocker:
+        blocker.execute("BEGIN")
+        blocker.execute("LOCK TABLE public.shop")
+        with site.start_words("--config", str(site.config), "dump") as process:
+            wait_until(lambda: cluster.value(running) == 1, "pg_dump to wait for the table")
+            (group,) = {os.getpgid(pid) for pid in find_programs_of(process.pid, "pg_dump")}
+            if is_stopped:
+                os.killpg(group, signal.SIGSTOP)
+            process.kill()
+        wait_until(lambda: not is_group(group), "pg_dump to end")
+        blocker.execute("ROLLBACK")
+    site.ok("dump")
+
+
+def find_programs_of(parent: int, name: str) -> list[int]:
+    """The children of a process that run this program."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            text = stat.read_text()
+            program, rest = text[text.index("(") + 1 : text.rindex(")")], text[text.rindex(")") + 2 :].split()
+            if program == name and int(rest[1]) == parent:
+                found.append(int(stat.parent.name))
+    return found
+
+
+def is_group(group: int) -> bool:
+    """Whether any process of a group is left, dead ones that nobody waits for apart."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            rest = stat.read_text().rpartition(")")[2].split()
+            if int(rest[2]) == group and rest[0] != "Z":
+                return True
+    return False
 
 
 def test_dumps_expire_by_themselves_and_can_be_held(site: Site) -> None:

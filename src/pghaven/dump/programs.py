@@ -7,9 +7,11 @@ go through the environment, where no list of processes shows them.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -23,6 +25,8 @@ from pghaven.server.programs import find_embedded, find_programs
 
 _VERSION = re.compile(r"\(PostgreSQL\) ([0-9]+)(\S*)")
 _ASK_SECONDS = 20
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
 _LINES_TOLD = 12
 # Settings of ours that would change what the programs do, or whom they ask.
 _KEPT = ("PATH", "LANG", "LC_ALL", "LC_MESSAGES", "HOME", "TZ", "TMPDIR", "PGPASSFILE", "PGSSLROOTCERT", "PGSSLCERT")
@@ -136,16 +140,26 @@ class Calling:
         return bytes(done.stdout)
 
     def start(self, program: str, arguments: Sequence[str], errors: int) -> subprocess.Popen[bytes]:
-        """A program in a process group of its own; what it says goes to the descriptor ``errors``."""
+        """A program in a process group of its own; what it says goes to the descriptor ``errors``.
+
+        It ends with us, however we end: by our death's signal, or if it is stopped at that moment because the kernel
+        hangs up groups of stopped processes that nobody is left to continue.
+        """
         return subprocess.Popen(
             [self.programs.path(program), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=errors,
             env=dict(self.environment),
-            start_new_session=True,
+            process_group=0,
+            preexec_fn=_end_with_parent,  # noqa: PLW1509  one system call, and no thread of ours is at work here
             **child_identity(self.user),
         )
+
+
+def _end_with_parent() -> None:
+    """In the child, before it becomes the program."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def program_failed(status: int, said: bytes, doing: str) -> ServerUnsuitable:

@@ -32,7 +32,10 @@ SMALL_BYTES = 32 << 10
 SKETCH_BYTES = 1 << 20
 _FILES_PER_JOB = 256
 _WAIT_SECONDS = 0.1
+_WAITS_TOLD = 10
 _END_SECONDS = 30
+# Given when pg_dump has nothing for us: so that failures of workers are noticed, and signs of life are given.
+_NOTHING = FilesJob(files=())
 _LAST_LINES = b"\\.\n\n\n"  # what ends the data of a table in pg_dump's directory format
 TOC_FILE = "toc.dat"
 _TAKEN = "-taken"  # what is added to the directory's name for the one with other names of its files
@@ -149,8 +152,12 @@ class Spool:
         with tempfile.TemporaryFile() as errors, ClosedFiles(self._path) as closed:
             process = self._calling.start("pg_dump", arguments, errors.fileno())
             try:
+                waits = 0
                 while process.poll() is None:
                     names = closed.wait(_WAIT_SECONDS)
+                    waits = 0 if names else waits + 1
+                    if waits % _WAITS_TOLD == _WAITS_TOLD - 1:
+                        yield _NOTHING
                     yield from self._take_finished(names)
                     yield from self._take_growing()
                     self._hold_back(process)
