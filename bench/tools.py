@@ -71,6 +71,7 @@ class Pghaven:
             "pg_bin": self._server.programs.bin_dir,
             "processes": PROCESSES,
             "compression_level": LEVEL,
+            "dump_spool": str(self._directory),
         }
         text = f'[repository.main]\nurl = "file://{self._repository}"\n\n[cluster.main]\n'
         text += "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
@@ -89,6 +90,12 @@ class Pghaven:
 
     def verify_command(self) -> Sequence[str]:
         return self._command("verify", "main")
+
+    def dump_command(self, database: str) -> Sequence[str]:
+        return self._command("dump", "main", database, "--jobs", str(PROCESSES))
+
+    def load_command(self, database: str, into: str) -> Sequence[str]:
+        return self._command("load", "--database", database, "--into", into, "--jobs", str(PROCESSES))
 
     def list_labels(self) -> list[str]:
         """The backups' labels, oldest first."""
