@@ -45,7 +45,7 @@ class DumpWorkerSettings:
 @dataclass(frozen=True, slots=True)
 class RangeJob:
     """Bytes of a file that pg_dump has written. ``paths`` are all its names; the first is the one to read. ``is_last``:
-    nothing follows, the file can go. ``old`` is what the table was in an earlier dump, if that is known, and ``moved``
+    nothing follows. ``old`` is what the table was in an earlier dump, if that is known, and ``moved``
     how much farther on there is what is looked for."""
 
     number: int
@@ -108,20 +108,23 @@ class DumpWorker:
         return ReadResult(worker=self.worker, read_bytes=read_bytes, pieces=pieces.columns(), vanished=(), suspects=())
 
     def _take(self, paths: tuple[str, ...], offset: int, length: int, *, is_last: bool) -> memoryview:
-        """These bytes, which are then no longer on the disk."""
+        """These bytes, which are then no longer on the disk.
+
+        Of a file in several parts the name stays: another worker may not have opened it yet.
+        """
         if self._pace is not None:
             self._pace.take(length)
-        path = paths[0]
+        path, is_whole = paths[0], is_last and not offset
         view = memoryview(self._buffer)[:length]
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             if read_into(fd, path, view, offset) != length:
                 raise Damaged(f'"{path}" became shorter while it was read')
-            if not is_last:
+            if not is_whole:
                 _punch(fd, offset, length)
         finally:
             os.close(fd)
-        for name in paths if is_last else ():
+        for name in paths if is_whole else ():
             os.unlink(name)
         return view
 
