@@ -97,6 +97,21 @@ def test_a_dump_stands_alone_when_the_others_are_gone(site: Dumped) -> None:
     site.assert_whole(second.label)
 
 
+def test_a_dump_is_not_built_on_one_that_lacks_a_pack(site: Dumped) -> None:
+    """It would refer to what is not there, and be listed as whole."""
+    site.cluster.sql("CREATE TABLE big AS SELECT i, md5(i::text) FROM generate_series(1, 50000) i")
+    older = site.dump()
+    site.cluster.sql("CREATE TABLE more AS SELECT i, md5((i * 3)::text) FROM generate_series(1, 50000) i")
+    newer = site.dump()
+    assert newer.parent == older.label
+    for path in (site.repository_directory / "clusters" / site.name / "packs" / newer.label).iterdir():
+        path.unlink()
+    last = site.dump()
+    assert last.parent == older.label
+    assert "damaged_dump" in site.notice_codes()
+    site.assert_whole(last.label)
+
+
 def test_all_databases_with_odd_names_large_objects_and_bytes(site: Dumped, pg_version: int) -> None:
     cluster = site.cluster
     name = """odd "name' of=a\\ database"""

@@ -116,6 +116,7 @@ def export_command(
     from pghaven.dump.extract import extract_files
     from pghaven.dump.load import open_dump
     from pghaven.repository.backups import BackupCatalog
+    from pghaven.runtime.durable import sync_filesystem
 
     chosen = invocation.get_cluster(cluster)
     if os.path.isdir(directory) and os.listdir(directory):
@@ -133,6 +134,7 @@ def export_command(
         written = extract_files(
             dump.catalog, dump.manifest, wanted, processes=count_processes(chosen), listener=listener
         )
+        sync_filesystem(directory)
     body = {"cluster": chosen.name, "label": dump.label, "directory": directory, "bytes": written, "databases": names}
     lines = [f"dump {dump.label} of {chosen.name} is in {directory}: globals.sql and"]
     lines += [f"  {path}" for path in names.values()]

@@ -18,7 +18,6 @@ from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.manifest import Manifest
 from pghaven.repository.pack import PackPlace, PackRef
 from pghaven.runtime.crew import Crew
-from pghaven.runtime.durable import fsync_directory
 
 _PART_BYTES = 16 << 20
 _READ_BYTES = 4 << 20
@@ -55,8 +54,6 @@ class ExtractWorker:
                 while content:
                     written = os.pwrite(fd, content, at + size - len(content))
                     content = content[written:]
-            if job.begin + job.length == job.file.size:
-                os.fsync(fd)
         except OSError as error:
             raise _writing_failed(job.path, error) from error
         finally:
@@ -80,7 +77,7 @@ def extract_files(
     processes: int,
     listener: Listener,
 ) -> int:
-    """Write files of a dump: (path in the dump, path of the new file). Returns their bytes; durable when it returns.
+    """Write files of a dump: (path in the dump, path of the new file). Returns their bytes. Nothing is flushed.
 
     Raises Refused for a file that is there already, Damaged naming the pack, TargetFailed for a full disk.
     """
@@ -102,8 +99,6 @@ def extract_files(
     settings = ExtractSettings(place=catalog.pack_place, packs=manifest.packs)
     with Crew(size=processes, setup=open_extractor, settings=settings) as crew:
         crew.run(_iter_jobs(files), take)
-    for directory in {os.path.dirname(target) for target, _ in files}:
-        fsync_directory(directory)
     return done
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from pghaven.dump.programs import Calling
+from pghaven.server.connection import Connection, server_errors
 
 _NAME = r'("(?:[^"]|"")+"|[A-Za-z_][A-Za-z0-9_$]*)'
 _SUBJECT = re.compile(rf"(CREATE ROLE|ALTER ROLE|CREATE TABLESPACE|ALTER TABLESPACE) {_NAME}")
@@ -49,11 +49,15 @@ def compare_globals(dumped: bytes, there: bytes) -> tuple[GlobalChange, ...]:
     return tuple(found)
 
 
-def make_missing(calling: Calling, changes: Sequence[GlobalChange]) -> None:
-    """Make the roles and tablespaces that are missing. Raises ServerUnsuitable with psql's words."""
-    script = "\n".join(["SET client_encoding = 'UTF8';", *(one.statement for one in changes if one.is_missing), ""])
-    arguments = ["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--file=-", "-d", calling.with_database("postgres")]
-    calling.run("psql", arguments, doing="make roles and tablespaces", given=script.encode())
+def make_missing(connection: Connection, changes: Sequence[GlobalChange]) -> None:
+    """Make the roles and tablespaces that are missing. Raises ServerUnsuitable, NotPermitted with the statement.
+
+    Not by psql, to which what is in a repository could give commands of its own.
+    """
+    for one in changes:
+        if one.is_missing:
+            with server_errors(connection, f"make what the dump's roles and tablespaces need ({one})"):
+                connection.execute(one.statement.encode("utf-8", "surrogateescape"))
 
 
 def list_names(globals_sql: bytes) -> tuple[frozenset[str], frozenset[str]]:

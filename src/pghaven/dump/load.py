@@ -32,6 +32,7 @@ from pghaven.server.connection import Connection, connect, fetch_one, server_err
 
 _ENTRY = re.compile(r"([0-9]+); [0-9]+ [0-9]+ (.*)")
 _FAILED_ENTRY = re.compile(r"from TOC entry [0-9]+; [0-9]+ [0-9]+ (.*)")
+_ASKED = ("--globals-only", "--no-role-passwords", "--encoding=UTF8")
 _LARGE_OBJECTS = ("BLOB", "LARGE OBJECT")
 
 
@@ -110,10 +111,6 @@ class LoadSettings:
     make_globals: bool = False
     options: tuple[str, ...] = ()
 
-    @property
-    def is_whole(self) -> bool:
-        return not self.schemas and not self.tables and self.part == "all"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadResult:
@@ -138,11 +135,13 @@ def run_load(
     """
     clock = dump.catalog.repository.clock
     began = clock.monotonic()
-    there = calling.run("pg_dumpall", ["--globals-only", "--no-role-passwords", "-d", calling.conninfo], doing=_ASK)
+    there = calling.run(
+        "pg_dumpall", [*_ASKED, "-d", calling.conninfo], doing="read the target's roles and tablespaces"
+    )
     changes = compare_globals(dump.read_globals(), there)
     tell_globals(changes, listener, make=settings.make_globals)
     with connect(settings.conninfo, os_user=settings.os_user) as connection:
-        obstacles = list(_find_obstacles(connection, dump, database, (settings, there)))
+        obstacles = list(_find_obstacles(connection, dump, database, settings))
         if obstacles:
             raise Refused(
                 f'database "{database.name}" of dump "{dump.label}" cannot be loaded: {obstacles[0]}',
@@ -150,7 +149,7 @@ def run_load(
                 hint=_advise(obstacles),
             )
         if settings.make_globals and any(one.is_missing for one in changes):
-            make_missing(calling, changes)
+            make_missing(connection, changes)
         with _scratch(settings.scratch) as place:
             fetched, tables = _fetch(dump, database, calling, settings, (place, listener))
             if settings.create:
@@ -177,9 +176,6 @@ def run_load(
     )
 
 
-_ASK = "read the target's roles and tablespaces"
-
-
 def tell_globals(changes: Sequence[GlobalChange], listener: Listener, *, make: bool) -> None:
     """Say what the dump's roles and tablespaces would change on the target."""
     for one in changes:
@@ -191,10 +187,9 @@ def tell_globals(changes: Sequence[GlobalChange], listener: Listener, *, make: b
 
 
 def _find_obstacles(
-    connection: Connection, dump: OpenDump, database: DatabaseFacts, means: tuple[LoadSettings, bytes]
+    connection: Connection, dump: OpenDump, database: DatabaseFacts, settings: LoadSettings
 ) -> Iterator[str]:
     """Everything for which the load would fail, in words."""
-    settings, _ = means
     with server_errors(connection, "look at the target"):
         exists = bool(fetch_one(connection, "SELECT count(*) FROM pg_database WHERE datname = %s", settings.target)[0])
         if exists and settings.create:

@@ -7,7 +7,6 @@ then simply stored whole.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 
 from pghaven.backup.gather import KNOWN_PACKS, Pieces
 from pghaven.dump.earlier import EarlierFile, EarlierReader, cut_out_file
@@ -20,6 +19,7 @@ from pghaven.events import Listener, Notice
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.blockmap import HOLE
 from pghaven.repository.entry import BackupEntry, BackupState, Purpose
+from pghaven.repository.evidence import Verdict, judge_backup, load_evidence
 from pghaven.repository.known import KnownFrames, load_frames_of
 from pghaven.repository.manifest import Manifest
 
@@ -38,26 +38,34 @@ class DumpOrigin:
         self._files: dict[int, EarlierFile] = {}
         self._earlier: dict[int, tuple[int | None, int]] = {}
         self._landmarks: dict[bytes, list[tuple[int, int]]] = {}
-        self.reused_bytes = 0
         if not catalog.repository.keyring.can_read:
             text = "this host cannot read what it stored before, so the dump is stored whole"
             listener(Notice(level="info", code="dump_whole", text=text))
             return
+        results = load_evidence(catalog.repository, catalog.cluster).results
         for entry in reversed(catalog.list_committed(Purpose.DUMP)):
-            if entry.intent is not None and entry.intent.system_identifier == system_identifier:
-                self._load(entry)
+            if entry.intent is None or entry.intent.system_identifier != system_identifier:
+                continue
+            manifest_hash = catalog.find_manifest(entry)[1]
+            if judge_backup(results, entry.label, manifest_hash).verdict is Verdict.DAMAGED:
+                self._pass_over(entry, "it was found damaged")
+            elif self._load(entry):
                 return
 
-    def _load(self, entry: BackupEntry) -> None:
+    def _pass_over(self, entry: BackupEntry, reason: str, hint: str | None = None) -> None:
+        text = f'dump "{entry.label}" is not gone on from: {reason}'
+        self._tell(Notice(level="warning", code="damaged_dump", text=text, hint=hint))
+
+    def _load(self, entry: BackupEntry) -> bool:
+        """Whether it can be gone on from: all that it refers to must be there, for the new one will refer to it too."""
         try:
             manifest = self._catalog.load_manifest(entry)
             facts = parse_facts(read_small_file(self._catalog, manifest, FACTS_FILE))
+            self.known = load_frames_of(self._catalog.pack_place, manifest.packs)
         except (Damaged, ObjectMissing) as error:
-            text = f'dump "{entry.label}" cannot be gone on from, so this one is stored whole: {error.message}'
-            self._tell(Notice(level="warning", code="dump_whole", text=text, hint=error.hint))
-            return
+            self._pass_over(entry, error.message, error.hint)
+            return False
         self.entry, self._manifest = entry, manifest
-        self.known = load_frames_of(self._catalog.pack_place, manifest.packs)
         hashes = manifest.files.content_hash
         numbers = {}
         for number in range(len(manifest.files.size)):
@@ -75,6 +83,7 @@ class DumpOrigin:
                 for at in range(0, len(marks), LANDMARK_BYTES):
                     there = int.from_bytes(marks[at + 8 : at + LANDMARK_BYTES], "big")
                     self._landmarks.setdefault(marks[at : at + 8], []).append((table_number, there))
+        return True
 
     def confirm(self) -> None:
         """After the intent is written: whether what it names is still there to stay, and as it is by now."""
@@ -105,7 +114,6 @@ class DumpOrigin:
         for begin, length, pack, offset in zip(old.begin, old.length, old.pack, old.offset, strict=True):
             place = (HOLE, 0) if pack == HOLE else (KNOWN_PACKS + int(pack), int(offset))
             pieces.add(file.number, int(begin), int(length), place)
-        self.reused_bytes += file.done_bytes
         return True
 
     def make_range(self, file: SpooledFile, offset: int, length: int, is_last: bool) -> RangeJob:
@@ -150,8 +158,3 @@ def read_small_file(catalog: BackupCatalog, manifest: Manifest, path: str) -> by
             file = cut_out_file(manifest, number)
             return EarlierReader(catalog.pack_place, manifest.packs).read(file, 0, file.size) if file.size else b""
     raise Damaged(f'there is no file "{path}" in "{manifest.facts.label}"')
-
-
-def file_numbers(manifest: Manifest) -> Mapping[str, int]:
-    """The files of a manifest by their paths."""
-    return {os.fsdecode(manifest.files.path(number)): number for number in range(len(manifest.files.size))}

@@ -28,8 +28,7 @@ _ASK_SECONDS = 20
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
 _LINES_TOLD = 12
-# Settings of ours that would change what the programs do, or whom they ask.
-_KEPT = ("PATH", "LANG", "LC_ALL", "LC_MESSAGES", "HOME", "TZ", "TMPDIR", "PGPASSFILE", "PGSSLROOTCERT", "PGSSLCERT")
+_KEPT = frozenset({"PATH", "HOME", "TZ", "TMPDIR"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,12 +109,11 @@ class Calling:
     @classmethod
     def of(cls, programs: DumpPrograms, conninfo: str, user: OsUser | None) -> Calling:
         parameters = conninfo_to_dict(conninfo)
-        environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
+        environment = {name: value for name, value in os.environ.items() if _is_kept(name)}
+        environment["LC_ALL"] = "C"  # what they say is read
         password = parameters.pop("password", None)
         if password is not None:
             environment["PGPASSWORD"] = str(password)
-        elif "PGPASSWORD" in os.environ:
-            environment["PGPASSWORD"] = os.environ["PGPASSWORD"]
         if user is not None:
             environment["HOME"] = user.home
         parameters.setdefault("application_name", "pghaven")
@@ -125,13 +123,13 @@ class Calling:
         """The connection string for one database; whatever its name is, it is no option and no other string."""
         return make_conninfo(self.conninfo, dbname=name)
 
-    def run(self, program: str, arguments: Sequence[str], *, doing: str, given: bytes | None = None) -> bytes:
+    def run(self, program: str, arguments: Sequence[str], *, doing: str) -> bytes:
         """What a program writes to standard output. Raises ServerUnsuitable with what it said ("could not …")."""
         done = subprocess.run(
             [self.programs.path(program), *arguments],
             capture_output=True,
             check=False,
-            input=given,
+            stdin=subprocess.DEVNULL,
             env=dict(self.environment),
             **child_identity(self.user),
         )
@@ -160,6 +158,11 @@ class Calling:
 def _end_with_parent() -> None:
     """In the child, before it becomes the program."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+def _is_kept(name: str) -> bool:
+    """What libpq reads, so that the programs reach the server that we do, and what any program needs."""
+    return name in _KEPT or (name.startswith("PG") and not name.startswith("PGHAVEN"))
 
 
 def program_failed(status: int, said: bytes, doing: str) -> ServerUnsuitable:

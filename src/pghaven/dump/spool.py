@@ -34,6 +34,7 @@ _FILES_PER_JOB = 256
 _WAIT_SECONDS = 0.1
 _WAITS_TOLD = 10
 _END_SECONDS = 30
+_WAITS_IDLE = 20
 # Given when pg_dump has nothing for us: so that failures of workers are noticed, and signs of life are given.
 _NOTHING = FilesJob(files=())
 _LAST_LINES = b"\\.\n\n\n"  # what ends the data of a table in pg_dump's directory format
@@ -124,7 +125,7 @@ class Spool:
         number_file: Callable[[str], int],
         settle: Callable[[SpooledFile], bool],
         make_range: Callable[[SpooledFile, int, int, bool], RangeJob],
-        bytes_max: int = SPOOL_BYTES_MAX,
+        bytes_max: int,
     ) -> None:
         self._calling = calling
         self._path = path
@@ -133,6 +134,7 @@ class Spool:
         self._make_range = make_range
         self._bytes_max = bytes_max
         self._stopped = False
+        self._used = self._idle = 0
         self._is_over = False
         self._small: list[tuple[int, str, int]] = []
         self._small_bytes = 0
@@ -254,8 +256,19 @@ class Spool:
             self._stopped = True
             self.stops += 1
         elif self._stopped and used < self._bytes_max // 2:
-            self._signal(process, signal.SIGCONT)
-            self._stopped = False
+            self._go_on(process)
+        elif self._stopped:
+            # All that is left may be parts that are too small to be taken before their files end.
+            self._idle = self._idle + 1 if used == self._used else 0
+            if self._idle >= _WAITS_IDLE:
+                self._bytes_max *= 2
+                self._go_on(process)
+        self._used = used
+
+    def _go_on(self, process: subprocess.Popen[bytes]) -> None:
+        self._signal(process, signal.SIGCONT)
+        self._stopped = False
+        self._idle = 0
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
         if process.poll() is None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 
 from pghaven.backup.gather import Pieces
@@ -18,7 +19,7 @@ from pghaven.dump.facts import FACTS_FILE, GLOBALS_FILE, DatabaseFacts, DumpFact
 from pghaven.dump.origin import DumpOrigin
 from pghaven.dump.programs import Calling
 from pghaven.dump.snapshot import DatabaseSnapshot, open_snapshot
-from pghaven.dump.spool import Spool, SpooledFile, open_spool
+from pghaven.dump.spool import SPOOL_BYTES_MAX, Spool, SpooledFile, open_spool
 from pghaven.dump.worker import DumpJob, DumpPart, DumpWorkerSettings, FilesJob, open_dump_worker
 from pghaven.errors import Damaged
 from pghaven.events import Notice, Step
@@ -68,13 +69,16 @@ class Writing:
         with (
             open_spool(settings.spool, self._calling) as spool,
             Crew(size=settings.processes, setup=open_dump_worker, settings=worker_settings) as crew,
+            closing(self._jobs(spool, server, names, facts)) as jobs,  # which ends pg_dump, whatever happens
         ):
-            crew.run(self._jobs(spool, server, names, facts), take, session.sign_of_life)
+            crew.run(jobs, take, session.sign_of_life)
         result = ReadResult(worker=0, read_bytes=0, pieces=self._ours.columns(), vanished=(), suspects=())
         self._assembly.take(result)
         return facts[0], self._assembly.finish()
 
-    def _jobs(self, spool: str, server: ServerFacts, names: Sequence[str], facts: list[DumpFacts]) -> Iterator[DumpJob]:
+    def _jobs(
+        self, spool: str, server: ServerFacts, names: Sequence[str], facts: list[DumpFacts]
+    ) -> Generator[DumpJob, None, None]:
         yield self._add_file(spool, f"global/{GLOBALS_FILE}", self._dump_globals(server))
         for name in names:
             yield from self._dump_database(spool, name)
@@ -98,7 +102,7 @@ class Writing:
     def _dump_globals(self, server: ServerFacts) -> bytes:
         """Roles with their passwords, tablespaces, and what is granted of them. Only a superuser sees passwords."""
         self._session.tell(Step(text="dumping roles and tablespaces"))
-        arguments = ["--globals-only", "--no-sync", "-d", self._calling.conninfo]
+        arguments = ["--globals-only", "--no-sync", "--encoding=UTF8", "-d", self._calling.conninfo]
         if not server.is_superuser:
             arguments.append("--no-role-passwords")
             text = f'role "{server.role}" is no superuser, so the passwords of roles are not in the dump'
@@ -117,6 +121,7 @@ class Writing:
                 number_file=lambda file_name: self._assembly.add_file(f"{directory}/{file_name}"),
                 settle=lambda file: self._origin.settle(file, self._ours),
                 make_range=self._origin.make_range,
+                bytes_max=SPOOL_BYTES_MAX,
             )
             arguments = [
                 "--format=directory",

@@ -109,14 +109,11 @@ def load_known_frames(place: PackPlace, labels: Iterable[str]) -> KnownFrames | 
 def load_frames_of(place: PackPlace, packs: Sequence[PackRef]) -> KnownFrames:
     """The frames of packs that a manifest names, numbered as it does, and no single pages; reads the end of each.
 
-    One that is damaged has no frames, so that what was in it is stored again.
+    Raises Damaged, ObjectMissing naming the pack: whoever goes on from a manifest refers to all of them.
     """
     columns: tuple[bytearray, list[int], list[int], list[int]] = (bytearray(), [], [], [])
     for number, ref in enumerate(packs):
-        try:
-            index = load_pack_index(place, ref)
-        except (Damaged, ObjectMissing):
-            continue
+        index = load_pack_index(place, ref)
         columns[0].extend(index.plain_hashes)
         columns[1].extend([number] * len(index.plain_lengths))
         columns[2].extend(index.plain_offsets[:-1])
