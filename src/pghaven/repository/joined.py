@@ -52,6 +52,9 @@ class JoinedArchive(WalArchive):
                 found.setdefault(one.name, one)
         return (found[name] for name in sorted(found))
 
+    def list_members(self, timeline: Timeline) -> Iterator[WalArchive]:
+        return (one for one in self._each(lambda archive, apart: None if timeline in apart else archive) if one)
+
     def _each(self, read: Callable[[WalArchive, frozenset[Timeline]], _Value]) -> Iterator[_Value]:
         """What each of them answers; of those behind the first, one that has died meanwhile is passed over."""
         for number, archive in enumerate(self._archives):

@@ -20,6 +20,7 @@ KEYS_PREFIX = "keys/"
 CLUSTERS_PREFIX = "clusters/"
 _CLUSTER_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _LABEL = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
+TIMELINE_FOLDER = re.compile(r"(?!0{8})[0-9A-F]{8}/")
 _PACK = re.compile(rf"({_LABEL.pattern})/([0-9a-f]{{64}})")
 
 
@@ -111,6 +112,11 @@ def wal_object_name(cluster: str, system_identifier: int, file_name: str) -> str
     if re.match(r"[0-9A-F]{8}\.history$", file_name):
         return f"{prefix}{file_name[:8]}/{file_name}"
     return f"{prefix}other/{file_name}"
+
+
+def partials_prefix(cluster: str, system_identifier: int) -> str:
+    """Where pieces of unfinished segments lie, as ``T/F/R-B-E``: see ``partials``."""
+    return f"clusters/{cluster}/partials/{system_identifier}/"
 
 
 def collections_prefix(cluster: str) -> str:

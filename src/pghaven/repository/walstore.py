@@ -7,7 +7,6 @@ crash; other content under a taken name means two servers write one history, and
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,7 +27,6 @@ from pghaven.store.api import Store
 
 # WAL waits for nobody: level 1 costs half of level 3 and stores some 5 % more.
 _WAL_LEVEL = 1
-_TIMELINE = re.compile(r"(?!0{8})[0-9A-F]{8}/")
 
 
 class PutOutcome(StrEnum):
@@ -77,12 +75,12 @@ class WalArchive:
 
         Raises Conflict when the name holds other content, naming both hashes.
         """
-        return self._put(self._name(file_name), file_name, content, facts)
+        return self.put_at(self._name(file_name), file_name, content, facts)
 
     def put_quarantine(self, file_name: str, content: bytes, facts: Mapping[str, Any]) -> PutOutcome:
         """Keep a file that history has left behind where no restore looks for it."""
         name = layout.quarantine_name(self.cluster, self.system_identifier, file_name, _hash(content))
-        self._put(name, file_name, content, facts)
+        self.put_at(name, file_name, content, facts)
         return PutOutcome.QUARANTINED
 
     def list_quarantine(self, file_name: str = "") -> tuple[str, ...]:
@@ -91,7 +89,8 @@ class WalArchive:
         entries = (info.name.removeprefix(prefix) for info in self._repository.store.list(prefix))
         return tuple(entry for entry in entries if file_name in ("", entry.rpartition("-")[0]))
 
-    def _put(self, name: str, file_name: str, content: bytes, facts: Mapping[str, Any]) -> PutOutcome:
+    def put_at(self, name: str, file_name: str, content: bytes, facts: Mapping[str, Any]) -> PutOutcome:
+        """As ``put``, under an object's name of its own."""
         repository = self._repository
         finished = self._render(name, file_name, content, facts)
         try:
@@ -139,7 +138,10 @@ class WalArchive:
 
     def get(self, file_name: str) -> bytes:
         """The proven contents. Raises ObjectMissing (proven absent), Damaged naming the object."""
-        name = self._name(file_name)
+        return self.get_at(self._name(file_name), file_name)
+
+    def get_at(self, name: str, file_name: str) -> bytes:
+        """As ``get``, of what ``put_at`` stored."""
         return _prove(self._repository.read_container(name, Kind.WAL), name, file_name)
 
     def require_whole(self, segment: SegmentName, version: MajorVersion | None = None) -> None:
@@ -182,12 +184,20 @@ class WalArchive:
 
     def read_facts(self, file_name: str) -> Mapping[str, Any]:
         """What was kept beside a file, from the end of its object alone. Raises ObjectMissing, Damaged."""
-        return self._repository.load_index(self._name(file_name), Kind.WAL).meta
+        return self.read_facts_at(self._name(file_name))
+
+    def read_facts_at(self, name: str) -> Mapping[str, Any]:
+        """As ``read_facts``, of what ``put_at`` stored."""
+        return self._repository.load_index(name, Kind.WAL).meta
+
+    def list_members(self, timeline: Timeline) -> Iterator[WalArchive]:  # noqa: ARG002
+        """The archives whose WAL of a timeline may be read here: this one."""
+        yield self
 
     def list_timelines(self) -> tuple[Timeline, ...]:
         """Every timeline that has any object here, in increasing order."""
         children = self._repository.store.list_children(layout.wal_prefix(self.cluster, self.system_identifier))
-        return tuple(Timeline(int(child[:8], 16)) for child in children if _TIMELINE.fullmatch(child))
+        return tuple(Timeline(int(child[:8], 16)) for child in children if layout.TIMELINE_FOLDER.fullmatch(child))
 
     def list_segments(self, timeline: Timeline) -> Iterator[StoredSegment]:
         """The complete segments held of one timeline, in order."""

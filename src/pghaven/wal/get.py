@@ -30,6 +30,7 @@ from pghaven.postgres.segment import SegmentName, WalFileKind, classify, is_vali
 from pghaven.postgres.timeline import Timeline
 from pghaven.postgres.waldata import check_segment
 from pghaven.repository.branches import find_apart, timeline_of
+from pghaven.repository.partials import find_newest_partial
 from pghaven.repository.place import RepositoryPlace, open_place
 from pghaven.repository.walstore import WalArchive
 from pghaven.runtime.durable import OwnerOf, write_fully
@@ -39,6 +40,7 @@ from pghaven.wal.fence import find_current_fork, load_later_histories
 from pghaven.wal.occupied import refuse_occupied_tablespaces
 from pghaven.wal.plan import FollowedPlan, Verdict
 from pghaven.wal.rewinding import find_own_quarantined, find_rewound_directory
+from pghaven.wal.tail import Tail, find_planned_tail, find_tail
 
 __all__ = ["GetOutcome", "GetRequest", "get_file", "render_archive_command", "render_restore_command"]
 
@@ -73,9 +75,11 @@ class GetRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Absence:
-    """A repository's proof that it has no file to give; ``objection`` says why recovery may not end here."""
+    """A repository's proof that it has no file to give; ``objection`` says why recovery may not end here. ``tail`` is
+    what it has of an unfinished segment that recovery may end with."""
 
     objection: str | None = None
+    tail: Tail | None = None
 
 
 def get_file(request: GetRequest, listener: Listener = ignore) -> GetOutcome:
@@ -91,6 +95,7 @@ def get_file(request: GetRequest, listener: Listener = ignore) -> GetOutcome:
         raise UsageError(f'"{request.file_name}" is not the name of a file that PostgreSQL archives')
     failures: list[PlaceFailure] = []
     objections: list[str] = []
+    tails: list[Tail] = []
     asked: list[WalArchive] = []
     for place in request.repositories:
         try:
@@ -110,6 +115,8 @@ def get_file(request: GetRequest, listener: Listener = ignore) -> GetOutcome:
         asked.append(opened.archive)
         if found.objection is not None:
             objections.append(found.objection)
+        if found.tail is not None:
+            tails.append(found.tail)
     if request.standby and failures and all(isinstance(one.error, StoreUnreachable) for one in failures):
         _warn_of(failures, request.file_name, listener)
         return GetOutcome.ABSENT
@@ -117,6 +124,9 @@ def get_file(request: GetRequest, listener: Listener = ignore) -> GetOutcome:
         raise join_failures(f'could not fetch "{request.file_name}"', failures, len(request.repositories))
     if objections:
         raise Damaged(objections[0], hint=_hint_for(request))
+    if tails:
+        _deliver(max(tails, key=lambda tail: tail.end_lsn).content, request)
+        return GetOutcome.FETCHED
     return GetOutcome.ABSENT
 
 
@@ -162,7 +172,7 @@ def _find_segment(opened: OpenArchive, request: GetRequest, listener: Listener) 
         return _Absence() if off else _read_segment(opened, segment) or _Absence()
     plan = request.plan
     if plan is None:
-        return _read_segment(opened, segment) or _Absence(objection=_find_gap(archive, segment))
+        return _read_segment(opened, segment) or _end_here(opened, segment, listener)
     verdict = plan.judge(segment)
     if verdict is Verdict.ELSEWHERE:
         return _Absence()
@@ -172,7 +182,7 @@ def _find_segment(opened: OpenArchive, request: GetRequest, listener: Listener) 
             "a later timeline took over inside it",
         )
     try:
-        content = _read_segment(opened, segment)
+        content = _read_segment(opened, segment) or find_planned_tail(opened, segment, plan)
     except Damaged as error:
         if verdict is Verdict.NEEDED:
             raise
@@ -202,12 +212,20 @@ def _read_segment(opened: OpenArchive, segment: SegmentName) -> bytes | None:
     return content
 
 
+def _end_here(opened: OpenArchive, segment: SegmentName, listener: Listener) -> _Absence:
+    objection = _find_gap(opened.archive, segment)
+    return _Absence(objection=objection, tail=None if objection is not None else find_tail(opened, segment, listener))
+
+
 def _find_gap(archive: WalArchive, segment: SegmentName) -> str | None:
     """Without a plan, the end of the archive is where no later segment is held. This is asked at the very end of a
     recovery, so that listing a whole timeline does no harm."""
     for held in archive.list_segments(segment.timeline):
         if held.name.number > segment.number:
             return f'WAL segment "{segment}" is missing from the archive, which goes on with "{held.name}"'
+    partial = find_newest_partial(archive, segment.timeline)
+    if partial is not None and partial.segment.number > segment.number:
+        return f'WAL segment "{segment}" is missing from the archive, which goes on with part of "{partial.segment}"'
     return None
 
 

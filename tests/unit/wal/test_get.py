@@ -13,6 +13,7 @@ from pghaven.errors import Cancelled, Damaged, NotPermitted, PghavenError, Refus
 from pghaven.events import Event, Notice
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.segment import SegmentName
+from pghaven.repository.partials import Piece, put_piece
 from pghaven.repository.place import RepositoryPlace
 from pghaven.store.settings import StoreSettings
 from pghaven.wal.get import GetOutcome, GetRequest, get_file
@@ -314,6 +315,69 @@ def test_later_history_files_are_served_so_that_no_timeline_is_used_twice(site: 
 def test_the_planned_history_file_cannot_be_absent(site: WalSite) -> None:
     with pytest.raises(Damaged, match="history file of timeline 2"):
         get(site, "00000002.history", plan=plan(FORK, (1, 0, FORK), (2, FORK, None)))
+
+
+# -- the end in the midst of a segment ---------------------------------------------------------------------------------
+
+
+def keep_part(site: WalSite, name: SegmentName, end: int, repository: Path | None = None) -> bytes:
+    """Store what a receiver has of a segment; what is to be served of it."""
+    archive = site.archive_in(repository or site.repository_path)
+    put_piece(archive, Piece(segment=name, receiver="0" * 8, begin=0, end=end), make_segment(name)[:end], {})
+    return make_segment(name)[:end] + bytes(SEGMENT_SIZE - end)
+
+
+def test_a_partial_that_a_plan_ends_in_is_served_and_one_that_is_too_short_is_not(site: WalSite) -> None:
+    served = keep_part(site, segment_name(4), OFFSET)
+    assert get(site, segment_name(4), plan=plan(4 * SEGMENT_SIZE + OFFSET, (1, 0, None))) is GetOutcome.FETCHED
+    assert site.fetched == served
+    for end in (4 * SEGMENT_SIZE + OFFSET + 1, 6 * SEGMENT_SIZE):
+        with pytest.raises(Damaged, match="is missing"):
+            get(site, segment_name(4), plan=plan(end, (1, 0, None)))
+    assert get(site, segment_name(4), plan=plan(4 * SEGMENT_SIZE, (1, 0, None))) is GetOutcome.ABSENT
+
+
+def test_the_segment_itself_goes_before_its_partial(site: WalSite) -> None:
+    keep_part(site, segment_name(4), OFFSET)
+    store(site, segment_name(4))
+    assert get(site, segment_name(4), plan=plan(4 * SEGMENT_SIZE + OFFSET, (1, 0, None))) is GetOutcome.FETCHED
+    assert site.fetched == make_segment(segment_name(4))
+
+
+def test_without_a_plan_the_partial_that_reaches_furthest_is_the_end(site: WalSite, tmp_path: Path) -> None:
+    second = tmp_path / "second"
+    site.register(second)
+    store(site, segment_name(3))
+    keep_part(site, segment_name(4), OFFSET)
+    served = keep_part(site, segment_name(4), 2 * OFFSET, second)
+    assert get(site, segment_name(4), second) is GetOutcome.FETCHED
+    assert site.fetched == served
+    site.archive_in(second).put(str(segment_name(4)), make_segment(segment_name(4)), {})
+    assert get(site, segment_name(4), second) is GetOutcome.FETCHED
+    assert site.fetched == make_segment(segment_name(4))
+
+
+def test_a_partial_in_the_midst_is_no_end_and_a_later_one_makes_a_gap(site: WalSite) -> None:
+    keep_part(site, segment_name(4), OFFSET)
+    with pytest.raises(Damaged, match=r'goes on with part of "000000010000000000000004"'):
+        get(site, segment_name(3))
+    store(site, segment_name(5))
+    with pytest.raises(Damaged, match=r'goes on with "000000010000000000000005"'):
+        get(site, segment_name(4))
+
+
+def test_a_partial_is_served_up_to_where_its_timeline_was_left(site: WalSite) -> None:
+    keep_part(site, segment_name(5), 2 * OFFSET)
+    store_history(site, 2, (1, FORK))
+    assert get(site, segment_name(5)) is GetOutcome.FETCHED
+    assert site.fetched == make_segment(segment_name(5))[:OFFSET] + bytes(SEGMENT_SIZE - OFFSET)
+    keep_part(site, segment_name(6), OFFSET)
+    assert get(site, segment_name(6)) is GetOutcome.ABSENT
+
+
+def test_a_standby_is_given_no_partial(site: WalSite) -> None:
+    keep_part(site, segment_name(4), OFFSET)
+    assert get(site, segment_name(4), standby=True) is GetOutcome.ABSENT
 
 
 # -- as a standby ------------------------------------------------------------------------------------------------------
