@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import pwd
 import shutil
 import signal
 import subprocess
@@ -23,7 +22,7 @@ from pghaven.errors import Damaged, NotFound, NotPermitted, PghavenError, Refuse
 from pghaven.events import Listener, Step
 from pghaven.postgres.version import SUPPORTED
 from pghaven.runtime.durable import OwnerOf
-from pghaven.server.identity import OsUser, child_identity, get_os_user
+from pghaven.server.identity import OsUser, child_identity
 from pghaven.server.postmaster import is_alive, is_running, list_server_processes
 from pghaven.server.programs import Programs, can_run, copy_programs, find_embedded, find_programs, inspect_programs
 from pghaven.setup.program import find_program
@@ -36,7 +35,6 @@ RESTORED: Final = "restored"
 """Names of the two data directories."""
 
 _PREFIX: Final = "pghaven-demo-"
-_SERVER_USERS: Final = ("postgres", "nobody")
 _SOCKET_PATH_MAX: Final = 107
 _TRY_SECONDS: Final = 60
 _END_SECONDS: Final = 30.0
@@ -71,20 +69,6 @@ def give(path: str, user: OsUser | None) -> None:
     """Make this user, if it is another, the owner of a file or directory of ours."""
     if user is not None:
         OwnerOf(uid=user.uid, gid=user.gid).give(path)
-
-
-def find_server_user() -> OsUser | None:
-    """Whom the servers run as: None for ourselves; under root somebody else. Raises NotFound."""
-    if os.geteuid() != 0:
-        return None
-    names = {entry.pw_name for entry in pwd.getpwall() if entry.pw_uid != 0}
-    for name in _SERVER_USERS:
-        if name in names:
-            return get_os_user(name)
-    raise NotFound(
-        "PostgreSQL does not run as root, and there is no other user it could run as",
-        hint="Make one with: useradd --system postgres. Or run the demonstration as an ordinary user.",
-    )
 
 
 # -- directory -------------------------------------------------------------------------------------------------------

@@ -6,9 +6,6 @@ The one idea: both listen in one directory of sockets that nobody else can enter
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-from collections.abc import Sequence
 from typing import Final
 
 from psycopg.conninfo import make_conninfo
@@ -18,6 +15,7 @@ from pghaven.demo.shop import DATABASE
 from pghaven.postgres.recovery import quote_setting
 from pghaven.server.connection import Connection, connect, server_errors
 from pghaven.server.instance import Instance
+from pghaven.server.scratch import find_launcher
 
 ROLE: Final = "postgres"
 _LOG_LINES: Final = 15
@@ -50,7 +48,7 @@ class DemoServer:
             ground.programs,
             log_path=self.log_path,
             os_user=None if ground.user is None else ground.user.name,
-            launcher=() if keep else _find_launcher(),
+            launcher=() if keep else find_launcher(),
         )
 
     def conninfo(self, database: str = DATABASE) -> str:
@@ -81,14 +79,3 @@ class DemoServer:
     def restart(self) -> None:
         self._instance.stop()
         self._instance.start()
-
-
-def _find_launcher() -> Sequence[str]:
-    """What becomes the server, told to end at once when we are gone, however we went."""
-    setpriv = shutil.which("setpriv")
-    if setpriv is None:
-        return ()
-    launcher = (setpriv, "--pdeathsig", "QUIT", "--")
-    # That of BusyBox has no such option.
-    tried = subprocess.run([*launcher, "true"], capture_output=True, check=False)
-    return launcher if tried.returncode == 0 else ()

@@ -26,7 +26,6 @@ from pghaven.demo.ground import (
     clear,
     find_pghaven,
     find_postgresql,
-    find_server_user,
     make_directory,
     make_sockets,
     write_mark,
@@ -61,6 +60,7 @@ from pghaven.errors import CheckFailed, PghavenError
 from pghaven.events import Listener, Progress, Step
 from pghaven.server.backlog import count_waiting
 from pghaven.server.connection import fetch_one, server_errors
+from pghaven.server.identity import find_server_user
 from pghaven.server.probe import read_clock, read_lsn
 from pghaven.server.walcontrol import switch_wal
 from pghaven.units import render_duration, render_size, render_time

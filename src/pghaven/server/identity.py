@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from pghaven.errors import NotFound, NotPermitted
 
+_SERVER_USERS: Final = ("postgres", "nobody")
 # setresgid and setresuid by number. The functions of glibc change all threads of a process (nptl(7)); the bare system
 # calls change the calling one, so that no other thread suddenly writes files as somebody else.
 _SETRES_NUMBERS: Final = {"x86_64": (119, 117), "aarch64": (149, 147), "riscv64": (149, 147)}
@@ -54,6 +55,20 @@ def find_owner(path: str) -> OsUser | None:
 def _from_entry(entry: pwd.struct_passwd) -> OsUser:
     groups = tuple(os.getgrouplist(entry.pw_name, entry.pw_gid))
     return OsUser(name=entry.pw_name, uid=entry.pw_uid, gid=entry.pw_gid, groups=groups, home=entry.pw_dir)
+
+
+def find_server_user() -> OsUser | None:
+    """Whom servers that we make run as: None for ourselves; under root somebody else. Raises NotFound."""
+    if os.geteuid() != 0:
+        return None
+    names = {entry.pw_name for entry in pwd.getpwall() if entry.pw_uid != 0}
+    for name in _SERVER_USERS:
+        if name in names:
+            return get_os_user(name)
+    raise NotFound(
+        "PostgreSQL does not run as root, and there is no other user it could run as",
+        hint="Make one with: useradd --system postgres. Or run this as an ordinary user.",
+    )
 
 
 def must_switch(user: OsUser | None) -> bool:
