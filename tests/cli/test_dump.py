@@ -130,3 +130,6 @@ def test_dumps_expire_by_themselves_and_can_be_held(site: Site) -> None:
     assert states == ["complete, held: by hand", "retired", "complete"]
     site.ok("expire", "--undo", labels[1])
     assert site.json("list")["clusters"][0]["dumps"][1]["state"] == "complete"
+    shown = site.ok("expire", "--remove", labels[2], environment=COUNT_ONE)
+    assert f"dump {labels[2]} of main is expired by hand\n  the policy keeps it: the newest\n  until " in shown
+    assert site.json("expire", "--undo", labels[2])["undone"][0]["label"] == labels[2]

@@ -135,7 +135,8 @@ def test_a_backup_is_removed_by_its_name_and_brought_back(site: Site) -> None:
     assert labels(site) == {label: "retired"}
     site.ok("expire", "--undo", label)
     removed = site.json("expire", "--remove", label, environment={"PGHAVEN_CLUSTER__MAIN__RETENTION__GRACE": "1ms"})
-    assert (removed["removal"]["label"], removed["removal"]["is_done"]) == (label, True)
+    (removal,) = removed["removals"]
+    assert (removal["repository"], removal["removal"]["label"], removal["removal"]["is_done"]) == ("main", label, True)
     text = site.ok("expire")
     assert "nothing but what was expired by hand expires: no retention policy is configured\n" in text
     assert labels(site) == {}

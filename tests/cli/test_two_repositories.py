@@ -153,3 +153,33 @@ def test_a_backup_goes_to_both_and_what_one_has_missed_is_made_up(site: Site) ->
     assert [one["label"] for one in fourth["repositories"]] == [None, fourth["label"]]
     assert fourth["changes"] != "full"  # a copy is a parent like any backup
     hidden.rename(site.repository)
+
+
+def test_a_backup_is_expired_by_name_and_brought_back_in_every_repository_that_has_it(site: Site) -> None:
+    use_both(site)
+    label = site.json("backup")["label"]
+    only = site.json("backup", "--repository", "main")["label"]
+    copied = {one["repository"]: one["backups"][0]["label"] for one in site.json("list")["clusters"]}
+    assert copied[AWAY] != copied["main"] == label
+
+    def states() -> dict[str, list[str]]:
+        return {one["repository"]: [two["state"] for two in one["backups"]] for one in site.json("list")["clusters"]}
+
+    shown = site.ok("expire", "--remove", copied[AWAY], "--dry-run")
+    assert f"backup {label} of main in repository main would be expired by hand\n" in shown
+    assert f"backup {copied[AWAY]} of main in repository {AWAY} would be expired by hand\n" in shown
+    assert states() == {"main": ["complete"] * 2, AWAY: ["complete"]}
+    site.ok("hold", copied[AWAY], "--repository", AWAY)
+    assert "is held since" in site.error("expire", "--remove", label, status=12)["message"]
+    assert states()["main"] == ["complete"] * 2
+    site.ok("release", copied[AWAY], "--repository", AWAY)
+
+    removed = site.json("expire", "--remove", label)
+    assert [one["repository"] for one in removed["removals"]] == ["main", AWAY]
+    assert states() == {"main": ["retired", "complete"], AWAY: ["retired"]}
+    assert [one["repository"] for one in site.json("expire", "--undo", label)["undone"]] == ["main", AWAY]
+    alone = site.json("expire", "--remove", only)
+    assert [one["repository"] for one in alone["removals"]] == ["main"]
+    assert [one["text"] for one in alone["notices"] if one["code"] == "not_there"] == [
+        f'repository "{AWAY}" has no committed backup or dump of that label, nor a copy of it'
+    ]

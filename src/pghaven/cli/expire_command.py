@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 @click.command("expire")
 @click.argument("cluster", required=False)
 @click.option("--dry-run", is_flag=True, help="Show what would be done, and why, and change nothing.")
-@click.option("--undo", metavar="LABEL", help="Bring an expired backup (or the beginning of its label) back.")
+@click.option("--undo", metavar="LABEL", help="Bring an expired backup or dump (or the beginning of its label) back.")
 @click.option(
     "--give-up", metavar="LABEL", help="End a backup whose records cannot be read, so that it holds nothing back."
 )
 @click.option(
     "--remove",
     metavar="LABEL",
-    help="Expire one backup (or the beginning of its label), also one that the policy would keep.",
+    help="Expire one backup or dump (or the beginning of its label), also one that the policy would keep.",
 )
 @click.option("--reason", default="", metavar="TEXT", help="Why, with --remove; kept with the backup.")
 @click.option("--repository", metavar="NAME", help="Only this one of the cluster's repositories.")
@@ -51,9 +51,9 @@ def command(
     CLUSTER can be left out if only one is configured. An expired backup can be brought back with --undo for the time
     that "grace" gives in the configuration; then it is removed with everything that only it needed. WAL that no backup
     and no window needs is removed too. Every backup is listed with the reason why it is kept or not. --remove expires
-    one backup by name in the same two steps, and tells what can no longer be restored without it. Ends with 12 when
-    a clock is wrong, with 16 when stored data is damaged so that nothing can be removed. Needs the repository alone,
-    no server.
+    one backup or dump by name in the same two steps, with its copies in the cluster's other repositories, and tells
+    what can no longer be restored without it; --undo brings it back in all of them. Ends with 12 when a clock is
+    wrong, with 16 when stored data is damaged so that nothing can be removed. Needs the repository alone, no server.
     """
     from pghaven.repository.backups import BackupCatalog
     from pghaven.retention.expire import run_expire

@@ -12,12 +12,10 @@ from datetime import datetime
 
 from pghaven.errors import NotFound, Refused
 from pghaven.events import Listener, Notice
-from pghaven.postgres.lsn import Lsn
-from pghaven.postgres.timeline import Timeline
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.entry import BackupEntry, BackupState, Purpose
 from pghaven.repository.removal import Removal, RetireOrder
-from pghaven.retention.facts import DatedBackup, KnownBackup
+from pghaven.retention.facts import DatedBackup, know_announced
 from pghaven.retention.policy import CLOCK_TOLERANCE, RetentionPolicy, apply_numbers, render_window
 
 
@@ -86,15 +84,8 @@ def expire_dumps(
 
 
 def _date(entry: BackupEntry) -> DatedBackup:
+    known = know_announced(entry)
     assert entry.intent is not None
-    known = KnownBackup(
-        label=entry.label,
-        state=entry.state,
-        timeline=Timeline(entry.intent.timeline),
-        start_lsn=Lsn.parse(entry.intent.start_lsn),
-        stop_lsn=None,
-        started_at=entry.intent.started_at,
-        stopped_at=None,
+    return DatedBackup(
+        backup=known, system_identifier=entry.intent.system_identifier, moment=known.started_at, follows=None
     )
-    moment = entry.intent.started_at
-    return DatedBackup(backup=known, system_identifier=entry.intent.system_identifier, moment=moment, follows=None)

@@ -18,6 +18,7 @@ from pghaven.repository import layout
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.collect import BackupCollector, CollectResult, CollectRules
 from pghaven.repository.compact import CompactionPlan, CompactionResult, CompactionRules, Compactor
+from pghaven.repository.entry import Purpose
 from pghaven.repository.layout import make_label
 from pghaven.repository.oldevidence import find_old_evidence
 from pghaven.repository.removal import BY_HAND, Removal, RetireOrder
@@ -148,7 +149,8 @@ def _trim_evidence(catalog: BackupCatalog, result: ExpireResult) -> ExpireResult
 
 def _is_only_by_hand(catalog: BackupCatalog) -> bool:
     """Whether all that is expired was expired by its name: what a policy has expired, which is gone now, stays."""
-    retired = [one.retirement for one in catalog.list_entries() if one.retirement is not None]
+    entries = [*catalog.list_entries(), *catalog.list_entries(Purpose.DUMP)]
+    retired = [one.retirement for one in entries if one.retirement is not None]
     return bool(retired) and all(one.reason.startswith(BY_HAND) for one in retired)
 
 

@@ -12,7 +12,7 @@ from datetime import datetime
 
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import History, Timeline
-from pghaven.repository.entry import BackupState
+from pghaven.repository.entry import BackupEntry, BackupState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +47,20 @@ class KnownBackup:
         if self.verified is False:
             return "failed its verification"
         return "has bad pages" if self.bad_pages else None
+
+
+def know_announced(entry: BackupEntry) -> KnownBackup:
+    """What its intent says of a backup, or of a dump, which is all there is to know while it is being made."""
+    assert entry.intent is not None
+    return KnownBackup(
+        label=entry.label,
+        state=entry.state,
+        timeline=Timeline(entry.intent.timeline),
+        start_lsn=Lsn.parse(entry.intent.start_lsn),
+        stop_lsn=None,
+        started_at=entry.intent.started_at,
+        stopped_at=None,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ from pghaven.repository.entry import BackupEntry, BackupState
 from pghaven.repository.evidence import Evidence, Verdict, judge_backup, load_evidence
 from pghaven.repository.ledger import walk_path
 from pghaven.repository.walstore import WalArchive
-from pghaven.retention.facts import KnownBackup, KnownLineage, KnownTimeline
+from pghaven.retention.facts import KnownBackup, KnownLineage, KnownTimeline, know_announced
 from pghaven.units import parse_time_utc, render_time
 
 _JUDGED = (BackupState.UNDECIDED, BackupState.COMMITTED, BackupState.RETIRED)
@@ -52,19 +52,9 @@ def gather_lineages(catalog: BackupCatalog) -> tuple[KnownLineage, ...]:
 
 
 def _know_backup(catalog: BackupCatalog, entry: BackupEntry, results: Sequence[Evidence]) -> KnownBackup:
-    assert entry.intent is not None
-    hold, retirement = entry.hold, entry.retirement
-    known = KnownBackup(
-        label=entry.label,
-        state=entry.state,
-        timeline=Timeline(entry.intent.timeline),
-        start_lsn=Lsn.parse(entry.intent.start_lsn),
-        stop_lsn=None,
-        started_at=entry.intent.started_at,
-        stopped_at=None,
-    )
     if entry.state is BackupState.UNDECIDED:
-        return known
+        return know_announced(entry)
+    hold, retirement = entry.hold, entry.retirement
     verdict = judge_backup(results, entry.label, catalog.find_manifest(entry)[1]).verdict
     retired = None
     if retirement is not None:
