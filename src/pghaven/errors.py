@@ -12,6 +12,7 @@ Anything else that escapes is a bug in pghaven and ends with exit status 1.
     ├── Locked                 11   another process is at it
     ├── Refused                12   a safety rule says no
     │   ├── ObjectExists       12   a name is taken (put-if-absent found it)
+    │   ├── Busy               12   somebody has a file system or a file open
     │   └── Conflict           12   two clusters, or two servers of one, write to one place
     ├── NotPermitted           13
     ├── StoreUnreachable       14   includes a full or failing disk
@@ -108,6 +109,12 @@ class Conflict(Refused):
     """Another cluster's archive, or other contents under a file's name: to go on would tear one history in two."""
 
     code = "conflict"
+
+
+class Busy(Refused):
+    """Somebody has it open, or had until just now."""
+
+    code = "busy"
 
 
 class NotPermitted(PghavenError):

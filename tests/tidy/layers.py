@@ -19,7 +19,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("dump",),  # reads and writes files of a repository as backups and restores do
     ("backup", "wal", "restore", "retention", "transfer"),
     ("repository",),
-    ("store", "server"),
+    ("store", "server", "snapshot"),
     ("runtime",),
     ("postgres",),
     ("errors", "units", "clock", "events"),
