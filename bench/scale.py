@@ -284,6 +284,7 @@ def run_incremental_side(files: int, total_bytes: int, share: float, path: Path)
             untouched=np.frombuffer(listing.is_main, np.uint8) == 0,
             databases=dict(parent.facts.databases),
             marks_logged=True,
+            hash_pages=lambda _: {},
         )
         plan = plan_changes(listing, ground)
         remarks.append(f"{plan.read_bytes / 1e9:.1f} GB")

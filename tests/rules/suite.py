@@ -10,13 +10,15 @@ from typing import Final
 
 _BACKUP: Final = "tests/unit/backup/test_"
 _TESTS: Final = {
-    "pghaven.backup.changes": (f"{_BACKUP}changes.py",),
+    "pghaven.backup.changes": (f"{_BACKUP}changes.py", f"{_BACKUP}parentpages.py"),
+    "pghaven.backup.collect": (f"{_BACKUP}parentpages.py",),
     "pghaven.backup.checks": (f"{_BACKUP}origin.py",),
     "pghaven.backup.damage": (f"{_BACKUP}pagecheck.py",),
     "pghaven.backup.origin": (f"{_BACKUP}origin.py",),
     "pghaven.backup.pagecheck": (f"{_BACKUP}pagecheck.py",),
     "pghaven.backup.parent": (f"{_BACKUP}parent.py", f"{_BACKUP}origin.py"),
-    "pghaven.backup.pipeline": (f"{_BACKUP}changes.py", f"{_BACKUP}pagecheck.py"),
+    "pghaven.backup.parentpages": (f"{_BACKUP}parentpages.py",),
+    "pghaven.backup.pipeline": (f"{_BACKUP}changes.py", f"{_BACKUP}pagecheck.py", f"{_BACKUP}parentpages.py"),
     "pghaven.backup.untouched": (f"{_BACKUP}untouched.py", f"{_BACKUP}origin.py"),
     "pghaven.backup.waldip": (f"{_BACKUP}waldip.py", f"{_BACKUP}origin.py"),
     "pghaven.postgres.changed": (f"{_BACKUP}changes.py", "tests/unit/postgres/test_changed.py"),

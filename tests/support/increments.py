@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from pghaven.backup.changes import ChangePlan, Ground, match_files, plan_changes
 from pghaven.backup.listing import Listing
+from pghaven.backup.parentpages import hash_parent_pages
 from pghaven.postgres.changed import ChangedBlocks
 from pghaven.postgres.page import checksums
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.manifest import Manifest
+from pghaven.repository.pack import PackPlace
 from pghaven.repository.repository import Repository
 from tests.support.synthetic import (
     PAGE,
@@ -79,8 +82,10 @@ def build_on(
     untouched: Collection[str] = (),
     databases: Mapping[int, str] | None = None,
     marks_logged: bool = True,
+    place: PackPlace | None = None,
 ) -> MakePlan:
-    """Makes the plan of a backup with this parent. ``untouched`` are files known to be so by their time stamps."""
+    """Makes the plan of a backup with this parent. ``untouched`` are files known to be so by their time stamps;
+    without a ``place`` its packs are not asked what its pages were."""
 
     def make(listing: Listing) -> ChangePlan:
         names = [listing.relative_path(number) for number in range(len(listing.size))]
@@ -92,6 +97,7 @@ def build_on(
             untouched=np.array([name in untouched for name in names], np.bool_),
             databases=DATABASES if databases is None else databases,
             marks_logged=marks_logged,
+            hash_pages=(lambda _: {}) if place is None else partial(hash_parent_pages, place, parent),
         )
         return plan_changes(listing, ground)
 

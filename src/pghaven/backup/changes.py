@@ -6,6 +6,7 @@ that what is not read, or not stored, is what the parent holds:
     KEEP     nothing is read: the file is as it was (its time stamps, or no WAL summary names it)
     BLOCKS   only blocks that WAL summaries name are read and stored
     SCAN     every page is read; those whose LSN says that they may have changed are stored
+    PAGES    all is read; pages are stored unless their hashes are those that the parent's packs keep
     COMPARE  all is read; it is stored unless its hash is the one the parent recorded
     FULL     all is read and stored
 
@@ -16,7 +17,7 @@ judged by their contents, because they change without moving an LSN.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -28,6 +29,7 @@ from pghaven.backup.damage import relation_key
 from pghaven.backup.jobs import (
     SMALL_FILE_BYTES,
     Job,
+    PagesJob,
     Part,
     ReadJob,
     ScanJob,
@@ -38,14 +40,17 @@ from pghaven.backup.jobs import (
     part_of,
 )
 from pghaven.backup.listing import Listing
+from pghaven.backup.parentpages import PAGES_MIN_BYTES
 from pghaven.postgres.changed import ChangedBlocks
 from pghaven.postgres.datadir import is_relation_directory
 from pghaven.postgres.lsn import Lsn
 from pghaven.repository.blockmap import EXTENT_BYTES, find_fragmented, sort_unique
+from pghaven.repository.container import CELL_BYTES, CELL_HASH_BYTES
 from pghaven.repository.manifest import FileColumns, Manifest
 
 # What relation files that all databases share have for a database.
 _NO_DATABASE = 0
+_EXTENT_HASH_BYTES = EXTENT_BYTES // CELL_BYTES * CELL_HASH_BYTES
 
 
 class Rule(IntEnum):
@@ -54,6 +59,11 @@ class Rule(IntEnum):
     BLOCKS = 2
     SCAN = 3
     COMPARE = 4
+    PAGES = 5
+
+
+# What is read from its beginning to its end.
+_WHOLE = (Rule.FULL, Rule.SCAN, Rule.COMPARE, Rule.PAGES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +74,7 @@ class Ground:
     ``counterpart`` is each one's number in the parent's manifest, or -1. ``databases`` tell apart databases that have
     had one number: from OIDs to what identifies the row of ``pg_database`` now. ``marks_logged`` is whether every page
     that was marked all-visible since has a later LSN: only where hints are in the WAL, by data checksums or
-    wal_log_hints, all the time.
+    wal_log_hints, all the time. ``hash_pages`` gives what ``backup.parentpages`` knows of files of the parent.
     """
 
     parent: Manifest
@@ -74,6 +84,7 @@ class Ground:
     untouched: npt.NDArray[np.bool_]
     databases: Mapping[int, str]
     marks_logged: bool
+    hash_pages: Callable[[Sequence[int]], Mapping[int, bytes]]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -137,16 +148,22 @@ class _Planner:
         self._marked = frozenset() if ground.changed is not None else self._find_unlogged_marks()
         self._extents = self._find_extents()
         self._keys: dict[int, tuple[int, int]] = {}
+        self._pages: dict[int, bytes] = {}
 
     def plan(self) -> ChangePlan:
         rules = self._rule_all()
         numbers = {rule: np.flatnonzero(rules == rule).tolist() for rule in Rule}
         source = np.where(rules == Rule.FULL, -1, self._ground.counterpart)
-        read_bytes = sum(int(self._size[numbers[rule]].sum()) for rule in (Rule.FULL, Rule.SCAN, Rule.COMPARE))
+        read_bytes = sum(int(self._size[numbers[rule]].sum()) for rule in _WHOLE)
         read_bytes += sum(len(blocks) for blocks in self._blocks.values()) * self._block_size
         return ChangePlan(
             rules=rules,
-            parentage=Parentage(parent=self._ground.parent, source=source, compared=rules == Rule.COMPARE),
+            parentage=Parentage(
+                parent=self._ground.parent,
+                source=source,
+                compared=rules == Rule.COMPARE,
+                rehashed=rules == Rule.PAGES,
+            ),
             jobs=self._iter_jobs(numbers),
             read_bytes=read_bytes,
             counts={rule: len(numbers[rule]) for rule in Rule},
@@ -166,12 +183,34 @@ class _Planner:
         for number in np.flatnonzero(by_content).tolist():
             if self._recorded_hash(number).any() and number not in self._damage:
                 rules[number] = Rule.COMPARE
+        self._rule_pages(rules, is_main)
         made_anew = self._find_new_databases()
         settled = rules == Rule.KEEP if not made_anew else np.zeros(len(rules), bool)
         settled[list(self._extents)] = False
         for number in np.flatnonzero(is_main & (ground.counterpart >= 0) & ~settled).tolist():
             rules[number] = self._rule_main(number, Rule(int(rules[number])), made_anew)
         return rules
+
+    def _rule_pages(self, rules: npt.NDArray[np.uint8], is_main: npt.NDArray[np.bool_]) -> None:
+        """Large free-space and visibility maps, of which mostly a few pages have changed."""
+        if self._block_size != CELL_BYTES:
+            return
+        wanted = (self._ground.counterpart >= 0) & (rules != Rule.KEEP) & ~is_main
+        wanted &= np.array(self._listing.first_block) >= 0
+        wanted &= (self._known >= PAGES_MIN_BYTES) & (self._size >= self._known)
+        wanted &= (self._size % CELL_BYTES == 0) & (self._known % CELL_BYTES == 0)
+        wanted[list(self._damage)] = False
+        counterparts: dict[int, int] = {
+            int(self._ground.counterpart[number]): number for number in np.flatnonzero(wanted).tolist()
+        }
+        for theirs, hashes in self._ground.hash_pages(list(counterparts)).items():
+            number = counterparts[theirs]
+            known = bytearray(hashes)
+            for extent in self._extents.get(number, ()):
+                part = slice(extent * _EXTENT_HASH_BYTES, (extent + 1) * _EXTENT_HASH_BYTES)
+                known[part] = bytes(len(known[part]))
+            self._pages[number] = bytes(known)
+            rules[number] = Rule.PAGES
 
     def _recorded_hash(self, number: int) -> npt.NDArray[np.uint8]:
         recorded: npt.NDArray[np.uint8] = self._ground.parent.files.content_hash[self._ground.counterpart[number]]
@@ -285,9 +324,13 @@ class _Planner:
         listing, block_size = self._listing, self._block_size
         for part in iter_ranges(listing, numbers[Rule.SCAN], block_size):
             yield self._scan_job((part,), is_range=True)
+        for part in iter_ranges(listing, numbers[Rule.PAGES], block_size):
+            yield self._pages_job((part,))
         yield from iter_jobs(listing, block_size, numbers[Rule.FULL])
         for batch in iter_batches(listing, numbers[Rule.SCAN], block_size):
             yield self._scan_job(batch, is_range=False)
+        for batch in iter_batches(listing, numbers[Rule.PAGES], block_size):
+            yield self._pages_job(batch)
         for batch in iter_batches(listing, numbers[Rule.COMPARE], block_size):
             expected = tuple(self._recorded_hash(part.number).tobytes() for part in batch)
             yield ReadJob(batch, sum(part.length for part in batch), is_range=False, expected=expected)
@@ -304,6 +347,14 @@ class _Planner:
             extents=tuple(tuple(self._extents.get(part.number, ())) for part in parts),
             unlogged_marks=tuple(self._is_marked(part.number) for part in parts),
         )
+
+    def _pages_job(self, parts: tuple[Part, ...]) -> PagesJob:
+        def find(part: Part) -> bytes:
+            first, count = part.offset // CELL_BYTES, part.length // CELL_BYTES
+            return self._pages[part.number][first * CELL_HASH_BYTES : (first + count) * CELL_HASH_BYTES]
+
+        size = sum(part.length for part in parts)
+        return PagesJob(files=parts, known=tuple(map(find, parts)), size_bytes=size)
 
     def _is_marked(self, number: int) -> bool:
         node = self._listing.names[number].partition(b".")[0]

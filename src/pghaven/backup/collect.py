@@ -32,12 +32,14 @@ class Parentage:
     """Which files go on from a parent's.
 
     ``source`` has for each file of the listing the number of its counterpart, or -1. Where ``compared`` is set it holds
-    only if a worker reports the file as unchanged.
+    only if a worker reports the file as unchanged. ``rehashed`` files have parts of their own, and so have not the
+    parent's hash.
     """
 
     parent: Manifest
     source: npt.NDArray[np.int64]
     compared: npt.NDArray[np.bool_]
+    rehashed: npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,12 +109,14 @@ class Collector:
         block_map, sizes = build_block_map(pieces, int(kept.sum()), inheritance)
         packs = (*written, *parents, *self._known)
         block_map, used = used_packs(block_map, len(packs))
-        files = self._files(listing, kept, sizes, (source, parentage.parent if parentage is not None else None))
+        files = self._files(listing, kept, sizes)
         has_pages = (_column(listing.first_block, np.dtype(np.int64)) >= 0)[kept]
         flags = np.where(has_pages & verified, FLAG_PAGES_VERIFIED, 0).astype(np.uint8)
         if parentage is not None:
             inherited = source >= 0
             flags[inherited] &= parentage.parent.files.flags[source[inherited]]
+            same = inherited & ~parentage.rehashed[kept]
+            files.content_hash[same] = parentage.parent.files.content_hash[source[same]]
         files.flags[:] = flags
         return Collected(
             files=files,
@@ -133,17 +137,12 @@ class Collector:
         listing: Listing,
         kept: npt.NDArray[np.bool_],
         sizes: npt.NDArray[np.uint64],
-        origin: tuple[npt.NDArray[np.int64], Manifest | None],
     ) -> FileColumns:
-        source, parent = origin
         numbers = np.cumsum(kept, dtype=np.int64) - 1
         hashes = np.zeros((len(sizes), HASH_BYTES), np.uint8)
         for number, content_hash in self._hashes.items():
             if kept[number]:
                 hashes[numbers[number]] = np.frombuffer(content_hash, np.uint8)
-        if parent is not None:
-            inherited = source >= 0
-            hashes[inherited] = parent.files.content_hash[source[inherited]]
         return FileColumns(
             directories=[_encode(path) for path in listing.directories],
             directory_mode=_column(listing.directory_mode, np.dtype(np.uint16)),

@@ -76,7 +76,20 @@ class BlocksJob:
     size_bytes: int
 
 
-Job = ReadJob | ScanJob | BlocksJob
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PagesJob:
+    """Ranges of big files, or whole small ones, in pages of 8 KiB; those that differ from the parent's are stored.
+
+    ``known`` has for each file the hashes (of 16 bytes) that the parent's pages have, zeros where none is known; what
+    lies behind its end is stored too.
+    """
+
+    files: tuple[Part, ...]
+    known: tuple[bytes, ...]
+    size_bytes: int
+
+
+Job = ReadJob | ScanJob | BlocksJob | PagesJob
 
 
 def iter_jobs(listing: Listing, block_size: int, numbers: Iterable[int] | None = None) -> Iterator[ReadJob]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from pghaven.backup.changes import ChangePlan, Ground, match_files, plan_changes
 from pghaven.backup.listing import Listing
 from pghaven.backup.ownmap import OwnMaps
 from pghaven.backup.parent import ParentNeeds, choose_parent
+from pghaven.backup.parentpages import hash_parent_pages
 from pghaven.backup.untouched import FileStamps, HostNow, find_distrust, find_untouched
 from pghaven.backup.waldip import DipSearch, find_dip, has_run_since
 from pghaven.clock import Clock
@@ -215,6 +217,7 @@ class Origin:
             untouched=self._find_untouched(listing, manifest, counterpart, self._archive.clock),
             databases={database.oid: database.row for database in facts.databases},
             marks_logged=self._are_hints_logged(facts),
+            hash_pages=partial(hash_parent_pages, self._catalog.pack_place, manifest),
         )
         return ("lsn" if changed is None else "summaries"), plan_changes(listing, ground)
 

@@ -16,12 +16,12 @@ import numpy.typing as npt
 from blake3 import blake3
 
 from pghaven.backup.gather import FrameStore, Gatherer, Pieces
-from pghaven.backup.jobs import BATCH_BYTES, RANGE_BYTES, BlocksJob, Job, Part, ReadJob, ScanJob
+from pghaven.backup.jobs import BATCH_BYTES, RANGE_BYTES, BlocksJob, Job, PagesJob, Part, ReadJob, ScanJob
 from pghaven.backup.pagecheck import PageChecker, Pages, SuspectPage, open_file, pages_at, read_into
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.page import BUILD_LSN, all_visible, page_lsns, pages_to_store
 from pghaven.repository.blockmap import EXTENT_BYTES, HOLE
-from pghaven.repository.container import FRAME_BYTES
+from pghaven.repository.container import CELL_BYTES, CELL_HASH_BYTES, FRAME_BYTES, hash_cells
 from pghaven.repository.known import KnownFrames
 from pghaven.repository.manifest import HASH_BYTES
 from pghaven.repository.pack import PackPlace, PackRef, PackWriter
@@ -91,6 +91,8 @@ class BackupWorker:
             self._read_blocks(reading, job)
         elif isinstance(job, ScanJob):
             self._scan(reading, job)
+        elif isinstance(job, PagesJob):
+            self._compare_pages(reading, job)
         elif job.is_range:
             self._read_range(reading, job.files[0])
         else:
@@ -120,7 +122,7 @@ class BackupWorker:
 
     def _read_range(self, reading: _Reading, part: Part) -> None:
         """A range of one big file, a buffer at a time; all of it is stored. What may be one of several has no hash."""
-        hasher = None if part.is_main or part.offset or part.length == RANGE_BYTES else blake3()
+        hasher = None if part.is_main or not _is_all(part) else blake3()
         for at, got in self._fill(reading, part):
             if part.block >= 0 and self._settings.verify:
                 self._checker.check([pages_at(part, 0, got, at, self._block_size)])
@@ -239,6 +241,26 @@ class BackupWorker:
                 changed[0] |= page_lsns(view[:block_size], block_size=block_size)[0] == BUILD_LSN
             self._gather(reading, pages, changed)
 
+    def _compare_pages(self, reading: _Reading, job: PagesJob) -> None:
+        """Store the pages of files, or of a range of one, whose hashes are not those that are known."""
+        for part, known in zip(job.files, job.known, strict=True):
+            theirs = np.frombuffer(known, np.uint8).reshape(-1, CELL_HASH_BYTES)
+            hasher, done = blake3(), 0
+            for at, got in self._fill(reading, part):
+                whole = got - got % CELL_BYTES
+                pages = pages_at(part, 0, whole, at, self._block_size)
+                if self._settings.verify:
+                    self._checker.check([pages])
+                ours = np.frombuffer(hash_cells(self._view[:whole]), np.uint8).reshape(-1, CELL_HASH_BYTES)
+                differs = np.ones(len(ours), np.bool_)
+                expected = theirs[at // CELL_BYTES : at // CELL_BYTES + len(ours)]
+                differs[: len(expected)] = (ours[: len(expected)] != expected).any(axis=1)
+                self._gather(reading, pages, differs)
+                hasher.update(self._view[:whole])
+                done += whole
+            if done == part.length and _is_all(part):
+                reading.hashes.append((part.number, hasher.digest(HASH_BYTES)))
+
     def _read_blocks(self, reading: _Reading, job: BlocksJob) -> None:
         """Read blocks of many files, neighbours in one go, and store them."""
         at = 0
@@ -332,6 +354,11 @@ class _Reading:
         self.vanished: list[int] = []
         self.unchanged: list[int] = []
         self.hashes: list[tuple[int, bytes]] = []
+
+
+def _is_all(part: Part) -> bool:
+    """Whether this is a whole file and not, perhaps, the first of its ranges."""
+    return not part.offset and part.length != RANGE_BYTES
 
 
 def _neighbours(numbers: npt.NDArray[Any], count_max: int) -> Iterator[tuple[int, int]]:
