@@ -12,6 +12,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from pghaven.backup.frozen import Frozen
 from pghaven.errors import NotPermitted, StoreUnreachable
 from pghaven.postgres.datadir import (
     WAL_SUBDIRECTORIES,
@@ -35,7 +36,8 @@ class Listing:
     of ``mtime_ns`` and the inode's own change time, which nobody can set.
 
     ``first_block`` is the number of a relation file's first block within its relation, or -1 for files without page
-    checksums. ``is_main`` is 1 for the main fork of a relation.
+    checksums. ``is_main`` is 1 for the main fork of a relation. Read from a snapshot, ``origin`` is the
+    data directory that links are followed from, and ``elsewhere`` holds what a link or a mount there leads to.
     """
 
     data_directory: str
@@ -53,6 +55,8 @@ class Listing:
     owners: list[tuple[int, int]] = field(default_factory=list)
     links: list[tuple[str, str]] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    elsewhere: dict[str, str] = field(default_factory=dict)
+    origin: str = ""
 
     def relative_path(self, number: int) -> str:
         directory = self.directories[self.directory[number]]
@@ -60,7 +64,14 @@ class Listing:
         return f"{directory}/{name}" if directory else name
 
     def path(self, number: int) -> str:
-        return f"{self.data_directory}/{self.relative_path(number)}"
+        return self.place(self.relative_path(number))
+
+    def place(self, relative: str) -> str:
+        """Where a path is read."""
+        for directory, place in self.elsewhere.items():
+            if relative == directory or relative.startswith(directory + "/"):
+                return place + relative[len(directory) :]
+        return f"{self.data_directory}/{relative}" if relative else self.data_directory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,12 +88,16 @@ class ListingRules:
     tablespaces_inside: frozenset[str] = frozenset()
 
 
-def list_data_directory(data_directory: str, rules: ListingRules) -> Listing:
-    """Walk the data directory and its tablespaces.
+def list_data_directory(data_directory: str, rules: ListingRules, frozen: Frozen | None = None) -> Listing:
+    """Walk the data directory and its tablespaces; where they are ``frozen``, as the snapshots hold them.
 
     Raises NotPermitted naming the first directory or file that cannot be read.
     """
-    walker = _Walker(Listing(data_directory=data_directory), rules)
+    listing = Listing(data_directory=data_directory)
+    if frozen is not None:
+        listing.data_directory, listing.origin = frozen.data_directory, os.path.realpath(data_directory)
+        listing.elsewhere.update(frozen.elsewhere)
+    walker = _Walker(listing, rules)
     walker.walk("", ())
     return walker.listing
 
@@ -96,7 +111,7 @@ class _Walker:
     def walk(self, relative: str, trail: tuple[tuple[int, int], ...]) -> None:
         """List one directory and what is below it. ``trail`` holds the device and inode of those above."""
         listing = self.listing
-        path = f"{listing.data_directory}/{relative}" if relative else listing.data_directory
+        path = listing.place(relative)
         try:
             found = os.stat(path)
             entries = sorted(os.scandir(path), key=_name)
@@ -162,7 +177,10 @@ class _Walker:
         """What an entry is, links followed where they are; None when it is gone or not to be taken."""
         try:
             found = entry.stat(follow_symlinks=False)
-            return self._follow(relative, entry) if stat.S_ISLNK(found.st_mode) else found
+            if stat.S_ISLNK(found.st_mode):
+                return self._follow(relative, entry)
+            path = f"{relative}/{entry.name}" if relative else entry.name
+            return os.stat(self.listing.elsewhere[path]) if path in self.listing.elsewhere else found
         except FileNotFoundError:
             return None
         except PermissionError as error:
@@ -200,9 +218,11 @@ class _Walker:
             if not self._is_tablespace(entry.name):
                 listing.skipped.append(f'"{path}" is not a tablespace the server knows')
                 return None
-            return entry.stat()
+            return os.stat(listing.elsewhere.get(path, entry.path))
+        if listing.origin:  # a link may lead from where it lies, and the snapshot lies elsewhere
+            listing.elsewhere.setdefault(path, os.path.realpath(f"{listing.origin}/{path}"))
         try:
-            found = entry.stat()
+            found = os.stat(listing.elsewhere.get(path, entry.path))
         except FileNotFoundError:
             listing.skipped.append(f'"{path}" is a symbolic link to nothing')
             return None

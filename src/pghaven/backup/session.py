@@ -10,33 +10,39 @@ session that is closed on the way out, whatever happens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 
-import pghaven
 from pghaven.backup.archivewait import ArchiveWait, refuse_abandoned_timeline, refuse_removed_wal, wait_for_wal
-from pghaven.backup.changes import ChangePlan, Rule
+from pghaven.backup.changes import Rule
 from pghaven.backup.checks import (
-    check_copied,
     check_data_directory,
     check_server,
     explain_archiver,
     find_owner_name,
     make_listing_rules,
     mention_checksums,
-    read_control,
     refuse_changing_timeline,
-    refuse_moved_databases,
 )
 from pghaven.backup.collect import Collector
 from pghaven.backup.configfiles import read_config_files
-from pghaven.backup.damage import RelationNames, find_relations, judge_suspects
+from pghaven.backup.copied import BackupEnd, Copy, Ending, make_facts
+from pghaven.backup.damage import find_relations, judge_suspects
 from pghaven.backup.easing import NEVER_EASE, Eased, EaseRules, Easing
+from pghaven.backup.frozen import (
+    Frozen,
+    find_volumes,
+    name_snapshot,
+    reading_snapshots,
+    remove_snapshots,
+    sweep_snapshots,
+    take_snapshots,
+)
 from pghaven.backup.jobs import Job
-from pghaven.backup.listing import Listing, list_data_directory, name_owner
+from pghaven.backup.listing import list_data_directory
 from pghaven.backup.origin import Origin, Tries, find_tries
 from pghaven.backup.ownmap import find_maps, keep_map
 from pghaven.backup.pipeline import ReadResult, WorkerPacks, WorkerSettings, open_worker
@@ -45,28 +51,29 @@ from pghaven.backup.relationnames import RelationReader
 from pghaven.backup.rivals import make_way
 from pghaven.errors import PghavenError
 from pghaven.events import Listener, Notice, Progress, Step
-from pghaven.postgres.control import ControlFile, parse_control
+from pghaven.postgres.control import ControlFile
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.entry import Intent, summarize
 from pghaven.repository.layout import make_label
 from pghaven.repository.liveness import SIGN_OF_LIFE_SECONDS, clear_signs
-from pghaven.repository.manifest import BackupFacts, BadPage, ConfigFile, Manifest, Tablespace
+from pghaven.repository.manifest import BackupFacts, Manifest
 from pghaven.repository.repository import Repository
 from pghaven.repository.walstore import WalArchive
 from pghaven.runtime.crew import Crew
 from pghaven.runtime.pace import Pace
 from pghaven.runtime.whoami import read_own_identity
-from pghaven.server.bracket import OpenBackup, StoppedBackup, backup_bracket
+from pghaven.server.bracket import OpenBackup, backup_bracket
 from pghaven.server.connection import Connection, connect
 from pghaven.server.pressure import read_pressure
-from pghaven.server.probe import ServerFacts, probe_server, read_clock, read_databases, read_tablespaces
+from pghaven.server.probe import ServerFacts, probe_server, read_databases, read_tablespaces
+from pghaven.snapshot.driver import Volume
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupSettings:
     """What a backup is told. ``level`` is zstd's, ``changes`` one of ``origin.METHODS``. ``pace`` is for
     reading, ``ease`` says when to give way. ``state_directory`` is where a host that only writes keeps its map
-    (None: ``ownmap.find_state_directory``)."""
+    (None: ``ownmap.find_state_directory``). ``from_snapshot``: the files are read from snapshots of their volumes."""
 
     cluster: str
     data_directory: str
@@ -79,6 +86,7 @@ class BackupSettings:
     pace: Pace | None = None
     ease: EaseRules = NEVER_EASE
     state_directory: str | None = None
+    from_snapshot: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +94,8 @@ class BackupResult:
     """What was made. Times are seconds of this host's monotonic clock.
 
     ``read_bytes`` were read of the data directory. Of its files ``kept_count`` were not, as they had not changed. Of
-    what was read ``reused_bytes`` were found in packs that an interrupted backup has stored. ``eased``: it gave way.
+    what was read ``reused_bytes`` were found in packs that an interrupted backup has stored. ``snapshot_seconds`` is
+    what taking snapshots took, None without. ``eased``: it gave way.
     """
 
     facts: BackupFacts
@@ -100,6 +109,7 @@ class BackupResult:
     reused_bytes: int
     total_seconds: float
     copy_seconds: float
+    snapshot_seconds: float | None
     eased: Eased | None
 
 
@@ -124,6 +134,8 @@ class _Session:
         self._pace = settings.pace or Pace()
         self._signs = 0
         self._next_sign = 0.0
+        self._volumes: tuple[Volume, ...] = ()
+        self._snapshot_seconds: float | None = None
 
     def run(self) -> BackupResult:
         began = self._clock.monotonic()
@@ -134,6 +146,9 @@ class _Session:
             lineage = self._repository.require_lineage(settings.cluster, facts.system_identifier)
             archive = WalArchive(self._repository, settings.cluster, facts.system_identifier, lineage.wal_segment_size)
             check_server(settings.cluster, facts, lineage)
+            if settings.from_snapshot:
+                self._volumes = find_volumes(settings.data_directory)
+                sweep_snapshots(self._catalog, self._volumes, self._tell)
             refuse_abandoned_timeline(archive, facts.timeline, facts.lsn)
             mention_checksums(facts, self._tell)
             entries = make_way(self._catalog, None, self._tell)
@@ -209,16 +224,17 @@ class _Session:
         facts: ServerFacts,
         backup: OpenBackup,
         means: tuple[_Crew, Origin, Tries],
-    ) -> _Copy:
+    ) -> Copy:
         began = self._clock.monotonic()
         crew, origin, tries = means
         before = facts.databases
         # Asked now, not before: what was made while the checkpoint went on is not in the WAL that is replayed.
         facts = replace(facts, tablespaces=read_tablespaces(connection), databases=read_databases(connection))
         rules = make_listing_rules(self._settings.data_directory, facts, control)
+        end = partial(BackupEnd(connection, backup, facts, self._tell), self._settings.data_directory, before)
         collector = Collector(tries.known.packs if tries.known is not None else ())
-        with RelationReader(self._open_database, facts.databases) as relations:
-            listing = list_data_directory(self._settings.data_directory, rules)
+        with self._frozen(end) as (frozen, ending), RelationReader(self._open_database, facts.databases) as relations:
+            listing = list_data_directory(self._settings.data_directory, rules, frozen)
             changes, plan = origin.plan(connection, facts, backup, listing, lambda: self._sign_of_life(backup))
             tell_plan(plan, listing, changes, self._settings.processes, self._tell)
 
@@ -238,28 +254,37 @@ class _Session:
             crew.run(plan.jobs, take, look_around)
             found = relations.finish(find_relations(collector.suspects, listing), self._tell)
         config_files = read_config_files(facts, self._tell)
-        # Last of all: on a standby the copy's minRecoveryPoint is where the backup becomes consistent.
-        control_data = read_control(self._settings.data_directory, control.system_identifier)
-        self._tell(Step(text="stopping the backup"))
-        stopped = backup.stop()
-        check_copied(facts, backup, stopped, parse_control(control_data))
-        refuse_moved_databases(before, read_databases(connection))
-        return _Copy(
+        if ending is None:
+            ending = end()
+        return Copy(
             facts=facts,
             backup=backup,
-            stopped=stopped,
-            stopped_at=read_clock(connection),
+            ending=ending,
             listing=listing,
             collector=collector,
             relations=found,
             changes=changes,
             parent=origin.parent.label if origin.parent is not None and changes != "full" else None,
             plan=plan,
-            control=control_data,
             config_files=config_files,
             seconds=self._clock.monotonic() - began,
             eased=easing.finish(),
         )
+
+    @contextmanager
+    def _frozen(self, end: Callable[[], Ending]) -> Iterator[tuple[Frozen | None, Ending | None]]:
+        """The snapshots to read from, and how the backup ended, which then was before the reading; or neither."""
+        if not self._volumes:
+            yield None, None
+            return
+        name = name_snapshot(self._settings.cluster, self._label)
+        self._snapshot_seconds = take_snapshots(self._volumes, name, self._clock, self._tell)
+        try:
+            ending = end()
+            with reading_snapshots(self._settings.data_directory, self._volumes, name) as frozen:
+                yield frozen, ending
+        finally:
+            remove_snapshots(self._volumes, name, self._tell)
 
     def _open_database(self, name: str) -> Connection:
         owner = find_owner_name(self._settings.data_directory)
@@ -276,8 +301,8 @@ class _Session:
 
     # -- after ------------------------------------------------------------------------------------------------------
 
-    def _complete(self, connection: Connection, archive: WalArchive, copy: _Copy, began: float) -> BackupResult:
-        facts, stopped = copy.facts, copy.stopped
+    def _complete(self, connection: Connection, archive: WalArchive, copy: Copy, began: float) -> BackupResult:
+        facts, stopped = copy.facts, copy.ending.stopped
         relations, names = copy.relations
         wait = ArchiveWait(
             timeline=copy.backup.timeline,
@@ -292,7 +317,9 @@ class _Session:
         first, last = wait_for_wal(archive, wait, self._tell)
         span = (copy.backup.start_lsn, stopped.stop_lsn)
         bad_pages = judge_suspects(copy.collector.suspects, copy.listing, span, names, self._tell)
-        backup_facts = self._facts(copy, bad_pages, int(files.size.sum()), sum(pack.size_bytes for pack in written))
+        name = (self._settings.cluster, self._label)
+        stored = sum(pack.size_bytes for pack in written)
+        backup_facts = make_facts(name, copy, bad_pages, int(files.size.sum()), stored)
         manifest = Manifest(
             facts=replace(backup_facts, file_count=len(files.size)),
             files=files,
@@ -300,7 +327,7 @@ class _Session:
             packs=collected.packs,
             relations=relations,
             config_files=copy.config_files,
-            control=copy.control,
+            control=copy.ending.control,
         )
         self._tell(Step(text="writing the manifest"))
         manifest_bytes = self._catalog.commit(self._label, manifest, summarize(manifest.facts, str(first), str(last)))
@@ -318,68 +345,9 @@ class _Session:
             reused_bytes=collected.reused_bytes,
             total_seconds=self._clock.monotonic() - began,
             copy_seconds=copy.seconds,
+            snapshot_seconds=self._snapshot_seconds,
             eased=copy.eased,
         )
-
-    def _facts(self, copy: _Copy, bad_pages: tuple[BadPage, ...], total: int, stored: int) -> BackupFacts:
-        facts, control = copy.facts, parse_control(copy.control)
-        return BackupFacts(
-            label=self._label,
-            cluster=self._settings.cluster,
-            system_identifier=facts.system_identifier,
-            server_version_num=facts.version_num,
-            catalog_version=control.catalog_version,
-            control_version=control.control_version,
-            block_size=facts.block_size,
-            segment_blocks=facts.segment_size // facts.block_size,
-            wal_segment_size=facts.wal_segment_size,
-            data_checksums=facts.data_checksums,
-            timeline=copy.backup.timeline,
-            start_lsn=copy.backup.start_lsn,
-            stop_lsn=copy.stopped.stop_lsn,
-            started_at=facts.probed,
-            stopped_at=copy.stopped_at,
-            from_standby=copy.backup.from_standby,
-            method="local",
-            changes=copy.changes,
-            parent=copy.parent,
-            host=read_own_identity().host,
-            data_directory=facts.data_directory,
-            written_by=f"pghaven {pghaven.__version__}",
-            backup_label=copy.stopped.label_file,
-            tablespace_map=copy.stopped.tablespace_map,
-            tablespaces=tuple(
-                Tablespace(oid=tablespace.oid, name=tablespace.name, path=tablespace.path)
-                for tablespace in facts.tablespaces
-            ),
-            databases=tuple((database.oid, database.row) for database in facts.databases),
-            owners=tuple(name_owner(uid, gid) for uid, gid in copy.listing.owners),
-            links=tuple(copy.listing.links),
-            bad_pages=bad_pages,
-            file_count=0,
-            total_bytes=total,
-            stored_bytes=stored,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Copy:
-    """Everything that was read, once the backup is stopped."""
-
-    facts: ServerFacts
-    backup: OpenBackup
-    stopped: StoppedBackup
-    stopped_at: datetime
-    listing: Listing
-    collector: Collector
-    relations: tuple[bytes, RelationNames]
-    changes: str
-    parent: str | None
-    plan: ChangePlan
-    control: bytes
-    config_files: tuple[ConfigFile, ...]
-    seconds: float
-    eased: Eased | None
 
 
 _Crew = Crew[Job, ReadResult | WorkerPacks]

@@ -28,6 +28,14 @@ if TYPE_CHECKING:
     "of every page, or not at all.",
 )
 @click.option("--full", is_flag=True, help="Read and store everything anew; the same as --changes full.")
+@click.option(
+    "--method",
+    type=click.Choice(["local", "snapshot"]),
+    default="local",
+    show_default=True,
+    help="Read the files where they are, or from a snapshot of their ZFS, Btrfs or LVM thin volumes, which is taken in "
+    "an instant and removed afterwards.",
+)
 @click.option("--repository", metavar="NAME", help="Store it in this repository alone.")
 @limit_option
 @io_limit_option
@@ -38,6 +46,7 @@ def command(
     cluster: str | None,
     changes: str,
     full: bool,
+    method: str,
     repository: str | None,
     limit: int | None,
     io_limit: int | None,
@@ -69,6 +78,7 @@ def command(
         archive_timeout_seconds=chosen.backup_archive_timeout_seconds,
         ease=EaseRules(standby_lag_bytes=chosen.slow_at_standby_lag, waiting_files=chosen.slow_at_archive_backlog),
         state_directory=chosen.state_directory,
+        from_snapshot=method == "snapshot",
     )
     with invocation.reporter as listener:
         limits = Limits(config, chosen, listener, limit=limit, io_limit=io_limit)
@@ -127,6 +137,7 @@ def render_body(result: BackupResult) -> dict[str, object]:
         "data_checksums": facts.data_checksums,
         "total_seconds": result.total_seconds,
         "copy_seconds": result.copy_seconds,
+        "snapshot_seconds": result.snapshot_seconds,
         "eased": result.eased,
     }
 
@@ -137,6 +148,12 @@ def describe_changes(changes: str, parent: str | None) -> str:
         return "everything"
     found = {"summaries": "what WAL summaries name", "lsn": "comparing pages by their LSN"}
     return f"{found.get(changes, changes)} since {parent}"
+
+
+def _describe_snapshot(seconds: float | None) -> str | None:
+    from pghaven.units import render_duration
+
+    return None if seconds is None else f"taken in {render_duration(seconds)}, read afterwards, and removed"
 
 
 def _describe_easing(eased: Eased) -> str:
@@ -160,6 +177,7 @@ def render_text(result: BackupResult) -> str:
     return f"backup {facts.label} of {facts.cluster} is complete\n" + render_block(
         [
             ("taken", f"{render_time(facts.stopped_at)}, in {render_duration(result.total_seconds)}{rate}"),
+            ("snapshot", _describe_snapshot(result.snapshot_seconds)),
             ("size", f"{render_size(facts.total_bytes)} in {facts.file_count} files"),
             ("gave way", None if result.eased is None else _describe_easing(result.eased)),
             ("read", f"{render_size(result.read_bytes)}, {describe_changes(facts.changes, facts.parent)}"),

@@ -1,0 +1,146 @@
+"""The data directory as snapshots of the file systems it lies on hold it.
+
+The one idea: every volume that holds a part of what the server writes is snapshotted, between the backup's start and
+its stop, and whatever is read afterwards is read there. Volumes need not be frozen at one moment: between start and
+stop any mixture of states is what replay makes whole, as with files that are copied one by one. The one with the data
+directory comes last, so that a standby's pg_control is as young as the youngest page. WAL comes from the archive.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from pghaven.clock import Clock
+from pghaven.errors import NotFound, PghavenError, Refused
+from pghaven.events import Listener, Notice, Step
+from pghaven.repository.backups import BackupCatalog
+from pghaven.repository.entry import BackupState
+from pghaven.snapshot.driver import Volume
+from pghaven.snapshot.find import find_volume, get_driver
+from pghaven.units import render_duration
+
+_PREFIX = "pghaven"
+# What only administrators put below the data directory may lie anywhere: it is not the server's data.
+_SERVER_DIRECTORIES = ("base", "global")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frozen:
+    """Where to read a data directory as its snapshots hold it. ``elsewhere`` are directories below it that lie on other
+    volumes, by relative path."""
+
+    data_directory: str
+    elsewhere: Mapping[str, str]
+
+
+def name_snapshot(cluster: str, label: str) -> str:
+    """The name that snapshots of all volumes get; the label says whose they are."""
+    return f"{_PREFIX}-{cluster}-{label}"
+
+
+def parse_snapshot_name(cluster: str, name: str) -> str | None:
+    """The label in the name of a snapshot of this cluster, None for what others made."""
+    head = f"{_PREFIX}-{cluster}-"
+    return name.removeprefix(head) if name.startswith(head) else None
+
+
+def find_volumes(data_directory: str) -> tuple[Volume, ...]:
+    """All volumes that the server's data lies on, that of the data directory last.
+
+    Raises Refused naming the directory and its file system where one takes no snapshots.
+    """
+    home = os.path.realpath(data_directory)
+    found: dict[str, Volume] = {}
+    for directory in (*_find_elsewhere(home).values(), home):
+        volume = find_volume(directory)
+        found.pop(volume.source, None)
+        found[volume.source] = volume
+    return tuple(found.values())
+
+
+def _find_elsewhere(home: str) -> dict[str, str]:
+    """Directories of the server's that a link or a mount leads to: tablespaces, and what somebody moved by hand."""
+    found = {}
+    for above in ("", *_SERVER_DIRECTORIES, "pg_tblspc"):
+        with os.scandir(f"{home}/{above}") as entries:
+            for entry in entries:
+                is_servers = above or entry.name in _SERVER_DIRECTORIES or entry.name.startswith("pg_")
+                if not is_servers or entry.name == "pg_wal" or not entry.is_dir():
+                    continue
+                if entry.is_symlink() or os.path.ismount(entry.path):
+                    found[f"{above}/{entry.name}".lstrip("/")] = os.path.realpath(entry.path)
+    return found
+
+
+def take_snapshots(volumes: Sequence[Volume], name: str, clock: Clock, tell: Listener) -> float:
+    """One of each volume, in this order; returns how long it took, in seconds. All or none."""
+    began = clock.monotonic()
+    made: list[Volume] = []
+    try:
+        for volume in volumes:
+            get_driver(volume.kind).create(volume, name)
+            made.append(volume)
+    except BaseException:
+        remove_snapshots(made, name, tell)
+        raise
+    seconds = clock.monotonic() - began
+    where = ", ".join(str(volume) for volume in volumes)
+    tell(Step(text=f"took a snapshot of {where} in {render_duration(seconds)}"))
+    return seconds
+
+
+@contextmanager
+def reading_snapshots(data_directory: str, volumes: Sequence[Volume], name: str) -> Iterator[Frozen]:
+    """The data directory as the snapshots hold it, for as long as the block runs."""
+    home = os.path.realpath(data_directory)
+    with ExitStack() as stack:
+        parts = [
+            (volume.root, stack.enter_context(get_driver(volume.kind).reading(volume, name))) for volume in volumes
+        ]
+        yield Frozen(
+            data_directory=_relocate(home, parts),
+            elsewhere={relative: _relocate(place, parts) for relative, place in _find_elsewhere(home).items()},
+        )
+
+
+def _relocate(path: str, parts: Sequence[tuple[str, str]]) -> str:
+    """Where a path is read; ``parts`` are (a volume's root, the directory to read it at). Raises Refused."""
+    covering = [part for part in parts if path == part[0] or path.startswith(part[0].rstrip("/") + "/")]
+    if not covering:
+        raise Refused(
+            f'"{path}" is the server\'s, and on no volume that was snapshotted',
+            hint="It was made or moved while the backup began; take the backup again.",
+        )
+    root, place = max(covering, key=lambda part: len(part[0]))
+    return place + path[len(root.rstrip("/")) :]
+
+
+def remove_snapshots(volumes: Sequence[Volume], name: str, tell: Listener) -> bool:
+    """Remove those that are there; what cannot be removed is told. Whether none is left."""
+    is_gone = True
+    for volume in volumes:
+        try:
+            get_driver(volume.kind).remove(volume, name)
+        except NotFound:
+            continue
+        except PghavenError as error:
+            is_gone = False
+            text = f'snapshot "{name}" of {volume} is still there: {error.message}'
+            tell(Notice(level="warning", code="snapshot_left", text=text, hint=error.hint))
+    return is_gone
+
+
+def sweep_snapshots(catalog: BackupCatalog, volumes: Sequence[Volume], tell: Listener) -> None:
+    """Remove snapshots that a backup which was never finished left behind.
+
+    One whose label the repository does not know is somebody else's: of another repository, or kept by hand.
+    """
+    for volume in volumes:
+        for found in get_driver(volume.kind).list(volume):
+            label = parse_snapshot_name(catalog.cluster, found.name)
+            if label is not None and catalog.read_entry(label).state is BackupState.ABANDONED:
+                remove_snapshots((volume,), found.name, tell)
+                tell(Step(text=f'removed snapshot "{found.name}" of {volume}, which an interrupted backup left'))
