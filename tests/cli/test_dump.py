@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from contextlib import suppress
@@ -11,7 +12,7 @@ import pytest
 
 from pghaven.server.connection import connect
 from tests.cli.site import NAME, Site
-from tests.support.places import own
+from tests.support.places import own, run_as_plain
 from tests.support.waiting import wait_until
 
 COUNT_ONE = {"PGHAVEN_CLUSTER__MAIN__RETENTION__COUNT": "1"}
@@ -69,7 +70,60 @@ def test_what_is_missing_is_told_before_anything_is_loaded(site: Site) -> None:
     error = site.error("load", "--table", "nothing", status=10)
     assert '"nothing"' in error["message"]
     assert site.error("dump", NAME, "absent", status=10)["message"] == 'there is no database "absent" on this server'
+    found = site.check("--deep", "--create-amcheck", status=3)
+    assert found['database "postgres"'][0] == "OK"
+    assert cluster.value("SELECT count(*) FROM pg_extension WHERE extname = 'amcheck'") == 1
+    assert "for --deep" in site.error("check", "--create-amcheck", status=2)["message"]
     assert "cannot be passed" in site.error("dump", "--option=--file=x", status=2)["message"]
+
+
+_ALL_KINDS = """
+    CREATE ROLE keeper PASSWORD 'x'; CREATE EXTENSION hstore; SET timezone = 'Asia/Tokyo';
+    CREATE TABLE kinds (id int, gone int, at timestamptz, span interval, price float8, body bytea, doubled int
+        GENERATED ALWAYS AS (id * 2) STORED, "odd ""name" text, pairs hstore) TABLESPACE away;
+    ALTER TABLE kinds OWNER TO keeper; ALTER TABLE kinds DROP COLUMN gone;
+    INSERT INTO kinds (id, at, span, price, body, "odd ""name", pairs)
+        SELECT i, now(), '1 mon -3 days'::interval * i, 1e17 / (i + 7), decode(md5(i::text), 'hex'),
+        E'a\\nb\\\\' || repeat('x', i % 3000), hstore('k', i::text) FROM generate_series(1, 3000) i;
+    CREATE TABLE empty (i int); CREATE TABLE nothing (); INSERT INTO nothing DEFAULT VALUES;
+    CREATE TABLE parts (i int) PARTITION BY HASH (i); CREATE MATERIALIZED VIEW seen AS SELECT 1 AS one;
+    CREATE TABLE part0 PARTITION OF parts FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+    CREATE TABLE part1 PARTITION OF parts FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+    INSERT INTO parts SELECT generate_series(1, 1000);
+    CREATE SEQUENCE numbers START 7; SELECT lo_from_bytea(0, '\\x0a'::bytea)
+"""
+
+
+def test_a_dump_is_proven_in_a_server_of_its_own(site: Site, pg_version: int) -> None:
+    """As root and as the server's user; what differs is told with another exit status; nothing of the server stays."""
+    cluster = site.cluster
+    site.write_config(dump_spool=str(site.place))
+    site.set_up()
+    away = site.place / "away"
+    away.mkdir()
+    own(away)
+    cluster.sql(["ALTER SYSTEM SET timezone = 'America/New_York'", "SELECT pg_reload_conf()"][0])
+    cluster.sql("SELECT pg_reload_conf()")
+    cluster.sql(f"CREATE TABLESPACE away LOCATION '{away}'")
+    cluster.sql("CREATE DATABASE shop LOCALE 'C' TEMPLATE template0 ENCODING LATIN1")
+    cluster.sql(_ALL_KINDS, dbname="shop")
+    site.ok("dump")
+    before = set(site.place.iterdir())
+    text = site.ok("load", "--verify")
+    assert 'database "shop": 5 tables, 4,001 rows, 1 large objects: all as they were dumped' in text
+    assert 'database "postgres"' in text and "is loaded the same" in text
+    words = ("--config", str(site.config), "--json", "load", "--verify", "--database", "shop")
+    as_user = run_as_plain([*site.command.words, *words, "--option=--section=pre-data"])
+    assert as_user.returncode == 17, as_user.stderr
+    body = json.loads(as_user.stdout)
+    (shop,) = body["databases"]
+    different = {one["name"]: one["text"] for one in shop["differences"]}
+    assert body["result"] == "different"
+    assert different["public.kinds"] == "3,000 rows were dumped, 0 are loaded"
+    assert any(name.startswith("large object") for name in different)
+    assert "public.empty" not in different
+    assert set(site.place.iterdir()) == before
+    assert "cannot be combined" in site.error("load", "--verify", "--create", status=2)["message"]
 
 
 @pytest.mark.parametrize("is_stopped", [False, True])

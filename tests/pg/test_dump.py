@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
+from pghaven.dump.contents import Compared, ContentsSettings, Difference, open_contents
 from pghaven.dump.extract import extract_files
 from pghaven.dump.load import OpenDump, open_dump
+from pghaven.dump.proving import iter_jobs
 from pghaven.dump.session import DumpResult, DumpSettings, run_dump
 from pghaven.errors import ServerUnsuitable
 from pghaven.events import ignore
@@ -83,6 +85,34 @@ def test_a_later_dump_stores_the_rows_that_changed(site: Dumped) -> None:
     site.assert_whole(third.label)
     result = run_verify(site.repository, VerifySettings(cluster=site.name, processes=0), ignore)
     assert not result.findings or all(one.gravity.name == "INFO" for one in result.findings), result.findings
+
+
+def test_loaded_rows_are_compared_whatever_their_order(site: Dumped) -> None:
+    cluster = site.cluster
+    cluster.sql(
+        "CREATE TABLE stock AS SELECT i % 700 AS i, repeat('x', i % 900) AS body FROM generate_series(1, 9000) i"
+    )
+    dump = open_dump(site.catalog, site.dump("postgres").label)
+    (database,) = dump.facts.databases
+    settings = ContentsSettings(
+        conninfo=cluster.conninfo,
+        encoding=database.encoding,
+        session=database.settings,
+        place=dump.catalog.pack_place,
+        packs=dump.manifest.packs,
+    )
+    worker = open_contents(settings)
+    (job,) = iter_jobs(dump, database)
+    assert worker(job).difference is None
+    cluster.sql("UPDATE stock SET i = i WHERE i % 2 = 0")
+    assert worker(job) == Compared(rows=9000)
+    cluster.sql("UPDATE stock SET i = 701 WHERE ctid = (SELECT min(ctid) FROM stock)")
+    different = worker(job).difference
+    assert different == Difference(name="public.stock", text="9,000 rows as dumped, but their checksum differs")
+    cluster.sql("DELETE FROM stock WHERE i = 701")
+    different = worker(job).difference
+    assert different is not None and different.text == "9,000 rows were dumped, 8,999 are loaded"
+    worker.close()
 
 
 def test_a_dump_stands_alone_when_the_others_are_gone(site: Dumped) -> None:

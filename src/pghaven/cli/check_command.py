@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import click
 
 from pghaven.cli.invocation import Invocation
-from pghaven.cli.opening import choose_clusters, list_places
+from pghaven.cli.opening import choose_clusters, count_processes, list_places
 from pghaven.cli.output import make_printable
-from pghaven.errors import EXIT_WARNINGS, CheckFailed
+from pghaven.errors import EXIT_WARNINGS, CheckFailed, UsageError
 
 if TYPE_CHECKING:
     from pghaven.config.values import ClusterConfig, Config
+    from pghaven.events import Listener
     from pghaven.proof.check import CheckSettings
     from pghaven.proof.results import CheckResult
 
@@ -27,13 +29,30 @@ ROUND_TRIP_SECONDS = 60.0
     metavar="DURATION",
     help='How long a WAL segment may take into the repository, such as "2min".  [default: 1min]',
 )
+@click.option("--deep", is_flag=True, help="Also read every row of every database, and check all relations.")
+@click.option("--database", "databases", multiple=True, metavar="NAME", help="With --deep: only this; can be repeated.")
+@click.option("--create-amcheck", is_flag=True, help="With --deep: create the extension amcheck where it is missing.")
 @click.pass_obj
-def command(invocation: Invocation, cluster: str | None, timeout: str | None) -> int:
+def command(
+    invocation: Invocation,
+    *,
+    cluster: str | None,
+    timeout: str | None,
+    deep: bool,
+    databases: tuple[str, ...],
+    create_amcheck: bool,
+) -> int:
     """Try every link between the server and the repository of CLUSTER, or of every configured cluster.
 
     A WAL segment is finished on the server, awaited in the repository and read back. Ends with 17 when a check fails,
     with 3 when there are only warnings.
+
+    With --deep every database is dumped to nowhere, which reads every row, and pg_amcheck looks for every row in its
+    indexes (by the extension amcheck). What is damaged is named, relation by relation. It takes as long as a dump, and
+    then some.
     """
+    if not deep and (databases or create_amcheck):
+        raise UsageError("--database and --create-amcheck are for --deep", hint="Add --deep, or leave them out.")
     from pghaven.proof.check import run_checks
     from pghaven.proof.results import Verdict, judge
 
@@ -42,13 +61,33 @@ def command(invocation: Invocation, cluster: str | None, timeout: str | None) ->
     found: list[tuple[str, tuple[CheckResult, ...]]] = []
     with invocation.reporter as listener:
         for one in choose_clusters(config, cluster):
-            found.append((one.name, run_checks(_make_settings(config, one, seconds), listener)))
+            results = run_checks(_make_settings(config, one, seconds), listener)
+            if deep:
+                results += _check_deep(one, databases, listener, may_install=create_amcheck)
+            found.append((one.name, results))
     body = [{"cluster": name, "result": judge(results).value, "checks": results} for name, results in found]
     titled = len(found) > 1
     text = "\n".join((f"cluster {name}\n" if titled else "") + render_results(results) for name, results in found)
     status = invocation.show("check", {"clusters": body}, text)
     verdict = judge(result for _, results in found for result in results)
     return {Verdict.FAILED: CheckFailed.exit_status, Verdict.WARNING: EXIT_WARNINGS}.get(verdict, status)
+
+
+def _check_deep(
+    cluster: ClusterConfig, databases: tuple[str, ...], listener: Listener, *, may_install: bool
+) -> tuple[CheckResult, ...]:
+    from pghaven.proof.deep import DeepSettings, run_deep_check
+    from pghaven.setup.register import find_server_os_user
+
+    settings = DeepSettings(
+        conninfo=cluster.conninfo,
+        owner=find_server_os_user(cluster.data_directory) if os.geteuid() == 0 else None,
+        pg_bin=cluster.pg_bin,
+        databases=databases,
+        jobs=count_processes(cluster),
+        may_install=may_install,
+    )
+    return run_deep_check(settings, listener)
 
 
 def render_results(results: tuple[CheckResult, ...]) -> str:
@@ -62,7 +101,6 @@ def render_results(results: tuple[CheckResult, ...]) -> str:
 
 
 def _parse_timeout(text: str | None) -> float:
-    from pghaven.errors import UsageError
     from pghaven.units import parse_duration
 
     if text is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,8 +13,14 @@ from pghaven.cli.opening import count_processes, open_chosen_repository
 from pghaven.errors import UsageError
 
 if TYPE_CHECKING:
-    from pghaven.dump.load import LoadResult
+    from pghaven.dump.load import LoadResult, OpenDump
+    from pghaven.dump.programs import Calling
     from pghaven.server.identity import OsUser
+
+
+_NOT_WITH_VERIFY = frozenset(
+    ("into", "create", "target", "schemas", "tables", "schema_only", "data_only", "make_globals")
+)
 
 
 @click.command("load")
@@ -31,6 +37,7 @@ if TYPE_CHECKING:
 @click.option("--data-only", is_flag=True, help="Only data.")
 @click.option("--globals", "make_globals", is_flag=True, help="Make roles and tablespaces that the server lacks.")
 @click.option("--option", "options", multiple=True, metavar="OPTION", help="An option for pg_restore, as --no-owner.")
+@click.option("--verify", is_flag=True, help="Into a server made for it; compare all rows, keep nothing.")
 @click.option("--repository", metavar="NAME", help="Which of the cluster's repositories it is in.")
 @click.pass_obj
 def command(
@@ -49,19 +56,24 @@ def command(
     data_only: bool,
     make_globals: bool,
     options: tuple[str, ...],
+    verify: bool,
     repository: str | None,
 ) -> int:
     """Load a database of the dump LABEL, or of the newest one, with pg_restore.
 
     What the server lacks (roles, tablespaces, extensions) or has otherwise (encoding, version) is told before anything
-    is loaded, and nothing is. A role that is there is never changed; how it differs is shown. The first object that
-    cannot be loaded ends the load and is named. Only the files that are needed are fetched.
+    is loaded. A role that is there is never changed; how it differs is shown. The first failure ends the load.
+
+    With --verify all databases of the dump, or the named one, are loaded into a new server of the dump's version that
+    nobody else reaches; ends with 17 when rows or checksums are not those of the dump.
     """
+    if verify:
+        return _verify(
+            invocation, label, cluster=cluster, database=database, jobs=jobs, options=options, repository=repository
+        )
     from pghaven.dump.load import LoadSettings, open_dump, run_load
-    from pghaven.dump.programs import Calling, find_dump_programs
-    from pghaven.dump.session import refuse_own_options
+    from pghaven.dump.options import refuse_own_options
     from pghaven.repository.backups import BackupCatalog
-    from pghaven.server.connection import connect
 
     refuse_own_options(options)
     chosen = invocation.get_cluster(cluster)
@@ -71,13 +83,10 @@ def command(
         opened = open_chosen_repository(invocation.config, chosen, repository, listener)
         dump = open_dump(BackupCatalog(opened, chosen.name), label)
         wanted = dump.choose(database)
-        os_user = owner.name if owner else None
-        with connect(conninfo, os_user=os_user) as connection:
-            major = connection.info.server_version // 10000
-        programs = find_dump_programs(max(major, dump.program_major), chosen.pg_bin if target is None else None)
+        calling = _find_calling(dump, conninfo, owner, chosen.pg_bin if target is None else None)
         settings = LoadSettings(
             conninfo=conninfo,
-            os_user=os_user,
+            os_user=owner.name if owner else None,
             target=into or wanted.name,
             create=create,
             jobs=jobs or count_processes(chosen),
@@ -89,8 +98,35 @@ def command(
             make_globals=make_globals,
             options=options,
         )
-        result = run_load(dump, wanted, Calling.of(programs, conninfo, owner), settings, listener)
+        result = run_load(dump, wanted, calling, settings, listener)
     return invocation.show("load", _body(result), _render(result))
+
+
+def _verify(invocation: Invocation, label: str | None, **chosen: Any) -> int:
+    from pghaven.cli.load_verify import verify_dump
+
+    _refuse_with_verify(click.get_current_context())
+    return verify_dump(invocation, label, **chosen)
+
+
+def _find_calling(dump: OpenDump, conninfo: str, owner: OsUser | None, bin_dir: str | None) -> Calling:
+    """The programs for the target's version, or for the dump's where that is newer."""
+    from pghaven.dump.programs import Calling, find_dump_programs
+    from pghaven.server.connection import connect
+
+    with connect(conninfo, os_user=owner.name if owner else None) as connection:
+        major = connection.info.server_version // 10000
+    return Calling.of(find_dump_programs(max(major, dump.program_major), bin_dir), conninfo, owner)
+
+
+def _refuse_with_verify(context: click.Context) -> None:
+    for parameter in context.command.params:
+        given = context.params.get(parameter.name or "")
+        if parameter.name in _NOT_WITH_VERIFY and given:
+            raise UsageError(
+                f"{parameter.opts[0]} cannot be combined with --verify, which loads whole databases, and nowhere else",
+                hint="Leave one of them out.",
+            )
 
 
 def _name_part(*, schema_only: bool, data_only: bool) -> str:

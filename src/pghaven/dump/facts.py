@@ -44,7 +44,8 @@ class DatabaseFacts:
 
     ``locale`` is that of a provider other than the C library's, or empty. ``extensions`` are names and versions,
     ``roles`` those that own something or are granted something, ``tablespaces`` those of its tables and indexes other
-    than the default ones. ``lsn`` is about where the snapshot lies.
+    than the default ones. ``lsn`` is about where the snapshot lies. ``settings`` are those of pg_dump's session that
+    decide how values are written.
     """
 
     oid: int
@@ -62,6 +63,7 @@ class DatabaseFacts:
     roles: tuple[str, ...]
     tablespaces: tuple[str, ...]
     tables: tuple[TableFacts, ...] = ()
+    settings: tuple[tuple[str, str], ...] = ()
 
     @property
     def directory(self) -> str:
@@ -105,8 +107,10 @@ def parse_facts(content: bytes) -> DumpFacts:
 
 
 def _parse_database(body: Mapping[str, Any]) -> DatabaseFacts:
-    known = {name: body[name] for name in DatabaseFacts.__slots__}
-    known["extensions"] = tuple((str(name), str(version)) for name, version in known["extensions"])
+    known = {name: body[name] for name in DatabaseFacts.__slots__ if name != "settings"}
+    # Dumps of early versions have no settings.
+    for name, pairs in (("extensions", known["extensions"]), ("settings", body.get("settings", ()))):
+        known[name] = tuple((str(one), str(other)) for one, other in pairs)
     known["tables"] = tuple(TableFacts(**{name: one[name] for name in TableFacts.__slots__}) for one in known["tables"])
     for name in ("roles", "tablespaces"):
         known[name] = tuple(str(one) for one in known[name])

@@ -32,7 +32,9 @@ from pghaven.server.connection import Connection, connect, fetch_one, server_err
 
 _ENTRY = re.compile(r"([0-9]+); [0-9]+ [0-9]+ (.*)")
 _FAILED_ENTRY = re.compile(r"from TOC entry [0-9]+; [0-9]+ [0-9]+ (.*)")
-_ASKED = ("--globals-only", "--no-role-passwords", "--encoding=UTF8")
+GLOBALS_ASKED = ("--globals-only", "--no-role-passwords", "--encoding=UTF8")
+"""What a target's pg_dumpall is asked, to compare a dump's globals with."""
+
 _LARGE_OBJECTS = ("BLOB", "LARGE OBJECT")
 
 
@@ -136,7 +138,7 @@ def run_load(
     clock = dump.catalog.repository.clock
     began = clock.monotonic()
     there = calling.run(
-        "pg_dumpall", [*_ASKED, "-d", calling.conninfo], doing="read the target's roles and tablespaces"
+        "pg_dumpall", [*GLOBALS_ASKED, "-d", calling.conninfo], doing="read the target's roles and tablespaces"
     )
     changes = compare_globals(dump.read_globals(), there)
     tell_globals(changes, listener, make=settings.make_globals)

@@ -123,17 +123,19 @@ class Calling:
         """The connection string for one database; whatever its name is, it is no option and no other string."""
         return make_conninfo(self.conninfo, dbname=name)
 
-    def run(self, program: str, arguments: Sequence[str], *, doing: str) -> bytes:
-        """What a program writes to standard output. Raises ServerUnsuitable with what it said ("could not …")."""
+    def run(self, program: str, arguments: Sequence[str], *, doing: str, good_statuses: Sequence[int] = (0,)) -> bytes:
+        """What a program writes to standard output. Raises ServerUnsuitable with what it said ("could not …"). It ends
+        with us, however we end."""
         done = subprocess.run(
             [self.programs.path(program), *arguments],
             capture_output=True,
             check=False,
             stdin=subprocess.DEVNULL,
             env=dict(self.environment),
+            preexec_fn=_end_with_parent,
             **child_identity(self.user),
         )
-        if done.returncode != 0:
+        if done.returncode not in good_statuses:
             raise program_failed(done.returncode, done.stderr, doing)
         return bytes(done.stdout)
 

@@ -10,7 +10,7 @@ is never listed; and one run is one dump, with the roles and tablespaces that it
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,12 +18,13 @@ from datetime import datetime
 from pghaven.backup.rivals import make_way
 from pghaven.dump.assemble import Assembled
 from pghaven.dump.facts import DumpFacts
+from pghaven.dump.options import refuse_own_options
 from pghaven.dump.origin import DumpOrigin
 from pghaven.dump.programs import Calling, DumpPrograms, find_dump_programs
 from pghaven.dump.record import make_backup_facts
 from pghaven.dump.snapshot import list_databases
 from pghaven.dump.writing import Writing
-from pghaven.errors import PghavenError, UsageError
+from pghaven.errors import PghavenError
 from pghaven.events import Listener, Notice, Progress, Step
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.entry import Intent, Purpose, summarize
@@ -36,10 +37,6 @@ from pghaven.runtime.whoami import read_own_identity
 from pghaven.server.connection import connect
 from pghaven.server.identity import find_owner
 from pghaven.server.probe import ServerFacts, probe_server
-
-# What decides where and how a dump is written is ours.
-_OWN_OPTIONS = ("-f", "--file", "-F", "--format", "-j", "--jobs", "-Z", "--compress", "--snapshot", "-d", "--dbname")
-_OWN_OPTIONS_MORE = ("-h", "--host", "-p", "--port", "-U", "--username", "-W", "--password", "--filter")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,18 +80,6 @@ def run_dump(repository: Repository, settings: DumpSettings, listener: Listener)
     """
     refuse_own_options(settings.options)
     return DumpSession(repository, settings, listener).run()
-
-
-def refuse_own_options(options: Sequence[str]) -> None:
-    """Raises UsageError for an option of pg_dump that is not the caller's to give."""
-    for option in options:
-        name = option.partition("=")[0]
-        short = name[:2] if name.startswith("-") and not name.startswith("--") else name
-        if name in _OWN_OPTIONS + _OWN_OPTIONS_MORE or short in _OWN_OPTIONS + _OWN_OPTIONS_MORE:
-            raise UsageError(
-                f'"{option}" cannot be passed to pg_dump: how a dump is written and from where is pghaven\'s to say',
-                hint="Pass what chooses the contents, such as --no-owner, --exclude-table or --schema.",
-            )
 
 
 class DumpSession:

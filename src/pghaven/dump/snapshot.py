@@ -39,6 +39,11 @@ _TABLESPACES = """
     SELECT DISTINCT t.spcname::text FROM pg_class c JOIN pg_tablespace t ON t.oid = c.reltablespace
     WHERE t.spcname NOT IN ('pg_default', 'pg_global') ORDER BY 1
 """
+# What pg_dump does not set itself; as a session that sets nothing has it, which ours is not.
+_SETTINGS = """
+    SELECT name::text, reset_val FROM pg_settings
+    WHERE name IN ('TimeZone', 'lc_monetary', 'bytea_output', 'xmlbinary') ORDER BY 1
+"""
 _TABLES = """
     SELECT c.oid::int8, n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'p', 'm', 'S', 'f')
@@ -98,4 +103,5 @@ def _read_facts(connection: Connection) -> DatabaseFacts:
         extensions=tuple((str(extension), str(version)) for extension, version in connection.execute(_EXTENSIONS)),
         roles=tuple(str(row[0]) for row in connection.execute(_ROLES)),
         tablespaces=tuple(str(row[0]) for row in connection.execute(_TABLESPACES)),
+        settings=tuple((str(setting), str(value)) for setting, value in connection.execute(_SETTINGS)),
     )

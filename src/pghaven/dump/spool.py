@@ -19,6 +19,7 @@ from typing import IO
 
 from blake3 import blake3
 
+from pghaven.dump.contents import END_OF_DATA
 from pghaven.dump.cutting import find_landmarks
 from pghaven.dump.programs import Calling, program_failed
 from pghaven.dump.rows import hash_row, sketch_rows
@@ -37,7 +38,6 @@ _END_SECONDS = 30
 _WAITS_IDLE = 20
 # Given when pg_dump has nothing for us: so that failures of workers are noticed, and signs of life are given.
 _NOTHING = FilesJob(files=())
-_LAST_LINES = b"\\.\n\n\n"  # what ends the data of a table in pg_dump's directory format
 TOC_FILE = "toc.dat"
 _TAKEN = "-taken"  # what is added to the directory's name for the one with other names of its files
 
@@ -66,7 +66,7 @@ class SpooledFile:
     @property
     def is_whole(self) -> bool:
         """Whether it ends as the data of a table does that was written with COPY."""
-        return self.last_bytes == _LAST_LINES
+        return self.last_bytes == END_OF_DATA
 
     @property
     def is_table_data(self) -> bool:
@@ -84,14 +84,14 @@ class SpooledFile:
         self.hasher.update(data)
         self.rows += data.count(b"\n")
         self.done_bytes += len(data)
-        self.last_bytes = (self.last_bytes + data[-len(_LAST_LINES) :])[-len(_LAST_LINES) :]
+        self.last_bytes = (self.last_bytes + data[-len(END_OF_DATA) :])[-len(END_OF_DATA) :]
 
     def finish(self) -> None:
         assert self.hasher is not None
         self.hash = self.hasher.digest(HASH_BYTES)
         self.hasher = None
         if self.is_whole:
-            self.rows -= _LAST_LINES.count(b"\n")
+            self.rows -= END_OF_DATA.count(b"\n")
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from pghaven.backup.gather import Pieces
 from pghaven.backup.pipeline import ReadResult, WorkerPacks
 from pghaven.dump.assemble import Assembled, Assembly
 from pghaven.dump.facts import FACTS_FILE, GLOBALS_FILE, DatabaseFacts, DumpFacts, TableFacts, render_facts
+from pghaven.dump.options import NOT_COPY
 from pghaven.dump.origin import DumpOrigin
 from pghaven.dump.programs import Calling
 from pghaven.dump.snapshot import DatabaseSnapshot, open_snapshot
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from pghaven.dump.session import DumpSession
 
 _ENTRY = re.compile(r"([0-9]+); [0-9]+ ([0-9]+) TABLE DATA ")
-_NOT_COPY = ("--inserts", "--column-inserts", "--attribute-inserts", "--rows-per-insert")
 
 
 class Writing:
@@ -135,7 +135,7 @@ class Writing:
                 calling.with_database(name),
             ]
             oids: dict[str, int] = {}
-            with_copy = not any(option.startswith(_NOT_COPY) for option in settings.options)
+            with_copy = not any(option.startswith(NOT_COPY) for option in settings.options)
             yield from work.run(arguments, f'dump database "{name}"', lambda: oids.update(self._read_contents(path)))
             for file in work.files.values():
                 if with_copy and file.name in oids and not file.is_whole:

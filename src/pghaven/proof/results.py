@@ -18,13 +18,16 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckResult:
-    """``name`` is stable, ``text`` says what was found in words of the trade, ``hint`` what to do."""
+    """``name`` is stable, ``text`` says what was found in words of the trade, ``hint`` what to do. ``database`` and
+    ``relation`` (with its schema) are given where a single relation is meant."""
 
     name: str
     verdict: Verdict
     text: str
     hint: str | None = None
     seconds: float | None = None
+    database: str | None = None
+    relation: str | None = None
 
 
 def good(name: str, text: str, *, seconds: float | None = None) -> CheckResult:

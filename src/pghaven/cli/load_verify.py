@@ -1,0 +1,94 @@
+"""``pghaven load --verify``: whether a dump can be loaded, and is then what was dumped.
+
+The one idea: what differs is a finding to be shown like any other, and the exit status says that there was one.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from pghaven.cli.dump_command import find_spool
+from pghaven.cli.invocation import Invocation
+from pghaven.cli.opening import count_processes, open_chosen_repository
+from pghaven.errors import CheckFailed
+
+if TYPE_CHECKING:
+    from pghaven.dump.proving import ProofResult
+    from pghaven.server.identity import OsUser
+
+_TOLD = 20
+
+
+def verify_dump(
+    invocation: Invocation,
+    label: str | None,
+    *,
+    cluster: str | None,
+    database: str | None,
+    jobs: int | None,
+    options: tuple[str, ...],
+    repository: str | None,
+) -> int:
+    """Load the dump, or one database of it, into a server made for it, and compare; the command's exit status."""
+    from pghaven.dump.load import open_dump
+    from pghaven.dump.options import refuse_own_options
+    from pghaven.dump.proving import ProofSettings, run_proof
+    from pghaven.repository.backups import BackupCatalog
+
+    refuse_own_options(options)
+    chosen = invocation.get_cluster(cluster)
+    with invocation.reporter as listener:
+        opened = open_chosen_repository(invocation.config, chosen, repository, listener)
+        dump = open_dump(BackupCatalog(opened, chosen.name), label)
+        databases = dump.facts.databases if database is None else (dump.choose(database),)
+        settings = ProofSettings(
+            scratch=find_spool(chosen),
+            user=_find_user(chosen.data_directory),
+            jobs=jobs or count_processes(chosen),
+            processes=count_processes(chosen),
+            pg_bin=chosen.pg_bin,
+            options=options,
+        )
+        result = run_proof(dump, databases, settings, listener)
+    status = invocation.show("load-verify", _body(result), _render(result))
+    return status if result.is_same else CheckFailed.exit_status
+
+
+def _find_user(data_directory: str) -> OsUser | None:
+    """Whom the server runs as: for root the owner of the cluster's own, where that is here."""
+    from pghaven.server.identity import find_owner, find_server_user
+
+    if os.geteuid() != 0:
+        return None
+    owner = find_owner(data_directory) if os.path.isdir(data_directory) else None
+    return owner if owner is not None and owner.uid != 0 else find_server_user()
+
+
+def _body(result: ProofResult) -> dict[str, object]:
+    return {
+        "label": result.label,
+        "result": "same" if result.is_same else "different",
+        "server_version": result.server_version,
+        "databases": result.databases,
+        "seconds": result.total_seconds,
+    }
+
+
+def _render(result: ProofResult) -> str:
+    from pghaven.units import render_duration
+
+    lines = []
+    for one in result.databases:
+        objects = f", {one.large_objects} large objects" if one.large_objects else ""
+        found = f"{len(one.differences)} of them differ" if one.differences else "all as they were dumped"
+        lines.append(f'database "{one.name}": {one.tables} tables, {one.rows:,} rows{objects}: {found}')
+        lines += [f"  {different.name}: {different.text}" for different in one.differences[:_TOLD]]
+        if len(one.differences) > _TOLD:
+            lines.append(f"  and {len(one.differences) - _TOLD} more")
+    verdict = "is loaded the same" if result.is_same else "is NOT loaded the same"
+    lines.append(
+        f"dump {result.label} {verdict} into PostgreSQL {result.server_version}, "
+        f"in {render_duration(result.total_seconds)}"
+    )
+    return "\n".join(lines) + "\n"
