@@ -8,6 +8,7 @@ import pytest
 
 from pghaven.wal.commands import render_archive_command
 from tests.pg.test_wal_server import Protected, recover, rows
+from tests.support.agent import running_agent
 from tests.support.cluster import TestCluster
 from tests.support.commands import PghavenCommand
 from tests.support.fixtures import ClusterFactory
@@ -46,6 +47,28 @@ def test_a_backlog_costs_a_shell_a_file_and_is_restored_whole(pg_version: int, p
     restored = protected.restore("restored")
     assert recover(restored)
     assert rows(restored) == list(range(BACKLOG))
+
+
+def test_the_agent_archives_for_a_server_that_comes_later(pg_version: int, protected: Protected) -> None:
+    """As root where the tests are: it becomes the owner of the data directory, who alone may ask it."""
+    primary = protected.primary
+    protected.take_base_backup()
+    primary.append_conf(archive_command="false")
+    primary.reload()
+    names = [protected.insert(value) for value in range(BACKLOG)]
+    primary.stop()
+    with running_agent(protected.config, primary.data_directory, program=protected.command.words) as agent:
+        wait_until(lambda: all(protected.archive.exists(name) for name in names), "the agent, without a server")
+        primary.append_conf(archive_command=protected.archive_command)
+        primary.start()
+        primary.sql("SELECT pg_stat_reset_shared('archiver')")
+        names += [protected.insert(value) for value in range(BACKLOG, BACKLOG + 4)]
+        primary.wait_archived(names[-1])
+        assert primary.value("SELECT failed_count FROM pg_stat_archiver") == 0
+        assert "warning" not in agent.log.read_text()
+    restored = protected.restore("restored")
+    assert recover(restored)
+    assert rows(restored) == list(range(BACKLOG + 4))
 
 
 def test_a_standby_that_archives_too_gives_what_is_there_already(pg_version: int, protected: Protected) -> None:

@@ -12,6 +12,7 @@ from tests.tidy.source import SOURCE, Module, iter_imports, list_modules
 # From the top. What two packages of one row share moves down.
 ROWS: tuple[tuple[str, ...], ...] = (
     ("cli",),
+    ("agent",),
     ("demo",),  # goes through what the commands do, with their own pieces, and shows nothing itself
     ("config",),
     ("proof",),

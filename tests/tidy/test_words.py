@@ -38,7 +38,10 @@ MAY_SLEEP = {
     "src/pghaven/clock.py": "the only caller of time",
     "src/pghaven/runtime/": "waits for processes where no condition can be waited for",
 }
-MAY_READ_CLOCKS = {"src/pghaven/clock.py": "the only caller of time"}
+MAY_READ_CLOCKS = {
+    "src/pghaven/clock.py": "the only caller of time",
+    "src/pghaven/wal/asking.py": "starts for every WAL file: what the clock imports costs more than all it does",
+}
 MAY_PRINT = {
     "src/pghaven/cli/": "the only place that shows anything",
     "src/pghaven/repository/kit/rescue.py": "a program of its own",

@@ -33,6 +33,7 @@ COMMANDS = {
     "restore": ("pghaven.cli.restore_command:command", "Restore a cluster to a moment."),
     "repo": ("pghaven.cli.repo_command:command", "Look after repositories: copy one to another, its keys."),
     "wal": ("pghaven.cli.wal_command:command", "Archive and fetch write-ahead log."),
+    "agent": ("pghaven.cli.agent_command:command", "Look after the WAL of this host's clusters, all the time."),
 }
 
 # Commands of which every failure ends with one declared status, whatever its class: argument words in this order.
@@ -49,10 +50,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failure_status = find_failure_status(words)
     try:
         if words[:1] == ["wal"]:
+            status, spent = None, 0.0
+            if words[1:2] == ["push"]:
+                from pghaven.wal.asking import ask_agent
+
+                status, spent = ask_agent(words[2:])
+                if status is not None:
+                    return status
             # PostgreSQL's own calls, once for every WAL file, do not wait for the library that parses options.
             from pghaven.cli.wal_run import run_words
 
-            status = run_words(words)
+            status = run_words(words, spent)
             if status is not None:
                 return status
         from pghaven.cli.root import run

@@ -30,11 +30,13 @@ _GET_OPTIONS = _PUSH_OPTIONS | {"--plan", "--absent-status"}
 _ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 _STATUS_MAX = 255
 _PUSH_PROCESSES_MAX = 8
+_MOMENT_SECONDS = 1.0
 
 
-def run_words(words: Sequence[str]) -> int | None:
+def run_words(words: Sequence[str], spent_seconds: float = 0.0) -> int | None:
     """Run a command line as PostgreSQL is told to use it, and return its exit status; None if it is any other.
 
+    ``spent_seconds`` of the time that a push may take are over already.
     Only errors of ours and interrupts are reported here; a bug is raised.
     """
     if list(words[:2]) == ["wal", "push"]:
@@ -53,7 +55,7 @@ def run_words(words: Sequence[str]) -> int | None:
             config = load_config(options.get("--config"))
             cluster = choose_cluster(config, options.get("--cluster"))
             if failure_status is None:
-                return push(PushCall(config=config, cluster=cluster, path=operands[0]))
+                return push(PushCall(config=config, cluster=cluster, path=operands[0], spent_seconds=spent_seconds))
             return get(
                 GetCall(
                     config=config,
@@ -86,10 +88,14 @@ def choose_cluster(config: Config, name: str | None) -> ClusterConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PushCall:
+    """Of the cluster's time limit ``spent_seconds`` are over; a moment is left all the same."""
+
     config: Config
     cluster: ClusterConfig
     path: str
     as_json: bool = False
+    spent_seconds: float = 0.0
+    look_ahead: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,10 +123,10 @@ def push(call: PushCall, listener: Listener | None = None) -> int:
             repositories=list_places(call.config, cluster),
             path=call.path,
             required=cluster.wal_required or len(cluster.repositories),
-            limit_seconds=cluster.wal_timeout_seconds,
+            limit_seconds=max(cluster.wal_timeout_seconds - call.spent_seconds, _MOMENT_SECONDS),
             patience_seconds=cluster.wal_patience_seconds,
-            look_ahead=cluster.wal_look_ahead,
-            processes=min(count_processes(cluster), _PUSH_PROCESSES_MAX),
+            look_ahead=cluster.wal_look_ahead if call.look_ahead else 0,
+            processes=count_push_processes(cluster),
             data_directory=cluster.data_directory,
         ),
         listener or _listen,
@@ -128,6 +134,11 @@ def push(call: PushCall, listener: Listener | None = None) -> int:
     if call.as_json:
         _show_json("wal-push", {"result": result})
     return EXIT_DONE
+
+
+def count_push_processes(cluster: ClusterConfig) -> int:
+    """How many processes push files that wait, for each repository."""
+    return min(count_processes(cluster), _PUSH_PROCESSES_MAX)
 
 
 def get(call: GetCall, listener: Listener | None = None) -> int:

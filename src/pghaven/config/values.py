@@ -136,6 +136,15 @@ class ClusterConfig:
         ),
         example="16",
     )
+    wal_refill_every_seconds: float = option(
+        DURATION,
+        default="1h",
+        doc=(
+            "How often `pghaven agent` looks for WAL that is missing from a repository, as `pghaven wal refill` does. "
+            "What a repository is known to have missed is tried every minute."
+        ),
+        example='"15min"',
+    )
     io_limit: int | None = option(
         RATE,
         default_words="no limit",

@@ -87,6 +87,18 @@ def child_identity(user: OsUser | None) -> dict[str, Any]:
     return {"cwd": "/", "user": user.uid, "group": user.gid, "extra_groups": list(user.groups)}
 
 
+def become(user: OsUser) -> None:
+    """Be this user for good, in a process that has one thread. Raises NotPermitted when we are not root and the user is
+    another."""
+    if not must_switch(user):
+        return
+    _require_root(user)
+    os.setgroups(user.groups)
+    os.setgid(user.gid)
+    os.setuid(user.uid)
+    os.environ.update(HOME=user.home, USER=user.name, LOGNAME=user.name)
+
+
 @contextmanager
 def acting_as(user: OsUser | None) -> Iterator[None]:
     """The calling thread's effective user and group are ``user``'s inside the block.

@@ -10,7 +10,7 @@ While a history file waits nobody looks ahead: no segment of a timeline is store
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -46,9 +46,19 @@ class _Track:
 
 
 class Ahead:
-    """Some files on their way into several repositories."""
+    """Some files on their way into several repositories. ``enter`` is called in each process that is started."""
 
-    def __init__(self, marks: Marks, wal_directory: str, names: Sequence[str], *, cluster: str, clock: Clock) -> None:
+    def __init__(
+        self,
+        marks: Marks,
+        wal_directory: str,
+        names: Sequence[str],
+        *,
+        cluster: str,
+        clock: Clock,
+        enter: Callable[[], None] | None = None,
+    ) -> None:
+        self._enter = enter
         self._marks = marks
         self._wal_directory = wal_directory
         self._names = tuple(names[:FILES_MAX])
@@ -114,6 +124,11 @@ class Ahead:
                     if child.status is None:
                         child.leave()
 
+    def close(self) -> None:
+        """When all have ended, in a process that goes on."""
+        for track in self._tracks:
+            os.close(track.tokens)
+
     def list_done(self, without: Sequence[str]) -> Iterator[tuple[str, int]]:
         """The files, with their times, that every repository holds but those named in ``without``."""
         tracks = [track for track in self._tracks if track.place.name not in without]
@@ -124,6 +139,8 @@ class Ahead:
                 yield name, first
 
     def _work(self, track: _Track, data_directory: str | None, tell: Tell) -> None:
+        if self._enter is not None:
+            self._enter()
         opened: OpenArchive | None = None
         with suppress(PghavenError):
             while token := os.read(track.tokens, 1):

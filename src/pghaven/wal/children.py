@@ -33,6 +33,10 @@ _POLL_MAX_MS = (1 << 31) - 1
 _END_SECONDS = 1.0
 _END_POLL_SECONDS = 0.001
 
+_left: set[int] = set()
+_writer: int | None = None
+"""In a child, the end of the pipe to its parent. Its own children close it: else they would seem to be the child."""
+
 
 class Child:
     """A running child. ``status`` is its exit status when it has ended, minus the signal that ended it; ``trace`` is
@@ -81,11 +85,13 @@ class Child:
         elif now >= self._end_by:
             self.end(signal.SIGKILL)
             self.status = -signal.SIGKILL
+            _left.add(self._pid)
 
     def leave(self) -> None:
         """Kill it, and hear no more of it. It is not waited for: if it hangs in the kernel it would take us with it."""
         self.end(signal.SIGKILL)
         self.status = -signal.SIGKILL
+        _left.add(self._pid)
         os.close(self.reader)
 
     def end(self, number: signal.Signals) -> None:
@@ -99,6 +105,13 @@ def start_child(work: Callable[[Tell], None]) -> Child:
     with "cancelled" when it is interrupted, and with 1 when it raises anything else. Raises Cancelled if no process can
     be made."""
     return Child(*fork_child(partial(_run_as_child, work)))
+
+
+def reap_left() -> None:
+    """In a process that goes on: let those that were left behind, and have ended since, be gone."""
+    for pid in list(_left):
+        if os.waitpid(pid, os.WNOHANG)[0]:
+            _left.remove(pid)
 
 
 def wait_for_any(children: Sequence[Child], seconds: float) -> Iterator[Child]:
@@ -144,6 +157,7 @@ class ChildTrouble(Exception):
 
 
 def _run_as_child(work: Callable[[Tell], None], writer: int) -> None:
+    global _writer  # noqa: PLW0603  there is one for each process
     status = 1
 
     def tell(message: Any) -> None:
@@ -153,6 +167,10 @@ def _run_as_child(work: Callable[[Tell], None], writer: int) -> None:
             view = view[os.write(writer, view) :]
 
     try:
+        if _writer is not None:
+            os.close(_writer)
+        _writer = writer
+        _left.clear()
         unblock_interrupts()
         nothing = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):

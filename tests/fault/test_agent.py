@@ -1,0 +1,284 @@
+"""The agent: what it answers is true and comes soon, and whatever becomes of it the server is never kept waiting.
+
+Every push is the configured command through ``sh``, in a data directory with an ``archive_status`` as a server has.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from pghaven.errors import Cancelled, Conflict, Locked, StoreUnreachable
+from pghaven.wal.asking import SOCKET_PATH
+from tests.fault.test_look_ahead import archive, finish, finish_all, held, is_told
+from tests.fault.volumes import frozen, needs_root, power_cut_volume
+from tests.support.agent import PROGRAM, ping, running_agent
+from tests.support.waiting import wait_until
+from tests.support.walfile import WalSite, make_segment, run_in, segment_name, start_in
+
+# A program that tells whether it has loaded what does a push, and one that cannot load it.
+_THIN = (
+    "import sys; from pghaven.cli.main import main; status = main()\n"
+    "print(*sorted(name for name in sys.modules if name.startswith('pghaven')), len(sys.modules)); sys.exit(status)"
+)
+THIN = (sys.executable, "-c", _THIN)
+_ONLY_ASKS = (
+    "import sys; sys.modules['pghaven.cli.wal_run'] = None\nfrom pghaven.cli.main import main; sys.exit(main())"
+)
+ONLY_ASKS = (sys.executable, "-c", _ONLY_ASKS)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> WalSite:
+    made = WalSite(tmp_path)
+    (made.data_directory / "pg_wal" / "archive_status").mkdir()
+    return made
+
+
+def finish_one(site: WalSite, number: int) -> None:
+    finish_all(site, [number])
+
+
+def is_held(site: WalSite, number: int) -> bool:
+    return held(site, site.repository_path, number)
+
+
+def socket_of(site: WalSite) -> Path:
+    return site.data_directory / SOCKET_PATH
+
+
+def test_a_push_by_the_agent_loads_next_to_nothing(site: WalSite) -> None:
+    with running_agent(site.config_path, site.data_directory):
+        site.write(segment_name(3), make_segment(segment_name(3)))
+        ended = run_in(site.data_directory, [*THIN, "wal", "push", *site.options, f"pg_wal/{segment_name(3)}"])
+    assert ended.status == 0, ended.err
+    *ours, modules = ended.out.split()
+    assert ours == ["pghaven", "pghaven.cli", "pghaven.cli.main", "pghaven.wal", "pghaven.wal.asking"]
+    bare = run_in(site.data_directory, [sys.executable, "-c", "import sys; print(len(sys.modules))"])
+    assert int(modules) - int(bare.out) <= 8
+    assert is_held(site, 3)
+
+
+def test_what_waits_is_marked_without_anybody_having_asked(site: WalSite) -> None:
+    with running_agent(site.config_path, site.data_directory):
+        finish_all(site)
+        wait_until(lambda: all(is_told(site, number, "/bin/sh") for number in (3, 4, 5, 6)), "marks")
+    assert all(is_held(site, number) for number in (3, 4, 5, 6))
+
+
+def test_a_backlog_is_archived_in_its_order_with_the_agent_at_work(site: WalSite) -> None:
+    numbers = range(3, 40)
+    finish_all(site, numbers)
+    with running_agent(site.config_path, site.data_directory):
+        assert [archive(site, segment_name(number)).status for number in numbers] == [0] * len(numbers)
+    assert all(is_held(site, number) for number in numbers)
+
+
+def test_an_error_is_told_as_a_push_tells_it(site: WalSite) -> None:
+    alone = _fail(site)
+    with running_agent(site.config_path, site.data_directory) as agent:
+        by_agent = _fail(site)
+        assert by_agent == alone
+        other = make_segment(segment_name(9), seed=1)
+        finish(site, segment_name(9), make_segment(segment_name(9)))
+        assert archive(site, segment_name(9)).status == 0
+        site.write(segment_name(9), other)
+        assert archive_with(site, 9, ONLY_ASKS) == Conflict.exit_status
+        assert "cannot" in agent.log.read_text() or "could not" in agent.log.read_text()
+        assert "archiving works again" in agent.log.read_text()
+    assert site.archive.get(str(segment_name(9))) == make_segment(segment_name(9))
+
+
+def _fail(site: WalSite) -> tuple[int, str]:
+    """What the server is told while there is no repository, by whoever does the push."""
+    finish_one(site, 8)
+    site.repository_path.rename(site.root / "away")
+    try:
+        ended = site.run_shell(site.archive_command(f"pg_wal/{segment_name(8)}"))
+    finally:
+        (site.root / "away").rename(site.repository_path)
+    assert ended.status == StoreUnreachable.exit_status
+    return ended.status, ended.err
+
+
+def archive_with(site: WalSite, number: int, program: Sequence[str]) -> int:
+    return site.run_shell(site.archive_command(f"pg_wal/{segment_name(number)}", program)).status
+
+
+# -- without it ------------------------------------------------------------------------------------------------------
+
+
+def test_who_gets_no_answer_does_it_himself(site: WalSite) -> None:
+    with running_agent(site.config_path, site.data_directory) as agent:
+        desk = ping(site.data_directory)
+        assert desk is not None
+        agent.process.send_signal(signal.SIGSTOP)
+        os.kill(desk, signal.SIGKILL)
+        agent.process.kill()
+        agent.process.wait(30)
+    assert socket_of(site).exists(), "nobody was left to remove it"
+    finish_one(site, 3)
+    assert archive(site, segment_name(3)).status == 0
+    assert is_held(site, 3)
+
+
+def test_what_it_has_started_follows_it_when_it_is_killed(site: WalSite) -> None:
+    with running_agent(site.config_path, site.data_directory) as agent:
+        agent.process.kill()
+        agent.process.wait(30)
+        wait_until(lambda: ping(site.data_directory) is None, "the agent's children to follow it")
+        wait_until(lambda: not socket_of(site).exists(), "the door to be shut")
+
+
+def test_one_that_is_stopped_holds_nobody_up(site: WalSite) -> None:
+    with running_agent(site.config_path, site.data_directory):
+        desk = ping(site.data_directory)
+        assert desk is not None
+        os.kill(desk, signal.SIGSTOP)
+        try:
+            finish_one(site, 3)
+            assert archive(site, segment_name(3)).status == 0
+        finally:
+            os.kill(desk, signal.SIGCONT)
+    assert is_held(site, 3)
+
+
+@needs_root
+def test_one_that_dies_in_the_midst_of_a_push_is_followed_by_whoever_asked(site: WalSite, tmp_path: Path) -> None:
+    with power_cut_volume(tmp_path / "volume") as volume:
+        path = volume.path / "repository"
+        site.repository_path = path
+        site.register(path)
+        site.configure(wal_timeout="20s")
+        with running_agent(site.config_path, site.data_directory):
+            site.write(segment_name(3), make_segment(segment_name(3)))
+            desk = ping(site.data_directory)
+            assert desk is not None
+            with frozen(volume.path):
+                command = site.archive_command(f"pg_wal/{segment_name(3)}")
+                waiting = start_in(site.data_directory, ["/bin/sh", "-c", command])
+                wait_until(lambda: _has_children(desk), "the push to begin")
+                os.kill(desk, signal.SIGKILL)
+                wait_until(lambda: ping(site.data_directory) is not None, "another process at the door")
+            _, told = waiting.communicate(timeout=60)
+            assert waiting.returncode == 0, told
+        assert is_held(site, 3)
+
+
+def _has_children(process: int) -> bool:
+    return bool(Path(f"/proc/{process}/task/{process}/children").read_text().split())
+
+
+@needs_root
+def test_a_store_that_hangs_is_told_of_in_time(site: WalSite, tmp_path: Path) -> None:
+    with power_cut_volume(tmp_path / "volume") as volume:
+        path = volume.path / "repository"
+        site.repository_path = path
+        site.register(path)
+        site.configure(wal_timeout="2s")
+        with running_agent(site.config_path, site.data_directory):
+            finish_one(site, 3)
+            with frozen(volume.path):
+                ended = site.run_shell(site.archive_command(f"pg_wal/{segment_name(3)}", ONLY_ASKS))
+                assert ended.status == Cancelled.exit_status
+                assert "within 2 s" in ended.err or "within 1" in ended.err
+            assert archive(site, segment_name(3)).status == 0
+        assert is_held(site, 3)
+
+
+# -- one at a time, and its end ----------------------------------------------------------------------------------------
+
+
+def test_a_second_one_is_refused_and_the_first_goes_on(site: WalSite) -> None:
+    with running_agent(site.config_path, site.data_directory):
+        first = ping(site.data_directory)
+        second = run_in(site.root, [*PROGRAM, "agent", "--config", str(site.config_path)])
+        assert second.status == Locked.exit_status
+        assert "another agent serves" in second.err
+        assert ping(site.data_directory) == first
+
+
+def test_it_ends_when_it_is_asked_to_and_leaves_no_door(site: WalSite) -> None:
+    with running_agent(site.config_path, site.data_directory) as agent:
+        assert agent.end() == Cancelled.exit_status
+    assert not socket_of(site).exists()
+    with running_agent(site.config_path, site.data_directory):
+        finish_one(site, 3)
+        assert archive(site, segment_name(3), ONLY_ASKS).status == 0
+
+
+def test_a_part_of_it_that_is_killed_is_begun_again(site: WalSite) -> None:
+    with running_agent(site.config_path, site.data_directory):
+        desk = ping(site.data_directory)
+        assert desk is not None
+        os.kill(desk, signal.SIGKILL)
+        wait_until(lambda: ping(site.data_directory) not in (desk, None), "another process at the door")
+        finish_one(site, 3)
+        assert archive(site, segment_name(3), ONLY_ASKS).status == 0
+
+
+# -- what changes under it ---------------------------------------------------------------------------------------------
+
+
+def test_a_data_directory_that_comes_later_or_is_replaced_is_served(site: WalSite) -> None:
+    away = site.root / "away"
+    site.data_directory.rename(away)
+    with running_agent(site.config_path):
+        shutil.copytree(away, site.data_directory)
+        wait_until(lambda: ping(site.data_directory) is not None, "the agent in the new directory")
+        shutil.rmtree(site.data_directory)
+        away.rename(site.data_directory)
+        wait_until(lambda: ping(site.data_directory) is not None, "the agent in the directory in its place")
+        finish_one(site, 3)
+        assert archive(site, segment_name(3), ONLY_ASKS).status == 0
+
+
+def test_a_changed_configuration_is_used_and_a_wrong_one_is_not(site: WalSite) -> None:
+    with running_agent(site.config_path, site.data_directory) as agent:
+        good = site.config_path.read_text()
+        site.config_path.write_text(good + "nonsense = 1\n")
+        wait_until(lambda: "is not used" in agent.log.read_text(), "the wrong configuration to be told of")
+        finish_one(site, 3)
+        assert archive(site, segment_name(3), ONLY_ASKS).status == 0
+        second = site.root / "second"
+        site.register(second)
+        site.configure(second)
+        wait_until(lambda: "read anew" in agent.log.read_text(), "the new configuration")
+        wait_until(lambda: ping(site.data_directory) is not None, "the agent")
+        finish_one(site, 4)
+        assert archive(site, segment_name(4), ONLY_ASKS).status == 0
+        assert held(site, second, 4)
+
+
+def test_only_the_words_of_its_own_configuration_are_taken(site: WalSite) -> None:
+    other = site.root / "other.toml"
+    shutil.copy(site.config_path, other)
+    site.write(segment_name(3), make_segment(segment_name(3)))
+    path = f"pg_wal/{segment_name(3)}"
+    with running_agent(site.config_path, site.data_directory):
+        for options in (("--config", str(other), "--cluster", "main"), ("--config", str(site.config_path))):
+            assert run_in(site.data_directory, [*ONLY_ASKS, "wal", "push", *options, path]).status != 0
+        words = [*ONLY_ASKS, "wal", "push", *site.options, path]
+        assert run_in(site.data_directory, words, {"PGHAVEN_CLUSTER__MAIN__WAL_REQUIRED": "1"}).status != 0
+        assert run_in(site.data_directory, words).status == 0
+
+
+def test_a_repository_that_was_down_is_filled_in(site: WalSite, tmp_path: Path) -> None:
+    second = tmp_path / "second"
+    site.register(second)
+    site.configure(second, extra="wal_required = 1\n")
+    with running_agent(site.config_path, site.data_directory):
+        second.rename(tmp_path / "away")
+        finish_one(site, 3)
+        assert archive(site, segment_name(3), ONLY_ASKS).status == 0
+        (tmp_path / "away").rename(second)
+        finish_one(site, 4)
+        assert archive(site, segment_name(4), ONLY_ASKS).status == 0
+    assert is_held(site, 3)
+    assert is_held(site, 4)
