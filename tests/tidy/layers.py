@@ -15,6 +15,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("agent",),
     ("demo",),  # goes through what the commands do, with their own pieces, and shows nothing itself
     ("config",),
+    ("drill",),
     ("proof",),
     ("setup",),
     ("dump",),  # reads and writes files of a repository as backups and restores do

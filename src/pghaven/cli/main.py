@@ -27,6 +27,8 @@ COMMANDS = {
     "list": ("pghaven.cli.list_command:command", "List the backups."),
     "status": ("pghaven.cli.status_command:command", "Show how far back, and how recent, a restore can be."),
     "verify": ("pghaven.cli.verify_command:command", "Read all that restores would read, and tell what is damaged."),
+    "drill": ("pghaven.cli.drill_command:command", "Restore somewhere, start, question, report, and clean up."),
+    "mark": ("pghaven.cli.mark_command:command", "Keep what the tables hold now, for drills to compare with."),
     "expire": ("pghaven.cli.expire_command:command", "Remove what the retention policy no longer keeps."),
     "hold": ("pghaven.cli.hold_command:command", "Keep a backup whatever the retention policy says."),
     "release": ("pghaven.cli.release_command:command", "Let the retention policy judge a held backup again."),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from pghaven.config.drill_values import NO_DRILLS, DrillConfig
 from pghaven.config.price_values import PriceConfig
 from pghaven.config.repository_values import KEY_OPTIONS, RepositoryConfig
 from pghaven.config.retention_values import KEEP_ALL, RetentionConfig
@@ -188,6 +189,7 @@ class ClusterConfig:
         example='"/var/lib/pghaven-state"',
     )
     retention: RetentionConfig = KEEP_ALL
+    drill: DrillConfig = NO_DRILLS
 
 
 SECTIONS = (
@@ -221,6 +223,7 @@ SECTIONS = (
                     "and so does the last one."
                 ),
             ),
+            Section(name="drill", type=DrillConfig, doc="How `pghaven drill` proves that the cluster comes back."),
         ),
     ),
 )

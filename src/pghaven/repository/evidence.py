@@ -22,6 +22,9 @@ from pghaven.repository import layout
 from pghaven.repository.repository import Repository
 from pghaven.units import parse_time_utc
 
+DRILL_SUFFIX = "-drill"
+"""What names of drills' results end in, so that neither kind pushes the other out of sight; see ``drills``."""
+
 _KIND = "verification"
 _STAMP = "%Y%m%dT%H%M%SZ"
 # How many results are looked back on: with one a day, and one for each backup now and then, that is months.
@@ -82,21 +85,24 @@ def render_ends(ends: Sequence[ArchiveEnd]) -> list[dict[str, Any]]:
     ]
 
 
-def store_evidence(repository: Repository, cluster: str, body: Mapping[str, Any]) -> str:
-    """Keep a result; its name. ``body`` has what ``Evidence`` needs, and more for people.
+def store_evidence(
+    repository: Repository, cluster: str, body: Mapping[str, Any], *, kind: str = _KIND, suffix: str = ""
+) -> str:
+    """Keep a result; its name. ``body`` has what ``Evidence`` needs, or what goes with another ``kind``, and more for
+    people; results of another kind have a ``suffix`` to their names.
 
     Raises what storing raises: NotPermitted, StoreUnreachable, Refused.
     """
     stamp = f"{_next_moment(repository, cluster):{_STAMP}}-{os.urandom(2).hex()}"
-    name = layout.evidence_name(cluster, stamp)
-    repository.create_document(name, {"kind": _KIND, **body})
+    name = layout.evidence_name(cluster, stamp + suffix)
+    repository.create_document(name, {"kind": kind, **body})
     return name
 
 
 def _next_moment(repository: Repository, cluster: str) -> datetime:
     """Now, or a second after the newest result: it must not count before this one because a clock was ahead then."""
     now = repository.clock.now()
-    for name in list_results(repository, cluster):
+    for name in sorted(repository.store.list_children(layout.evidence_prefix(cluster)), reverse=True):
         if (newest := parse_stamp(name)) is not None:
             with suppress(OverflowError):  # it is at the end of all time
                 return max(now, newest + timedelta(seconds=1))
@@ -124,7 +130,7 @@ def read_result(repository: Repository, name: str) -> Evidence | None:
 
 def _list_children(repository: Repository, cluster: str) -> list[str]:
     children = repository.store.list_children(layout.evidence_prefix(cluster))
-    return [child for child in children if not child.endswith("/")]
+    return [child for child in children if not child.endswith(("/", DRILL_SUFFIX))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

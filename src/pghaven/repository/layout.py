@@ -164,6 +164,15 @@ def audit_name(cluster: str, system_identifier: int, stamp: str) -> str:
     return f"{audits_prefix(cluster, system_identifier)}{stamp}"
 
 
+def markers_prefix(cluster: str, system_identifier: int) -> str:
+    return f"clusters/{cluster}/markers/{system_identifier}/"
+
+
+def marker_name(cluster: str, system_identifier: int, stamp: str) -> str:
+    """``stamp`` is when it was written and four random digits, as in a backup's label."""
+    return f"{markers_prefix(cluster, system_identifier)}{stamp}"
+
+
 def outlines_prefix(cluster: str) -> str:
     return f"clusters/{cluster}/outlines/"
 
@@ -173,5 +182,5 @@ def evidence_prefix(cluster: str) -> str:
 
 
 def evidence_name(cluster: str, stamp: str) -> str:
-    """``stamp`` is when it was found and four random digits, as in a backup's label."""
+    """``stamp`` is when it was found and four random digits, as in a backup's label; a drill's ends in ``-drill``."""
     return f"clusters/{cluster}/evidence/{stamp}"

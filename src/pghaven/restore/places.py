@@ -96,7 +96,9 @@ def _tablespace_paths(request: RestoreRequest, manifest: Manifest) -> dict[str, 
     target = os.path.realpath(request.target_dir)
     paths: dict[str, str] = {}
     for tablespace in manifest.facts.tablespaces:
-        path = os.path.normpath(mapping.pop(tablespace.path, tablespace.path))
+        below = request.tablespaces_below
+        unmapped = tablespace.path if below is None else f"{below}/{tablespace.oid}"
+        path = os.path.normpath(mapping.pop(tablespace.path, unmapped))
         if not os.path.isabs(path):
             raise Refused(
                 f'tablespace "{tablespace.name}" lies at "{path}", inside its data directory',

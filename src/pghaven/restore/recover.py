@@ -14,7 +14,7 @@ import tempfile
 from dataclasses import dataclass
 
 from pghaven.clock import SYSTEM_CLOCK, Clock
-from pghaven.errors import CheckFailed, ServerUnsuitable
+from pghaven.errors import Cancelled, CheckFailed, ServerUnsuitable
 from pghaven.events import Listener, Notice, Step
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import Timeline, parse_history
@@ -77,8 +77,8 @@ def run_recovery(plan: RestorePlan, pg_bin: str | None, listener: Listener, *, c
             return _await_pause(plan, instance, began, clock)
         if action == "shutdown":
             return _await_shutdown(plan, instance, began, clock)
-        reached, timeline = _await_promotion(plan, instance, clock)
-        _require_reached(plan, instance, reached)
+        reached, timeline = await_promotion(plan, instance, clock)
+        require_reached(plan, instance, reached)
         listener(Step(text=f"recovery reached {reached} after {render_duration(clock.monotonic() - began)}"))
         instance.stop("fast", timeout_seconds=600)
     except BaseException:
@@ -127,12 +127,22 @@ def _private_directory(target: str) -> str:
     return path
 
 
-def _await_promotion(plan: RestorePlan, instance: Instance, clock: Clock) -> tuple[Lsn, Timeline]:
-    """Wait until recovery has ended and the server writes a timeline of its own; returns where that one begins."""
+def await_promotion(
+    plan: RestorePlan, instance: Instance, clock: Clock, *, deadline: float | None = None
+) -> tuple[Lsn, Timeline]:
+    """Wait until recovery has ended and the server writes a timeline of its own; returns where that one begins, and
+    its number.
+
+    Raises ServerUnsuitable with the server's words when it ends, CheckFailed when it is on another timeline than the
+    plan's, Cancelled at the ``deadline`` (of the monotonic clock).
+    """
     while True:
-        running = instance.wait_ready(timeout_seconds=None)
+        left = None if deadline is None else max(0.0, deadline - clock.monotonic())
+        running = instance.wait_ready(timeout_seconds=left)
         if running.status == STATUS_READY:
             break
+        if left == 0.0:
+            raise Cancelled("recovery did not end in time", detail=instance.read_log_tail() or None)
         clock.sleep(_POLL_SECONDS)
     target = plan.request.target_dir
     names = sorted(name for name in os.listdir(f"{target}/pg_wal") if name.endswith(".history"))
@@ -147,7 +157,8 @@ def _await_promotion(plan: RestorePlan, instance: Instance, clock: Clock) -> tup
     return last.switch_lsn, history.timeline
 
 
-def _require_reached(plan: RestorePlan, instance: Instance, reached: Lsn) -> None:
+def require_reached(plan: RestorePlan, instance: Instance, reached: Lsn) -> None:
+    """Raises CheckFailed when that is less than was planned; then the server is stopped."""
     if reached >= plan.wal.end_lsn:
         return
     instance.stop("immediate")
@@ -172,7 +183,7 @@ def _await_pause(plan: RestorePlan, instance: Instance, began: float, clock: Clo
                 break
             clock.sleep(_POLL_SECONDS)
     reached = Lsn.parse(text)
-    _require_reached(plan, instance, reached)
+    require_reached(plan, instance, reached)
     return Recovery(
         state="paused",
         reached_lsn=reached,
@@ -192,7 +203,7 @@ def _await_shutdown(plan: RestorePlan, instance: Instance, began: float, clock: 
     if not control.state.is_shut_down:
         raise ServerUnsuitable("the server ended before it reached its target", detail=instance.read_log_tail())
     reached = control.min_recovery_point
-    _require_reached(plan, instance, reached)
+    require_reached(plan, instance, reached)
     return Recovery(
         state="shut down",
         reached_lsn=reached,

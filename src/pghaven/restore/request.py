@@ -24,7 +24,8 @@ from pghaven.units import render_time_utc
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreRequest:
-    """``target_dir`` is absolute. ``tablespace_mapping`` maps original paths to new ones. ``archiving`` lets the
+    """``target_dir`` is absolute. ``tablespace_mapping`` maps original paths to new ones; where ``tablespaces_below``
+    is given, all others go into directories below that, which exists. ``archiving`` lets the
     restored cluster go on archiving; a copy must not, because its source still does. ``port`` is where the restored
     server listens, by default as its source did. ``delta`` allows a data directory of the same cluster to be made into
     the restored one, ``remove_foreign`` to remove what is in the way and not PostgreSQL's."""
@@ -36,6 +37,7 @@ class RestoreRequest:
     standby: bool = False
     archiving: bool = False
     tablespace_mapping: Mapping[str, str] = field(default_factory=dict)
+    tablespaces_below: str | None = None
     port: int | None = None
     delta: bool = False
     remove_foreign: bool = False

@@ -1,0 +1,113 @@
+"""What drills found, kept beside what verifications found.
+
+The one idea: a drill proves the very manifest that it restored, with the WAL up to the point it reached, at the time
+it began. For a backup that lies in other packs since, or after one that failed, it proves nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from pghaven.errors import Damaged, ObjectMissing
+from pghaven.postgres.lsn import Lsn
+from pghaven.postgres.timeline import Timeline
+from pghaven.repository import layout
+from pghaven.repository.evidence import DRILL_SUFFIX, store_evidence
+from pghaven.repository.repository import Repository
+from pghaven.units import parse_time_utc
+
+KIND: Final = "drill"
+DRILL_AGE_WARNED: Final = timedelta(days=30)
+"""A proof that is older counts as stale: the backups, the WAL and the host that it speaks of are others by now."""
+
+_LOOKED_BACK = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrillEvidence:
+    """One drill. ``backup`` and ``manifest_hash`` are None where it failed before one was chosen. ``reached_at`` is
+    the last transaction that came back, None when that is not known; ``failures`` say in words what failed.
+    ``seconds`` are those of its parts: ``plan``, ``fetch``, ``replay``, ``first_query`` (from the beginning to the
+    first answer) and ``total``; ``fetched_bytes`` of stored frames were read for ``written_bytes`` of files, and
+    ``replayed_bytes`` of WAL were replayed."""
+
+    name: str
+    began_at: datetime
+    passed: bool
+    backup: str | None
+    manifest_hash: str | None
+    system_identifier: int | None
+    target: str
+    timeline: Timeline | None
+    reached_lsn: Lsn | None
+    reached_at: datetime | None
+    failures: tuple[str, ...]
+    seconds: Mapping[str, float]
+    written_bytes: int
+    fetched_bytes: int
+    replayed_bytes: int
+
+    def is_stale(self, now: datetime) -> bool:
+        return now - self.began_at > DRILL_AGE_WARNED
+
+
+def store_drill(repository: Repository, cluster: str, body: Mapping[str, Any]) -> str:
+    """Keep a drill's result; its name. Raises what storing raises: NotPermitted, StoreUnreachable, Refused."""
+    return store_evidence(repository, cluster, body, kind=KIND, suffix=DRILL_SUFFIX)
+
+
+def load_drills(repository: Repository, cluster: str) -> tuple[DrillEvidence, ...]:
+    """The newest ones, the newest first, up to the first that cannot be read: it may have failed.
+
+    Raises StoreUnreachable, NotPermitted.
+    """
+    prefix = layout.evidence_prefix(cluster)
+    names = [child for child in repository.store.list_children(prefix) if child.endswith(DRILL_SUFFIX)]
+    found: list[DrillEvidence] = []
+    for name in sorted(names, reverse=True)[:_LOOKED_BACK]:
+        try:
+            found.append(read_drill(repository, prefix + name))
+        except ObjectMissing:
+            continue  # it was removed meanwhile
+        except Damaged:
+            break
+    return tuple(found)
+
+
+def read_drill(repository: Repository, name: str) -> DrillEvidence:
+    """Raises Damaged, ObjectMissing, StoreUnreachable."""
+    body = repository.read_document(name)
+    try:
+        return _parse(name, body)
+    except (KeyError, TypeError, ValueError) as error:
+        raise Damaged(f'"{name}" is damaged: it is no result of a drill ({error!r})') from error
+
+
+def find_drill_of(drills: Sequence[DrillEvidence], label: str, manifest_hash: str | None) -> DrillEvidence | None:
+    """The newest drill of a backup whose manifest now is the one with this hash."""
+    return next((one for one in drills if one.backup == label and one.manifest_hash == manifest_hash), None)
+
+
+def _parse(name: str, body: Mapping[str, Any]) -> DrillEvidence:
+    reached = body["reached"]
+    identifier = body["system_identifier"]
+    return DrillEvidence(
+        name=name,
+        began_at=parse_time_utc(body["began_at"]),
+        passed=body["passed"] is True,
+        backup=body["backup"],
+        manifest_hash=body["manifest"],
+        system_identifier=None if identifier is None else int(identifier),
+        target=str(body["target"]["text"]),
+        timeline=None if reached is None else Timeline(reached["timeline"]),
+        reached_lsn=None if reached is None else Lsn.parse(reached["lsn"]),
+        reached_at=None if reached is None or reached["time"] is None else parse_time_utc(reached["time"]),
+        failures=tuple(f"{one['name']}: {one['text']}" for one in body["checks"] if one["verdict"] == "FAILED"),
+        seconds={str(part): float(value) for part, value in body["seconds"].items()},
+        written_bytes=int(body["written_bytes"]),
+        fetched_bytes=int(body["fetched_bytes"]),
+        replayed_bytes=int(body["replayed_bytes"]),
+    )
