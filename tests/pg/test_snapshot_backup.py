@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pghaven.backup.frozen import find_volumes, name_snapshot
+from pghaven.backup.frozen import find_places, find_volumes, name_snapshot
 from pghaven.errors import Cancelled, Refused
 from pghaven.events import Event, Progress, Step
 from pghaven.repository.entry import Intent
@@ -58,7 +58,7 @@ def moved(ground: Ground, place: Path) -> dict[str, str]:
 
 
 def list_snapshots(cluster: TestCluster) -> list[str]:
-    volumes = find_volumes(str(cluster.data_directory))
+    volumes = find_volumes(find_places(str(cluster.data_directory)))
     return [found.name for volume in volumes for found in get_driver(volume.kind).list(volume)]
 
 
@@ -152,7 +152,7 @@ def test_what_a_killed_backup_left_goes_with_the_next_one_and_nothing_else(
     )
     site.catalog.abandon(dead, "killed")
     names = [name_snapshot(site.name, dead), name_snapshot(site.name, unknown), "weekly"]
-    volume = find_volumes(str(site.cluster.data_directory))[-1]
+    volume = find_volumes(find_places(str(site.cluster.data_directory)))[-1]
     for name in names:
         get_driver("btrfs").create(volume, name)
     site.backup(from_snapshot=True)

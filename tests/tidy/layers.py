@@ -18,6 +18,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("drill",),
     ("proof",),
     ("setup",),
+    ("instant",),  # starts and stops as backups do, and is recovered as they are
     ("dump",),  # reads and writes files of a repository as backups and restores do
     ("backup", "wal", "restore", "retention", "transfer"),
     ("repository",),

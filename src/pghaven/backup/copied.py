@@ -56,17 +56,23 @@ class BackupEnd:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Copy:
-    """Everything that was read, and the backup is stopped."""
+class Taken:
+    """What was found in the data directory, and the backup is stopped."""
 
     facts: ServerFacts
     backup: OpenBackup
     ending: Ending
     listing: Listing
+    changes: str = "full"
+    parent: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copy(Taken):
+    """Everything that was read."""
+
     collector: Collector
     relations: tuple[bytes, RelationNames]
-    changes: str
-    parent: str | None
     plan: ChangePlan
     config_files: tuple[ConfigFile, ...]
     seconds: float
@@ -74,7 +80,7 @@ class Copy:
 
 
 def make_facts(
-    name: tuple[str, str], copy: Copy, bad_pages: tuple[BadPage, ...], total: int, stored: int
+    name: tuple[str, str], copy: Taken, bad_pages: tuple[BadPage, ...], total: int, stored: int
 ) -> BackupFacts:
     """``name`` is the cluster's and the label; of ``total`` bytes ``stored`` were written."""
     facts, stopped, control = copy.facts, copy.ending.stopped, parse_control(copy.ending.control)

@@ -29,10 +29,20 @@ _SERVER_DIRECTORIES = ("base", "global")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frozen:
-    """Where to read a data directory as its snapshots hold it. ``elsewhere`` are directories below it that lie on other
-    volumes, by relative path."""
+    """Where to read the data directory ``origin`` as its snapshots hold it. ``elsewhere`` are directories below it that
+    lie on other volumes, by relative path."""
 
+    origin: str
     data_directory: str
+    elsewhere: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Where a data directory lies, links followed: ``home`` itself, and directories of the server's below it that lie
+    elsewhere, by relative path."""
+
+    home: str
     elsewhere: Mapping[str, str]
 
 
@@ -47,22 +57,9 @@ def parse_snapshot_name(cluster: str, name: str) -> str | None:
     return name.removeprefix(head) if name.startswith(head) else None
 
 
-def find_volumes(data_directory: str) -> tuple[Volume, ...]:
-    """All volumes that the server's data lies on, that of the data directory last.
-
-    Raises Refused naming the directory and its file system where one takes no snapshots.
-    """
+def find_places(data_directory: str) -> Places:
+    """Tablespaces, and what a link or a mount leads to that somebody made by hand, count as elsewhere."""
     home = os.path.realpath(data_directory)
-    found: dict[str, Volume] = {}
-    for directory in (*_find_elsewhere(home).values(), home):
-        volume = find_volume(directory)
-        found.pop(volume.source, None)
-        found[volume.source] = volume
-    return tuple(found.values())
-
-
-def _find_elsewhere(home: str) -> dict[str, str]:
-    """Directories of the server's that a link or a mount leads to: tablespaces, and what somebody moved by hand."""
     found = {}
     for above in ("", *_SERVER_DIRECTORIES, "pg_tblspc"):
         with os.scandir(f"{home}/{above}") as entries:
@@ -72,7 +69,20 @@ def _find_elsewhere(home: str) -> dict[str, str]:
                     continue
                 if entry.is_symlink() or os.path.ismount(entry.path):
                     found[f"{above}/{entry.name}".lstrip("/")] = os.path.realpath(entry.path)
-    return found
+    return Places(home=home, elsewhere=found)
+
+
+def find_volumes(places: Places) -> tuple[Volume, ...]:
+    """All volumes that the server's data lies on, that of the data directory last.
+
+    Raises Refused naming the directory and its file system where one takes no snapshots.
+    """
+    found: dict[str, Volume] = {}
+    for directory in (*places.elsewhere.values(), places.home):
+        volume = find_volume(directory)
+        found.pop(volume.source, None)
+        found[volume.source] = volume
+    return tuple(found.values())
 
 
 def take_snapshots(volumes: Sequence[Volume], name: str, clock: Clock, tell: Listener) -> float:
@@ -93,20 +103,20 @@ def take_snapshots(volumes: Sequence[Volume], name: str, clock: Clock, tell: Lis
 
 
 @contextmanager
-def reading_snapshots(data_directory: str, volumes: Sequence[Volume], name: str) -> Iterator[Frozen]:
-    """The data directory as the snapshots hold it, for as long as the block runs."""
-    home = os.path.realpath(data_directory)
+def reading_snapshots(places: Places, volumes: Sequence[Volume], name: str) -> Iterator[Frozen]:
+    """The data directory as the snapshots hold it, for as long as the block runs. Raises NotFound, Refused."""
     with ExitStack() as stack:
         parts = [
             (volume.root, stack.enter_context(get_driver(volume.kind).reading(volume, name))) for volume in volumes
         ]
         yield Frozen(
-            data_directory=_relocate(home, parts),
-            elsewhere={relative: _relocate(place, parts) for relative, place in _find_elsewhere(home).items()},
+            origin=places.home,
+            data_directory=relocate(places.home, parts),
+            elsewhere={relative: relocate(place, parts) for relative, place in places.elsewhere.items()},
         )
 
 
-def _relocate(path: str, parts: Sequence[tuple[str, str]]) -> str:
+def relocate(path: str, parts: Sequence[tuple[str, str]]) -> str:
     """Where a path is read; ``parts`` are (a volume's root, the directory to read it at). Raises Refused."""
     covering = [part for part in parts if path == part[0] or path.startswith(part[0].rstrip("/") + "/")]
     if not covering:

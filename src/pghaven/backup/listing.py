@@ -95,7 +95,7 @@ def list_data_directory(data_directory: str, rules: ListingRules, frozen: Frozen
     """
     listing = Listing(data_directory=data_directory)
     if frozen is not None:
-        listing.data_directory, listing.origin = frozen.data_directory, os.path.realpath(data_directory)
+        listing.data_directory, listing.origin = frozen.data_directory, frozen.origin
         listing.elsewhere.update(frozen.elsewhere)
     walker = _Walker(listing, rules)
     walker.walk("", ())

@@ -34,6 +34,7 @@ from pghaven.backup.damage import find_relations, judge_suspects
 from pghaven.backup.easing import NEVER_EASE, Eased, EaseRules, Easing
 from pghaven.backup.frozen import (
     Frozen,
+    find_places,
     find_volumes,
     name_snapshot,
     reading_snapshots,
@@ -147,7 +148,7 @@ class _Session:
             archive = WalArchive(self._repository, settings.cluster, facts.system_identifier, lineage.wal_segment_size)
             check_server(settings.cluster, facts, lineage)
             if settings.from_snapshot:
-                self._volumes = find_volumes(settings.data_directory)
+                self._volumes = find_volumes(find_places(settings.data_directory))
                 sweep_snapshots(self._catalog, self._volumes, self._tell)
             refuse_abandoned_timeline(archive, facts.timeline, facts.lsn)
             mention_checksums(facts, self._tell)
@@ -278,10 +279,11 @@ class _Session:
             yield None, None
             return
         name = name_snapshot(self._settings.cluster, self._label)
+        places = find_places(self._settings.data_directory)
         self._snapshot_seconds = take_snapshots(self._volumes, name, self._clock, self._tell)
         try:
             ending = end()
-            with reading_snapshots(self._settings.data_directory, self._volumes, name) as frozen:
+            with reading_snapshots(places, self._volumes, name) as frozen:
                 yield frozen, ending
         finally:
             remove_snapshots(self._volumes, name, self._tell)

@@ -24,6 +24,7 @@ COMMANDS = {
     "backup": ("pghaven.cli.backup_command:command", "Take a backup."),
     "dump": ("pghaven.cli.dump_command:command", "Take an SQL dump of databases, or write one out as files."),
     "load": ("pghaven.cli.load_command:command", "Load a database of a dump into a server."),
+    "snapshot": ("pghaven.cli.snapshot_command:command", "Keep, list, clone and remove snapshots of file systems."),
     "list": ("pghaven.cli.list_command:command", "List the backups."),
     "status": ("pghaven.cli.status_command:command", "Show how far back, and how recent, a restore can be."),
     "verify": ("pghaven.cli.verify_command:command", "Read all that restores would read, and tell what is damaged."),

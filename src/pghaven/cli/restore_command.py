@@ -25,7 +25,7 @@ from pghaven.events import Listener, Notice, Step
 if TYPE_CHECKING:
     from pghaven.cli.restore_text import Handover
     from pghaven.config.values import ClusterConfig, Config
-    from pghaven.restore.execute import RestoreSettings
+    from pghaven.restore.execute import RestoreResult, RestoreSettings
     from pghaven.restore.recover import Recovery
     from pghaven.restore.request import RestorePlan, RestoreRequest
     from pghaven.restore.sources import SourcedPlan, Sources
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 )
 @click.option("--exclusive", is_flag=True, help="Stop before the target instead of just after it.")
 @click.option("--backup", metavar="LABEL", help="Begin with this backup.  [default: the last one before the target]")
+@click.option("--from-snapshot", metavar="LABEL", help="Take the files from this kept snapshot instead of a backup.")
 @click.option("--standby", is_flag=True, help="Make a standby that follows its primary.")
 @click.option("--tablespace-mapping", "tablespaces", multiple=True, metavar="OLD=NEW", help="Move a tablespace.")
 @click.option("--archive", is_flag=True, help="Let the restored cluster archive: it takes the original's place.")
@@ -81,6 +82,7 @@ def command(
     target_action: Literal["promote", "pause", "shutdown"] | None,
     exclusive: bool,
     backup: str | None,
+    from_snapshot: str | None,
     standby: bool,
     tablespaces: tuple[str, ...],
     archive: bool,
@@ -93,8 +95,7 @@ def command(
 ) -> int:
     """Restore CLUSTER into a new data directory, as it was at the target; without a target, as it was last.
 
-    The plan is shown first. A time without a zone is read in the local one. A restored cluster does not archive but
-    with --archive: its original may still do so.
+    The plan is shown first. A time without a zone is a local one. A restored cluster archives only with --archive.
     """
     from pghaven.cli.restore_request import PlaceOptions, TargetOptions, make_request
 
@@ -124,10 +125,19 @@ def command(
     )
     chosen = invocation.get_cluster(cluster)
     limits = Limits(invocation.config, chosen, invocation.reporter, limit=limit, io_limit=io_limit)
-    return _RestoreJob(invocation, chosen, limits, repository).run(request, start=start, dry_run=dry_run)
+    return _run(RestoreJob(invocation, chosen, limits, repository), from_snapshot, request, (start, dry_run))
 
 
-def _find_sources(config: Config, cluster: ClusterConfig, repository: str | None, limits: Limits) -> Sources:
+def _run(job: RestoreJob, snapshot: str | None, request: RestoreRequest, how: tuple[bool, bool]) -> int:
+    """``how``: whether to start the server, and whether only the plan is wanted."""
+    if snapshot is not None:
+        from pghaven.cli.snapshot_restore import SnapshotJob
+
+        job = SnapshotJob(job, snapshot)
+    return job.run(request, start=how[0], dry_run=how[1])
+
+
+def find_sources(config: Config, cluster: ClusterConfig, repository: str | None, limits: Limits) -> Sources:
     """The named repository alone, else all of the cluster's."""
     from pghaven.cli.asking import ask_passphrase
     from pghaven.repository.place import open_place
@@ -137,23 +147,23 @@ def _find_sources(config: Config, cluster: ClusterConfig, repository: str | None
     return Sources(places, lambda place: limits.hold(open_place(place, ask=ask_passphrase), place.name))
 
 
-class _RestoreJob:
+class RestoreJob:
     """Work that reports progress is done in a block of the reporter, and results are shown outside of it."""
 
     def __init__(self, invocation: Invocation, cluster: ClusterConfig, limits: Limits, repository: str | None) -> None:
-        self._invocation = invocation
-        self._cluster = cluster
-        self._sources = _find_sources(invocation.config, cluster, repository, limits)
-        self._limits = limits
+        self.invocation = invocation
+        self.cluster = cluster
+        self.repository = repository
+        self.sources = find_sources(invocation.config, cluster, repository, limits)
+        self.limits = limits
 
     def run(self, request: RestoreRequest, *, start: bool, dry_run: bool) -> int:
         from pghaven.cli.restore_text import plan_body, recovery_body, render_plan, render_recovered, render_restored
-        from pghaven.restore.sources import run_sourced
 
-        invocation = self._invocation
+        invocation = self.invocation
         with invocation.reporter as listener:
             listener(Step(text="planning"))
-            sourced = self._sources.plan(request)
+            sourced = self.plan(request)
             plan = sourced.plan
             self._check_surroundings(plan, listener, is_needed_now=start and not dry_run)
         text = render_plan(sourced, SYSTEM_CLOCK.now())
@@ -164,7 +174,7 @@ class _RestoreJob:
         if not invocation.json and not invocation.quiet:
             write_out(text)
         with invocation.reporter as listener:
-            sourced, result = run_sourced(self._sources, sourced, self._make_settings, self._limits)
+            sourced, result = self.carry_out(sourced)
             plan = sourced.plan
             recovery = self._recover(plan, listener) if start else None
         body: dict[str, object] = {
@@ -188,14 +198,23 @@ class _RestoreJob:
             "restore", {**body, "next": handover}, render_recovered(result, recovery, last, handover)
         )
 
-    def _make_settings(self, sourced: SourcedPlan) -> RestoreSettings:
+    def plan(self, request: RestoreRequest) -> SourcedPlan:
+        return self.sources.plan(request)
+
+    def carry_out(self, sourced: SourcedPlan) -> tuple[SourcedPlan, RestoreResult]:
+        """Also the plan that was completed in the end."""
+        from pghaven.restore.sources import run_sourced
+
+        return run_sourced(self.sources, sourced, self.make_settings, self.limits)
+
+    def make_settings(self, sourced: SourcedPlan) -> RestoreSettings:
         from pghaven.postgres.datadir import RESTORE_PLAN_FILE
         from pghaven.repository.backups import BackupCatalog
         from pghaven.restore.execute import RestoreSettings, find_owner_ids
         from pghaven.setup.program import find_program
         from pghaven.wal.commands import render_restore_command
 
-        plan, config, cluster = sourced.plan, self._invocation.config, self._cluster
+        plan, config, cluster = sourced.plan, self.invocation.config, self.cluster
         # A standby goes on past the plan, to wherever its primary leads.
         plan_path = None if plan.request.standby else RESTORE_PLAN_FILE
         program = find_program(cluster.program)
@@ -204,13 +223,13 @@ class _RestoreJob:
             processes=count_processes(cluster),
             restore_command=render_restore_command(program, config.source, cluster.name, plan_path),
             owner=find_owner_ids(plan.manifest),
-            pace=self._limits.pace,
+            pace=self.limits.pace,
         )
 
     def _recover(self, plan: RestorePlan, listener: Listener) -> Recovery:
         from pghaven.restore.recover import run_recovery
 
-        return run_recovery(plan, self._cluster.pg_bin, listener)
+        return run_recovery(plan, self.cluster.pg_bin, listener)
 
     def _find_last_transaction(self, sourced: SourcedPlan, recovery: Recovery) -> datetime | None:
         from pghaven.proof.reached import find_last_transaction
@@ -219,7 +238,7 @@ class _RestoreJob:
         plan = sourced.plan
         if plan.request.standby:
             return None
-        cluster, identifier = self._cluster.name, plan.manifest.facts.system_identifier
+        cluster, identifier = self.cluster.name, plan.manifest.facts.system_identifier
         lineage = sourced.repository.require_lineage(cluster, identifier)
         archive = JoinedArchive(sourced.repository, sourced.others, cluster, lineage)
         return find_last_transaction(archive, plan.wal, recovery.reached_lsn)
@@ -235,7 +254,7 @@ class _RestoreJob:
         from pghaven.server.programs import find_programs
 
         if is_needed_now:
-            find_programs(plan.manifest.facts.major, self._cluster.pg_bin)
+            find_programs(plan.manifest.facts.major, self.cluster.pg_bin)
         listener(Step(text="trying whether the restored server can run here and fetch WAL"))
         failure = self._find_obstacle(plan)
         if failure is None:
@@ -267,8 +286,8 @@ class _RestoreJob:
             if closed is not None:
                 reason = f'the server could not run in "{root.path}": {name} may not enter "{closed}"'
                 return ProgramFailure(reason=reason, hint="Restore to another directory, or open that one to the user.")
-        source = self._invocation.config.source
-        failure = try_program(find_program(self._cluster.program), source, self._cluster.name, user)
+        source = self.invocation.config.source
+        failure = try_program(find_program(self.cluster.program), source, self.cluster.name, user)
         if failure is None:
             return None
         return ProgramFailure(reason=f"the restored server could not fetch WAL: {failure.reason}", hint=failure.hint)
@@ -290,5 +309,5 @@ class _RestoreJob:
             if debian is not None:
                 return Handover(user=user, start_command=debian)
         log = shlex.quote(f"{target}/pghaven.recovery.log")
-        start = render_pg_ctl(target, facts.major, self._cluster.pg_bin, f"-l {log} start")
+        start = render_pg_ctl(target, facts.major, self.cluster.pg_bin, f"-l {log} start")
         return Handover(user=user, start_command=start)

@@ -184,3 +184,12 @@ def evidence_prefix(cluster: str) -> str:
 def evidence_name(cluster: str, stamp: str) -> str:
     """``stamp`` is when it was found and four random digits, as in a backup's label; a drill's ends in ``-drill``."""
     return f"clusters/{cluster}/evidence/{stamp}"
+
+
+def kept_snapshots_prefix(cluster: str) -> str:
+    return f"{cluster_prefix(cluster)}snapshots/"
+
+
+def kept_snapshot_name(cluster: str, label: str) -> str:
+    """What is known of file-system snapshots that are kept on the cluster's host."""
+    return f"{kept_snapshots_prefix(cluster)}{check_label(label)}"

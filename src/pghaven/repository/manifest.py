@@ -208,7 +208,7 @@ def render_manifest(manifest: Manifest, *, context: bytes, keyring: Keyring) -> 
         described[name] = [writer.plain_length, len(blobs[name])]
         writer.add(blobs[name])
     meta = {
-        "facts": _render_facts(manifest.facts),
+        "facts": render_facts(manifest.facts),
         "columns": described,
         "pack_writers": list(writers),
         "config_files": [[file.role, file.path, file.mode, len(file.content)] for file in manifest.config_files],
@@ -231,7 +231,7 @@ def parse_manifest(container: Container) -> Manifest:
     plain = container.read_all()
     meta = container.meta
     try:
-        facts = _parse_facts(meta["facts"])
+        facts = parse_facts(meta["facts"])
         described = {str(name): (int(place[0]), int(place[1])) for name, place in meta["columns"].items()}
         columns = {name: _read_column(plain, described[name], dtype) for name, dtype in _COLUMN_TYPES.items()}
         blobs = {name: _read_blob(plain, described[name]) for name in _BLOBS}
@@ -277,7 +277,7 @@ def parse_pack_table(
 ) -> tuple[BackupFacts, tuple[PackRef, ...]]:
     """What a manifest says of its packs alone. ``fetch`` gives plain bytes at (offset, length). Raises Damaged."""
     try:
-        facts = _parse_facts(meta["facts"])
+        facts = parse_facts(meta["facts"])
         widths = {name: np.dtype(_COLUMN_TYPES[name]).itemsize for name in _PACK_COLUMNS}
         places = {name: (int(at), int(count)) for name, (at, count) in meta["columns"].items() if name in _PACK_TABLE}
         parts = fetch([(places[name][0], places[name][1] * widths.get(name, 1)) for name in _PACK_TABLE])
@@ -347,7 +347,8 @@ def _parse_config_files(rows: Sequence[Sequence[Any]], contents: bytes) -> tuple
     return tuple(result)
 
 
-def _render_facts(facts: BackupFacts) -> dict[str, Any]:
+def render_facts(facts: BackupFacts) -> dict[str, Any]:
+    """What JSON holds of a backup's facts."""
     body = asdict(facts)
     for name, value in body.items():
         if isinstance(value, Lsn):
@@ -359,7 +360,8 @@ def _render_facts(facts: BackupFacts) -> dict[str, Any]:
     return body
 
 
-def _parse_facts(body: Mapping[str, Any]) -> BackupFacts:
+def parse_facts(body: Mapping[str, Any]) -> BackupFacts:
+    """The reverse. Raises KeyError, TypeError, ValueError for what is none."""
     values: dict[str, Any] = {field.name: body[field.name] for field in fields(BackupFacts)}
     if type(values["timeline"]) is not int or not isinstance(values["system_identifier"], str):
         raise TypeError("timeline or system_identifier is of another type")

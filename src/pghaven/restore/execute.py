@@ -31,7 +31,7 @@ from pghaven.repository.manifest import Manifest
 from pghaven.repository.pack import PackPlace
 from pghaven.restore.clearing import disarm, make_way
 from pghaven.restore.existing import is_leftover
-from pghaven.restore.fetch import FetchJob, FetchResult, FetchSettings, Run, open_fetcher
+from pghaven.restore.fetch import FetchJob, FetchResult, FetchSettings, FileSource, Run, open_fetcher
 from pghaven.restore.handover import Handover
 from pghaven.restore.request import RestorePlan, render_plan_file
 from pghaven.restore.targetfiles import Directories, FileTarget, writing_error
@@ -52,13 +52,14 @@ _EMPTY_FILES_PER_JOB = 512
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreSettings:
     """``restore_command`` is complete, as the server is to be given it; ``owner`` (uid, gid) is None when we are the
-    owner ourselves; ``pace`` is for writing."""
+    owner ourselves; ``pace`` is for writing. ``source`` gives the files, by default the packs at ``place``."""
 
     place: PackPlace
     processes: int
     restore_command: str
     owner: tuple[int, int] | None
     pace: Pace | None = None
+    source: FileSource | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +172,8 @@ class _Writer:
     def fetch(self) -> FetchResult:
         """All files but pg_control; returns the sums of what was done."""
         plan = self._plan
+        if self._settings.source is not None:
+            return self._settings.source.fill(plan, self._settings.owner, self._tell)
         total = plan.manifest.facts.total_bytes
         verb = "comparing and restoring" if self._is_in_place else "restoring"
         self._tell(Step(text=f"{verb} {render_size(total)} from {len(plan.manifest.packs)} packs"))

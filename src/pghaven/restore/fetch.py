@@ -12,12 +12,14 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import Protocol
 
 from pghaven.errors import Damaged
-from pghaven.events import Notice
+from pghaven.events import Listener, Notice
 from pghaven.repository.container import FRAME_BYTES, Index
 from pghaven.repository.pack import PackPlace, PackRef, iter_pack_frames, load_pack_cells, load_pack_index
 from pghaven.restore.compare import Comparison, LocalFiles, Piece, adopt, cut_runs, make_zero
+from pghaven.restore.request import RestorePlan
 from pghaven.restore.targetfiles import OPEN_FILES_MAX, Directories, FileTarget, settle, write_at, writing_error
 from pghaven.runtime.direct import DirectWriter, open_direct
 from pghaven.runtime.pace import Pace
@@ -63,6 +65,16 @@ class FetchResult:
     proven_bytes: int = 0
     fetched_bytes: int = 0
     notice: Notice | None = None
+
+
+class FileSource(Protocol):
+    """Where files come from that are in no pack."""
+
+    def fill(self, plan: RestorePlan, owner: tuple[int, int] | None, tell: Listener) -> FetchResult:
+        """Put everything but pg_control and what the restore itself writes below the plan's roots, which are there.
+
+        ``owner`` (uid, gid) is None for our own.
+        """
 
 
 class FetchWorker:

@@ -42,7 +42,7 @@ from pghaven.units import parse_time_utc, render_time
 
 def survey_restore(repository: Repository, request: RestoreRequest, others: Sequence[Repository] = ()) -> Survey:
     """As ``plan_restore``, as far as names alone tell. Raises the same."""
-    way = _Planner(repository, request, others).choose_way()
+    way = Planner(repository, request, others).choose_way()
     start = Lsn.parse(way.backup.summary["start_lsn"])
     return Survey(backup=way.backup, start_lsn=start, timeline=way.history.timeline, end_lsn=way.walk.end_lsn)
 
@@ -55,7 +55,7 @@ def plan_restore(repository: Repository, request: RestoreRequest, others: Sequen
     Raises NotFound without a usable backup, Refused for a target that cannot be reached or a directory that must not
     be written to, Damaged.
     """
-    planner = _Planner(repository, request, others)
+    planner = Planner(repository, request, others)
     way = planner.choose_way()
     manifest = planner.catalog.load_manifest(way.backup)
     wal = planner.plan_wal(way, manifest)
@@ -81,12 +81,12 @@ def survey_target(
 
     Raises Refused for a target that cannot be reached, telling what can; NotFound, Damaged.
     """
-    planner = _Planner(repository, request, others)
+    planner = Planner(repository, request, others)
     way = planner.choose_way()
     return way.backup, planner.plan_wal(way, planner.catalog.load_manifest(way.backup))
 
 
-class _Planner:
+class Planner:
     def __init__(self, repository: Repository, request: RestoreRequest, others: Sequence[Repository]) -> None:
         self._request = request
         self._target = request.target
@@ -101,7 +101,7 @@ class _Planner:
                 f'there is no cluster "{request.cluster}" in repository {repository.store.url}',
                 hint=f"Clusters there: {known}.",
             )
-        self._entries = self._list_entries(lineages)
+        self._entries = self.list_entries(lineages)
         system_identifier = int(self._entries[-1].summary["system_identifier"])
         lineage = next(one for one in lineages if one.system_identifier == system_identifier)
         self.archive = JoinedArchive(repository, others, request.cluster, lineage)
@@ -110,7 +110,7 @@ class _Planner:
             for timeline in self.archive.list_timelines()
         }
 
-    def _list_entries(self, lineages: Sequence[Lineage]) -> list[BackupEntry]:
+    def list_entries(self, lineages: Sequence[Lineage]) -> list[BackupEntry]:
         """The backups to choose from, oldest first: of the one asked for, or of the newest lineage that has any."""
         if self._request.backup_label is not None:
             return [self.catalog.find_entry(self._request.backup_label)]

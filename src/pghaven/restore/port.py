@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import socket
 
-from pghaven.errors import Damaged
+from pghaven.errors import Damaged, ServerUnsuitable
 from pghaven.events import Notice
 from pghaven.repository.manifest import BackupFacts
 from pghaven.restore.request import RestoreRequest
@@ -35,6 +35,20 @@ def is_port_taken(port: int) -> bool:
         except OSError as error:
             return error.errno == errno.EADDRINUSE
     return False
+
+
+def is_server_beside(facts: BackupFacts) -> bool:
+    """Whether the original runs on this host, and has its port."""
+    return _find_original_port(facts) is not None
+
+
+def find_free_port(facts: BackupFacts) -> int:
+    """A port for a copy beside its original: the next one that nobody listens on."""
+    first = int(_find_original_port(facts) or 5432) + 1
+    for candidate in range(first, 65536):
+        if not is_port_taken(candidate):
+            return candidate
+    raise ServerUnsuitable(f"every port from {first} on is in use", hint="Give one with --port.")
 
 
 def _find_original_port(facts: BackupFacts) -> int | None:

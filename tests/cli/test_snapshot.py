@@ -1,0 +1,177 @@
+"""``pghaven snapshot …`` and ``restore --from-snapshot``, as people call them, on real file systems."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from pghaven.backup.frozen import find_places, find_volumes
+from pghaven.snapshot.find import get_driver
+from tests.cli.site import NAME, Site
+from tests.support.cluster import TestCluster, adopt
+from tests.support.commands import PghavenCommand
+from tests.support.fixtures import ClusterFactory
+from tests.support.places import copy_tree, own
+from tests.support.snapshotting import KINDS, Ground, snapshotting
+
+
+@pytest.fixture
+def ground(request: pytest.FixtureRequest, server_path: Path) -> Iterator[Ground]:
+    """Btrfs, where a test does not say otherwise."""
+    kind = getattr(request, "param", "btrfs")
+    with snapshotting(kind, server_path / "ground") as made:
+        made.root.chmod(0o777)
+        yield made
+
+
+@pytest.fixture
+def shop(ground: Ground, make_cluster: ClusterFactory, pghaven_command: PghavenCommand, server_path: Path) -> Site:
+    """A protected server on one volume, with a tablespace on another, and a table in each."""
+    home, space = Path(ground.make_volume("pg").root), Path(ground.make_volume("space").root)
+    for path in (home, space):
+        own(path)
+    copy_tree(make_cluster(start=False).data_directory, home / "main")
+    cluster = make_cluster.adopt(home / "main")
+    cluster.start()
+    site = Site(cluster, pghaven_command, server_path)
+    site.set_up()
+    cluster.sql(f"CREATE TABLESPACE space LOCATION '{space}'")
+    cluster.sql("CREATE TABLE far (id int) TABLESPACE space; CREATE TABLE near (id int)")
+    cluster.sql("INSERT INTO far SELECT generate_series(1, 1000); INSERT INTO near SELECT generate_series(1, 500)")
+    return site
+
+
+COUNT = "SELECT (SELECT count(*) FROM near) || ' ' || (SELECT count(*) FROM far)"
+
+
+@contextlib.contextmanager
+def ended(site: Site, directory: Path) -> Iterator[None]:
+    """Ends the server in a directory, and leaves the files."""
+    try:
+        yield
+    finally:
+        made = adopt(directory, site.cluster.programs)
+        if made.is_running():
+            made.stop()
+        shutil.rmtree(made.directory)
+
+
+def ask(body: dict[str, Any], query: str) -> str:
+    with psycopg.connect(
+        body["recovery"]["conninfo"], user="postgres", dbname="postgres", autocommit=True
+    ) as connection:
+        row = connection.execute(query.encode()).fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+def list_names(cluster: TestCluster) -> list[str]:
+    volumes = find_volumes(find_places(str(cluster.data_directory)))
+    return [found.name for volume in volumes for found in get_driver(volume.kind).list(volume)]
+
+
+@pytest.mark.parametrize("ground", KINDS, indirect=True)
+def test_a_clone_is_a_server_of_its_own_in_a_moment(shop: Site, ground: Ground) -> None:
+    assert "is kept" in shop.ok("snapshot", "create")
+    (label,) = [one["label"] for one in shop.json("snapshot", "list")["snapshots"]]
+    shop.cluster.sql("DROP TABLE near")
+    clone = ground.root / "clone"
+    with ended(shop, clone / "main"):
+        body = shop.json("snapshot", "clone", label[:18], "--target-dir", str(clone))
+        assert ask(body, COUNT) == "500 1000"
+        assert ask(body, "SHOW archive_mode") == "off"
+        assert ask(body, "SHOW port") == "5433"
+        assert ask(body, "WITH gone AS (DELETE FROM far RETURNING 1) SELECT count(*) FROM gone") == "1000"
+        assert (
+            "a server is running on"
+            in shop.error("snapshot", "remove", label, "--clone", str(clone), status=12)["message"]
+        )
+    assert shop.cluster.value("SELECT count(*) FROM far") == 1000
+    shop.ok("snapshot", "remove", label, "--clone", str(clone))
+    assert not clone.exists()
+    shop.ok("snapshot", "remove", label)
+    assert list_names(shop.cluster) == []
+    assert shop.json("snapshot", "list")["snapshots"] == []
+
+
+@pytest.mark.parametrize("ground", KINDS, indirect=True)
+def test_a_snapshot_leads_to_any_moment_since(shop: Site, ground: Ground) -> None:
+    label = shop.json("snapshot", "create")["label"]
+    cluster = shop.cluster
+    cluster.sql("INSERT INTO near SELECT generate_series(1, 100)")
+    moment = cluster.pass_moment()
+    cluster.sql("DROP TABLE near")
+    shop.archive_all()
+    target = ground.root / "restored"
+    moved = f"{ground.root}/space={ground.root}/moved"
+    options = ("--from-snapshot", label, "--target-dir", str(target), "--tablespace-mapping", moved)
+    plan = shop.ok("restore", NAME, *options, "--target-time", moment.isoformat(), "--dry-run")
+    assert label in plan
+    with ended(shop, target):
+        body = shop.json("restore", NAME, *options, "--target-time", moment.isoformat(), "--start", "--port", "5441")
+        assert ask(body, COUNT) == "600 1000"
+        assert ask(body, "SELECT pg_tablespace_location(oid) FROM pg_tablespace WHERE spcname = 'space'") == (
+            f"{ground.root}/moved"
+        )
+
+
+def test_a_clone_goes_on_to_the_end_of_the_archive(shop: Site, ground: Ground) -> None:
+    label = shop.json("snapshot", "create")["label"]
+    shop.cluster.sql("INSERT INTO far SELECT generate_series(1, 77)")
+    shop.archive_all()
+    clone = ground.root / "clone"
+    with ended(shop, clone / "main"):
+        body = shop.json("snapshot", "clone", label, "--target-dir", str(clone), "--latest", "--port", "5442")
+        assert ask(body, COUNT) == "500 1077"
+
+
+def test_what_is_not_good_any_more_is_shown_and_goes(shop: Site, ground: Ground) -> None:
+    first, second = (shop.json("snapshot", "create")["label"] for _ in range(2))
+    volume = find_volumes(find_places(str(shop.cluster.data_directory)))[-1]
+    get_driver(ground.kind).remove(volume, f"pghaven-{NAME}-{first}")
+    get_driver(ground.kind).create(volume, f"pghaven-{NAME}-19990101T000000Z-0000")
+    get_driver(ground.kind).create(volume, "weekly")
+    found = {one["label"]: one["state"] for one in shop.json("snapshot", "list")["snapshots"]}
+    assert found == {first: "vanished", second: "good", "19990101T000000Z-0000": "unrecorded"}
+    text = shop.ok("snapshot", "list")
+    assert "does not have it any more" in text
+    error = shop.error("snapshot", "clone", first, "--target-dir", str(ground.root / "x"), status=12)
+    assert "vanished" in error["message"]
+    assert not (ground.root / "x").exists()
+    ended_with = shop.run("snapshot", "create", "--keep", "1")
+    assert f"snapshot {first} was removed" in ended_with.err
+    assert f"snapshot {second} was removed" in ended_with.err
+    states = [one["state"] for one in shop.json("snapshot", "list")["snapshots"]]
+    assert sorted(states) == ["good", "unrecorded"]
+    shop.ok("snapshot", "remove", "19990101T000000Z-0000")
+    assert {name.partition("-")[0] for name in list_names(shop.cluster)} == {"pghaven", "weekly"}
+
+
+def test_a_snapshot_whose_wal_is_gone_is_stale(shop: Site) -> None:
+    label = shop.json("snapshot", "create")["label"]
+    kept = shop.json("snapshot", "list")["snapshots"][0]
+    assert kept["state"] == "good"
+    first = next(iter(sorted(shop.repository.rglob("0000000100000000000000*"))))
+    for found in sorted(shop.repository.rglob("0000000100000000000000*")):
+        found.unlink()
+    assert first
+    (one,) = shop.json("snapshot", "list")["snapshots"]
+    assert (one["label"], one["state"]) == (label, "stale")
+
+
+def test_the_place_of_a_clone_must_be_free_and_on_the_same_file_system(shop: Site, ground: Ground) -> None:
+    label = shop.json("snapshot", "create")["label"]
+    there = ground.root / "there"
+    there.mkdir()
+    (there / "file").touch()
+    assert "not empty" in shop.error("snapshot", "clone", label, "--target-dir", str(there), status=12)["message"]
+    assert (there / "file").exists()
+    error = shop.error("snapshot", "clone", label, "--target-dir", str(shop.place / "far"), status=12)
+    assert "another file system" in error["message"]
+    assert "several" not in shop.error("snapshot", "remove", "2099", status=10)["message"]
