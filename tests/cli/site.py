@@ -117,6 +117,7 @@ class Site:
             "data_directory": str(self.cluster.data_directory),
             "conninfo": self.cluster.conninfo,
             "pg_bin": str(self.cluster.bin_dir),
+            "state_directory": str(self.place / "state"),
             **cluster,
         }
         lines = [f"[repository.main]\nurl = {json.dumps(self.url)}\n\n[cluster.{NAME}]"]

@@ -116,7 +116,7 @@ def test_what_is_neither_expired_nor_held_is_told(protected: Site, words: tuple[
 )
 def test_what_does_not_go_together_is_told(protected: Site, words: tuple[str, ...]) -> None:
     error = protected.error("expire", *words, status=2)
-    message = "of --undo, --give-up and --remove only one can be given, and only --remove with --dry-run"
+    message = "of --undo, --give-up, --mend and --remove only one can be given, and only --remove with --dry-run"
     assert error["message"] == message
 
 

@@ -190,6 +190,7 @@ class Oracle(Witness):
                 self._check_whole(backup)
             self._note_policy()
         elif part.startswith("retire/"):
+            self._judge_expiry(label, str(one.parts[part].get("reason")))
             self._retired.add(label)
         elif part.startswith("fate/"):
             self._note_policy()
@@ -211,6 +212,18 @@ class Oracle(Witness):
             self._fail("the newest backup stays", label)
         if "intent" in parts and f"retire/{part.partition('/')[2]}" not in parts:
             self._fail("only what is retired is condemned", label)
+
+    def _judge_expiry(self, label: str, reason: str) -> None:
+        """What a real policy drops has as many after it as the policy wants."""
+        if "newest" not in reason or self._is_expired_by_hand or self._simulation.is_skewed:
+            return
+        newer = [
+            other
+            for other in self.protected()
+            if self._started(other) > self._started(label) and not self._is_retired(other)
+        ]
+        if len(newer) < self._keep:
+            self._fail("the policy's backups stay", f"{label} is expired and {len(newer)} are newer: {reason}")
 
     def _started(self, label: str) -> str:
         return str(self._labels[label].parts.get("intent", {}).get("started_at", ""))

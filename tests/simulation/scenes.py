@@ -23,7 +23,7 @@ from tests.simulation.writer import BackupWriter
 _HOSTS = ("db1", "db2", "ops", STORE_HOST)
 EVERYBODY = frozenset(
     {"load", "backup-db1", "backup-db2", "expire-db1", "expire-ops", "collect-db1", "collect-ops"}
-    | {"compact", "operator", "restore", "rival"}
+    | {"compact", "operator", "restore", "rival", "retain-db1", "retain-ops", "backup-standby"}
 )
 
 
@@ -139,6 +139,9 @@ def _start(world: World, cast: frozenset[str], segments: int) -> None:
         (add, "undo-newest", "ops", world.undo_newest),
         (add, "restore", "db3", world.restore),
         (add, "rival", "db9", world.rival),
+        (add, "retain-db1", "db1", world.retain),
+        (add, "retain-ops", "ops", world.retain),
+        (world.work, "backup-standby", "db3", lambda actor: world.back_up_lagging(actor, count)),
     )
     for start, name, host, program in everybody:
         if name in cast:

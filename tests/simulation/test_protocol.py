@@ -7,7 +7,7 @@ import pytest
 from tests.simulation.check import check_seed
 
 _BATCHES = 8
-_SEEDS = 16
+_SEEDS = 6
 _CALLS_MIN = 100_000
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from pghaven.errors import Cancelled, CheckFailed, Damaged, Locked, NotFound, ObjectMissing, Refused, StoreUnreachable
+from pghaven.events import ignore
 from pghaven.postgres.lsn import Lsn
 from pghaven.repository import layout
 from pghaven.repository.backups import BackupCatalog
@@ -25,6 +26,8 @@ from pghaven.repository.removal import Removal, RetireOrder
 from pghaven.repository.repository import Repository
 from pghaven.repository.walcollect import WalCollector, WalNeed
 from pghaven.repository.walstore import WalArchive
+from pghaven.retention.expire import Worker, run_expire
+from pghaven.retention.policy import RetentionPolicy
 from pghaven.runtime.whoami import ProcessIdentity
 from pghaven.units import render_time_utc
 from tests.simulation.content import (
@@ -232,6 +235,18 @@ class World:
             if not count:
                 return
 
+    def back_up_lagging(self, actor: Actor, count: int) -> None:
+        """From a standby that is behind: its backups begin in WAL of which the others may need nothing any more."""
+        for _ in range(3 * count):
+            self.idle(actor, 10 * MINUTE, 6 * HOUR, DAY)
+            with self.command(actor):
+                writer = self.parts.writer(self, actor)
+                writer.lag = actor.random.randrange(1, 6)
+                writer.run()
+                count -= 1
+            if not count:
+                return
+
     def expire(self, actor: Actor) -> None:
         """Retire what the policy drops, and remove WAL that it does not need."""
         for _ in self.rounds(actor, HOUR, 12 * HOUR, 2 * DAY):
@@ -245,6 +260,14 @@ class World:
                     first = min(Lsn.parse(entry.summary["start_lsn"]) for entry in entries[-self.keep :])
                     need = WalNeed(system_identifier=SYSTEM_IDENTIFIER, horizon=first)
                     self.parts.wal_collector(self.catalog(actor)).run(need)
+
+    def retain(self, actor: Actor) -> None:
+        """``pghaven expire``, whole: plan, retire, collect, WAL, compaction."""
+        policy = RetentionPolicy(count=self.keep, grace=self.grace)
+        for _ in self.rounds(actor, HOUR, 12 * HOUR, 2 * DAY):
+            with self.command(actor):
+                who = Worker(identity=self.identify(actor), new_label=lambda _: self.draw_label(actor))
+                run_expire(self.catalog(actor), policy, ignore, compaction=_COMPACTION, who=who)
 
     def collect(self, actor: Actor) -> None:
         for _ in self.rounds(actor, HOUR, 12 * HOUR, 2 * DAY):

@@ -53,13 +53,14 @@ class BackupWriter:
         self.label = world.draw_label(actor)
         self.origin = Origin(self.catalog, self.archive, "auto", ignore)
         self.signs = 0
+        self.lag = 0
 
     def run(self) -> None:
         entries = make_way(self.catalog, None, ignore)
         self.started_at = self.actor.clock.now()
         tries = find_tries(self.catalog, entries, SYSTEM_IDENTIFIER, ignore)
         self.actor.clock.sleep(self.actor.random.choice(_CHECKPOINT_SECONDS))
-        self.start_lsn = self.cluster.lsn
+        self.start_lsn = Lsn(max(self.cluster.lsn - self.lag * SEGMENT_SIZE, 2 * SEGMENT_SIZE + 40))
         self.choose_parent(entries)
         self.announce(tries)
         try:

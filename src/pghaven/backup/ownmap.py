@@ -17,6 +17,7 @@ from pghaven.events import Listener, Notice
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.container import Container, Kind
 from pghaven.repository.manifest import Manifest, parse_manifest, render_manifest
+from pghaven.repository.memory import find_state_directory
 from pghaven.repository.repository import Repository
 from pghaven.repository.seal import OPEN_KEYRING
 from pghaven.runtime.durable import OwnerOf, make_directories_durably, write_durably
@@ -24,17 +25,6 @@ from pghaven.runtime.durable import OwnerOf, make_directories_durably, write_dur
 _SUFFIX = ".map"
 _HASH_BYTES = 32
 _LABEL = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
-
-
-def find_state_directory(data_directory: str) -> str:
-    """Where a host keeps what it could do without: below the home directory of who runs the server."""
-    import pwd
-
-    try:
-        home = pwd.getpwuid(os.stat(data_directory).st_uid).pw_dir
-    except (OSError, KeyError):
-        home = os.path.expanduser("~")
-    return os.path.join(home, ".local", "state", "pghaven")
 
 
 def find_maps(catalog: BackupCatalog, directory: str | None, data_directory: str) -> OwnMaps | None:

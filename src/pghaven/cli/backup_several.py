@@ -81,10 +81,14 @@ def _take_into(
 ) -> tuple[Repository, BackupResult]:
     try:
         opened = limits.open(name)
+        limits.watch(opened, name)
         write_kit(opened)
     except PghavenError as error:
         raise _Unusable(error) from error
-    return opened, take(opened)
+    limits.watch(opened, name)
+    result = take(opened)
+    limits.watch(opened, name)
+    return opened, result
 
 
 def _can_open(limits: Limits, name: str) -> bool:
@@ -100,6 +104,7 @@ def _copy_into(limits: Limits, name: str, first: Repository, request: CopyReques
     label = result.facts.label
     try:
         opened = limits.open(name)
+        limits.watch(opened, name)
         write_kit(opened)
         catalogs = [BackupCatalog(one, request.cluster) for one in (first, opened)]
         labels = find_missed(catalogs[0].list_committed(), catalogs[1].list_entries(), label)

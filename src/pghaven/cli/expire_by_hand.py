@@ -99,6 +99,18 @@ def give_up(invocation: Invocation, chosen: ClusterConfig, label: str, repositor
     return invocation.show("expire-give-up", body, text)
 
 
+def mend(invocation: Invocation, chosen: ClusterConfig, label: str, repository: str | None) -> int:
+    from pghaven.repository import unreadable
+    from pghaven.repository.backups import BackupCatalog
+
+    with invocation.reporter as listener:
+        catalog = BackupCatalog(open_chosen_repository(invocation.config, chosen, repository, listener), chosen.name)
+        backups = unreadable.mend(catalog, label)
+    body = {"cluster": chosen.name, "label": label, "backups": backups}
+    text = f"what compaction {label} of {chosen.name} wrote is whole, and counts for {', '.join(backups)}\n"
+    return invocation.show("expire-mend", body, text)
+
+
 def undo(invocation: Invocation, chosen: ClusterConfig, label: str, repository: str | None) -> int:
     from pghaven.events import Notice
     from pghaven.repository.entry import BackupState

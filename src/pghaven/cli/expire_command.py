@@ -9,7 +9,7 @@ import click
 from pghaven.cli import expire_by_hand as by_hand
 from pghaven.cli.invocation import Invocation
 from pghaven.cli.limiting import Limits, limit_option
-from pghaven.cli.opening import each_repository, refresh_listing
+from pghaven.cli.opening import each_repository, find_memory, refresh_listing
 from pghaven.cli.retention_options import make_policy
 from pghaven.errors import Damaged, UsageError
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 @click.option("--undo", metavar="LABEL", help="Bring an expired backup or dump (or the beginning of its label) back.")
 @click.option(
     "--give-up", metavar="LABEL", help="End a backup whose records cannot be read, so that it holds nothing back."
+)
+@click.option(
+    "--mend", metavar="LABEL", help="Decide a compaction once more whose decision cannot be read; nothing is lost."
 )
 @click.option(
     "--remove",
@@ -41,6 +44,7 @@ def command(
     dry_run: bool,
     undo: str | None,
     give_up: str | None,
+    mend: str | None,
     remove: str | None,
     reason: str,
     repository: str | None,
@@ -56,20 +60,20 @@ def command(
     wrong, with 16 when stored data is damaged so that nothing can be removed. Needs the repository alone, no server.
     """
     from pghaven.repository.backups import BackupCatalog
+    from pghaven.repository.older import refuse_older
     from pghaven.retention.expire import run_expire
 
     chosen = invocation.get_cluster(cluster)
-    if sum((dry_run and remove is None, undo is not None, give_up is not None, remove is not None)) > 1:
+    if sum([dry_run and remove is None, *(one is not None for one in (undo, give_up, mend, remove))]) > 1:
         raise UsageError(
-            "of --undo, --give-up and --remove only one can be given, and only --remove with --dry-run",
+            "of --undo, --give-up, --mend and --remove only one can be given, and only --remove with --dry-run",
             hint="Give one of them.",
         )
     if reason and remove is None:
         raise UsageError("--reason goes with --remove", hint="Give --remove LABEL too.")
-    if undo is not None:
-        return by_hand.undo(invocation, chosen, undo, repository)
-    if give_up is not None:
-        return by_hand.give_up(invocation, chosen, give_up, repository)
+    for label, do in ((undo, by_hand.undo), (give_up, by_hand.give_up), (mend, by_hand.mend)):
+        if label is not None:
+            return do(invocation, chosen, label, repository)
     if remove is not None:
         return by_hand.remove(invocation, chosen, by_hand.Order(remove, reason, dry_run), repository)
     policy = make_policy(chosen.retention)
@@ -79,9 +83,11 @@ def command(
 
         def expire(name: str, opened: Repository) -> ExpireResult:
             catalog = BackupCatalog(limits.hold(opened, name), chosen.name)
+            refuse_older(find_memory(invocation.config, name), opened, chosen.name, "nothing was expired")
             result = run_expire(catalog, policy, limits, dry_run=dry_run)
             if not dry_run:
                 refresh_listing(opened, chosen.name, listener)
+                limits.watch(opened, name)
             return result
 
         found += each_repository(invocation.config, chosen, repository, listener, expire)

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 from pghaven.backup.checks import check_data_directory
 from pghaven.cli.init_place import InitPlace, write_starter
-from pghaven.cli.opening import place_of
 from pghaven.cli.sealing import choose_sealing
 from pghaven.clock import SYSTEM_CLOCK, Clock
 from pghaven.errors import NotPermitted, Refused
 from pghaven.events import Listener, Notice, Step
 from pghaven.postgres.datadir import WAL_DIRECTORY
 from pghaven.repository.layout import PROBE
+from pghaven.repository.place import RepositoryPlace
 from pghaven.server.connection import Connection
 from pghaven.server.identity import OsUser
 from pghaven.server.privileges import render_setup_sql
@@ -146,7 +146,9 @@ def _register(
     make = choose_sealing(place.config_path, request.encryption, request.recovery, listener)
     done = []
     for config in place.repositories:
-        prepared = prepare_repository(place_of(config), user, clock, make)
+        prepared = prepare_repository(
+            RepositoryPlace(name=config.name, store=config.store, key=config.key), user, clock, make
+        )
         require_promises(prepared.repository.store, PROBE)
         newly = prepared.repository.register_lineage(
             place.cluster.name, make_lineage(facts, clock), new_lineage=request.new_lineage

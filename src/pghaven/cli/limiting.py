@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pghaven.cli.opening import open_chosen_repository
+from pghaven.cli.opening import find_memory, open_chosen_repository
 from pghaven.clock import SYSTEM_CLOCK, Clock
-from pghaven.errors import ConfigError, UsageError
+from pghaven.errors import ConfigError, PghavenError, UsageError
 from pghaven.events import Event, Listener, Notice
 from pghaven.runtime.pace import Pace
 from pghaven.store.metered import MeteredStore
@@ -88,6 +89,26 @@ class Limits:
             configured = self._config.repositories[name].limit
             store.pace = self._paces[name] = Pace(self._limit if self._limit is not None else configured or 0)
         return repository
+
+    def watch(self, repository: Repository, name: str, *, keep: bool = True) -> None:
+        """Tell of an opened repository that is in an older state than this host has seen; else remember what it has.
+
+        What goes wrong with that is no reason not to go on: whatever comes next meets it again, and tells.
+        """
+        from pghaven.repository.memory import OLDER_HINT
+        from pghaven.repository.older import describe_older, find_older, remember
+
+        memory = find_memory(self._config, name)
+        reason = None
+        with suppress(PghavenError):
+            if older := find_older(memory, repository, self._cluster.name):
+                text = describe_older(repository, older)
+                hint = OLDER_HINT.replace("NAME", name)
+                self._tell(Notice(level="warning", code="older_state", text=text, hint=hint))
+            elif keep:
+                reason = remember(memory, repository, self._cluster.name)
+        if reason is not None:
+            self._tell(Notice(level="info", code="not_remembered", text=reason))
 
     def __call__(self, event: Event) -> None:
         now = self._clock.monotonic()

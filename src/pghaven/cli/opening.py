@@ -10,8 +10,8 @@ from pghaven.errors import Cancelled, NotFound, PghavenError, StoreUnreachable
 from pghaven.events import Listener, Notice, ignore
 
 if TYPE_CHECKING:
-    from pghaven.config.repository_values import RepositoryConfig
     from pghaven.config.values import ClusterConfig, Config
+    from pghaven.repository.memory import HostMemory
     from pghaven.repository.place import RepositoryPlace
     from pghaven.repository.repository import Repository
 
@@ -37,7 +37,7 @@ def open_chosen_repository(
         listener(Notice(level="info", code="repository", text=text, hint="--repository NAME chooses another."))
     chosen = config.repositories[name or cluster.repositories[0]]
     try:
-        return open_place(place_of(chosen), ask=ask_passphrase)
+        return open_place(place_of(config, chosen.name), ask=ask_passphrase)
     except StoreUnreachable as error:
         mounted = "Is its file system mounted? " if chosen.url.startswith("file:") else ""
         hint = f"{mounted}If there is no repository yet: pghaven init {cluster.name}"
@@ -76,14 +76,26 @@ def each_repository(
 
 def list_places(config: Config, cluster: ClusterConfig) -> tuple[RepositoryPlace, ...]:
     """All repositories of a cluster, in the order of its option."""
-    return tuple(place_of(one) for one in config.get_repositories(cluster))
+    return tuple(place_of(config, name) for name in cluster.repositories)
 
 
-def place_of(repository: RepositoryConfig) -> RepositoryPlace:
-    """Where a configured repository is, and what it takes to open it."""
+def place_of(config: Config, name: str) -> RepositoryPlace:
+    """Where a configured repository is, what it takes to open it, and where this host remembers it."""
     from pghaven.repository.place import RepositoryPlace
 
-    return RepositoryPlace(name=repository.name, store=repository.store, key=repository.key)
+    repository = config.repositories[name]
+    return RepositoryPlace(name=name, store=repository.store, key=repository.key, memory=find_memory(config, name))
+
+
+def find_memory(config: Config, name: str) -> HostMemory:
+    """What this host remembers of the repository of this name: with the first cluster that is kept there."""
+    from pghaven.repository.memory import HostMemory, find_state_directory
+
+    for cluster in config.clusters.values():
+        if name in cluster.repositories:
+            directory = cluster.state_directory or find_state_directory(cluster.data_directory)
+            return HostMemory(directory=directory, like=cluster.data_directory)
+    return HostMemory(directory=find_state_directory(""))
 
 
 def find_place(config: Config, name: str) -> RepositoryPlace:
@@ -91,7 +103,7 @@ def find_place(config: Config, name: str) -> RepositoryPlace:
     if name not in config.repositories:
         known = ", ".join(f'"{one}"' for one in config.repositories) or "none"
         raise NotFound(f'repository "{name}" is not in the configuration {config.source}', hint=f"There are: {known}.")
-    return place_of(config.repositories[name])
+    return place_of(config, name)
 
 
 def choose_clusters(config: Config, name: str | None) -> tuple[ClusterConfig, ...]:

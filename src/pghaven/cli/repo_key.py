@@ -48,7 +48,16 @@ class _Chosen:
         key_set = self.keys.load()
         material = read_material(self.place.key, ask_passphrase)
         key = find_key(key_set, material)
-        return self.keys.open_with(key_set, key), key
+        opened = self.keys.open_with(key_set, key)
+        self.pin(key_set)
+        return opened, key
+
+    def pin(self, key_set: KeySet) -> None:
+        """Compare a set with what this host has seen, and remember it. Raises Refused for an older one."""
+        from pghaven.repository.memory import check_key_set
+
+        if self.place.memory is not None:
+            check_key_set(self.place.memory, self.keys.repository_id, key_set, self.keys.url)
 
 
 def _choose(invocation: Invocation, name: str | None) -> _Chosen:
@@ -139,6 +148,7 @@ def add_command(invocation: Invocation, /, *, slot: str, repository: str | None,
         write_key_file(path, new.key, chosen.place.url, slot)
     try:
         key_set = chosen.keys.add(opened, key, new)
+        chosen.pin(key_set)
     except PghavenError:
         if path is not None:
             with suppress(OSError):
@@ -187,6 +197,7 @@ def remove_command(invocation: Invocation, slot: str, repository: str | None) ->
     with invocation.reporter as listener:
         opened, key = chosen.open()
         key_set, is_gone = chosen.keys.remove(opened, key, slot)
+        chosen.pin(key_set)
         if not is_gone:
             text = "the store does not let older key sets be removed, in which the slot still is"
             listener(Notice(level="warning", code="old_key_sets", text=text, hint="Rotate: pghaven repo key rotate"))
@@ -200,7 +211,9 @@ def rotate_command(invocation: Invocation, repository: str | None) -> int:
     """Make a new data key for what is written from now on. What is stored stays as it is, and readable."""
     chosen = _choose(invocation, repository)
     opened, key = chosen.open()
-    return _show(invocation, chosen, chosen.keys.rotate(opened, key), "there is a new data key")
+    key_set = chosen.keys.rotate(opened, key)
+    chosen.pin(key_set)
+    return _show(invocation, chosen, key_set, "there is a new data key")
 
 
 def _show(invocation: Invocation, chosen: _Chosen, key_set: KeySet, done: str | None = None) -> int:

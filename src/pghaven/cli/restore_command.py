@@ -25,6 +25,8 @@ from pghaven.events import Listener, Notice, Step
 if TYPE_CHECKING:
     from pghaven.cli.restore_text import Handover
     from pghaven.config.values import ClusterConfig, Config
+    from pghaven.repository.place import RepositoryPlace
+    from pghaven.repository.repository import Repository
     from pghaven.restore.execute import RestoreResult, RestoreSettings
     from pghaven.restore.recover import Recovery
     from pghaven.restore.request import RestorePlan, RestoreRequest
@@ -144,7 +146,13 @@ def find_sources(config: Config, cluster: ClusterConfig, repository: str | None,
     from pghaven.restore.sources import Sources
 
     places = list_places(config, cluster) if repository is None else (find_place(config, repository),)
-    return Sources(places, lambda place: limits.hold(open_place(place, ask=ask_passphrase), place.name))
+
+    def open_watched(place: RepositoryPlace) -> Repository:
+        opened = limits.hold(open_place(place, ask=ask_passphrase), place.name)
+        limits.watch(opened, place.name, keep=False)
+        return opened
+
+    return Sources(places, open_watched)
 
 
 class RestoreJob:

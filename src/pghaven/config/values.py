@@ -183,7 +183,8 @@ class ClusterConfig:
         DIRECTORY,
         default_words="`.local/state/pghaven` in the home directory of the user that runs the server",
         doc=(
-            "Where this host keeps what it could do without. That is the map of its last backup, where its key only "
+            "Where this host keeps what it could do without: what it has seen of each repository, so that an older "
+            "state of one does not pass for the present one; and the map of its last backup, where its key only "
             "writes: without it the next backup reads and stores everything."
         ),
         example='"/var/lib/pghaven-state"',

@@ -37,6 +37,7 @@ from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.entry import BackupEntry
 from pghaven.repository.keysource import Ask
 from pghaven.repository.layout import PROBE
+from pghaven.repository.older import refuse_older
 from pghaven.repository.place import RepositoryPlace, open_place
 from pghaven.repository.repository import Lineage, Repository
 from pghaven.repository.walstore import WalArchive
@@ -132,6 +133,8 @@ class _Checks:
         try:
             repository = open_place(address, clock=self._clock, ask=self._settings.ask)
             unwritable = find_unwritable(repository, self._user)
+            if address.memory is not None:
+                refuse_older(address.memory, repository, self._settings.cluster, "it is not what it was")
         except NotPermitted as error:
             self._results.append(fail(label, error.message, error.hint))
             return

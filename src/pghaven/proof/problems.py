@@ -15,6 +15,7 @@ from pghaven.proof.results import count_files
 from pghaven.proof.states import Problem, RepositorySilence, RepositoryState, ServerSilence, ServerState
 from pghaven.proof.wal_incidents import judge_audit, judge_writers
 from pghaven.repository.evidence import Verdict
+from pghaven.repository.memory import OLDER_HINT
 from pghaven.units import render_duration, render_time
 from pghaven.wal.behind import Behind
 from pghaven.wal.gapcause import Cause
@@ -84,6 +85,10 @@ def _judge_repository(
     if repository.fenced is not None:
         hint = "Stop this server, and rebuild it from the one that is primary now."
         yield Problem(level="critical", text=repository.fenced, hint=hint)
+    if repository.older:
+        text = f'repository "{repository.name}" is in an older state than this host has seen: '
+        hint = OLDER_HINT.replace("NAME", repository.name)
+        yield Problem(level="critical", text=text + "; ".join(repository.older), hint=hint)
     newest = repository.newest
     if newest is None:
         text = f'there is no backup in repository "{repository.name}": nothing could be restored'

@@ -70,7 +70,8 @@ class RepositoryState:
     is what this host has noted of WAL that the repository missed. ``single_writer``: by its option. ``originals`` are
     the labels of its complete backups, of a copy its original's. ``quarantined_from`` is who wrote the last file of the
     quarantine, ``incidents`` what was kept of two writers and of WAL that is lost, oldest first; ``explained`` are the
-    gaps that ``reach`` has, with their causes. ``audit`` is the newest one of the WAL.
+    gaps that ``reach`` has, with their causes. ``audit`` is the newest one of the WAL. ``older`` is what there is of it
+    that is older than this host has seen, as clauses.
     """
 
     name: str
@@ -90,6 +91,7 @@ class RepositoryState:
     incidents: tuple[Incident, ...] = ()
     explained: tuple[ExplainedGap, ...] = ()
     audit: Audit | None = None
+    older: tuple[str, ...] = ()
 
     @property
     def newest(self) -> ListedBackup | None:

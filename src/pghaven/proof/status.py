@@ -37,6 +37,7 @@ from pghaven.repository.gaps import WalGap
 from pghaven.repository.horizon import read_horizon
 from pghaven.repository.incidents import list_incidents
 from pghaven.repository.keysource import Ask
+from pghaven.repository.older import find_older
 from pghaven.repository.place import RepositoryPlace, open_place
 from pghaven.repository.repository import Lineage, Repository
 from pghaven.repository.walstore import WalArchive, describe_writer
@@ -117,7 +118,8 @@ def _ask_repository(
         repository = open_place(place, clock=clock, ask=settings.ask)
         lineage = _find_lineage(settings, repository, server)
         state = _read_repository(settings, place.name, repository, lineage, server)
-        return replace(state, single_writer=place.store.single_writer)
+        older = () if place.memory is None else find_older(place.memory, repository, settings.cluster)
+        return replace(state, single_writer=place.store.single_writer, older=older)
     except PghavenError as error:
         hint = error.hint or _STORE_HINT
         return RepositorySilence(name=place.name, url=place.url, reason=error.message, hint=hint)

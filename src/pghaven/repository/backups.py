@@ -223,7 +223,7 @@ class BackupCatalog:
         return str(fate)
 
     def _read_retirement(self, label: str, number: int) -> Retirement:
-        body, written_at = self._read_note(label, f"retire/{number:08d}")
+        body, written_at = _read_note(self._repository, self._name(label, f"retire/{number:08d}"))
         try:
             not_before = parse_time_utc(body["not_before"])
         except (KeyError, TypeError, ValueError) as error:
@@ -231,28 +231,21 @@ class BackupCatalog:
         return Retirement(number=number, reason=str(body.get("reason")), not_before=not_before, written_at=written_at)
 
     def _read_hold(self, label: str, number: int) -> Hold:
-        body, written_at = self._read_note(label, f"hold/{number:08d}")
+        body, written_at = _read_note(self._repository, self._name(label, f"hold/{number:08d}"))
         return Hold(number=number, reason=str(body.get("reason")), written_at=written_at)
 
-    def _read_note(self, label: str, part: str) -> tuple[dict[str, Any], datetime]:
-        name = self._name(label, part)
-        body = self._repository.read_document(name)
-        try:
-            return body, parse_time_utc(body["written_at"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise Damaged(f'"{name}" is damaged ({error!r})') from error
-
     def read_decision(self, label: str) -> dict[str, Any]:
-        """Either decision, with what belongs to it. Raises Damaged for anything else, ObjectMissing."""
-        name = self._name(label, "decision")
-        body = self._repository.read_document(name)
-        is_commit = body.get("decision") == "commit"
-        of_backup = isinstance(body.get("summary"), dict) and isinstance(body.get("manifest"), str)
-        if is_commit and of_backup and isinstance(body.get("generations", {}), dict):
-            return body
-        if body.get("decision") != "abandon":
-            raise Damaged(f'"{name}" is damaged: it is no decision')
-        return body
+        """Either decision, with what belongs to it. Raises Damaged for anything else, ObjectMissing.
+
+        One that cannot be read is the one that it was mended with, if it was.
+        """
+        try:
+            return _read_decision(self._repository, self._name(label, "decision"))
+        except Damaged as error:
+            try:
+                return _read_decision(self._repository, self._name(label, "mended"))
+            except ObjectMissing:
+                raise error from None
 
     def _read_intent(self, label: str) -> Intent:
         name = self._name(label, "intent")
@@ -331,6 +324,9 @@ class BackupCatalog:
                 decision = self.read_decision(compaction)
             except ObjectMissing:
                 continue  # a compaction that is not decided yet, or was given up and is gone
+            except Damaged as error:
+                hint = f"To get over it without a loss: pghaven expire {self.cluster} --mend {compaction}"
+                raise Damaged(error.message, detail=error.detail, hint=hint) from error
             given = decision.get("generations", {}).get(entry.label)
             if decision["decision"] != "commit" or given is None:
                 continue
@@ -345,6 +341,25 @@ class BackupCatalog:
         if "manifest" in entry.parts or superseded_at is None:
             own = str(entry.manifest_hash)
             yield ManifestPlace(part="manifest", hash=own, compaction=None, superseded_at=superseded_at)
+
+
+def _read_decision(repository: Repository, name: str) -> dict[str, Any]:
+    body = repository.read_document(name)
+    is_commit = body.get("decision") == "commit"
+    of_backup = isinstance(body.get("summary"), dict) and isinstance(body.get("manifest"), str)
+    if is_commit and of_backup and isinstance(body.get("generations", {}), dict):
+        return body
+    if body.get("decision") != "abandon":
+        raise Damaged(f'"{name}" is damaged: it is no decision')
+    return body
+
+
+def _read_note(repository: Repository, name: str) -> tuple[dict[str, Any], datetime]:
+    body = repository.read_document(name)
+    try:
+        return body, parse_time_utc(body["written_at"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise Damaged(f'"{name}" is damaged ({error!r})') from error
 
 
 def _find_same(repository: Repository, name: str, finished: FinishedContainer) -> tuple[str, int] | None:

@@ -71,6 +71,14 @@ class RepositoryKeys:
         self._clock = clock
 
     @property
+    def repository_id(self) -> str:
+        return self._id
+
+    @property
+    def url(self) -> str:
+        return self._store.url
+
+    @property
     def clock(self) -> Clock:
         return self._clock
 

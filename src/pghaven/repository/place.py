@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pghaven.clock import SYSTEM_CLOCK, Clock
 from pghaven.repository.keysource import NO_KEY, Ask, KeySource, read_material
+from pghaven.repository.memory import HostMemory, check_key_set
 from pghaven.repository.repository import Repository, open_repository
 from pghaven.repository.seal import Keyring
 from pghaven.runtime.coredump import forbid_core_dumps
@@ -24,11 +25,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepositoryPlace:
-    """A repository as the configuration names it."""
+    """A repository as the configuration names it, and where this host remembers what it has seen of it."""
 
     name: str
     store: StoreSettings
     key: KeySource = NO_KEY
+    memory: HostMemory | None = None
 
     @property
     def url(self) -> str:
@@ -43,7 +45,7 @@ def open_place(place: RepositoryPlace, *, clock: Clock = SYSTEM_CLOCK, ask: Ask 
     return open_repository(
         METERS.meter(open_store(place.store)),
         clock=clock,
-        unlock=lambda keys: unlock(keys, place.key, ask),
+        unlock=lambda keys: unlock(keys, place.key, ask, place.memory),
         must_be_sealed=place.key.is_expected,
     )
 
@@ -53,7 +55,15 @@ def prepare_for_keys() -> None:
     forbid_core_dumps()
 
 
-def unlock(keys: RepositoryKeys, source: KeySource, ask: Ask | None = None) -> Keyring:
-    """The data keys that a source opens; this process leaves no core dumps any more. Raises NotPermitted, Damaged."""
+def unlock(
+    keys: RepositoryKeys, source: KeySource, ask: Ask | None = None, memory: HostMemory | None = None
+) -> Keyring:
+    """The data keys that a source opens; this process leaves no core dumps any more.
+
+    Raises NotPermitted, Damaged, and Refused for keys in an older state than ``memory`` has seen.
+    """
     prepare_for_keys()
-    return keys.open(read_material(source, ask)).keyring
+    opened = keys.open(read_material(source, ask))
+    if memory is not None:
+        check_key_set(memory, keys.repository_id, opened.key_set, keys.url)
+    return opened.keyring

@@ -16,7 +16,7 @@ from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.entry import COLLECT, KEEP, BackupEntry, BackupState, Purpose, find_last
 from pghaven.units import render_time, render_time_utc
 
-_LEFT_UNTIL_LAST = ("decision", "fate/")
+_LEFT_UNTIL_LAST = ("decision", "mended", "fate/")
 
 
 # How the reason of a retirement begins that no policy has made.

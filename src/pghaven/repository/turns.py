@@ -186,6 +186,16 @@ def _find_last(repository: Repository, cluster: str) -> int:
     return max(_list_numbers(repository, cluster), default=0)
 
 
+def find_last_turn(repository: Repository, cluster: str) -> tuple[int, bool]:
+    """The number of the last turn, 0 when there was none, and whether it has been decided, so that nothing which is
+    complete from now on was judged in it or before."""
+    number = _find_last(repository, cluster)
+    if not number:
+        return 0, True
+    decision = layout.collection_object_name(cluster, number, "decision")
+    return number, repository.store.find(decision) is not None
+
+
 def _list_numbers(repository: Repository, cluster: str) -> list[int]:
     children = repository.store.list_children(layout.collections_prefix(cluster))
     return sorted(int(child[:-1]) for child in children if child.endswith("/") and child[:-1].isdecimal())

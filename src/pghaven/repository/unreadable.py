@@ -14,7 +14,8 @@ from pghaven.errors import Damaged, NotFound, ObjectMissing, Refused
 from pghaven.repository import layout
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.container import Kind
-from pghaven.repository.entry import COLLECT, BackupEntry, BackupState, Purpose, find_last, parse_generation
+from pghaven.repository.entry import COLLECT, BackupEntry, BackupState, ManifestPlace, find_last, parse_generation
+from pghaven.units import render_time_utc
 
 
 def interpret(catalog: BackupCatalog, entry: BackupEntry) -> BackupEntry:
@@ -69,10 +70,76 @@ def _by_its_manifest(catalog: BackupCatalog, entry: BackupEntry) -> BackupEntry:
 
 def advise(catalog: BackupCatalog, label: str) -> str:
     """What to do about a label whose records cannot be read."""
-    return (
-        "Bring the object back from a copy of the repository, or give that backup up for good: "
-        f"pghaven expire {catalog.cluster} --give-up {label}"
-    )
+    wanted = "Bring the object back from a copy of the repository, or"
+    with suppress(Damaged, ObjectMissing):
+        if _list_written(catalog, label):
+            return f"{wanted} get over it without a loss: pghaven expire {catalog.cluster} --mend {label}"
+    return f"{wanted} give that backup up for good: pghaven expire {catalog.cluster} --give-up {label}"
+
+
+def mend(catalog: BackupCatalog, label: str) -> tuple[str, ...]:
+    """Decide once more what a compaction of which the decision cannot be read has decided: the backups it serves.
+
+    What it wrote describes the same files as what it replaces. So if all of it is there and proves itself, it may count
+    whatever the decision said; and if it counts, nothing that a backup may stand on is taken for garbage. Raises
+    NotFound, Refused for what can be read, and Damaged where not all of it is there.
+    """
+    written = _list_written(catalog, label)
+    if not written:
+        raise NotFound(
+            f'there is no compaction "{label}" of cluster "{catalog.cluster}" that wrote the map of a backup',
+            hint="A backup that cannot be read is given up with --give-up.",
+        )
+    try:
+        decision = catalog.read_decision(label)
+    except Damaged:
+        pass
+    except ObjectMissing:
+        raise Refused(f'compaction "{label}" has not decided, so nothing counts that it wrote') from None
+    else:
+        raise Refused(f'the decision of "{label}" can be read: it is {decision["decision"]}')
+    repository = catalog.repository
+    generations = {entry.label: _prove_generation(catalog, entry, part) for entry, part in written}
+    body = {
+        "decision": "commit",
+        "manifest": "",
+        "manifest_bytes": 0,
+        "summary": {},
+        "generations": generations,
+        "written_at": render_time_utc(repository.clock.now()),
+    }
+    repository.create_document(layout.backup_object_name(catalog.cluster, label, "mended"), body)
+    return tuple(sorted(generations))
+
+
+def _list_written(catalog: BackupCatalog, label: str) -> list[tuple[BackupEntry, str]]:
+    """The backups of which there is a manifest that this compaction wrote, and the names of these below them."""
+    return [
+        (entry, part)
+        for entry in catalog.list_labels()
+        for part in entry.parts
+        if (parse_generation(part) or ("", ""))[1] == label
+    ]
+
+
+def _prove_generation(catalog: BackupCatalog, entry: BackupEntry, part: str) -> str:
+    """The hash of a manifest that is whole, and all of whose packs are there. Raises Damaged."""
+    name = layout.backup_object_name(catalog.cluster, entry.label, part)
+    try:
+        manifest_hash = catalog.repository.load_index(name, Kind.MANIFEST).hash.hex()
+        place = ManifestPlace(part=part, hash=manifest_hash, compaction=None, superseded_at=None)
+        packs = catalog.load_manifest(entry, place).packs
+    except ObjectMissing as error:
+        raise Damaged(f"nothing was mended: {error.message}") from error
+    for pack in packs:
+        pack_name = layout.pack_name(catalog.cluster, pack.label, pack.id)
+        found = catalog.repository.store.find(pack_name)
+        if found is None or found.size_bytes != pack.size_bytes:
+            raise Damaged(
+                f'nothing was mended: "{pack_name}", which "{name}" names, is not there as it was',
+                hint="Bring it back, or the decision, from a copy of the repository.",
+            )
+    return manifest_hash
 
 
 def give_up(catalog: BackupCatalog, label: str) -> str:
@@ -85,11 +152,10 @@ def give_up(catalog: BackupCatalog, label: str) -> str:
     if entry.state is BackupState.GONE:
         raise NotFound(f'there is no backup "{label}" of cluster "{catalog.cluster}"', hint="Give the whole label.")
     entries = catalog.list_labels()
-    written = [one for one in entries for part in one.parts if (parse_generation(part) or ("", ""))[1] == label]
-    if written or entry.purpose is Purpose.COMPACTION:
+    if written := _list_written(catalog, label):
         raise Refused(
             f'"{label}" is a compaction, and the manifests it wrote may be the only ones of {len(written)} backups',
-            hint="Bring its objects back from a copy of the repository.",
+            hint=f"To get over it without a loss: pghaven expire {catalog.cluster} --mend {label}",
         )
     reason = entry.reason if entry.state is BackupState.DAMAGED else _find_damage(catalog, entry)
     if reason is None:

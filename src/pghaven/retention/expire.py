@@ -7,7 +7,7 @@ theirs, so what it shows is what a run at that moment does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
@@ -28,10 +28,21 @@ from pghaven.retention.full import draw_on_reserve
 from pghaven.retention.gather import gather_lineages
 from pghaven.retention.policy import RetentionPlan, RetentionPolicy, Rule, plan_retention
 from pghaven.retention.walplan import WalPlan, plan_wal
-from pghaven.runtime.whoami import read_own_identity
+from pghaven.runtime.whoami import ProcessIdentity, read_own_identity
 from pghaven.store.reserve import keep_reserve
 
 COMPACTION_RULES: Final = CompactionRules()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """Which process does it, and what it calls a compaction that it makes at a moment."""
+
+    identity: ProcessIdentity
+    new_label: Callable[[datetime], str] = make_label
+
+
+_Means = tuple[CompactionRules, Worker]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,24 +90,27 @@ def run_expire(
     *,
     dry_run: bool = False,
     compaction: CompactionRules = COMPACTION_RULES,
+    who: Worker | None = None,
 ) -> ExpireResult:
     """Retire what the policy drops, remove whatever is due, and write packs that are mostly dead anew.
 
-    Without a policy nothing is retired, and only what somebody has expired by hand is removed.
+    Without a policy nothing is retired, and only what somebody has expired by hand is removed. ``who`` does it, this
+    process if nobody else is named.
 
     Raises NotFound for a cluster that is not registered, Refused when a clock is wrong, Damaged when the facts of a
     backup are, StoreUnreachable, NotPermitted. Whatever stops it, running it again goes on.
     """
     if not dry_run:
         catalog = draw_on_reserve(catalog, listener)
-    result = _run(catalog, policy, listener, dry_run=dry_run, compaction=compaction)
+    means = (compaction, who or Worker(identity=read_own_identity()))
+    result = _run(catalog, policy, listener, means, dry_run=dry_run)
     if not dry_run:
         keep_reserve(catalog.repository.store, layout.RESERVE_PREFIX)
     return result
 
 
 def _run(
-    catalog: BackupCatalog, policy: RetentionPolicy, listener: Listener, *, dry_run: bool, compaction: CompactionRules
+    catalog: BackupCatalog, policy: RetentionPolicy, listener: Listener, means: _Means, *, dry_run: bool
 ) -> ExpireResult:
     if not catalog.repository.list_lineages(catalog.cluster):
         raise NotFound(
@@ -126,13 +140,13 @@ def _run(
     result = replace(result, dumps=dumps)
     listener(Step(text="looking for what is due" if dry_run else "removing what is due"))
     try:
-        result = _collect(catalog, [lineage.system_identifier for lineage in lineages], result)
+        result = _collect(catalog, [lineage.system_identifier for lineage in lineages], result, means[1])
     except (Locked, Cancelled) as error:
         listener(Notice(level="info", code="not_collected", text=error.message))
         return result
     if result.obstacle is not None or plan.refusal is not None:
         return result
-    return _compact(catalog, compaction, listener, _trim_evidence(catalog, result))
+    return _compact(catalog, means, listener, _trim_evidence(catalog, result))
 
 
 def _trim_evidence(catalog: BackupCatalog, result: ExpireResult) -> ExpireResult:
@@ -154,16 +168,17 @@ def _is_only_by_hand(catalog: BackupCatalog) -> bool:
     return bool(retired) and all(one.reason.startswith(BY_HAND) for one in retired)
 
 
-def _compact(catalog: BackupCatalog, rules: CompactionRules, listener: Listener, result: ExpireResult) -> ExpireResult:
+def _compact(catalog: BackupCatalog, means: _Means, listener: Listener, result: ExpireResult) -> ExpireResult:
     """The result with what was written anew, or would be; what that supersedes goes when the grace is over."""
     assert result.collected is not None
+    rules, who = means
     compactor = Compactor(catalog, rules)
     try:
         plan = compactor.plan(frozenset(one.label for one in result.collected.condemned))
         if not result.is_done or not plan.packs:
             return replace(result, compaction=CompactionOutcome(plan=plan, result=None))
         listener(Step(text=f"writing the live parts of {len(plan.packs)} packs anew"))
-        done = compactor.run(plan, make_label(catalog.repository.clock.now()), read_own_identity())
+        done = compactor.run(plan, who.new_label(catalog.repository.clock.now()), who.identity)
     except (Locked, Cancelled, StoreFull) as error:
         listener(Notice(level="info", code="not_compacted", text=error.message))
         return result
@@ -184,11 +199,13 @@ def _retire(catalog: BackupCatalog, result: ExpireResult, listener: Listener) ->
             yield verdict.backup.label
 
 
-def _collect(catalog: BackupCatalog, system_identifiers: Sequence[int], result: ExpireResult) -> ExpireResult:
+def _collect(
+    catalog: BackupCatalog, system_identifiers: Sequence[int], result: ExpireResult, who: Worker
+) -> ExpireResult:
     """The result with what the collectors removed, or would remove."""
     collector = BackupCollector(catalog, CollectRules(grace=result.plan.policy.grace))
     try:
-        collected = collector.run() if result.is_done else collector.preview()
+        collected = collector.run(who.identity) if result.is_done else collector.preview()
     except Damaged as error:
         return replace(result, obstacle=error)
     # What no longer is a backup when the collector has been at work needs no WAL any more.

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from pghaven.clock import ManualClock
-from pghaven.errors import Cancelled, Damaged, Locked
+from pghaven.errors import Cancelled, Damaged, Locked, NotFound, Refused
+from pghaven.repository import layout
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.collect import BackupCollector, CollectResult, CollectRules
 from pghaven.repository.compact import FREE_SHARE, CompactionResult, CompactionRules, Compactor
@@ -22,6 +23,7 @@ from pghaven.repository.pack import load_pack_index
 from pghaven.repository.removal import Removal, RetireOrder
 from pghaven.repository.repository import Repository
 from pghaven.repository.seal import OPEN_KEYRING, Keyring
+from pghaven.repository.unreadable import give_up, mend
 from pghaven.store.api import Buffers
 from pghaven.store.memory import MemoryStore
 from pghaven.store.recording import RecordingStore
@@ -479,3 +481,67 @@ def test_a_long_compaction_gives_signs_of_life(open_site: Site) -> None:
     slow = Repository(repository.store, repository.descriptor, clock=Ticking(open_site.clock.now()))
     Compactor(BackupCatalog(slow, CLUSTER), CompactionRules(freed_bytes_min=0)).run(plan, label(1), dead_process())
     assert len([part for part in open_site.parts(label(1)) if part.startswith("alive/")]) >= 2
+
+
+# -- what becomes of it when its decision cannot be read ----------------------------------------------------------
+
+
+def spoil_decision(site: Site, number: int = 1) -> str:
+    store = site.catalog.repository.store
+    name = f"clusters/{CLUSTER}/backups/{label(number)}/decision"
+    data = bytearray(store.read(name))
+    data[5] ^= 1
+    store.delete(name)
+    store.create(name, [bytes(data)])
+    return name
+
+
+def test_a_decision_that_cannot_be_read_is_made_once_more_and_nothing_is_lost(site: Site) -> None:
+    site.compact()
+    site.clock.advance(2 * GRACE.total_seconds())
+    site.collect()  # the old maps and their packs are no more
+    name = spoil_decision(site)
+    told = f"pghaven expire {CLUSTER} --mend {label(1)}"
+    with pytest.raises(Damaged, match=name) as stopped:
+        site.collect()
+    assert told in str(stopped.value.hint)
+    with pytest.raises(Damaged, match=name) as unread:
+        site.labels()
+    assert told in str(unread.value.hint)
+    with pytest.raises(Refused, match="is a compaction"):
+        give_up(site.catalog, label(1))
+
+    assert mend(site.catalog, label(1)) == (SECOND.label, THIRD.label)
+    assert site.labels() == [SECOND.label, THIRD.label]
+    packs = site.packs()
+    site.collect()
+    assert site.packs() == packs
+    assert site.labels() == [SECOND.label, THIRD.label]
+    with pytest.raises(Refused, match="can be read: it is commit"):
+        mend(site.catalog, label(1))
+
+
+def test_the_rescue_kit_reads_what_was_mended(open_site: Site, tmp_path: Path) -> None:
+    open_site.compact()
+    spoil_decision(open_site)
+    mend(open_site.catalog, label(1))
+    store = open_site.catalog.repository.store
+    for info in store.list(""):
+        path = tmp_path / info.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(store.read(info.name))
+    reader = rescue.Repository(tmp_path)
+    name, proof = reader.find_manifest(CLUSTER, THIRD.label, "")
+    assert name.endswith(f"-{label(1)}/manifest")
+    assert len(proof) == 64
+
+
+def test_nothing_is_mended_of_which_a_part_is_missing(open_site: Site) -> None:
+    result = open_site.compact()
+    spoil_decision(open_site)
+    pack = result.written[0]
+    open_site.catalog.repository.store.delete(layout.pack_name(CLUSTER, pack.label, pack.id))
+    with pytest.raises(Damaged, match=r"nothing was mended: .* is not there as it was"):
+        mend(open_site.catalog, label(1))
+    with pytest.raises(NotFound, match="there is no compaction"):
+        mend(open_site.catalog, SECOND.label)

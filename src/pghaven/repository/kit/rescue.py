@@ -627,10 +627,19 @@ class Repository:
         for generation in reversed(self.children(prefix + "generations")):
             compaction = f"clusters/{cluster}/backups/{generation.partition('-')[2]}/"
             is_there = all((self.root / compaction / part).is_file() for part in ("intent", "decision"))
-            decision = self.document(compaction + "decision") if is_there else {}
+            decision = self.compaction_decision(compaction) if is_there else {}
             if decision.get("decision") == "commit" and label in decision["generations"]:
                 return f"{prefix}generations/{generation}/manifest", decision["generations"][label]
         return prefix + "manifest", decided
+
+    def compaction_decision(self, compaction: str) -> dict[str, Any]:
+        """Where it cannot be read, the one that it was mended with."""
+        try:
+            return self.document(compaction + "decision")
+        except DAMAGED:
+            if not (self.root / compaction / "mended").is_file():
+                raise
+            return self.document(compaction + "mended")
 
     def wal(self, cluster: str, system_identifier: str, name: str) -> bytes:
         """A file that the server archived."""
