@@ -128,6 +128,19 @@ def run(command: Sequence[str], *, log: Path | None = None, stdin: str | None = 
     return told
 
 
+def start(command: Sequence[str], *, log: Path) -> subprocess.Popen[bytes]:
+    """Start a command as the bench's user, to run beside what is measured."""
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            list(command),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=_environment(),
+            **child_identity(_other_user()),
+        )
+
+
 def measure(command: Sequence[str], *, log: Path, server_pid: int | None = None) -> Measurement:
     """Run a command as the bench's user to its end and measure it. Raises BenchError when it fails."""
     become_reaper()

@@ -88,6 +88,9 @@ class Pghaven:
     def delta_command(self, target: Path) -> Sequence[str] | None:
         return [*self.restore_command(target), "--delta"]
 
+    def agent_command(self) -> Sequence[str]:
+        return self._command("agent")
+
     def verify_command(self) -> Sequence[str]:
         return self._command("verify", "main")
 

@@ -1,28 +1,32 @@
 """A backlog of WAL cleared by the server's own archiver, side by side: what each tool takes for a segment.
 
-    python -m bench.wal_push [--rounds 3] [--quick] …
+    WAYS="pghaven, agent;cp" SEGMENTS=50 python -m bench.wal_push [--rounds 3] [--quick] …
 
 The server archives with ``false`` until so many segments of 16 MiB wait; then it is given a tool's archive_command, and
 the time until the last one is archived is taken. Processor time is that of the server's tree with all that its archiver
-started. ``cp`` and a shell that does nothing are the floor. Order A B A B ….
+started, and of the agent where there is one. ``cp``, a shell that does nothing, and two processes that do no more than
+compress, write and flush are the floor. Order A B A B ….
 """
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from bench.common import BenchError, become_reaper, make_directory, read_tree_seconds, remove, render_table
+from bench.common import BenchError, become_reaper, make_directory, read_tree_seconds, remove, render_table, start
 from bench.data import BenchServer
 from bench.rounds import run_stand_alone
 from bench.tools import PgBackRest, Pghaven, Tool
 
 NAME = "wal_push"
-SEGMENTS = 50
+SEGMENTS = 200
 QUICK_SEGMENTS = 12
 LEVEL = 1
 _LIMIT_SECONDS = 600
@@ -34,12 +38,35 @@ _FILL = (
 )
 
 
+# What no tool can do without, on the two processes that each has.
+_ALONE = """
+import multiprocessing, os, sys
+from pghaven.repository.codec import Compressor
+def work(names):
+    compressor = Compressor(int(sys.argv[1]))
+    for name in names:
+        with open(os.path.join(sys.argv[2], name), "rb") as file:
+            packed = compressor.compress(file.read())[1]
+        descriptor = os.open(os.path.join(sys.argv[3], name), os.O_WRONLY | os.O_CREAT, 0o600)
+        os.write(descriptor, packed)
+        os.fsync(descriptor)
+        os.close(descriptor)
+names = sys.argv[4:]
+halves = [multiprocessing.get_context("fork").Process(target=work, args=(names[n::2],)) for n in (0, 1)]
+[half.start() for half in halves]
+[half.join() for half in halves]
+"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """``reset`` leaves an empty archive and says what archives into it."""
+    """``reset`` leaves an empty archive and says what archives into it; ``beside`` is what runs meanwhile, whose
+    tree is counted too. ``alone`` does it without the server's archiver, given the files that wait."""
 
     name: str
     reset: Callable[[], str]
+    beside: Callable[[], AbstractContextManager[int | None]] = nullcontext
+    alone: Callable[[Sequence[str]], object] | None = None
 
 
 def list_ways(server: BenchServer, tools: Sequence[Tool]) -> list[Way]:
@@ -51,15 +78,39 @@ def list_ways(server: BenchServer, tools: Sequence[Tool]) -> list[Way]:
         make_directory(copies)
         return f"cp %p {copies}/%f"
 
-    ways = [Way(name="a shell that does nothing", reset=lambda: ":"), Way(name="cp", reset=reset_copies)]
+    def compress_alone(names: Sequence[str]) -> None:
+        command = [sys.executable, "-c", _ALONE, str(LEVEL), str(server.data / "pg_wal"), str(copies), *names]
+        subprocess.run(command, check=True)
+
+    ways = [
+        Way(name="a shell that does nothing", reset=lambda: ":"),
+        Way(name="cp", reset=reset_copies),
+        Way(name="reading, zstd, writing and fsync alone", reset=reset_copies, alone=compress_alone),
+    ]
     for tool in tools:
         if isinstance(tool, Pghaven):
+            ways.append(Way(name="pghaven, agent", reset=tool.reset, beside=_agent(tool, server)))
             ways.append(Way(name="pghaven", reset=tool.reset))
             ways.append(Way(name="pghaven, one at a time", reset=_one_at_a_time(tool)))
         elif isinstance(tool, PgBackRest):
             ways.append(Way(name=f"pgBackRest {tool.version}", reset=_pgbackrest(tool, "")))
             ways.append(Way(name=f"pgBackRest {tool.version}, async", reset=_pgbackrest(tool, " --archive-async")))
     return ways
+
+
+def _agent(tool: Pghaven, server: BenchServer) -> Callable[[], AbstractContextManager[int | None]]:
+    @contextmanager
+    def beside() -> Iterator[int | None]:
+        door = server.data / "pg_wal" / "pghaven" / "agent"
+        process = start(tool.agent_command(), log=tool.log)
+        try:
+            _wait(door.exists, "the agent")
+            yield process.pid
+        finally:
+            process.terminate()
+            process.wait()
+
+    return beside
 
 
 def _one_at_a_time(tool: Pghaven) -> Callable[[], str]:
@@ -74,11 +125,10 @@ def _pgbackrest(tool: PgBackRest, options: str) -> Callable[[], str]:
     return lambda: tool.reset().replace(" %p", f"{options} --compress-level={LEVEL} %p")
 
 
-def run_rounds(server: BenchServer, tools: Sequence[Tool], rounds: int, segments: int) -> dict[str, Any]:
+def run_rounds(server: BenchServer, ways: Sequence[Way], rounds: int, segments: int) -> dict[str, Any]:
     """Milliseconds of wall and processor time for each segment, medians."""
     become_reaper()
     taken: dict[str, list[tuple[float, float]]] = {}
-    ways = list_ways(server, tools)
     for number in range(rounds):
         for way in ways:
             wall, cpu = clear_backlog(server, way, segments)
@@ -99,11 +149,18 @@ def clear_backlog(server: BenchServer, way: Way, segments: int) -> tuple[float, 
     for _ in range(segments):
         server.sql(f"{_FILL}; SELECT pg_switch_wal()")
     os.sync()
-    before, began = read_tree_seconds(server.pid), time.perf_counter()
-    server.archive_with(command)
-    server.sql("SELECT pg_logical_emit_message(true, 'bench', 'last'); SELECT pg_switch_wal()")
-    _wait(lambda: len(_list_waiting(server)) == 0, f"{way.name} to archive")
-    return time.perf_counter() - began, read_tree_seconds(server.pid) - before
+    if way.alone is not None:
+        names = [name.removesuffix(".ready") for name in _list_waiting(server)]
+        before, began = read_tree_seconds(os.getpid()), time.perf_counter()
+        way.alone(names)
+        return time.perf_counter() - began, read_tree_seconds(os.getpid()) - before
+    with way.beside() as beside:
+        pids = [server.pid, *([] if beside is None else [beside])]
+        before, began = sum(map(read_tree_seconds, pids)), time.perf_counter()
+        server.archive_with(command)
+        server.sql("SELECT pg_logical_emit_message(true, 'bench', 'last'); SELECT pg_switch_wal()")
+        _wait(lambda: len(_list_waiting(server)) == 0, f"{way.name} to archive")
+        return time.perf_counter() - began, sum(map(read_tree_seconds, pids)) - before
 
 
 def _list_waiting(server: BenchServer) -> list[str]:
@@ -119,7 +176,7 @@ def _wait(condition: Callable[[], bool], what: str) -> None:
 
 
 def render(results: Mapping[str, Any], title: str) -> str:
-    ours = results.get("pghaven", {}).get("wall_ms")
+    ours = results.get("pghaven, agent", {}).get("wall_ms")
     rows = [
         [
             name,
@@ -130,14 +187,18 @@ def render(results: Mapping[str, Any], title: str) -> str:
         for name, row in results.items()
     ]
     return f"### A backlog of WAL: {title}\n\n" + render_table(
-        ["archive_command", "wall ms a segment", "CPU ms a segment", "wall, pghaven = 1"], rows
+        ["archive_command", "wall ms a segment", "CPU ms a segment", "wall, agent = 1"], rows
     )
 
 
 def main() -> None:
+    only = os.environ.get("WAYS", "")
+    segments = int(os.environ.get("SEGMENTS", "0"))
+
     def run(server: BenchServer, tools: Sequence[Tool], rounds: int) -> tuple[dict[str, Any], ...]:
         quick = "quick" in server.directory.name
-        return (run_rounds(server, tools, rounds, QUICK_SEGMENTS if quick else SEGMENTS),)
+        ways = [way for way in list_ways(server, tools) if only in ("", way.name) or way.name in only.split(";")]
+        return (run_rounds(server, ways, rounds, segments or (QUICK_SEGMENTS if quick else SEGMENTS)),)
 
     run_stand_alone(NAME, run, (render,), shapes=("files",))
 

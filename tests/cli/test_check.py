@@ -25,6 +25,7 @@ ALWAYS = {
     "settings",
     "archive_command",
     "archiver",
+    "backlog",
     "WAL round trip",
     "backup",
     "repository space",

@@ -19,6 +19,8 @@ from pathlib import Path
 import pytest
 
 from pghaven.postgres.lsn import Lsn
+from pghaven.proof.wal_incidents import judge_writers
+from pghaven.repository.incidents import list_incidents
 from tests.fault.tracing import MUTATING, Traced, kills, needs_strace, run_traced
 from tests.fault.volumes import frozen, memory_volume, needs_root, power_cut_volume
 from tests.support.places import own, plain_user, run_as_plain
@@ -26,6 +28,7 @@ from tests.support.waiting import wait_until
 from tests.support.walfile import (
     PROGRAM,
     SEGMENT_SIZE,
+    SYSTEM_IDENTIFIER,
     Ended,
     WalSite,
     make_segment,
@@ -118,6 +121,25 @@ def test_what_was_acknowledged_survives_a_power_cut(tmp_path: Path) -> None:
         assert site.fetched == CONTENT
         assert site.archive.get("00000002.history") == history
         assert push(site).status == 0
+
+
+def test_another_cluster_under_the_name_is_kept_as_an_incident_of_both(site: WalSite) -> None:
+    assert push(site).status == 0
+    stranger = SYSTEM_IDENTIFIER + 1
+    site.write(NAME, make_segment(NAME, system_identifier=stranger))
+    for _ in range(2):
+        ended = site.push(f"pg_wal/{NAME}")
+        assert ended.status == 12
+        assert str(SYSTEM_IDENTIFIER) in ended.err
+        assert str(stranger) in ended.err
+    (incident,) = list_incidents(site.repository, "main", SYSTEM_IDENTIFIER)
+    assert incident.archived["system_identifier"] == str(SYSTEM_IDENTIFIER)
+    assert incident.refused["system_identifier"] == str(stranger)
+    assert incident.archived["data_directory"] == incident.refused["data_directory"] == str(site.data_directory)
+    (problem,) = judge_writers("main", [incident], incident.seen_at)
+    assert "two servers archive as main" in problem.text
+    assert f"system identifier {stranger}" in problem.text
+    assert site.archive.get(str(NAME)) == CONTENT
 
 
 # -- push 5: two servers at once ---------------------------------------------------------------------------------------

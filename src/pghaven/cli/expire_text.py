@@ -77,6 +77,8 @@ def _iter_pairs(result: ExpireResult) -> Iterator[tuple[str, str]]:
         yield "removed backups", removed
     if result.compaction is not None and result.compaction.plan.packs:
         yield "compacted", _describe_compaction(result.compaction)
+    if result.incidents:
+        yield "removed WAL incidents", f"{len(result.incidents)}, with states of audits, that are over"
     if result.evidence:
         yield "removed results of verify", f"{len(result.evidence)}, of which newer ones say the same"
     several = sum(1 for one in result.wal if one.removal is not None) > 1
@@ -144,6 +146,7 @@ def render_body(repository: str, result: ExpireResult) -> Mapping[str, object]:
             "backups": result.compaction.plan.backups,
         },
         "evidence": result.evidence,
+        "incidents": result.incidents,
         "obstacle": None
         if result.obstacle is None
         else {"code": result.obstacle.code, "message": result.obstacle.message, "hint": result.obstacle.hint},

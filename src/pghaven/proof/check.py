@@ -15,11 +15,13 @@ from pghaven.backup.checks import check_data_directory
 from pghaven.clock import SYSTEM_CLOCK, Clock
 from pghaven.errors import NotPermitted, PghavenError
 from pghaven.events import Listener, Step
+from pghaven.postgres.datadir import WAL_DIRECTORY
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.version import require_supported
 from pghaven.proof.judgements import (
     judge_archive_command,
     judge_archiver,
+    judge_backlog,
     judge_lineage,
     judge_newest_backup,
     judge_old_settings,
@@ -52,6 +54,7 @@ from pghaven.setup.settings import plan_setup, read_written_command
 from pghaven.store.api import Store
 from pghaven.store.probe import probe_store
 from pghaven.units import render_duration, render_size, render_time
+from pghaven.wal.behind import BehindNotes
 
 _RESTORE_POINT = "pg_create_restore_point"
 _SWITCH = "pg_switch_wal"
@@ -77,6 +80,7 @@ class CheckSettings:
 class _Place:
     """A repository that could be opened, and what it knows of the cluster."""
 
+    name: str
     label: str
     repository: Repository
     lineage: Lineage | None = None
@@ -117,7 +121,15 @@ class _Checks:
             self._check_repository(address)
         facts = self._reach_server()
         if facts is None:
-            for name in ("data directory", "lineage", "settings", "archive_command", "archiver", "WAL round trip"):
+            for name in (
+                "data directory",
+                "lineage",
+                "settings",
+                "archive_command",
+                "archiver",
+                "backlog",
+                "WAL round trip",
+            ):
                 self._results.append(skip(name, "needs the server"))
         else:
             self._check_server(facts)
@@ -150,7 +162,7 @@ class _Checks:
             text = f"{address.url} is reachable" + ("" if free is None else f", {render_size(free)} free")
             self._results.append(good(label, text))
             self._results += self._probe(repository.store, address)
-        self._places.append(_Place(label=label, repository=repository))
+        self._places.append(_Place(name=address.name, label=label, repository=repository))
 
     def _probe(self, store: Store, address: RepositoryPlace) -> Iterator[CheckResult]:
         if address.store.single_writer:
@@ -203,6 +215,8 @@ class _Checks:
         if here:
             self._check_program()
         self._results.append(judge_archiver(facts, count_waiting(self._connection)))
+        for place in self._places:
+            self._check_backlog(place, facts)
         self._results += judge_old_settings(facts.settings, self._list_old_files() if here else ())
         self._check_round_trip(facts)
         self._results.append(judge_wal_space(self._find_wal_space(), facts))
@@ -252,6 +266,22 @@ class _Checks:
         return found.f_bavail * found.f_frsize
 
     # -- WAL --------------------------------------------------------------------------------------------------------
+
+    def _check_backlog(self, place: _Place, facts: ServerFacts) -> None:
+        archive = place.archive(self._settings.cluster)
+        name = place.label.replace("repository", "backlog", 1)
+        if archive is None:
+            self._results.append(skip(name, "needs the cluster's registration"))
+            return
+        notes = BehindNotes(os.path.join(self._settings.data_directory, WAL_DIRECTORY))
+
+        def make() -> list[CheckResult]:
+            newest = archive.find_newest_segment(facts.timeline)
+            behind = None if newest is None else max(0, facts.lsn - newest.end_lsn)
+            missed = notes.read(place.name)
+            return [judge_backlog(name, self._settings.cluster, missed, behind, facts.wal_segment_size)]
+
+        self._guarded(name, make)
 
     def _check_round_trip(self, facts: ServerFacts) -> None:
         name = "WAL round trip"

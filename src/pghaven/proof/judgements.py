@@ -19,6 +19,7 @@ from pghaven.server.privileges import render_grant
 from pghaven.server.probe import ServerFacts
 from pghaven.setup.settings import SetupPlan
 from pghaven.units import parse_time_utc, render_duration, render_size, render_time
+from pghaven.wal.behind import Behind
 
 # Without these no backup can be taken; the others make checks and restores better.
 _NEEDED_PRIVILEGES: Final = ("pg_monitor", "pg_backup_start", "pg_backup_stop")
@@ -28,6 +29,8 @@ BACKUP_AGE_WARNED: Final = timedelta(days=7)
 _SEGMENTS_OF_ROOM: Final = 64
 # A standby replays what is not archived yet: a segment is archived when it is full or archive_timeout is over.
 _SEGMENTS_BEHIND: Final = 4
+# A burst of writes is behind for a moment; that many finished segments are a queue.
+_BACKLOG_SEGMENTS_WARNED: Final = 16
 _DISABLED: Final = "(disabled)"
 _PUSH_COMMAND = re.compile(r"\bwal\s+push\b.*%p")
 _DEFAULTS_OF_OLD: Final[Mapping[str, frozenset[str]]] = {
@@ -113,6 +116,23 @@ def judge_archiver(facts: ServerFacts, waiting: int | None) -> CheckResult:
         return good("archiver", f"has archived nothing yet{behind}")
     ago = render_duration(max(0.0, (facts.probed - archiver.last_archived_time).total_seconds()))
     return good("archiver", f"archived {archiver.last_archived_name} {ago} ago{behind}")
+
+
+def judge_backlog(
+    name: str, cluster: str, missed: Behind | None, behind_bytes: int | None, segment_size: int
+) -> CheckResult:
+    """What one repository lacks of the WAL that the server has finished. ``missed`` is what this host has noted;
+    ``behind_bytes`` is None when it holds nothing of the server's timeline."""
+    if missed is not None:
+        count = len(missed.names)
+        text = f"{count} WAL file{'s' if count != 1 else ''} missed since {render_time(missed.since)}: {missed.reason}"
+        return warn(name, text, f"When it is back: pghaven wal refill {cluster}")
+    if behind_bytes is None:
+        return good(name, "it holds nothing of this timeline yet")
+    text = f"{render_size(behind_bytes)} of WAL are not in it yet"
+    if behind_bytes > _BACKLOG_SEGMENTS_WARNED * segment_size:
+        return warn(name, text, "Is the repository slow? Watch whether it falls. pghaven agent archives ahead.")
+    return good(name, text)
 
 
 def judge_newest_backup(cluster: str, entries: Sequence[BackupEntry], now: datetime) -> CheckResult:

@@ -17,7 +17,8 @@ from pghaven.repository.repository import Repository
 from pghaven.units import parse_time_utc, render_time_utc
 
 _KIND = "wal-audit"
-_LOOKED_BACK = 20
+LOOKED_BACK = 20
+"""So many of the newest states are looked at, in case some cannot be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +60,7 @@ def load_audit(repository: Repository, cluster: str, system_identifier: int) -> 
     """The newest state that can be read; None when there is none. Raises StoreUnreachable, NotPermitted."""
     prefix = layout.audits_prefix(cluster, system_identifier)
     found: list[Audit] = []
-    for child in sorted(repository.store.list_children(prefix), reverse=True)[:_LOOKED_BACK]:
+    for child in sorted(repository.store.list_children(prefix), reverse=True)[:LOOKED_BACK]:
         try:
             body = repository.read_document(prefix + child)
             if body.get("kind") == _KIND:

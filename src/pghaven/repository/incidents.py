@@ -78,11 +78,15 @@ def list_incidents(repository: Repository, cluster: str, system_identifier: int)
     found: list[Incident] = []
     for child in sorted(repository.store.list_children(prefix))[-_LISTED_MAX:]:
         try:
-            body = repository.read_document(prefix + child)
-            found.append(_parse(body))
+            found.append(read_incident(repository, prefix + child))
         except (ObjectMissing, Damaged, KeyError, TypeError, ValueError):
             continue  # nothing is decided by it
     return tuple(sorted(found, key=lambda one: one.seen_at))
+
+
+def read_incident(repository: Repository, name: str) -> Incident:
+    """One incident. Raises ObjectMissing, Damaged, and KeyError, TypeError or ValueError for what is none."""
+    return _parse(repository.read_document(name))
 
 
 def _parse(body: Mapping[str, Any]) -> Incident:

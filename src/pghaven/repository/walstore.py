@@ -211,6 +211,16 @@ class WalArchive:
                     modified=info.modified,
                 )
 
+    def find_newest_segment(self, timeline: Timeline) -> SegmentName | None:
+        """The last complete segment held of one timeline; only its newest 4 GiB of WAL are listed."""
+        store = self._repository.store
+        prefix = layout.wal_timeline_prefix(self.cluster, self.system_identifier, timeline.hex8)
+        for folder in sorted((child for child in store.list_children(prefix) if child.endswith("/")), reverse=True):
+            names = [info.name.rpartition("/")[2] for info in store.list(prefix + folder)]
+            if segments := [name for name in names if classify(name) is WalFileKind.SEGMENT]:
+                return SegmentName.parse(segments[-1], self.segment_size)
+        return None
+
     def list_files(self, timeline: Timeline) -> Iterator[str]:
         """Everything held of one timeline by the names PostgreSQL gave: segments, what belongs to one, its history."""
         prefix = layout.wal_timeline_prefix(self.cluster, self.system_identifier, timeline.hex8)

@@ -21,6 +21,7 @@ from pghaven.repository.compact import CompactionPlan, CompactionResult, Compact
 from pghaven.repository.entry import Purpose
 from pghaven.repository.layout import make_label
 from pghaven.repository.oldevidence import find_old_evidence
+from pghaven.repository.oldincidents import find_old_incidents
 from pghaven.repository.removal import BY_HAND, Removal, RetireOrder
 from pghaven.repository.walcollect import WalCollector, WalRemoval
 from pghaven.retention.dumps import DumpVerdict, expire_dumps
@@ -67,7 +68,8 @@ class ExpireResult:
 
     ``obstacle`` is why the collectors removed nothing although there was something to remove: what backups need could
     not be read. ``collected`` is None then, without a policy, and where another process is collecting at this moment.
-    ``evidence`` are results of verifications of which newer ones say the same.
+    ``evidence`` are results of verifications of which newer ones say the same, ``incidents`` those of the WAL that are
+    over, and states of audits that newer ones go on from.
     """
 
     cluster: str
@@ -80,6 +82,7 @@ class ExpireResult:
     wal: tuple[WalOutcome, ...] = ()
     compaction: CompactionOutcome | None = None
     evidence: tuple[str, ...] = ()
+    incidents: tuple[str, ...] = ()
     obstacle: Damaged | None = None
 
 
@@ -150,15 +153,21 @@ def _run(
 
 
 def _trim_evidence(catalog: BackupCatalog, result: ExpireResult) -> ExpireResult:
-    """The result with what was removed of the results of verifications, or would be."""
+    """The result with what was removed of the results of verifications, of audits and of incidents, or would be."""
     assert result.collected is not None
     going = {one.label for one in (*result.collected.abandoned, *result.collected.condemned)}
     labels = {one.backup.label for one in result.plan.verdicts} - going
-    old = find_old_evidence(catalog.repository, catalog.cluster, labels)
+    repository, cluster = catalog.repository, catalog.cluster
+    old = find_old_evidence(repository, cluster, labels)
+    incidents = [
+        name
+        for lineage in repository.list_lineages(cluster)
+        for name in find_old_incidents(repository, cluster, lineage)
+    ]
     if result.is_done:
-        for name in old:
-            catalog.repository.store.delete(name)
-    return replace(result, evidence=old)
+        for name in (*old, *incidents):
+            repository.store.delete(name)
+    return replace(result, evidence=old, incidents=tuple(incidents))
 
 
 def _is_only_by_hand(catalog: BackupCatalog) -> bool:

@@ -40,7 +40,7 @@ from pghaven.wal.children import (
 )
 from pghaven.wal.limit import unblock_interrupts
 from pghaven.wal.marks import Marks
-from pghaven.wal.push import WalFile, push_into, read_wal_file
+from pghaven.wal.push import WalFile, open_for, push_into, read_wal_file
 from pghaven.wal.refill import Refill
 from pghaven.wal.room import tell_room
 
@@ -372,7 +372,7 @@ class _Push:
 
         request = self._request
         try:
-            opened = open_archive(open_place(lane.place), request.cluster, self._file.claim)
+            opened = open_for(open_place(lane.place), request.cluster, self._file)
             tell(("held", push_into(opened, self._file, request.clock, listen).value))
         except PghavenError as error:
             tell(("failed", render_error(error)))

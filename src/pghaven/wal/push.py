@@ -24,11 +24,12 @@ from pghaven.postgres.segment import (
 from pghaven.postgres.timeline import Timeline, parse_history
 from pghaven.postgres.waldata import LONG_HEADER_SIZE, check_segment, is_wal_magic, parse_page_header
 from pghaven.postgres.walspan import find_span
+from pghaven.repository.repository import Repository
 from pghaven.repository.walfacts import render_span
 from pghaven.repository.walstore import PutOutcome
 from pghaven.units import render_size, render_time_utc, since_epoch
 from pghaven.wal.archives import OpenArchive
-from pghaven.wal.conflict import put_or_tell
+from pghaven.wal.conflict import ToldFile, open_or_tell, put_or_tell
 from pghaven.wal.directory import find_data_directory, read_system_identifier, refuse_restored_copy
 from pghaven.wal.fence import Fork, find_last_fork, load_later_histories
 
@@ -82,6 +83,15 @@ def read_wal_file(path: str, data_directory: str | None = None) -> WalFile:
         mtime_ns=mtime_ns,
         data_directory=None if directory is None else os.path.realpath(directory),
     )
+
+
+def open_for(repository: Repository, cluster: str, file: WalFile) -> OpenArchive:
+    """The archive that a file enters. Raises what ``open_archive`` raises; another cluster's file is kept as an
+    incident."""
+    facts = {"host": os.uname().nodename}
+    if file.data_directory is not None:
+        facts["data_directory"] = file.data_directory
+    return open_or_tell(repository, cluster, file.claim, ToldFile(name=file.name, facts=facts))
 
 
 def push_into(opened: OpenArchive, file: WalFile, clock: Clock, listener: Listener) -> PutOutcome:

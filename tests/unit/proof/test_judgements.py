@@ -10,6 +10,7 @@ from pghaven.postgres.lsn import Lsn
 from pghaven.proof.judgements import (
     is_own_command,
     judge_archive_command,
+    judge_backlog,
     judge_newest_backup,
     judge_old_settings,
     judge_privileges,
@@ -19,6 +20,7 @@ from pghaven.proof.judgements import (
 from pghaven.proof.results import Verdict, fail, good, judge, skip, warn
 from pghaven.repository.entry import BackupEntry, BackupState
 from pghaven.units import render_time_utc
+from pghaven.wal.behind import Behind
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 COMMAND = "/usr/bin/pghaven wal push --config /etc/pghaven/pghaven.toml --cluster main %p"
@@ -107,3 +109,29 @@ def test_old_settings_are_told_with_what_does_it_today() -> None:
     found = judge_old_settings({"promote_trigger_file": "/tmp/go"}, ("recovery.done",))
     assert [result.verdict for result in found] == [Verdict.WARNING, Verdict.WARNING]
     assert found[0].hint == "Today: pg_ctl promote, or SELECT pg_promote()."
+
+
+MISSED = Behind(
+    repository="second",
+    since=datetime(2026, 1, 1, tzinfo=UTC),
+    tried_at=datetime(2026, 1, 1, tzinfo=UTC),
+    reason="could not reach it",
+    names=("000000010000000000000003",),
+)
+
+
+@pytest.mark.parametrize(
+    ("missed", "behind_bytes", "verdict", "text"),
+    [
+        (None, None, Verdict.OK, "nothing of this timeline yet"),
+        (None, 3 << 20, Verdict.OK, "3.00 MiB of WAL are not in it yet"),
+        (None, 17 << 20, Verdict.WARNING, "17.0 MiB of WAL are not in it yet"),
+        (MISSED, 0, Verdict.WARNING, "1 WAL file missed since"),
+    ],
+)
+def test_the_backlog_of_a_repository(
+    missed: Behind | None, behind_bytes: int | None, verdict: Verdict, text: str
+) -> None:
+    found = judge_backlog("backlog", "main", missed, behind_bytes, 1 << 20)
+    assert found.verdict is verdict
+    assert text in found.text

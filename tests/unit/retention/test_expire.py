@@ -14,13 +14,17 @@ from pghaven.cli.expire_text import render_body, render_text
 from pghaven.clock import ManualClock
 from pghaven.errors import NotFound, Refused
 from pghaven.events import ignore
+from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.timeline import Timeline
 from pghaven.repository import layout
+from pghaven.repository.audits import LOOKED_BACK, Audit, keep_audit, load_audit
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.compact import CompactionRules
 from pghaven.repository.entry import BackupState
 from pghaven.repository.evidence import BackupProof, render_proofs, store_evidence
+from pghaven.repository.horizon import raise_horizon
+from pghaven.repository.incidents import Incident, IncidentKind, list_incidents, record_incident
 from pghaven.repository.oldevidence import KEPT_FOR
 from pghaven.repository.removal import Removal
 from pghaven.repository.repository import Repository
@@ -529,3 +533,36 @@ def test_old_results_of_verifications_go_and_what_they_say_stays_known(
     clock.advance(KEPT_FOR.total_seconds() + 10)
     assert expire(catalog).evidence == (names[0],)
     assert set(names) & snapshot(catalog) == set(names[1:])
+
+
+# -- incidents and audits of the WAL -------------------------------------------------------------------------------
+
+
+def test_incidents_that_are_over_go_and_lost_wal_stays_while_its_gap_does(
+    catalog: BackupCatalog, clock: ManualClock, source: SourceTree
+) -> None:
+    take(catalog, clock, source, 1)
+    repository = catalog.repository
+    lost = "0000000100000000000000F0"
+    for kind, subject in ((IncidentKind.TWO_WRITERS, lost), (IncidentKind.LOST_WAL, lost)):
+        incident = Incident(kind=kind, subject=subject, seen_at=clock.now())
+        assert record_incident(repository, CLUSTER, SYSTEM_IDENTIFIER, incident)
+    audits = []
+    for segments in range(LOOKED_BACK + 2):
+        now = clock.now()
+        audit = Audit(began_at=now, written_at=now, next_segment=None, segments=segments, read_bytes=0, flaws=())
+        audits.append(keep_audit(repository, CLUSTER, SYSTEM_IDENTIFIER, audit))
+        clock.advance(3600)
+    assert expire(catalog).incidents == ()
+    clock.advance(KEPT_FOR.total_seconds())
+    gone = expire(catalog).incidents
+    assert set(gone) == {*audits[:2], *(name for name in gone if "two-writers" in name)}
+    assert len(gone) == 3
+    assert not set(gone) & snapshot(catalog)
+    (left,) = list_incidents(repository, CLUSTER, SYSTEM_IDENTIFIER)
+    assert left.kind is IncidentKind.LOST_WAL
+    newest = load_audit(repository, CLUSTER, SYSTEM_IDENTIFIER)
+    assert newest is not None
+    assert newest.segments == LOOKED_BACK + 1
+    raise_horizon(repository, CLUSTER, SYSTEM_IDENTIFIER, {Timeline(1): Lsn(1 << 40)})
+    assert len(expire(catalog).incidents) == 1
