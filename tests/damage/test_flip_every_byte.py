@@ -20,11 +20,13 @@ from pghaven.repository.seal import OPEN_KEYRING
 from tests.support.places import scratch
 from tests.support.reference import (
     FIRST,
+    FORMER,
     SECOND,
     ObjectKind,
     Reference,
     kind_of,
     make_reference,
+    run_collector,
 )
 from tests.support.synthetic import CLUSTER, SEALED
 
@@ -74,6 +76,7 @@ def test_the_intact_repository_gives_back_every_file(reference: Reference) -> No
     expected = {
         f"{label}/{path}": content
         for label, source in reference.sources.items()
+        if label != FORMER.label
         for path, content in source.files.items()
     }
     assert reference.restore(None) == expected
@@ -114,6 +117,60 @@ def test_a_sign_of_life_counts_by_being_there(reference: Reference) -> None:
     (name,) = reference.names(ObjectKind.SIGN)
     for content in (b"", b"x", None):
         assert_without_effect(reference, name, content)
+
+
+@pytest.mark.parametrize("kind", [ObjectKind.TURN, ObjectKind.KIT])
+def test_no_restore_hangs_on_turns_or_the_kit(reference: Reference, kind: ObjectKind) -> None:
+    for name in ours(reference, kind):
+        for content in (b"", b"x", None):
+            assert_without_effect(reference, name, content)
+
+
+def test_a_collector_goes_on_whatever_became_of_earlier_turns(reference: Reference) -> None:
+    good = reference.restore(None)
+    for name in ours(reference, ObjectKind.TURN):
+        for content in (b"", b"x", None):
+            copy = reference.at(reference.content)
+            copy.store.delete(name)
+            if content is not None:
+                copy.store.create(name, [content])
+            run_collector(copy.open())
+            assert copy.restore(None) == good
+
+
+# -- an older state -----------------------------------------------------------------------------------------------
+
+
+def test_every_state_there_was_gives_back_what_it_held(reference: Reference) -> None:
+    """A copy of the whole store that is put back is what it was; it is not told apart from one that has not gone on."""
+    for state in reference.states[1:]:
+        copy = reference.at(state)
+        committed = [one.label for one in BackupCatalog(copy.open(), CLUSTER).list_committed()]
+        assert committed
+        for label in committed:
+            assert_right(copy, label)
+
+
+def test_objects_that_were_removed_and_come_back_do_no_harm(reference: Reference) -> None:
+    """Each alone, as a synchronising mirror might bring it, each folder of them, and all at once."""
+    whole = reference.restore(FIRST.label) | reference.restore(SECOND.label)
+    former = reference.former
+    folders = {name.split("/")[2] for name in former}
+    assert folders >= {"backups", "packs", "wal", "collections"}
+    chosen = [{name: content} for name, content in former.items()]
+    chosen += [{name: former[name] for name in former if name.split("/")[2] == folder} for folder in folders]
+    for objects in [*chosen, former]:
+        with reference.with_more(objects):
+            assert reference.restore(FIRST.label) | reference.restore(SECOND.label) == whole
+            try:
+                assert_right(reference, FORMER.label)
+            except (Damaged, NotFound) as error:
+                assert FORMER.label in error.message
+
+
+def assert_right(reference: Reference, label: str) -> None:
+    files = {f"{label}/{path}": content for path, content in reference.sources[label].files.items()}
+    assert reference.restore(label) == files
 
 
 # -- length -------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from pghaven.events import ignore
 from pghaven.proof.findings import Finding, Gravity
 from pghaven.proof.verify import VerifySettings, run_verify
 from pghaven.proof.verify_records import read_records
+from pghaven.proof.verify_rest import judge_rest
 from pghaven.proof.verify_result import VerifyResult
 from pghaven.proof.verify_worker import WalObject, check_wal_object
 from pghaven.repository import layout
@@ -26,9 +27,10 @@ from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.evidence import Scope
 from pghaven.repository.pack import load_pack_index
 from pghaven.repository.packcheck import check_pack
+from pghaven.repository.rescuekit import find_kit_flaws
 from pghaven.repository.seal import OPEN_KEYRING
 from tests.support.places import scratch
-from tests.support.reference import FIRST, SECOND, ObjectKind, Reference, kind_of, make_reference
+from tests.support.reference import FIRST, FORMER, SECOND, ObjectKind, Reference, kind_of, make_reference
 from tests.support.synthetic import CLUSTER, SEALED, make_lineage, open_archive
 
 LABELS = [FIRST.label, SECOND.label]
@@ -84,6 +86,10 @@ def find_in_object(reference: Reference, name: str) -> set[str]:
         file = WalObject(name.rpartition("/")[2], 0, is_quarantined=kind is ObjectKind.QUARANTINE)
         found = check_wal_object(open_archive(repository), make_lineage(), file, contents=True)
         return {name} if isinstance(found, str) else set()
+    if kind is ObjectKind.KIT:
+        return set(find_kit_flaws(repository))
+    if kind is ObjectKind.TURN:
+        return names_in(judge_rest(repository, CLUSTER)[1])
     return set()
 
 
@@ -177,7 +183,38 @@ def test_bytes_behind_a_pack_do_no_harm_to_a_backup(reference: Reference) -> Non
 def test_a_missing_object_is_named(reference: Reference, kind: ObjectKind) -> None:
     """As after a replay of an older state too: contents never change, so in any other state it was not there."""
     for name in ours(reference, kind):
+        if kind_of(name) is ObjectKind.TURN and name.endswith("decision"):
+            continue  # a collection that was not ended
         assert_named(reference, name, None)
+
+
+def test_a_collection_that_was_not_ended_is_told(reference: Reference) -> None:
+    (name,) = [one for one in ours(reference, ObjectKind.TURN) if one.endswith("decision")]
+    with reference.holding(name, None):
+        result = verify(reference)
+    assert result.is_damaged is result.has_warnings is False
+    # Our own process took that turn, and it lives: nobody is gone.
+    assert name not in {one.object for one in result.findings}
+
+
+# -- an older state --------------------------------------------------------------------------------------------------
+
+
+def test_every_state_there_was_is_whole(reference: Reference) -> None:
+    for state in reference.states[1:]:
+        result = run_verify(reference.at(state).open(), VerifySettings(cluster=CLUSTER, processes=0), ignore)
+        assert not result.is_damaged
+        assert all(one.is_whole for one in result.backups)
+
+
+def test_objects_that_were_removed_and_come_back_are_named(reference: Reference) -> None:
+    """By the backup they are of, and no other is hit; more WAL than is needed, or an earlier turn, is no flaw."""
+    for name, content in reference.former.items():
+        with reference.with_more({name: content}):
+            result = verify(reference)
+        assert {one.label for one in result.backups if one.is_whole} >= set(LABELS)
+        if FORMER.label in name:
+            assert any(FORMER.label in one.object for one in result.findings), name
 
 
 def test_a_missing_object_is_damage_unless_it_was_never_known(reference: Reference) -> None:

@@ -7,18 +7,23 @@ to its end, and what it came to is compared with what it should have come to.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 
 from pghaven.postgres.timeline import Timeline
+from pghaven.repository import layout
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.blockmap import invert
+from pghaven.repository.collect import BackupCollector, CollectRules
 from pghaven.repository.manifest import Manifest
 from pghaven.repository.pack import load_pack_cells, load_pack_index
+from pghaven.repository.removal import Removal, RetireOrder
 from pghaven.repository.repository import Repository
+from pghaven.repository.rescuekit import read_kit, write_kit
 from pghaven.repository.seal import Keyring
 from pghaven.restore.fetch import FetchJob, FetchSettings, open_fetcher
 from pghaven.restore.targetfiles import FileTarget
@@ -26,6 +31,7 @@ from pghaven.store.memory import MemoryStore
 from tests.support.synthetic import (
     CLUSTER,
     GENERATED,
+    START,
     SYSTEM_IDENTIFIER,
     BackupOrder,
     SourceTree,
@@ -42,6 +48,8 @@ from tests.support.synthetic import (
 )
 
 OTHER_CLUSTER = "other"
+FORMER = BackupOrder(number=0, workers=1)
+"""Expired and collected before the others were verified."""
 FIRST, SECOND = BackupOrder(number=1), BackupOrder(number=2, workers=1)
 ELSEWHERE = replace(FIRST, cluster=OTHER_CLUSTER)
 HISTORY = b"1\t0/600000\tno recovery target specified\n"
@@ -58,15 +66,17 @@ class ObjectKind(StrEnum):
     PACK = "pack"
     WAL = "wal"
     QUARANTINE = "quarantine"
+    TURN = "turn"
+    KIT = "kit"
 
 
 def kind_of(name: str) -> ObjectKind:
     parts = name.split("/")
     if len(parts) == 1:
-        return ObjectKind.DESCRIPTOR
+        return ObjectKind.KIT if name in read_kit() else ObjectKind.DESCRIPTOR
     if parts[2] == "backups":
         return ObjectKind(parts[4])
-    return ObjectKind({"lineages": "lineage", "packs": "pack"}.get(parts[2], parts[2]))
+    return ObjectKind({"lineages": "lineage", "packs": "pack", "collections": "turn"}.get(parts[2], parts[2]))
 
 
 Found = dict[str, bytes]
@@ -74,12 +84,15 @@ Found = dict[str, bytes]
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """The repository in memory; ``content`` is every object as it should be."""
+    """The repository in memory; ``content`` is every object as it should be, ``former`` are those that were removed,
+    ``states`` all objects after each step of what happened, the last of them as now."""
 
     store: MemoryStore
     keyring: Keyring
     sources: dict[str, SourceTree]
     content: dict[str, bytes]
+    former: dict[str, bytes]
+    states: list[dict[str, bytes]]
     jobs: dict[str, FetchJob]
     scratch: Path
 
@@ -107,6 +120,24 @@ class Reference:
             yield
         finally:
             self.store.create(name, [kept])
+
+    @contextmanager
+    def with_more(self, objects: dict[str, bytes]) -> Iterator[None]:
+        """With objects that are not there."""
+        for name, content in objects.items():
+            self.store.create(name, [content])
+        try:
+            yield
+        finally:
+            for name in objects:
+                self.store.delete(name)
+
+    def at(self, state: dict[str, bytes]) -> Reference:
+        """The repository as it was, in a store of its own."""
+        store = MemoryStore()
+        for name, content in state.items():
+            store.create(name, [content])
+        return replace(self, store=store, content=state)
 
     def open(self) -> Repository:
         return reopen(self.store, keyring=self.keyring)
@@ -181,21 +212,32 @@ class Reference:
 def make_reference(root: Path, keyring: Keyring) -> Reference:
     """Two backups and WAL of one cluster, one backup of another that looks the same, and what history left behind."""
     store = MemoryStore()
+    states: list[dict[str, bytes]] = []
+
+    def remember() -> None:
+        states.append({info.name: store.read(info.name) for info in store.list("")})
+
     repository = make_repository(store, keyring=keyring)
     repository.register_lineage(OTHER_CLUSTER, make_lineage(), new_lineage=False)
+    write_kit(repository)
+    remember()
     sources = {}
-    for order in (FIRST, SECOND):
+    for order in (FORMER, FIRST, SECOND):
         directory = root / order.label
         directory.mkdir(parents=True)
         sources[order.label] = make_source(directory, salt=order.number, tablespaces=order is FIRST)
         take_backup(repository, sources[order.label], order)
+        remember()
+    collect(repository, FORMER, remember)
     BackupCatalog(repository, CLUSTER).sign_of_life(FIRST.label, 1)
     take_backup(repository, sources[FIRST.label], ELSEWHERE)
+    remember()
     archive = open_archive(repository)
     archive.put("00000002.history", HISTORY, {"host": "db2"})
     archive.put("000000020000000000000006", make_segment(6), {"host": "db2"})
     archive.put_quarantine(LEFT_BEHIND, make_segment(7), {"host": "db1"})
     archive.put_quarantine(LEFT_BEHIND, make_segment(77), {"host": "db1"})
+    remember()
     scratch = root / "scratch"
     scratch.mkdir()
     catalog = BackupCatalog(repository, CLUSTER)
@@ -203,7 +245,9 @@ def make_reference(root: Path, keyring: Keyring) -> Reference:
         store=store,
         keyring=keyring,
         sources=sources,
-        content={info.name: store.read(info.name) for info in store.list("")},
+        content=states[-1],
+        former={name: content for state in states for name, content in state.items() if name not in states[-1]},
+        states=states,
         jobs={
             name: job
             for entry in catalog.list_committed()
@@ -211,6 +255,24 @@ def make_reference(root: Path, keyring: Keyring) -> Reference:
         },
         scratch=scratch,
     )
+
+
+def collect(repository: Repository, order: BackupOrder, remember: Callable[[], None]) -> None:
+    """Expire a backup and remove it, with the WAL before the next one's start."""
+    catalog = BackupCatalog(repository, CLUSTER)
+    Removal(catalog).retire(order.label, RetireOrder(reason="by hand: not needed", not_before=START))
+    remember()
+    for _ in range(2):
+        run_collector(repository)
+        remember()
+    repository.store.delete(layout.wal_object_name(CLUSTER, SYSTEM_IDENTIFIER, "000000010000000000000002"))
+    remember()
+
+
+def run_collector(repository: Repository) -> None:
+    """Whoever had the turn before is gone."""
+    rules = CollectRules(grace=timedelta(0), has_ended=lambda *_: True)
+    BackupCollector(BackupCatalog(repository, CLUSTER), rules).run()
 
 
 def _jobs(catalog: BackupCatalog, manifest: Manifest) -> Iterator[tuple[str, FetchJob]]:

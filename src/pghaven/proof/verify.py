@@ -20,6 +20,7 @@ from pghaven.postgres.timeline import Timeline
 from pghaven.proof.findings import Finding, Gravity, damage, list_labels, warning
 from pghaven.proof.verify_meaning import judge_packs
 from pghaven.proof.verify_records import Records, Subject, read_records
+from pghaven.proof.verify_rest import judge_rest
 from pghaven.proof.verify_result import VerifyCounts, VerifyResult, keep_result
 from pghaven.proof.verify_wal import (
     LineageWal,
@@ -187,6 +188,10 @@ class _Verifier:
                     found += judge_ends(wal, result.archive_ends, render_time(result.began_at), horizon)
         for name, reason in self._log.unreadable:
             found.append(warning(name, reason, "no result of a verification older than it counts any more"))
+        if self._settings.only is None:
+            documents, rest = judge_rest(self._repository, self._settings.cluster)
+            self._records.documents += documents
+            found += rest
         gone = self._find_removed(found)
         found = [one for one in found if not one.backups or not gone.issuperset(one.backups)]
         order = list(Gravity)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.resources import files
 
-from pghaven.errors import ObjectExists
+from pghaven.errors import ObjectExists, ObjectMissing
 from pghaven.repository.repository import Repository
 
 # Raised when a release changes the page or the program; the number in ``rescue.py`` is the same.
@@ -30,6 +30,22 @@ def write_kit(repository: Repository) -> None:
             repository.store.create(name, [content])
         except ObjectExists:
             continue  # somebody was faster, or an earlier answer was lost; no other content has this name
+
+
+def find_kit_flaws(repository: Repository) -> dict[str, str]:
+    """What is wrong with this version's kit, by the names of its files; nothing where it is yet to come.
+
+    Raises StoreUnreachable.
+    """
+    flaws: dict[str, str] = {}
+    expected = {kit_prefix(KIT_NUMBER) + name: content for name, content in read_kit().items()}
+    for name, content in expected.items():
+        try:
+            if repository.store.read(name) != content:
+                flaws[name] = "it is not what was stored"
+        except ObjectMissing:
+            flaws[name] = "it is missing"
+    return flaws if set(flaws.values()) != {"it is missing"} or len(flaws) < len(expected) else {}
 
 
 def read_kit() -> Mapping[str, bytes]:

@@ -113,6 +113,19 @@ def take_turn(
     raise StoreUnreachable(f"the turns of collecting in {repository.store.url} go on changing")
 
 
+def find_unfinished(repository: Repository, cluster: str) -> TurnHolder | None:
+    """Who has had the last turn and is gone without a decision; the next who collects takes it away."""
+    last = _find_last(repository, cluster)
+    prefix = layout.collection_object_name(cluster, last, "")
+    parts = {info.name.removeprefix(prefix): info.modified for info in repository.store.list(prefix)}
+    if not parts or "decision" in parts:
+        return None
+    with suppress(ObjectMissing):
+        holder = _read_holder(repository, prefix, last, max(parts.values()))
+        return holder if seems_over(holder, repository.clock.now()) else None
+    return None
+
+
 def _begin(repository: Repository, cluster: str, number: int, who: ProcessIdentity) -> Turn | None:
     """A turn of this number; None when it, or a later one, is somebody else's."""
     body = {
