@@ -20,7 +20,7 @@ from pghaven.backup.jobs import BATCH_BYTES, RANGE_BYTES, BlocksJob, Job, PagesJ
 from pghaven.backup.pagecheck import PageChecker, Pages, SuspectPage, open_file, pages_at, read_into
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.page import BUILD_LSN, all_visible, page_lsns, pages_to_store
-from pghaven.repository.blockmap import EXTENT_BYTES, HOLE
+from pghaven.repository.blockmap import BULK_BYTES, EXTENT_BYTES, HOLE
 from pghaven.repository.container import CELL_BYTES, CELL_HASH_BYTES, FRAME_BYTES, hash_cells
 from pghaven.repository.known import KnownFrames
 from pghaven.repository.manifest import HASH_BYTES
@@ -80,7 +80,7 @@ class BackupWorker:
         self._view = memoryview(self._buffer)
         self._packs = PackWriter(settings.place, settings.label, level=settings.level)
         self._frames = FrameStore(self._packs, settings.known)
-        self._gatherer = Gatherer(self._frames)
+        self._pages, self._bulk = Gatherer(self._frames), Gatherer(self._frames)
         self._checker = PageChecker(self._view, settings.block_size)
         self._zero = bytes(FRAME_BYTES)
         self.worker = os.getpid()
@@ -109,7 +109,8 @@ class BackupWorker:
 
     def close(self) -> ReadResult | WorkerPacks:
         pieces = Pieces()
-        self._gatherer.flush(pieces)
+        self._pages.flush(pieces)
+        self._bulk.flush(pieces)
         return WorkerPacks(worker=self.worker, packs=self._packs.close(), pieces=pieces.columns())
 
     def _read(self, fd: int, path: str, view: memoryview, offset: int) -> int:
@@ -292,7 +293,11 @@ class BackupWorker:
             self._gather(reading, pages, np.ones(pages.length // self._block_size, np.bool_))
 
     def _gather(self, reading: _Reading, pages: Pages, wanted: npt.NDArray[np.bool_]) -> None:
-        """Put these pages of a part of the buffer where they wait for others; zeros are stored nowhere."""
+        """Put these pages of a part of the buffer where they wait for others; zeros are stored nowhere.
+
+        Many in a row and single ones are kept apart, as a restore writes them apart (``blockmap.invert_in_two``), and
+        would have to unpack a frame twice that holds both.
+        """
         block_size = self._block_size
         chosen = np.flatnonzero(wanted)
         if not len(chosen):
@@ -308,7 +313,8 @@ class BackupWorker:
                 else:
                     start = pages.at + first * block_size
                     view = self._view[start : start + count * block_size]
-                    self._gatherer.add(reading.pieces, pages.number, offset, view)
+                    gatherer = self._bulk if len(view) >= BULK_BYTES else self._pages
+                    gatherer.add(reading.pieces, pages.number, offset, view)
 
     # -- frames -----------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ Each test restores what was stored: a page is the parent's or the new one, and w
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,8 +18,10 @@ from blake3 import blake3
 from pghaven.backup.changes import Rule
 from pghaven.backup.listing import ListingRules, list_data_directory
 from pghaven.postgres.changed import ChangedBlocks, ChangedBlocksBuilder
-from pghaven.repository.blockmap import EXTENT_BYTES
+from pghaven.repository.backups import BackupCatalog
+from pghaven.repository.blockmap import EXTENT_BYTES, invert
 from pghaven.repository.manifest import HASH_BYTES, BadPage, Manifest
+from pghaven.repository.pack import load_pack_index
 from pghaven.repository.repository import Repository
 from pghaven.store.memory import MemoryStore
 from tests.support.increments import ALL_VISIBLE, build_on, make_page, put_pages, take_increment, write
@@ -203,6 +206,27 @@ def test_extent_in_too_many_pieces_is_stored_whole(make_stage: MakeStage, has_su
     assert stored_pages(stage, manifest) == EXTENT_BYTES // PAGE
     restore(stage.repository, manifest.facts.label, stage.root / "target")
     assert_restored(scattered, stage.root / "target")
+
+
+@pytest.mark.parametrize("has_summaries", [False, True])
+def test_many_pages_in_a_row_share_no_frame_with_single_ones(make_stage: MakeStage, has_summaries: bool) -> None:
+    """A restore writes them at different times, and would have to unpack such a frame twice."""
+    stage = make_stage({TABLE: table(300)})
+    parent = stage.step(put_pages(stage.source, TABLE, {at: make_page(at, AFTER, b"new") for at in range(0, 128, 2)}))
+    single = [*range(130, 290, 10)]
+    source = put_pages(stage.source, TABLE, {at: make_page(at, SECOND.start_lsn + 8, b"new") for at in single})
+    third = BackupOrder(number=3, workers=1)
+    changed = changes({RELATION: single}) if has_summaries else None
+    manifest = take_increment(stage.repository, source, third, build_on(parent, changed=changed))
+    place = BackupCatalog(stage.repository, third.cluster).pack_place
+    ends = {ref: load_pack_index(place, ref).plain_offsets for ref in manifest.packs if ref.label == third.label}
+    sizes: dict[tuple[bytes, int], set[int]] = {}
+    for side in invert(manifest.block_map):
+        ref = manifest.packs[side.pack]
+        for offset, length in zip(side.pack_offset.tolist(), side.length.tolist(), strict=True):
+            if ref in ends:
+                sizes.setdefault((ref.id, bisect_right(ends[ref], offset)), set()).add(length)
+    assert sorted(map(sorted, sizes.values())) == [[PAGE], [EXTENT_BYTES]]
 
 
 # -- by summaries -----------------------------------------------------------------------------------------------------
