@@ -7,7 +7,7 @@ stored already. The chance is in proportion to a row's length, so frames are equ
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -23,10 +23,13 @@ _FIRST, _SECOND, _THIRD = (np.uint64(one) for one in (0x9E3779B97F4A7C15, 0xC2B2
 _SHIFT = np.uint64(29)
 
 
-def cut_rows(data: Buffer) -> Iterator[tuple[int, int]]:
-    """The frames of some of a table's data, as (begin, end): of 64 KiB to 1 MiB, the last one of any size."""
+def cut_rows(data: Buffer, landmarks: Sequence[int] | None = None) -> Iterator[tuple[int, int]]:
+    """The frames of some of a table's data, as (begin, end): of 64 KiB to 1 MiB, the last one of any size.
+
+    ``landmarks`` are the data's, where they are known already.
+    """
     begin = 0
-    for cut in [*find_landmarks(data), len(data)]:
+    for cut in [*(find_landmarks(data) if landmarks is None else landmarks), len(data)]:
         if cut != len(data) and cut - begin < MIN_BYTES:
             continue
         while cut - begin > FRAME_BYTES:
@@ -40,18 +43,24 @@ def cut_rows(data: Buffer) -> Iterator[tuple[int, int]]:
 def find_landmarks(data: Buffer) -> list[int]:
     """Where rows begin that choose themselves, some four in a MiB, in order: cuts may be there, and places are known
     again by them."""
+    return scan_rows(data)[0]
+
+
+def scan_rows(data: Buffer) -> tuple[list[int], int]:
+    """The landmarks, and how many rows end in the data."""
     if not len(data):
-        return []
+        return [], 0
     content = np.frombuffer(data, np.uint8)
     begins = np.flatnonzero(content == _NEWLINE) + 1
+    count = len(begins)
     lengths = np.diff(begins, prepend=0)
     inside = begins <= len(content) - _LOOK_BYTES
     begins, lengths = begins[inside], lengths[inside]
     if not len(begins):
-        return []
+        return [], count
     looks = np.lib.stride_tricks.sliding_window_view(content, _LOOK_BYTES)[begins]
     words = np.ascontiguousarray(looks).view("<u8")
     mixed = (words[:, 0] * _FIRST) ^ (words[:, 1] * _SECOND) ^ lengths.astype(np.uint64)
     mixed = (mixed ^ (mixed >> _SHIFT)) * _THIRD
     found: list[int] = begins[mixed.astype(np.float64) < lengths * (2.0**64 / MEAN_BYTES)].tolist()
-    return found
+    return found, count

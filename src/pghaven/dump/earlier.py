@@ -46,12 +46,27 @@ class EarlierFile:
 
     def places(self, begin: int, length: int) -> list[tuple[int, int, int]]:
         """Where these bytes of the file lie, in order: a pack, an offset in it, how many."""
+        return Places(self).find(begin, length)
+
+
+class Places:
+    """Where bytes of a file lie, for many questions about one file: plain numbers are found faster than columns'."""
+
+    def __init__(self, file: EarlierFile) -> None:
+        self._begin: list[int] = file.begin.tolist()
+        self._runs: list[tuple[int, int, int]] = list(
+            zip(file.length.tolist(), file.pack.tolist(), file.offset.tolist(), strict=True)
+        )
+
+    def find(self, begin: int, length: int) -> list[tuple[int, int, int]]:
+        """As ``EarlierFile.places``."""
         found = []
-        number = int(np.searchsorted(self.begin, begin, "right")) - 1
+        number = bisect_right(self._begin, begin) - 1
         while length > 0:
-            skipped = begin - int(self.begin[number])
-            size = min(length, int(self.length[number]) - skipped)
-            found.append((int(self.pack[number]), int(self.offset[number]) + skipped, size))
+            run_length, pack, offset = self._runs[number]
+            skipped = begin - self._begin[number]
+            size = min(length, run_length - skipped)
+            found.append((pack, offset + skipped, size))
             begin, length, number = begin + size, length - size, number + 1
         return found
 
@@ -110,9 +125,8 @@ class EarlierReader:
         if pack == HOLE:
             return bytes(size)
         offsets = self._index(pack).plain_offsets
-        content = b""
+        parts = []
         for frame in self._frames_of(pack, offset, size):
             plain = memoryview(self._frames[pack, frame])
-            begin = max(offset - offsets[frame], 0)
-            content += bytes(plain[begin : offset + size - offsets[frame]])
-        return content
+            parts.append(plain[max(offset - offsets[frame], 0) : offset + size - offsets[frame]])
+        return b"".join(parts)

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from psycopg import sql
 
@@ -274,7 +274,7 @@ def _fetch(
     names = {os.path.basename(path): path for path in files}
     toc = names["toc.dat"]
     listener(Step(text="fetching"))
-    fetched = _extract(dump, [toc], target, settings, listener)
+    fetched = _extract(dump, [toc], target, replace(settings, processes=0), listener)  # no worker is worth it
     _give(calling, place)
     listed = calling.run("pg_restore", ["--list", *_selection(settings), target], doing="read the dump's contents")
     entries = [match for line in listed.decode("utf-8", "replace").splitlines() if (match := _ENTRY.match(line))]

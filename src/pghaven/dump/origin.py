@@ -123,7 +123,8 @@ class DumpOrigin:
         if number is not None:
             begin = offset + moved - SLACK_BYTES
             old = self._file(number).near(begin, begin + length + 2 * SLACK_BYTES)
-        return RangeJob(file.number, file.names, offset, length, is_last, old, moved)
+        landmarks = None if file.taken_landmarks is None else tuple(file.taken_landmarks)
+        return RangeJob(file.number, file.names, offset, length, is_last, old, moved, landmarks)
 
     def _find_earlier(self, file: SpooledFile, offset: int) -> tuple[int | None, int]:
         """The earlier file that has what begins here, and how much farther on it lies there.

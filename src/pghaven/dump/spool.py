@@ -20,7 +20,7 @@ from typing import IO
 from blake3 import blake3
 
 from pghaven.dump.contents import END_OF_DATA
-from pghaven.dump.cutting import find_landmarks
+from pghaven.dump.cutting import scan_rows
 from pghaven.dump.programs import Calling, program_failed
 from pghaven.dump.rows import hash_row, sketch_rows
 from pghaven.dump.worker import RANGE_BYTES, DumpJob, FilesJob, RangeJob
@@ -44,7 +44,8 @@ _TAKEN = "-taken"  # what is added to the directory's name for the one with othe
 
 @dataclass(slots=True)
 class SpooledFile:
-    """A file that pg_dump writes or has written. ``done_bytes`` of it have been made jobs and hashed."""
+    """A file that pg_dump writes or has written. ``done_bytes`` of it have been made jobs and hashed; of the last part
+    ``taken_landmarks`` are where its landmarks lie in it, None for what is no table's data."""
 
     number: int
     name: str
@@ -55,6 +56,7 @@ class SpooledFile:
     hash: bytes = b""
     sketch: tuple[bytes, ...] = ()
     landmarks: list[tuple[bytes, int]] = field(default_factory=list)
+    taken_landmarks: list[int] | None = None
     last_bytes: bytes = b""
     hasher: blake3 | None = field(default_factory=blake3)
 
@@ -77,12 +79,13 @@ class SpooledFile:
         if self.is_table_data:
             if not self.done_bytes:
                 self.sketch = sketch_rows(data[:SKETCH_BYTES])
-            for begin in find_landmarks(data):
+            self.taken_landmarks, rows = scan_rows(data)
+            self.rows += rows
+            for begin in self.taken_landmarks:
                 end = data.find(b"\n", begin)
                 if end > begin:
                     self.landmarks.append((hash_row(data[begin:end]), self.done_bytes + begin))
         self.hasher.update(data)
-        self.rows += data.count(b"\n")
         self.done_bytes += len(data)
         self.last_bytes = (self.last_bytes + data[-len(END_OF_DATA) :])[-len(END_OF_DATA) :]
 

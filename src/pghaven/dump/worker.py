@@ -16,7 +16,7 @@ from pghaven.backup.gather import KNOWN_PACKS, FrameStore, Gatherer, Pieces
 from pghaven.backup.pagecheck import read_into
 from pghaven.backup.pipeline import ReadResult, WorkerPacks
 from pghaven.dump.cutting import cut_rows
-from pghaven.dump.earlier import EarlierFile, EarlierReader
+from pghaven.dump.earlier import EarlierFile, EarlierReader, Places
 from pghaven.dump.rows import SameRows, find_same_rows
 from pghaven.errors import Damaged, NotPermitted, ObjectMissing
 from pghaven.repository.blockmap import HOLE
@@ -46,7 +46,7 @@ class DumpWorkerSettings:
 class RangeJob:
     """Bytes of a file that pg_dump has written. ``paths`` are all its names; the first is the one to read. ``is_last``:
     nothing follows. ``old`` is what the table was in an earlier dump, if that is known, and ``moved``
-    how much farther on there is what is looked for."""
+    how much farther on there is what is looked for; ``landmarks`` are those of the range, if they are known."""
 
     number: int
     paths: tuple[str, ...]
@@ -55,6 +55,7 @@ class RangeJob:
     is_last: bool
     old: EarlierFile | None = None
     moved: int = 0
+    landmarks: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,8 @@ class DumpWorker:
         for begin, end in self._unknown(pieces, job, data):
             stretch = data[begin:end]
             old, old_at = self._read_old(job, job.offset + begin, end - begin)
-            same = list(find_same_rows(bytes(stretch), old)) if old else []
+            near = job.offset + begin + job.moved - old_at
+            same = list(find_same_rows(bytes(stretch), old, near)) if old else []
             if not same or len(same) * _BYTES_PER_RUN > len(stretch):
                 anew += len(stretch)
                 self._store_frames(pieces, job, data, begin, end)
@@ -147,7 +149,7 @@ class DumpWorker:
     def _unknown(self, pieces: Pieces, job: RangeJob, data: memoryview) -> Iterator[tuple[int, int]]:
         """What is in no frame that is stored already, in stretches; what is gets its pieces."""
         waiting: tuple[int, int] | None = None
-        for begin, end in cut_rows(data):
+        for begin, end in cut_rows(data, job.landmarks):
             place = None
             if self._known is not None:
                 place = self._known.find(hash_cells(data[begin:end]), end - begin)
@@ -174,7 +176,10 @@ class DumpWorker:
         return b"", 0
 
     def _store_frames(self, pieces: Pieces, job: RangeJob, data: memoryview, begin: int, end: int) -> None:
-        for first, last in cut_rows(data[begin:end]):
+        landmarks = job.landmarks
+        if landmarks is not None:
+            landmarks = tuple(one - begin for one in landmarks if begin < one < end)
+        for first, last in cut_rows(data[begin:end], landmarks):
             frame = data[begin + first : begin + last]
             pieces.add(job.number, job.offset + begin + first, len(frame), self._packs.append(frame))
 
@@ -185,12 +190,13 @@ class DumpWorker:
         assert job.old is not None
         (begin, stretch), (same, old_at) = new, known
         at = anew = 0
+        places = Places(job.old)
         for run in [*same, SameRows(len(stretch), 0, 0)]:
             if run.at > at:
                 self._gatherer.add(pieces, job.number, job.offset + begin + at, stretch[at : run.at])
                 anew += run.at - at
             at = run.at
-            for pack, offset, size in job.old.places(old_at + run.old_at, run.length):
+            for pack, offset, size in places.find(old_at + run.old_at, run.length):
                 place = (HOLE, 0) if pack == HOLE else (KNOWN_PACKS + pack, offset)
                 pieces.add(job.number, job.offset + begin + at, size, place)
                 at += size
