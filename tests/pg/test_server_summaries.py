@@ -301,6 +301,28 @@ def test_summary_whose_file_is_gone_is_a_reason(cluster: TestCluster, connection
     assert changes.reason.startswith("could not read a WAL summary: ")
 
 
+def test_summaries_that_end_before_the_way_does_are_a_gap(cluster: TestCluster, connection: Connection) -> None:
+    """The last one is gone, with the only word of what was changed last; all before it are there."""
+    cluster.sql("CREATE TABLE t (id int); INSERT INTO t VALUES (1)")
+    _, start = start_backup(cluster)
+    _, between = start_backup(cluster)
+    cluster.sql("UPDATE t SET id = 2")
+    timeline, end = start_backup(cluster)
+    assert wait(connection, timeline, end) is None
+    directory = cluster.data_directory / "pg_wal" / "summaries"
+    before = read_changed_blocks(connection, History.root(timeline).legs(start, end))
+    assert isinstance(before, ChangedBlocks)
+    assert find(cluster, before, "t") is not None
+    for path in directory.iterdir():
+        if path.stem[24:] > f"{between >> 32:08X}{between & 0xFFFFFFFF:08X}":
+            path.unlink()
+    changes = read_changed_blocks(connection, History.root(timeline).legs(start, end))
+    assert isinstance(changes, SummariesUnusable)
+    assert changes.reason.startswith("WAL of timeline 1 from ")
+    assert changes.reason.endswith(f" to {end} is not summarized")
+    assert isinstance(read_changed_blocks(connection, History.root(timeline).legs(start, between)), ChangedBlocks)
+
+
 def test_summarizer_that_does_not_come_is_waited_for_no_longer_than_said(connection: Connection) -> None:
     clock, waits = ManualClock(), []
     far = Lsn.parse("FF/0")
