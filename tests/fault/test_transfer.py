@@ -20,14 +20,16 @@ from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.collect import BackupCollector, CollectRules
 from pghaven.repository.compact import CompactionRules, Compactor
 from pghaven.repository.descriptor import Descriptor
-from pghaven.repository.entry import BackupState
+from pghaven.repository.entry import BackupState, Purpose
 from pghaven.repository.horizon import raise_horizon
+from pghaven.repository.incidents import Incident, IncidentKind, list_incidents, record_incident
 from pghaven.repository.removal import Removal, RetireOrder
 from pghaven.repository.repository import Repository
 from pghaven.repository.seal import OPEN_KEYRING, DataKey, Keyring
 from pghaven.store.api import Store
 from pghaven.store.memory import MemoryStore
 from pghaven.store.recording import RecordingStore
+from pghaven.transfer.beside import BesideOutcome
 from pghaven.transfer.request import BackupFate, CopyRequest, CopyResult
 from pghaven.transfer.session import run_copy
 from tests.support.beside import StoreBelow
@@ -43,6 +45,7 @@ from tests.support.synthetic import (
     BackupOrder,
     SourceTree,
     archive_wal,
+    commit,
     dead_process,
     make_intent,
     make_pages,
@@ -50,6 +53,7 @@ from tests.support.synthetic import (
     make_segment,
     make_source,
     open_archive,
+    store_files,
     take_backup,
 )
 from tests.support.unreliable import UnreliableStore, When
@@ -232,6 +236,55 @@ def test_a_hold_goes_with_its_backup_and_stays_released_where_it_was(open_pair: 
     hold = there.read_entry(copies[SECOND.label]).hold
     assert hold is not None
     assert hold.reason == "later"
+
+
+def test_a_dump_goes_along_and_needs_no_wal(pair: Pair, source: SourceTree) -> None:
+    mine, target = pair.fill(), pair.fill(target=True)
+    order = BackupOrder(number=9, workers=1)
+    catalog = pair.catalog(mine)
+    catalog.announce(order.label, replace(make_intent(order), purpose=Purpose.DUMP))
+    commit(catalog, store_files(catalog, source, order), order)
+    result = pair.copy(mine, target)
+    assert result.is_complete
+    there = pair.catalog(target, target=True)
+    (copied,) = there.list_committed(Purpose.DUMP)
+    assert (copied.original, copied.purpose) == (order.label, Purpose.DUMP)
+    assert read_files(there, there.load_manifest(copied)) == source.files
+    assert [one.original for one in there.list_committed()] == ALL
+    assert {one.fate for one in pair.copy(mine, target).backups} == {BackupFate.PRESENT}
+    assert {one.fate for one in pair.copy(mine, target, order.label).backups} == {BackupFate.PRESENT}
+
+
+def test_what_lies_beside_goes_along_once(pair: Pair) -> None:
+    mine, target = pair.fill(), pair.fill(target=True)
+    ours = open_archive(pair.open(mine))
+    ours.put_quarantine(str(segment(7)), make_segment(7), {"host": "db9"})
+    incident = Incident(
+        kind=IncidentKind.TWO_WRITERS, subject=str(segment(7)), seen_at=START, archived={"host": "db1"}, refused={}
+    )
+    record_incident(pair.open(mine), CLUSTER, SYSTEM_IDENTIFIER, incident)
+    assert pair.copy(mine, target, FIRST.label).beside == BesideOutcome()
+    assert pair.copy(mine, target).beside == BesideOutcome(quarantined=1, incidents=1)
+    assert pair.copy(mine, target).beside == BesideOutcome()
+    theirs = open_archive(pair.open(target, target=True))
+    (entry,) = theirs.list_quarantine()
+    assert theirs.get_quarantined(entry) == make_segment(7)
+    assert theirs.read_quarantined_facts(entry)["host"] == "db9"
+    assert list_incidents(pair.open(target, target=True), CLUSTER, SYSTEM_IDENTIFIER) == (incident,)
+
+
+def test_a_damaged_file_in_quarantine_is_told(open_pair: Pair) -> None:
+    mine, target = open_pair.fill(), open_pair.fill(target=True)
+    open_archive(open_pair.open(mine)).put_quarantine(str(segment(7)), make_segment(7), {})
+    (name,) = (info.name for info in mine.list(f"clusters/{CLUSTER}/quarantine/"))
+    data = bytearray(mine.read(name))
+    data[40] ^= 1
+    mine.delete(name)
+    mine.create(name, [bytes(data)])
+    result = open_pair.copy(mine, target)
+    assert [failed for failed, _ in result.beside.failed] == [name]
+    assert not result.is_complete
+    assert [one.fate for one in result.backups] == [BackupFate.COPIED] * 3
 
 
 def test_packs_are_stored_once_for_all_backups_and_under_other_names(pair: Pair) -> None:

@@ -43,19 +43,21 @@ class _Options(TypedDict):
     "labels",
     metavar="LABEL",
     multiple=True,
-    help="Only this backup, by its label or the beginning of it. Can be given several times.",
+    help="Only this backup or dump, by its label or the beginning of it. Can be given several times.",
 )
 @limit_option
 @click.option("--dry-run", is_flag=True, help="Show what would be copied, and write nothing.")
 @click.pass_obj
 def command(invocation: Invocation, cluster: str | None, dry_run: bool, **options: Unpack[_Options]) -> int:
-    """Copy the backups of CLUSTER, and all WAL from the oldest of them on, to another repository.
+    """Copy the backups and dumps of CLUSTER, and all WAL from the oldest backup on, to another repository.
 
     Both repositories are named as in the configuration. Every byte is proven by its hash on the way, and sealed anew
     under the keys of the repository it goes to. What is there already is not read again, and a copying that was
     interrupted goes on when it is run again. Servers may go on archiving and backing up to both sides meanwhile. A copy
-    has the label of its backup with four more digits. Ends with 16 when something could not be copied because it is
-    damaged or missing; everything else is copied all the same. Needs no server.
+    has the label of its backup with four more digits. Where all is copied, WAL in quarantine and what is known of gaps
+    and of two writers go along; results of verify and of audits do not, as they speak of other objects: verify the
+    copy. Ends with 16 when something could not be copied because it is damaged or missing; everything else is copied
+    all the same. Needs no server.
     """
     from pghaven.repository.place import open_place
     from pghaven.setup.sealing import RecoveryOrder
@@ -121,6 +123,11 @@ def _body(result: CopyResult) -> dict[str, object]:
         "is_done": result.is_done,
         "is_complete": result.is_complete,
         "backups": result.backups,
+        "beside": {
+            "quarantined": result.beside.quarantined,
+            "incidents": result.beside.incidents,
+            "failed": [{"name": name, "reason": why} for name, why in result.beside.failed],
+        },
         "wal": {**_wal_body(result), "failed": [{"name": name, "reason": why} for name, why in result.wal.failed]},
         "total_seconds": result.total_seconds,
     }
@@ -148,6 +155,7 @@ def _text(source: str, target: str, result: CopyResult) -> str:
         [
             ("packs", f"{render_size(sum(one.copied_bytes for one in result.backups))}"),
             ("WAL", f"{wal.copied} files copied{size}, {wal.present} there already"),
+            ("beside", _describe_beside(result)),
             ("took", render_duration(result.total_seconds) if result.is_done else None),
         ],
         indent="  ",
@@ -155,11 +163,21 @@ def _text(source: str, target: str, result: CopyResult) -> str:
     for one in result.backups:
         if one.reason:
             text += f"  {one.label}: {make_printable(one.reason)}\n"
-    for name, reason in wal.failed[:_SHOWN]:
+    for name, reason in (*result.beside.failed, *wal.failed)[:_SHOWN]:
         text += f"  {name}: {make_printable(reason)}\n"
     if len(wal.failed) > _SHOWN:
         text += f"  and {len(wal.failed) - _SHOWN} more WAL files that could not be copied; --json shows them all\n"
     return text
+
+
+def _describe_beside(result: CopyResult) -> str | None:
+    beside = result.beside
+    parts = []
+    if beside.quarantined:
+        parts.append(f"{beside.quarantined} WAL files in quarantine")
+    if beside.incidents:
+        parts.append(f"{beside.incidents} notes of what happened to the WAL")
+    return ", ".join(parts) or None
 
 
 def _row(one: BackupOutcome) -> tuple[object, ...]:

@@ -12,7 +12,7 @@ from datetime import datetime
 
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import Timeline
-from pghaven.repository.entry import BackupEntry, BackupState
+from pghaven.repository.entry import BackupEntry, BackupState, Purpose
 from pghaven.repository.horizon import Horizon
 from pghaven.repository.liveness import seems_dead
 from pghaven.transfer.request import BackupFate, BackupOutcome
@@ -38,7 +38,9 @@ def judge(
 
 
 def judge_age(entry: BackupEntry, horizon: Horizon) -> BackupOutcome | None:
-    """Whether the WAL that this backup begins with may be removed from the target at any moment."""
+    """Whether the WAL that this backup begins with may be removed from the target at any moment; a dump needs none."""
+    if entry.purpose is Purpose.DUMP:
+        return None
     timeline = Timeline(int(entry.summary["timeline"]))
     if not horizon.is_past(timeline, find_start(entry)):
         return None
@@ -48,7 +50,13 @@ def judge_age(entry: BackupEntry, horizon: Horizon) -> BackupOutcome | None:
 
 def choose_neighbours(entry: BackupEntry, there: Sequence[BackupEntry]) -> tuple[BackupEntry, ...]:
     """The backups in the target that most likely share packs with this one: the next older and the next newer."""
-    ours = [one for one in there if one.state is BackupState.COMMITTED and find_system(one) == find_system(entry)]
+    ours = [
+        one
+        for one in there
+        if one.state is BackupState.COMMITTED
+        and one.purpose is entry.purpose
+        and find_system(one) == find_system(entry)
+    ]
     start = find_start(entry)
     older = [one for one in ours if find_start(one) <= start]
     newer = [one for one in ours if find_start(one) > start]

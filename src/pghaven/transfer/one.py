@@ -16,7 +16,7 @@ from pghaven.events import Listener, Progress, Step
 from pghaven.postgres.timeline import Timeline
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.collectplan import LIVE
-from pghaven.repository.entry import BackupEntry, BackupState, Intent, ManifestPlace
+from pghaven.repository.entry import BackupEntry, BackupState, Intent, ManifestPlace, Purpose
 from pghaven.repository.evidence import Verdict, judge_backup, load_evidence
 from pghaven.repository.horizon import read_horizon
 from pghaven.repository.liveness import SIGN_OF_LIFE_SECONDS
@@ -140,6 +140,7 @@ class BackupCopy:
             start_lsn=str(summary["start_lsn"]),
             parent=None,
             sources=tuple(sources),
+            purpose=self._entry.purpose,
             copy_of=self._entry.original,
         )
         self._target.announce(self._label, intent)
@@ -205,7 +206,9 @@ class BackupCopy:
         """Copy these packs, and what the archive lacks of the backup's own WAL; by id what the packs have become."""
         scene = self._scene
         source, target = self._source.repository, self._target.repository
-        files = find_own_missing(source, target, self._source.cluster, self._entry)
+        files: list[WalJob] | str = []
+        if self._entry.purpose is Purpose.BACKUP:
+            files = find_own_missing(source, target, self._source.cluster, self._entry)
         if isinstance(files, str):
             raise NotCopied(BackupFate.FAILED, files)
         stored: dict[bytes, PackRef] = {}

@@ -11,13 +11,14 @@ from enum import StrEnum
 
 from pghaven.repository.entry import BackupEntry
 from pghaven.runtime.whoami import ProcessIdentity
+from pghaven.transfer.beside import BesideOutcome
 from pghaven.transfer.carrier import WalJob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyRequest:
-    """``labels`` are the backups to copy, or beginnings of their labels; without any, all that are complete. ``who`` is
-    the process that copies, None for this one."""
+    """``labels`` are the backups and dumps to copy, or beginnings of their labels; without any, all that are complete,
+    with what lies beside them. ``who`` is the process that copies, None for this one."""
 
     cluster: str
     labels: tuple[str, ...] = ()
@@ -96,9 +97,14 @@ class CopyResult:
     is_done: bool
     backups: tuple[BackupOutcome, ...]
     wal: WalOutcome
+    beside: BesideOutcome
     total_seconds: float
 
     @property
     def is_complete(self) -> bool:
         """Whether all that was to be copied has been."""
-        return not self.wal.failed and all(one.fate is not BackupFate.FAILED for one in self.backups)
+        return (
+            not self.wal.failed
+            and not self.beside.failed
+            and all(one.fate is not BackupFate.FAILED for one in self.backups)
+        )

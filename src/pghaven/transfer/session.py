@@ -1,6 +1,7 @@
 """One copying from beginning to end.
 
-    which backups → lineages, histories → for each: intent → packs, its own WAL → manifest → decision → all other WAL
+    which backups and dumps → lineages, histories → for each: intent → packs, its own WAL → manifest → decision
+    → all other WAL → what lies beside
 
 The one idea: in the target a copying is a writer like a backup, with the same order and the same rules
 (``docs/design/removal.md``), so it may stop anywhere and be run again beside whatever else goes on there. In the source
@@ -17,16 +18,17 @@ from pghaven.errors import Damaged, NotFound, ObjectMissing, Refused
 from pghaven.events import Listener, Notice, Step
 from pghaven.postgres.segment import WalFileKind, classify
 from pghaven.repository.backups import BackupCatalog
-from pghaven.repository.entry import BackupEntry, BackupState, find_last
+from pghaven.repository.entry import BackupEntry, BackupState, Purpose, find_last
 from pghaven.repository.horizon import Horizon, read_horizon
 from pghaven.repository.removal import Removal
 from pghaven.repository.repository import Lineage, Repository
 from pghaven.runtime.crew import Crew
 from pghaven.runtime.whoami import read_own_identity
+from pghaven.transfer.beside import BesideOutcome, carry_beside
 from pghaven.transfer.carrier import Carried, CarrierSettings, CarryResult, WalJob, open_carrier
 from pghaven.transfer.choose import choose_neighbours, find_begins, find_system, judge
 from pghaven.transfer.known import list_held, match_packs
-from pghaven.transfer.one import BackupCopy, Meter, NotCopied, Scene
+from pghaven.transfer.one import BackupCopy, Meter, NotCopied, Scene, order_of
 from pghaven.transfer.request import (
     BackupFate,
     BackupOutcome,
@@ -44,6 +46,7 @@ _ATTEMPTS_MAX = 3
 _IN_TARGET = (BackupFate.COPY, BackupFate.COPIED, BackupFate.PRESENT)
 # Below this it is done before worker processes have started.
 _FILES_MIN = 4
+_KEPT = (Purpose.BACKUP, Purpose.DUMP)
 
 
 def run_copy(
@@ -63,6 +66,7 @@ def run_copy(
         wal = WalOutcome(copied=len(plan.files), copied_bytes=plan.wal_bytes, present=plan.present, failed=plan.apart)
     else:
         backups, wal = copying.run(plan)
+    beside = copying.carry_beside(backups, dry_run=dry_run)
     return CopyResult(
         cluster=request.cluster,
         source=source.store.url,
@@ -70,6 +74,7 @@ def run_copy(
         is_done=not dry_run,
         backups=backups,
         wal=wal,
+        beside=beside,
         total_seconds=clock.monotonic() - began,
     )
 
@@ -87,7 +92,7 @@ class _Copying:
         self._request = request
         self._tell = listener
         self._lineages = self._check_lineages()
-        self._there = list(self._target.list_entries())
+        self._there = sorted((one for kind in _KEPT for one in self._target.list_entries(kind)), key=order_of)
         self._chosen = self._choose()
 
     # -- what there is ----------------------------------------------------------------------------------------------
@@ -112,9 +117,11 @@ class _Copying:
 
     def _choose(self) -> list[BackupEntry]:
         if self._request.labels:
-            found = {entry.label: entry for entry in map(self._source.find_entry, self._request.labels)}
-            return sorted(found.values(), key=lambda entry: (entry.summary["started_at"], entry.label))
-        return list(self._source.list_committed())
+            found = (self._source.find_entry(label, purposes=_KEPT) for label in self._request.labels)
+            entries = {entry.label: entry for entry in found}
+            return sorted(entries.values(), key=lambda entry: (entry.summary["started_at"], entry.label))
+        dumps = (one for one in self._source.list_entries(Purpose.DUMP) if one.state is BackupState.COMMITTED)
+        return sorted((*self._source.list_committed(), *dumps), key=order_of)
 
     def plan(self) -> CopyPlan:
         """What is to be done, with sizes. Raises Damaged, ObjectMissing."""
@@ -172,7 +179,8 @@ class _Copying:
         """The WAL of the backups that are in the target or come to be there."""
         has = {one.label for one in outcomes if one.fate in _IN_TARGET}
         all_found = []
-        for system, begin in find_begins(entry for entry in self._chosen if entry.label in has).items():
+        backups = (one for one in self._chosen if one.label in has and one.purpose is Purpose.BACKUP)
+        for system, begin in find_begins(backups).items():
             wish = WalWish(lineage=self._lineages[system], begin_lsn=begin)
             all_found.append(
                 list_missing(self._source.repository, self._target.repository, self._request.cluster, wish)
@@ -216,6 +224,15 @@ class _Copying:
             failed=(*rest.apart, *second.failed),  # of all that are missing, what failed before among them
         )
         return outcomes, wal
+
+    def carry_beside(self, outcomes: Sequence[BackupOutcome], *, dry_run: bool) -> BesideOutcome:
+        """What goes with the lineages of what is, or comes to be, in the target; not with single backups."""
+        if self._request.labels:
+            return BesideOutcome()
+        has = {one.label for one in outcomes if one.fate in _IN_TARGET}
+        systems = {find_system(entry) for entry in self._chosen if entry.label in has}
+        source, target = self._source.repository, self._target.repository
+        return carry_beside(source, target, self._request.cluster, systems, dry_run=dry_run)
 
     def _register(self, plan: CopyPlan) -> None:
         """Claim the name for the lineages that something is copied of, oldest first."""
