@@ -156,6 +156,7 @@ def test_archiving_that_fails_is_the_first_thing_told(site: Site) -> None:
 def test_after_a_promotion_the_old_timeline_s_window_leads_into_the_new_one(site: Site) -> None:
     site.set_up()
     site.ok("backup")
+    site.cluster.sql("SELECT pg_current_xact_id()")
     site.archive_all()
     site.cluster.stop()
     with open(site.cluster.data_directory / "recovery.signal", "w"):
@@ -171,6 +172,15 @@ def test_after_a_promotion_the_old_timeline_s_window_leads_into_the_new_one(site
     assert set(windows) == {1, 2}
     assert windows[2]["begin"] == windows[1]["begin"]
     assert windows[2]["end"] > windows[1]["end"]
+    one, two = found["repositories"][0]["timelines"]
+    assert two["ancestors"] == [{"timeline": 1, "left_at_lsn": two["ancestors"][0]["left_at_lsn"]}]
+    assert one["ranges"][0]["first_commit"] is not None
+    text = site.ok("status")
+    assert f"timeline 2, which left timeline 1 at {two['ancestors'][0]['left_at_lsn']}: " in text
+    held = (
+        f"WAL held:         timeline 1: {one['ranges'][0]['from_lsn']} to {one['ranges'][0]['to_lsn']}, commits from "
+    )
+    assert held in text
 
 
 def test_a_cluster_that_is_not_configured_is_not_found(protected: Site) -> None:

@@ -75,9 +75,13 @@ def test_what_waits_is_marked_without_anybody_having_asked(site: WalSite) -> Non
 def test_a_backlog_is_archived_in_its_order_with_the_agent_at_work(site: WalSite) -> None:
     numbers = range(3, 40)
     finish_all(site, numbers)
+    counted, script = site.root / "started", site.root / "counting"
+    script.write_text(f'echo x >> {counted}\nexec "$@"\n')
+    program = ("/bin/sh", str(script), *PROGRAM)
     with running_agent(site.config_path, site.data_directory):
-        assert [archive(site, segment_name(number)).status for number in numbers] == [0] * len(numbers)
+        assert [archive(site, segment_name(number), program).status for number in numbers] == [0] * len(numbers)
     assert all(is_held(site, number) for number in numbers)
+    assert len(counted.read_text().split()) < len(numbers), "most are marked when the server comes to them"
 
 
 def test_an_error_is_told_as_a_push_tells_it(site: WalSite) -> None:

@@ -41,6 +41,12 @@ _ROUND_SHARE = 0.5
 _KILL_AFTER_SECONDS = 2.0
 # After a round that came to nothing, so long none is begun; requests look ahead by themselves then.
 _REST_SECONDS = (1.0, 30.0)
+# Whoever works off a backlog is answered when so many more files have marks, or after so long: the server then takes
+# those at the price of a shell each, in place of starting a program for every single one.
+_MARKED_TOGETHER = 16
+_MARKED_SECONDS = 0.5
+_HELD_POLL_SECONDS = 0.1
+_ENDING_POLL_SECONDS = 0.002
 _TEXT_BYTES_MAX = 32 << 10
 
 
@@ -61,7 +67,8 @@ class DeskSettings:
 
 @dataclass(slots=True, kw_only=True)
 class _Asked:
-    """Somebody who asks. ``name`` is None until the request is whole; ``child`` pushes for this one."""
+    """Somebody who asks. ``name`` is None until the request is whole; ``child`` pushes for this one. ``marked`` is when
+    the file was found to have its mark, and what the round had done by then."""
 
     connection: socket.socket
     since: float
@@ -69,6 +76,7 @@ class _Asked:
     name: str | None = None
     child: Child | None = None
     answer: tuple[int, bytes] | None = None
+    marked: tuple[float, int] | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -196,7 +204,8 @@ class Desk:
         for child in children:
             if not child.is_ending:
                 poll.register(child.reader, select.POLLIN)
-        seconds = 0.002 if any(child.is_ending for child in children) else _POLL_SECONDS
+        seconds = _HELD_POLL_SECONDS if any(one.marked is not None for one in opened.asked) else _POLL_SECONDS
+        seconds = _ENDING_POLL_SECONDS if any(child.is_ending for child in children) else seconds
         ready = {descriptor for descriptor, _ in poll.poll(seconds * 1000)}
         self._hear_children(opened, ready)
         if opened.door.fileno() in ready:
@@ -281,7 +290,8 @@ class Desk:
 
     def _begin(self, opened: _Open, one: _Asked, name: str) -> None:
         if opened.marks.is_marked(name):
-            one.answer = (0, b"")
+            if not self._may_wait(opened, one):
+                one.answer = (0, b"")
             return
         limit = self._settings.limit_seconds
         spent = self._clock.monotonic() - one.since
@@ -293,6 +303,15 @@ class Desk:
         except Cancelled as error:
             one.answer = (error.exit_status, f"pghaven: error: {error.message}\n".encode())
         unblock_interrupts()
+
+    def _may_wait(self, opened: _Open, one: _Asked) -> bool:
+        """Whether more of what the server will ask for next is about to get its mark."""
+        now = self._clock.monotonic()
+        if opened.round is None:
+            return False
+        since, done = one.marked = one.marked or (now, opened.round.done)
+        seconds = min(_MARKED_SECONDS, self._settings.limit_seconds / 4)
+        return now - since < seconds and 0 <= opened.round.done - done < _MARKED_TOGETHER
 
     def _behind(self, opened: _Open) -> bool:
         return bool(opened.notes.read_all([place.name for place in self._settings.places]))

@@ -25,10 +25,16 @@ class Round:
         self._clock = clock
         self._heard = clock.monotonic()
         self._left = set(names)
+        self._count = len(self._left)
 
     @property
     def open_children(self) -> list[Child]:
         return self._ahead.open_children
+
+    @property
+    def done(self) -> int:
+        """How many files every repository has by now."""
+        return self._count - len(self._left)
 
     def has(self, name: str) -> bool:
         """Whether a file is still on its way."""

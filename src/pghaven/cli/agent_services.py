@@ -64,7 +64,8 @@ def _push_all(config: Config, cluster: ClusterConfig, listener: Listener) -> Non
         places=list_places(config, cluster),
         limit_seconds=cluster.wal_timeout_seconds,
         look_ahead=cluster.wal_look_ahead,
-        processes=count_push_processes(cluster),
+        # One more than there are cores: each waits for its store a part of the time.
+        processes=count_push_processes(cluster) + 1,
         push=push_one,
     )
     Desk(settings, listener).run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     )
     from pghaven.proof.windows import Gap
     from pghaven.wal.gapcause import ExplainedGap
+    from pghaven.wal.ledger import HeldTimeline
 
 _WRAP_INDENT = "    "
 
@@ -87,6 +89,8 @@ def _repository_body(state: RepositoryState | RepositorySilence) -> dict[str, ob
     windows = [{**_fields(window), "last_segment": str(window.last_segment)} for window in state.reach.windows]
     causes = {one.gap.first: one for one in state.explained}
     gaps = [_gap_body(gap, causes.get(gap.first)) for gap in state.reach.gaps]
+    from pghaven.cli.wal_list import describe_timeline
+
     found = state.last_damage
     del body["explained"], body["backups"], body["originals"], body["reach"], body["last_damage"]
     return {
@@ -97,6 +101,7 @@ def _repository_body(state: RepositoryState | RepositorySilence) -> dict[str, ob
         "running_backups": [one.label for one in state.backups if one.state.value == "running"],
         "windows": windows,
         "gaps": gaps,
+        "timelines": [describe_timeline(one) for one in state.timelines],
         "damaged_wal": [str(segment) for segment, _ in state.reach.damaged],
         "verified_backups": [
             {"label": one.label, **_fields(one.verified)} for one in state.backups if one.state.value == "complete"
@@ -181,7 +186,22 @@ def _describe_repository(state: RepositoryState | RepositorySilence, now: dateti
         pairs.append(("WAL audited", f"{state.audit.segments} segments, {done}, {ago} ago"))
     pairs.append(("would be lost", _describe_loss(state.recovery_point)))
     pairs += _describe_windows(state)
-    return pairs
+    held = list(_describe_held(state.timelines))
+    return pairs + [("WAL held" if not at else "", line) for at, line in enumerate(held)]
+
+
+def _describe_held(timelines: Sequence[HeldTimeline]) -> Iterator[str]:
+    """A line for each continuous range: its positions, the times of commits in it, and where its timeline began."""
+    from pghaven.units import render_time
+
+    for one in timelines:
+        left = None if one.history is None or not one.history.entries else one.history.entries[-1]
+        branch = "" if left is None else f", which left timeline {left.timeline} at {left.switch_lsn}"
+        for held in one.ranges:
+            text = f"timeline {one.timeline}{branch}: {held.segments.first.start_lsn} to {held.segments.last.end_lsn}"
+            if held.first_commit is not None and held.last_commit is not None:
+                text += f", commits from {render_time(held.first_commit)} to {render_time(held.last_commit)}"
+            yield text
 
 
 def _describe_verification(state: RepositoryState, now: datetime) -> str:

@@ -146,7 +146,7 @@ def describe_wal(listing: tuple[ListedArchive, ...]) -> dict[str, object]:
                 "system_identifier": str(archive.system_identifier),
                 "major": archive.major,
                 "wal_segment_size": archive.wal_segment_size,
-                "timelines": [_describe_timeline(timeline) for timeline in archive.holdings.timelines],
+                "timelines": [describe_timeline(timeline) for timeline in archive.holdings.timelines],
                 "gaps": [_describe_gap(one) for one in archive.gaps],
                 "incidents": archive.incidents,
                 "quarantine": archive.holdings.quarantine,
@@ -171,7 +171,8 @@ def _describe_gap(explained: ExplainedGap) -> dict[str, object]:
     }
 
 
-def _describe_timeline(timeline: HeldTimeline) -> dict[str, object]:
+def describe_timeline(timeline: HeldTimeline) -> dict[str, object]:
+    """What is held of one timeline, for programs."""
     history = timeline.history
     return {
         "timeline": timeline.timeline,

@@ -16,6 +16,7 @@ from pghaven.repository.incidents import Incident
 from pghaven.server.probe import ArchiverFacts
 from pghaven.wal.behind import Behind
 from pghaven.wal.gapcause import ExplainedGap
+from pghaven.wal.ledger import HeldTimeline
 from pghaven.wal.room import WalRoom
 
 
@@ -91,6 +92,7 @@ class RepositoryState:
     incidents: tuple[Incident, ...] = ()
     explained: tuple[ExplainedGap, ...] = ()
     audit: Audit | None = None
+    timelines: tuple[HeldTimeline, ...] = ()
     older: tuple[str, ...] = ()
 
     @property

@@ -47,6 +47,7 @@ from pghaven.server.postmaster import is_running
 from pghaven.server.probe import probe_server
 from pghaven.wal.behind import BehindNotes
 from pghaven.wal.gapcause import Traces, explain_gap
+from pghaven.wal.ledger import take_stock
 from pghaven.wal.room import measure_room
 
 _STORE_HINT = "Is its file system mounted? Is the URL in the configuration right?"
@@ -174,6 +175,7 @@ def _read_repository(
         quarantined=len(quarantine),
         quarantined_from=_find_writer(archive, quarantine),
         incidents=incidents,
+        timelines=take_stock(archive, reads_segments=False).timelines,
         audit=load_audit(repository, cluster, lineage.system_identifier),
         explained=tuple(explain_gap(WalGap(first=gap.first, last=gap.last), traces) for gap in reach.gaps),
         fenced=_find_fence(archive, server),

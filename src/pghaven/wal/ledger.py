@@ -62,8 +62,9 @@ class Holdings:
     gaps: tuple[WalGap, ...] = ()
 
 
-def take_stock(archive: WalArchive) -> Holdings:
-    """List the whole archive."""
+def take_stock(archive: WalArchive, *, reads_segments: bool = True) -> Holdings:
+    """List the whole archive. Of a segment that nobody has looked into, the times of commits are read unless told not
+    to: then they are left out."""
     timelines, held, histories = [], {}, {}
     for timeline in archive.list_timelines():
         try:
@@ -72,7 +73,9 @@ def take_stock(archive: WalArchive) -> Holdings:
             history = None
         stored = list(archive.list_segments(timeline))
         held[timeline] = {segment.name.number for segment in stored}
-        timelines.append(HeldTimeline(timeline=timeline, history=history, ranges=_measure(archive, stored)))
+        timelines.append(
+            HeldTimeline(timeline=timeline, history=history, ranges=_measure(archive, stored, reads_segments))
+        )
     horizon = read_horizon(archive.repository, archive.cluster, archive.system_identifier).positions
     return Holdings(
         timelines=tuple(timelines),
@@ -81,7 +84,7 @@ def take_stock(archive: WalArchive) -> Holdings:
     )
 
 
-def _measure(archive: WalArchive, stored: Iterable[StoredSegment]) -> tuple[HeldRange, ...]:
+def _measure(archive: WalArchive, stored: Iterable[StoredSegment], reads_segments: bool) -> tuple[HeldRange, ...]:
     by_number = {segment.name.number: segment for segment in stored}
     ranges = []
     for found in find_ranges(segment.name for segment in by_number.values()):
@@ -92,21 +95,25 @@ def _measure(archive: WalArchive, stored: Iterable[StoredSegment]) -> tuple[Held
                 segments=found,
                 stored_bytes=sum(member.size_bytes for member in members),
                 last_stored=max(member.modified for member in members),
-                first_commit=_find_commit(archive, names[:_LOOKED_INTO], is_first=True),
-                last_commit=_find_commit(archive, names[: -_LOOKED_INTO - 1 : -1], is_first=False),
+                first_commit=_find_commit(archive, names[:_LOOKED_INTO], is_first=True, reads_segments=reads_segments),
+                last_commit=_find_commit(
+                    archive, names[: -_LOOKED_INTO - 1 : -1], is_first=False, reads_segments=reads_segments
+                ),
                 written=_read_written(archive, names[-1]),
             )
         )
     return tuple(ranges)
 
 
-def _find_commit(archive: WalArchive, names: Sequence[SegmentName], *, is_first: bool) -> datetime | None:
+def _find_commit(
+    archive: WalArchive, names: Sequence[SegmentName], *, is_first: bool, reads_segments: bool
+) -> datetime | None:
     """The time in the first of these segments that has a commit. A segment of which it is not known is read."""
     for name in names:
         try:
             span = parse_span(archive.read_facts(str(name)))
             time = span.first_commit if is_first else span.last_commit
-            if time is None and span.has_commits is not False:
+            if time is None and span.has_commits is not False and reads_segments:
                 times = list_commit_times(name, archive.get(str(name)))
                 time = times[0 if is_first else -1] if times else None
         except (Damaged, ObjectMissing, NotPermitted):
