@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -49,6 +50,14 @@ def test_from_a_dump_to_a_loaded_database(site: Site) -> None:
     cluster.sql("CREATE DATABASE plain")
     cluster.run("pg_restore", "-d", f"{cluster.conninfo} dbname=plain", str(site.place / "files" / "postgres"))
     assert cluster.value("SELECT count(*) FROM shop", dbname="plain") == 1000
+
+    site.ok("dump", "export", label, "--sql", str(site.place / "sql"))
+    for path in (site.place / "sql", *(site.place / "sql").iterdir()):
+        own(path)
+    cluster.sql("CREATE DATABASE stated")
+    script = str(site.place / "sql" / "postgres.sql")
+    cluster.run("psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-d", f"{cluster.conninfo} dbname=stated", "-f", script)
+    assert cluster.value("SELECT count(*) FROM shop", dbname="stated") == 1000
 
 
 def test_what_is_missing_is_told_before_anything_is_loaded(site: Site) -> None:
@@ -177,6 +186,8 @@ def test_dumps_expire_by_themselves_and_can_be_held(site: Site) -> None:
         site.ok("dump")
     site.ok("backup")
     labels = [one["label"] for one in site.json("list")["clusters"][0]["dumps"]]
+    ended = site.run("status")
+    assert re.search(rf"newest dump: +{labels[-1]}, .* old, of postgres; 3 in all", ended.out), ended
     site.ok("hold", labels[0])
     shown = site.ok("expire", environment=COUNT_ONE)
     assert "held: by hand" in shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,14 @@ from blake3 import blake3
 
 from pghaven.dump.contents import Compared, ContentsSettings, Difference, open_contents
 from pghaven.dump.extract import extract_files
-from pghaven.dump.load import OpenDump, open_dump
+from pghaven.dump.load import OpenDump, open_dump, tell_extensions
 from pghaven.dump.proving import iter_jobs
 from pghaven.dump.session import DumpResult, DumpSettings, run_dump
 from pghaven.errors import ServerUnsuitable
 from pghaven.events import ignore
 from pghaven.proof.verify import VerifySettings, run_verify
 from pghaven.repository.entry import BackupState, Purpose
+from pghaven.server.connection import connect
 from tests.support.commands import PghavenCommand
 from tests.support.fixtures import ClusterFactory
 from tests.support.protected import Protected
@@ -113,6 +115,15 @@ def test_loaded_rows_are_compared_whatever_their_order(site: Dumped) -> None:
     different = worker(job).difference
     assert different is not None and different.text == "9,000 rows were dumped, 8,999 are loaded"
     worker.close()
+
+
+def test_an_extension_of_another_version_is_told(site: Dumped) -> None:
+    with connect(site.cluster.conninfo) as connection:
+        database = open_dump(site.catalog, site.dump("postgres").label).choose("postgres")
+        tell_extensions(connection, database, site.tell)
+        assert "extension_version" not in site.notice_codes()
+        tell_extensions(connection, replace(database, extensions=(("plpgsql", "99.0"),)), site.tell)
+    assert site.notices[-1].text == 'extension "plpgsql" was dumped in version 99.0, and the server has 1.0'
 
 
 def test_a_dump_stands_alone_when_the_others_are_gone(site: Dumped) -> None:

@@ -97,6 +97,7 @@ def take_command(
 @click.argument("directory", type=click.Path(file_okay=False))
 @click.option("--cluster", metavar="NAME", help="Whose dump it is; needed if several clusters are configured.")
 @click.option("--database", metavar="NAME", help="Only this database of the dump.")
+@click.option("--sql", "as_sql", is_flag=True, help="A file of SQL statements for psql instead of each directory.")
 @click.option("--repository", metavar="NAME", help="Which of the cluster's repositories it is in.")
 @click.pass_obj
 def export_command(
@@ -106,12 +107,13 @@ def export_command(
     directory: str,
     cluster: str | None,
     database: str | None,
+    as_sql: bool,
     repository: str | None,
 ) -> int:
     """Write the dump LABEL out into the new DIRECTORY, for plain pg_restore and psql.
 
     Each database becomes a directory of its name in pg_dump's directory format ("pg_restore -d … DIRECTORY/NAME"), the
-    roles and tablespaces the file globals.sql.
+    roles and tablespaces the file globals.sql. With --sql pg_restore makes each directory the file NAME.sql.
     """
     from pghaven.dump.extract import extract_files
     from pghaven.dump.load import open_dump
@@ -134,6 +136,8 @@ def export_command(
         written = extract_files(
             dump.catalog, dump.manifest, wanted, processes=count_processes(chosen), listener=listener
         )
+        if as_sql:
+            names = {name: _make_sql(dump.program_major, chosen.pg_bin, path) for name, path in names.items()}
         sync_filesystem(directory)
     body = {"cluster": chosen.name, "label": dump.label, "directory": directory, "bytes": written, "databases": names}
     lines = [f"dump {dump.label} of {chosen.name} is in {directory}: globals.sql and"]
@@ -144,6 +148,18 @@ def export_command(
 def find_spool(cluster: ClusterConfig) -> str:
     """Where pg_dump's and pg_restore's files pass through."""
     return cluster.dump_spool or os.environ.get("TMPDIR") or "/var/tmp"  # noqa: S108  a directory of its own is made there
+
+
+def _make_sql(major: int, bin_dir: str | None, path: str) -> str:
+    """Of a directory a file of statements beside it, which takes its place."""
+    import shutil
+
+    from pghaven.dump.programs import Calling, find_dump_programs
+
+    calling = Calling.of(find_dump_programs(major, bin_dir), "", None)
+    calling.run("pg_restore", [f"--file={path}.sql", path], doing=f'write "{path}.sql"')
+    shutil.rmtree(path)
+    return f"{path}.sql"
 
 
 def _file_name(name: str, oid: int) -> str:

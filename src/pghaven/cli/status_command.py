@@ -92,12 +92,14 @@ def _repository_body(state: RepositoryState | RepositorySilence) -> dict[str, ob
     from pghaven.cli.wal_list import describe_timeline
 
     found = state.last_damage
-    del body["explained"], body["backups"], body["originals"], body["reach"], body["last_damage"]
+    del body["explained"], body["backups"], body["originals"], body["reach"], body["last_damage"], body["dumps"]
     return {
         "reachable": True,
         **body,
         "newest_backup": None if state.newest is None else state.newest.label,
         "backup_count": _count_complete(state),
+        "newest_dump": state.dumps[-1].label if state.dumps else None,
+        "dump_count": len(state.dumps),
         "running_backups": [one.label for one in state.backups if one.state.value == "running"],
         "windows": windows,
         "gaps": gaps,
@@ -179,6 +181,10 @@ def _describe_repository(state: RepositoryState | RepositorySilence, now: dateti
     for one in state.backups:
         if one.state.value == "running":
             pairs.append(("running backup", f"{one.label} on host {one.host}, process {one.process}"))
+    if state.dumps:
+        last = state.dumps[-1]
+        age = "" if last.started_at is None else f", {render_duration((now - last.started_at).total_seconds())} old"
+        pairs.append(("newest dump", f"{last.label}{age}, of {', '.join(last.databases)}; {len(state.dumps)} in all"))
     pairs.append(("verified", _describe_verification(state, now)))
     if state.audit is not None:
         done = "complete" if state.audit.is_complete else f"up to {state.audit.next_segment}"

@@ -150,6 +150,8 @@ def run_load(
                 detail="\n".join(obstacles[1:]) or None,
                 hint=_advise(obstacles),
             )
+        if settings.part != "data":
+            tell_extensions(connection, database, listener)
         if settings.make_globals and any(one.is_missing for one in changes):
             make_missing(connection, changes)
         with _scratch(settings.scratch) as place:
@@ -183,6 +185,19 @@ def tell_globals(changes: Sequence[GlobalChange], listener: Listener, *, make: b
     for one in changes:
         verb = ("is made" if make else "is missing") if one.is_missing else "differs, and is left as it is"
         listener(Notice(level="info", code="globals", text=f"{verb}: {one}"))
+
+
+def tell_extensions(connection: Connection, database: DatabaseFacts, listener: Listener) -> None:
+    """Say which extensions the server has, but not in the version that was dumped: pg_restore makes its default one."""
+    with server_errors(connection, "look for extensions"):
+        rows = connection.execute("SELECT name::text, version FROM pg_available_extension_versions").fetchall()
+    available = {(str(name), str(version)) for name, version in rows}
+    for name, version in database.extensions:
+        if (name, version) not in available:
+            there = ", ".join(sorted(one for other, one in available if other == name))
+            text = f'extension "{name}" was dumped in version {version}, and the server has {there}'
+            hint = "What was made with the dumped version may not load, or do other than it did."
+            listener(Notice(level="warning", code="extension_version", text=text, hint=hint))
 
 
 # -- before anything is changed --------------------------------------------------------------------------------------

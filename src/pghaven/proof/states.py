@@ -8,7 +8,7 @@ from typing import Literal
 
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import Timeline
-from pghaven.proof.catalog import ListedBackup, ShownState
+from pghaven.proof.catalog import ListedBackup, ListedDump, ShownState
 from pghaven.proof.windows import Reach, Window
 from pghaven.repository.audits import Audit
 from pghaven.repository.evidence import Evidence
@@ -72,7 +72,7 @@ class RepositoryState:
     the labels of its complete backups, of a copy its original's. ``quarantined_from`` is who wrote the last file of the
     quarantine, ``incidents`` what was kept of two writers and of WAL that is lost, oldest first; ``explained`` are the
     gaps that ``reach`` has, with their causes. ``audit`` is the newest one of the WAL. ``older`` is what there is of it
-    that is older than this host has seen, as clauses.
+    that is older than this host has seen, as clauses. ``dumps`` are the complete SQL dumps.
     """
 
     name: str
@@ -94,6 +94,7 @@ class RepositoryState:
     audit: Audit | None = None
     timelines: tuple[HeldTimeline, ...] = ()
     older: tuple[str, ...] = ()
+    dumps: tuple[ListedDump, ...] = ()
 
     @property
     def newest(self) -> ListedBackup | None:

@@ -17,7 +17,7 @@ from pghaven.errors import Damaged, NotFound, ObjectMissing, PghavenError, Refus
 from pghaven.events import Listener, Step
 from pghaven.postgres.control import parse_control
 from pghaven.postgres.datadir import WAL_DIRECTORY
-from pghaven.proof.catalog import show_entries
+from pghaven.proof.catalog import list_dumps, show_entries
 from pghaven.proof.overall import find_overall
 from pghaven.proof.problems import find_problems
 from pghaven.proof.states import (
@@ -181,6 +181,7 @@ def _read_repository(
         fenced=_find_fence(archive, server),
         last_damage=find_last_damage(results),
         originals=frozenset(one.original for one in committed),
+        dumps=tuple(one for one in list_dumps(catalog) if one.state.startswith("complete")),
     )
     return replace(state, recovery_point=_measure(state, server, repository.clock))
 
