@@ -59,6 +59,14 @@ class Pghaven:
         self.log = self._directory / "log"
         self.version = run([self._program, "--version"]).split()[-1]
 
+    @property
+    def program(self) -> str:
+        return self._program
+
+    @property
+    def config(self) -> Path:
+        return self._config
+
     def _command(self, *words: str) -> list[str]:
         return [self._program, "--config", str(self._config), "--quiet", *words]
 
@@ -158,6 +166,10 @@ class PgBackRest:
 
     def restore_command(self, target: Path) -> Sequence[str]:
         return self._command(f"--pg1-path={target}", "restore")
+
+    def archive_get(self, target: Path) -> Sequence[str]:
+        """The beginning of a restore_command for this directory."""
+        return self._command(f"--pg1-path={target}", "archive-get")
 
     def delta_command(self, target: Path) -> Sequence[str] | None:
         return self._command(f"--pg1-path={target}", "--delta", "restore")

@@ -41,7 +41,8 @@ def test_the_rendered_commands_are_recognised_word_for_word(site: WalSite) -> No
     archive = archive.replace("%p", path)
     assert run_words(shlex.split(archive)[1:]) == 0
     restore = render_restore_command("pghaven", str(site.config_path), CLUSTER, None)
-    words = shlex.split(restore.partition(";")[0].replace("%p", "pg_wal/out"))[1:]
+    restore = restore.partition("esac; ")[2].partition(";")[0]
+    words = shlex.split(restore.replace("%p", "pg_wal/out"))[1:]
     assert run_words([str(segment_name(3)) if word == "%f" else word for word in words]) == 0
     assert run_words([str(segment_name(4)) if word == "%f" else word for word in words]) == 86
     assert run_words(["x" if word == "%f" else word for word in [*words[:-1], "no/where"]]) == 86

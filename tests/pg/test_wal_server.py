@@ -34,6 +34,9 @@ ROWS = 6
 class Protected:
     """A running primary whose WAL goes into a repository, and what is needed to recover from there."""
 
+    prefetch = "0B"
+    """Every file is asked of the program, so that its calls can be counted."""
+
     def __init__(self, make_cluster: ClusterFactory, command: PghavenCommand, place: Path) -> None:
         self.make_cluster = make_cluster
         self.command = command
@@ -65,7 +68,7 @@ class Protected:
         repository.register_lineage("main", lineage, new_lineage=False)
         self.config.write_text(
             f'[repository.main]\nurl = "{self.repository.as_uri()}"\n'
-            f'[cluster.main]\ndata_directory = "{self.primary.data_directory}"\n'
+            f'[cluster.main]\ndata_directory = "{self.primary.data_directory}"\nwal_prefetch = "{self.prefetch}"\n'
         )
         return WalArchive(repository, "main", identifier, SEGMENT_SIZE)
 

@@ -26,6 +26,7 @@ from pghaven.server.instance import Instance, StopMode
 from pghaven.server.postmaster import is_alive, list_server_processes
 from pghaven.server.programs import Programs
 from pghaven.server.walcontrol import switch_wal
+from pghaven.wal.spool import is_spool_used
 from tests.support.places import copy_tree, lock, own, plain_user, run_as_plain, scratch
 from tests.support.waiting import wait_until
 
@@ -214,6 +215,8 @@ class TestCluster:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGQUIT)
         wait_until(lambda: self.instance.child_pid is None and not any(map(is_alive, pids)), f"the end of {pids}")
+        # What fetches ahead ends with the server, and removes what it made there.
+        wait_until(lambda: not is_spool_used(str(self.data_directory)), "the end of what fetched ahead")
         if self.directory.exists():
             shutil.rmtree(self.directory)
 

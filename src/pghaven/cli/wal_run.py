@@ -115,6 +115,7 @@ def push(call: PushCall, listener: Listener | None = None) -> int:
     """Archive one file within the cluster's time limit; the exit status. A warning does not change it: PostgreSQL
     takes anything but 0 for a failure and tries again. Raises what ``push_everywhere`` raises."""
     from pghaven.wal.everywhere import PushRequest, push_everywhere
+    from pghaven.wal.spool import sweep_spools
 
     cluster = call.cluster
     result = push_everywhere(
@@ -131,6 +132,7 @@ def push(call: PushCall, listener: Listener | None = None) -> int:
         ),
         listener or _listen,
     )
+    sweep_spools()  # a server that archives has done with recovery, or has a spool that is in use
     if call.as_json:
         _show_json("wal-push", {"result": result})
     return EXIT_DONE
@@ -143,6 +145,25 @@ def count_push_processes(cluster: ClusterConfig) -> int:
 
 def get(call: GetCall, listener: Listener | None = None) -> int:
     """Fetch one file within the cluster's time limit; 0, the status for absence, or the one that stops recovery."""
+    from pghaven.wal.spool import find_spool
+
+    spool = None
+    if call.cluster.wal_prefetch:
+        spool = find_spool(call.file_name, call.target_path, call.config.source, call.cluster.name, call.plan_path)
+    # A file that is on its way is waited for, but so that there is time left to fetch it.
+    if spool is None or not spool.take(call.file_name, call.target_path, call.cluster.wal_timeout_seconds / 2):
+        status = _get_from_repositories(call, listener)
+        if status == EXIT_DONE and spool is not None and not spool.tell_asked(call.file_name):
+            from pghaven.cli.wal_ahead import fetch_ahead
+
+            fetch_ahead(call, spool)
+        return status
+    if call.as_json:
+        _show_json("wal-get", {"file_name": call.file_name, "outcome": "fetched"})
+    return EXIT_DONE
+
+
+def _get_from_repositories(call: GetCall, listener: Listener | None) -> int:
     from pghaven.wal.directory import find_data_directory, is_standby, read_system_identifier
 
     standby = is_standby(os.curdir)  # recovery runs its commands in the data directory

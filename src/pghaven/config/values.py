@@ -146,6 +146,16 @@ class ClusterConfig:
         ),
         example='"15min"',
     )
+    wal_prefetch: int = option(
+        SIZE,
+        default="256MiB",
+        doc=(
+            "How much WAL may lie in `pg_wal/pghaven/spool` of a server in recovery, fetched before it asks for it, by "
+            "as many processes as `processes` says, but no more than 4. It is removed when recovery ends. `0B`, or "
+            "less than one segment, fetches each when it is asked for."
+        ),
+        example='"1GiB"',
+    )
     io_limit: int | None = option(
         RATE,
         default_words="no limit",

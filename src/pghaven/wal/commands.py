@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from pghaven.errors import EXIT_STOP_RECOVERY, UsageError
 from pghaven.wal.marks import MARK_TEST
+from pghaven.wal.spool import name_key, render_take
 
 ABSENT_STATUS = 86
 """What ``wal get`` is told to end with on proven absence. Not 1, which is also the status of an interpreter that cannot
@@ -46,12 +47,14 @@ def render_restore_command(
 
     PostgreSQL takes every status from 1 to 125 for "there is no such file" and ends recovery. So only success and
     proven absence get through, and all else (a crash, a program that is not there, a lost library) becomes 255.
+    A segment that was fetched ahead is put in place by the shell.
     """
     words = [*_words(executable), "wal", "get", "--config", config_path, "--cluster", cluster]
     if plan_path is not None:
         words += ["--plan", plan_path]
     words += ["--absent-status", str(ABSENT_STATUS)]
     return (
+        f"{render_take(name_key(config_path, cluster, plan_path))}"
         f"{_render(words)} %f %p; s=$?; [ $s -eq 0 ] && exit 0; [ $s -eq {ABSENT_STATUS} ] && exit 1; "
         f"exit {EXIT_STOP_RECOVERY}"
     )

@@ -59,7 +59,8 @@ class GetRequest:
 
     ``standby`` says that the server waits for WAL instead of ending recovery: then absence is normal, a store that
     cannot be reached counts as absence so that streaming can go on, and ``plan`` is not followed.
-    ``still_wanted`` is asked just before the file is put in place; False leaves it undone.
+    ``still_wanted`` is asked just before the file is put in place; False leaves it undone. ``ahead`` is for a file that
+    recovery has not asked for yet: absence is then no answer, only a reason to wait until it does.
     """
 
     cluster: str
@@ -71,6 +72,7 @@ class GetRequest:
     standby: bool = False
     clock: Clock = SYSTEM_CLOCK
     still_wanted: Callable[[], bool] = lambda: True
+    ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,12 +84,30 @@ class _Absence:
     tail: Tail | None = None
 
 
+Open = Callable[[RepositoryPlace, str, int | None], OpenArchive]
+
+
+def _open(place: RepositoryPlace, cluster: str, system_identifier: int | None) -> OpenArchive:
+    return open_archive(open_place(place), cluster, system_identifier)
+
+
 def get_file(request: GetRequest, listener: Listener = ignore) -> GetOutcome:
-    """Fetch one file, or prove that it is absent. The repositories are tried in order until one has it; one that holds
-    another branch of its timeline than those before it has none of it.
+    """Fetch one file, or prove that it is absent.
 
     The file replaces whatever is at ``target_path``, whole; it is not made durable, because PostgreSQL flushes what it
-    keeps of it (KeepFileRestoredFromArchive in xlogarchive.c).
+    keeps of it (KeepFileRestoredFromArchive in xlogarchive.c). Raises as ``find_file``.
+    """
+    content = find_file(request, listener)
+    if content is None:
+        return GetOutcome.ABSENT
+    _deliver(content, request)
+    return GetOutcome.FETCHED
+
+
+def find_file(request: GetRequest, listener: Listener = ignore, open_one: Open = _open) -> bytes | None:
+    """What recovery is to get under this name; None when it is proven absent. The repositories are tried in order
+    until one has it; one that holds another branch of its timeline than those before it has none of it.
+
     Raises Damaged (also for a file that the plan needs and nobody has), StoreUnreachable, NotPermitted, NotFound,
     Refused, UsageError, Cancelled.
     """
@@ -99,7 +119,7 @@ def get_file(request: GetRequest, listener: Listener = ignore) -> GetOutcome:
     asked: list[WalArchive] = []
     for place in request.repositories:
         try:
-            opened = open_archive(open_place(place), request.cluster, request.system_identifier)
+            opened = open_one(place, request.cluster, request.system_identifier)
             if any(timeline_of(request.file_name) in find_apart(one, opened.archive) for one in asked):
                 continue  # another branch than that of the repository which comes first
             found = _find(opened, request, listener)
@@ -109,9 +129,8 @@ def get_file(request: GetRequest, listener: Listener = ignore) -> GetOutcome:
             failures.append(PlaceFailure(place=place, error=error))
             continue
         if isinstance(found, bytes):
-            _deliver(found, request)
             _warn_of(failures, request.file_name, listener)
-            return GetOutcome.FETCHED
+            return found
         asked.append(opened.archive)
         if found.objection is not None:
             objections.append(found.objection)
@@ -119,15 +138,12 @@ def get_file(request: GetRequest, listener: Listener = ignore) -> GetOutcome:
             tails.append(found.tail)
     if request.standby and failures and all(isinstance(one.error, StoreUnreachable) for one in failures):
         _warn_of(failures, request.file_name, listener)
-        return GetOutcome.ABSENT
+        return None
     if failures:
         raise join_failures(f'could not fetch "{request.file_name}"', failures, len(request.repositories))
     if objections:
         raise Damaged(objections[0], hint=_hint_for(request))
-    if tails:
-        _deliver(max(tails, key=lambda tail: tail.end_lsn).content, request)
-        return GetOutcome.FETCHED
-    return GetOutcome.ABSENT
+    return max(tails, key=lambda tail: tail.end_lsn).content if tails else None
 
 
 def _hint_for(request: GetRequest) -> str:
@@ -172,7 +188,9 @@ def _find_segment(opened: OpenArchive, request: GetRequest, listener: Listener) 
         return _Absence() if off else _read_segment(opened, segment) or _Absence()
     plan = request.plan
     if plan is None:
-        return _read_segment(opened, segment) or _end_here(opened, segment, listener)
+        # Where recovery ends can be told only when it asks.
+        found = _read_segment(opened, segment)
+        return found or (_Absence() if request.ahead else _end_here(opened, segment, listener))
     verdict = plan.judge(segment)
     if verdict is Verdict.ELSEWHERE:
         return _Absence()
