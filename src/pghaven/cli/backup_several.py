@@ -85,7 +85,7 @@ def _take_into(
         write_kit(opened)
     except PghavenError as error:
         raise _Unusable(error) from error
-    limits.watch(opened, name)
+    limits.watch(opened, name, keep=False)
     result = take(opened)
     limits.watch(opened, name)
     return opened, result

@@ -15,6 +15,7 @@ from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import Timeline
 from pghaven.repository import layout
 from pghaven.repository.backups import BackupCatalog
+from pghaven.repository.entry import BackupState
 from pghaven.repository.horizon import Horizon, read_horizon
 from pghaven.repository.keyset import KeySet
 from pghaven.repository.memory import NOTHING, OLDER_HINT, HostMemory, Seen, SeenCluster, hash_key_set
@@ -67,9 +68,18 @@ def remember(memory: HostMemory, repository: Repository, cluster: str) -> str | 
     now = replace(before, turn=turn, horizons=_read_horizons(repository, cluster))
     if is_over:
         # Read after the turn: what is complete now was not judged by it.
-        committed = BackupCatalog(repository, cluster).list_committed()
-        now = replace(now, backup=committed[-1].label if committed else None, backup_turn=turn)
+        now = replace(now, backup=_find_newest(repository, cluster), backup_turn=turn)
     return memory.keep(repository.id, replace(seen, clusters={**seen.clusters, cluster: now}))
+
+
+def _find_newest(repository: Repository, cluster: str) -> str | None:
+    """A backup that is complete, the last by its label; a few requests, however many there are."""
+    catalog = BackupCatalog(repository, cluster)
+    for child in sorted(repository.store.list_children(layout.backups_prefix(cluster)), reverse=True):
+        entry = catalog.read_entry(child.removesuffix("/"))
+        if entry.state is BackupState.COMMITTED and entry.has_files:
+            return entry.label
+    return None
 
 
 def accept(memory: HostMemory, repository: Repository, key_set: KeySet | None) -> str | None:
