@@ -87,6 +87,10 @@ class Pghaven:
         shown = run(self._command("--json", "init", "main"), log=self.log)
         return str(json.loads(shown)["archive_command"])
 
+    def words(self, *words: str) -> Sequence[str]:
+        """Any other command of the program."""
+        return self._command(*words)
+
     def backup_command(self) -> Sequence[str]:
         return self._command("backup", "main")
 

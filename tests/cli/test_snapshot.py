@@ -141,6 +141,8 @@ def test_what_is_not_good_any_more_is_shown_and_goes(shop: Site, ground: Ground)
     assert found == {first: "vanished", second: "good", "19990101T000000Z-0000": "unrecorded"}
     text = shop.ok("snapshot", "list")
     assert "does not have it any more" in text
+    assert first in shop.ok("list") and second in shop.ok("list")
+    shop.ok("verify")
     error = shop.error("snapshot", "clone", first, "--target-dir", str(ground.root / "x"), status=12)
     assert "vanished" in error["message"]
     assert not (ground.root / "x").exists()

@@ -15,6 +15,7 @@ from pghaven.errors import NotFound
 
 if TYPE_CHECKING:
     from pghaven.proof.catalog import ListedBackup, ListedDump
+    from pghaven.repository.kept import KeptSnapshot
     from pghaven.repository.repository import Repository
 
 _COLUMNS = (
@@ -46,7 +47,9 @@ _DUMP_COLUMNS = (
     "pg_dump",
 )
 
-_Listed: TypeAlias = "tuple[tuple[ListedBackup, ...], tuple[ListedDump, ...]]"
+_SNAPSHOT_COLUMNS = ("snapshot", "taken", Column(title="size", align="right"), "host", "on")
+
+_Listed: TypeAlias = "tuple[tuple[ListedBackup, ...], tuple[ListedDump, ...], tuple[KeptSnapshot, ...]]"
 
 
 @click.command("list")
@@ -61,6 +64,7 @@ def command(invocation: Invocation, cluster: str | None, repository: str | None)
     repository alone, no server.
     """
     from pghaven.proof.catalog import list_backups, list_dumps
+    from pghaven.repository.kept import list_kept
     from pghaven.repository.outline import open_outlined
 
     config = invocation.config
@@ -75,17 +79,26 @@ def command(invocation: Invocation, cluster: str | None, repository: str | None)
                     hint=f"Register it with: pghaven init {cluster}",
                 )
             catalog = open_outlined(opened, cluster)
-            return list_backups(catalog), list_dumps(catalog)
+            return list_backups(catalog), list_dumps(catalog), list_kept(opened, cluster)
 
         found = each_repository(config, one, repository, invocation.reporter, read)
         shown += [(one.name, name, listed) for name, listed in found]
     body = [
-        {"cluster": name, "repository": place, "backups": _body(listed[0]), "dumps": _dump_body(listed[1])}
+        {
+            "cluster": name,
+            "repository": place,
+            "backups": _body(listed[0]),
+            "dumps": _dump_body(listed[1]),
+            "snapshots": _snapshot_body(listed[2]),
+        }
         for name, place, listed in shown
     ]
     titled = len(shown) > 1
     text = "\n".join(
-        _title(name, place, titled) + render_backups(name, listed[0]) + render_dumps(listed[1])
+        _title(name, place, titled)
+        + render_backups(name, listed[0])
+        + render_dumps(listed[1])
+        + render_snapshots(listed[2])
         for name, place, listed in shown
     )
     return invocation.show("list", {"clusters": body}, text)
@@ -117,6 +130,36 @@ def render_dumps(dumps: tuple[ListedDump, ...]) -> str:
         for one in dumps
     ]
     return "\n" + render_table(_DUMP_COLUMNS, rows) if rows else ""
+
+
+def render_snapshots(kept: tuple[KeptSnapshot, ...]) -> str:
+    """A table of those that are kept on some host; whether they are there still, only that host can tell."""
+    from pghaven.units import render_size, render_time
+
+    rows = [
+        (
+            one.label,
+            render_time(one.facts.stopped_at),
+            render_size(one.facts.total_bytes),
+            one.facts.host,
+            ", ".join(map(str, one.volumes)),
+        )
+        for one in kept
+    ]
+    return "\n" + render_table(_SNAPSHOT_COLUMNS, rows) if rows else ""
+
+
+def _snapshot_body(kept: tuple[KeptSnapshot, ...]) -> list[dict[str, object]]:
+    return [
+        {
+            "label": one.label,
+            "taken_at": one.facts.stopped_at,
+            "host": one.facts.host,
+            "total_bytes": one.facts.total_bytes,
+            "volumes": one.volumes,
+        }
+        for one in kept
+    ]
 
 
 def _dump_body(dumps: tuple[ListedDump, ...]) -> list[dict[str, object]]:
