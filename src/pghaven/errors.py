@@ -19,6 +19,9 @@ Anything else that escapes is a bug in pghaven and ends with exit status 1.
     │   ├── StoreFull          14   there is no room for what was to be stored
     │   └── TargetFailed       14   the disk that a restore writes to, and no repository
     ├── ServerUnsuitable       15   server unreachable, too old, wrongly set up
+    │   ├── SlotLost           15   a replication slot is gone or reserves nothing any more
+    │   ├── SlotInUse          15   another receiver has it
+    │   └── WalRemoved         15   the server no longer has the WAL that was asked for
     ├── Damaged                16   stored data is not what was stored
     ├── CheckFailed            17
     └── Cancelled              18   interrupted or out of time
@@ -142,6 +145,24 @@ class TargetFailed(StoreUnreachable):
 class ServerUnsuitable(PghavenError):
     code = "server_unsuitable"
     exit_status = 15
+
+
+class SlotLost(ServerUnsuitable):
+    """A replication slot is gone, or was invalidated: it reserves nothing any more."""
+
+    code = "slot_lost"
+
+
+class SlotInUse(ServerUnsuitable):
+    """Another receiver has the replication slot."""
+
+    code = "slot_in_use"
+
+
+class WalRemoved(ServerUnsuitable):
+    """The server no longer has the WAL that was asked for."""
+
+    code = "wal_removed"
 
 
 class Damaged(PghavenError):

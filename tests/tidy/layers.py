@@ -19,7 +19,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("proof",),
     ("setup",),
     ("instant",),  # starts and stops as backups do, and is recovered as they are
-    ("dump",),  # reads and writes files of a repository as backups and restores do
+    ("dump", "receive"),  # these go the ways of those below: of backups and restores, and of a push
     ("backup", "wal", "restore", "retention", "transfer"),
     ("repository",),
     ("store", "server", "snapshot"),

@@ -81,6 +81,27 @@ def get_command(
     return status
 
 
+@command.command("receive")
+@click.option("--once", is_flag=True, help="End when all that the server has now is in the repositories.")
+@click.option("--until", metavar="LSN", help="End when this position is in the repositories.")
+@click.argument("cluster", required=False)
+@click.pass_obj
+def receive_command(invocation: Invocation, *, once: bool, until: str | None, cluster: str | None) -> int:
+    """Receive the WAL of CLUSTER from a replication slot as it is written, and keep it in every repository.
+
+    Runs until it is asked to end (SIGTERM, Ctrl-C), and waits for a server that is away. The options of the
+    configuration that begin with receive_ say how.
+    """
+    from pghaven.cli.wal_receive import describe_receive, make_request, receive, render_receive
+
+    config = invocation.config
+    chosen = choose_cluster(config, cluster)
+    request = make_request(config, chosen, once=once, until=until)
+    with invocation.reporter as listener:
+        result = receive(request, listener)
+    return invocation.show("wal-receive", describe_receive(chosen.name, result), render_receive(result))
+
+
 @command.command("list")
 @_CLUSTER_OPTION
 @click.option("--at", metavar="TIME", help="Tell whether this moment can be restored to, and its position.")

@@ -26,7 +26,7 @@ from pghaven.units import render_size, render_time
 from pghaven.wal.archives import open_archive
 from pghaven.wal.behind import BehindNotes
 from pghaven.wal.gapcause import ExplainedGap, Traces, explain_gap
-from pghaven.wal.ledger import HeldTimeline, Holdings, take_stock
+from pghaven.wal.ledger import HeldPartial, HeldTimeline, Holdings, take_stock
 
 _COLUMNS = (
     "timeline",
@@ -196,6 +196,18 @@ def describe_timeline(timeline: HeldTimeline) -> dict[str, object]:
             }
             for held in timeline.ranges
         ],
+        "partial": None if timeline.partial is None else _describe_partial(timeline.partial),
+    }
+
+
+def _describe_partial(partial: HeldPartial) -> dict[str, object]:
+    return {
+        "segment": str(partial.segment),
+        "from_lsn": str(partial.segment.start_lsn),
+        "to_lsn": str(partial.end_lsn),
+        "first_commit": partial.first_commit,
+        "last_commit": partial.last_commit,
+        "sent": partial.sent,
     }
 
 
@@ -276,6 +288,12 @@ def _tell_timeline(one: HeldTimeline) -> str:
     return text + (f", up to {one.ranges[-1].segments.last.end_lsn}" if one.ranges else "")
 
 
+def _row_of_partial(timeline: Timeline, partial: HeldPartial) -> tuple[object, ...]:
+    times = [None if time is None else render_time(time) for time in (partial.first_commit, partial.last_commit)]
+    start = partial.segment.start_lsn
+    return (timeline, partial.segment, "(unfinished)", None, None, start, partial.end_lsn, *times)
+
+
 def _list_rows(timeline: HeldTimeline) -> list[tuple[object, ...]]:
     rows: list[tuple[object, ...]] = []
     for held in timeline.ranges:
@@ -295,4 +313,6 @@ def _list_rows(timeline: HeldTimeline) -> list[tuple[object, ...]]:
                 None if held.last_commit is None else render_time(held.last_commit),
             )
         )
+    if timeline.partial is not None:
+        rows.append(_row_of_partial(timeline.timeline, timeline.partial))
     return rows or [(timeline.timeline, None, None, 0, *[None] * (len(_COLUMNS) - 4))]

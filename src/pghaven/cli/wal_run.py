@@ -11,8 +11,9 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from pghaven.cli.opening import count_processes, list_places
 from pghaven.config.loading import load_config
@@ -22,6 +23,9 @@ from pghaven.events import Event, Listener
 from pghaven.units import render_duration
 from pghaven.wal.commands import ABSENT_STATUS
 from pghaven.wal.limit import run_within
+
+if TYPE_CHECKING:
+    from pghaven.wal.everywhere import PushRequest
 
 EXIT_ABSENT = 1
 
@@ -114,24 +118,16 @@ class GetCall:
 def push(call: PushCall, listener: Listener | None = None) -> int:
     """Archive one file within the cluster's time limit; the exit status. A warning does not change it: PostgreSQL
     takes anything but 0 for a failure and tries again. Raises what ``push_everywhere`` raises."""
-    from pghaven.wal.everywhere import PushRequest, push_everywhere
+    from pghaven.wal.everywhere import push_everywhere
     from pghaven.wal.spool import sweep_spools
 
     cluster = call.cluster
-    result = push_everywhere(
-        PushRequest(
-            cluster=cluster.name,
-            repositories=list_places(call.config, cluster),
-            path=call.path,
-            required=cluster.wal_required or len(cluster.repositories),
-            limit_seconds=max(cluster.wal_timeout_seconds - call.spent_seconds, _MOMENT_SECONDS),
-            patience_seconds=cluster.wal_patience_seconds,
-            look_ahead=cluster.wal_look_ahead if call.look_ahead else 0,
-            processes=count_push_processes(cluster),
-            data_directory=cluster.data_directory,
-        ),
-        listener or _listen,
+    request = replace(
+        make_push(call.config, cluster, call.path),
+        limit_seconds=max(cluster.wal_timeout_seconds - call.spent_seconds, _MOMENT_SECONDS),
+        look_ahead=cluster.wal_look_ahead if call.look_ahead else 0,
     )
+    result = push_everywhere(request, listener or _listen)
     sweep_spools()  # a server that archives has done with recovery, or has a spool that is in use
     if call.as_json:
         _show_json("wal-push", {"result": result})
@@ -141,6 +137,23 @@ def push(call: PushCall, listener: Listener | None = None) -> int:
 def count_push_processes(cluster: ClusterConfig) -> int:
     """How many processes push files that wait, for each repository."""
     return min(count_processes(cluster), _PUSH_PROCESSES_MAX)
+
+
+def make_push(config: Config, cluster: ClusterConfig, path: str) -> PushRequest:
+    """How the configuration says that a file is archived."""
+    from pghaven.wal.everywhere import PushRequest
+
+    return PushRequest(
+        cluster=cluster.name,
+        repositories=list_places(config, cluster),
+        path=path,
+        required=cluster.wal_required or len(cluster.repositories),
+        limit_seconds=cluster.wal_timeout_seconds,
+        patience_seconds=cluster.wal_patience_seconds,
+        look_ahead=cluster.wal_look_ahead,
+        processes=count_push_processes(cluster),
+        data_directory=cluster.data_directory,
+    )
 
 
 def get(call: GetCall, listener: Listener | None = None) -> int:

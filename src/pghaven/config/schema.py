@@ -22,6 +22,7 @@ SECTION_NAME_RULE = 'a name has 1 to 63 letters, digits, "-" or "_" and begins w
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://.+")
 _ENDPOINT = re.compile(r"https?://[^/?#\s]+(?:/[^?#\s]*)?")
+_SLOT = re.compile(r"[a-z0-9_]{1,63}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _METADATA_KEY = "pghaven.option"
 
@@ -170,6 +171,12 @@ def _parse_endpoint(value: object) -> str:
     return text.rstrip("/")
 
 
+def _parse_slot(value: object) -> str:
+    if not isinstance(value, str) or not _SLOT.fullmatch(value):
+        raise Invalid("must be 1 to 63 lower-case letters, digits and underscores, as PostgreSQL names slots")
+    return value
+
+
 def _parse_switch(value: object) -> bool:
     if not isinstance(value, bool):
         raise Invalid(f"must be true or false, not {render_value(value)}")
@@ -272,6 +279,7 @@ def count(minimum: int, maximum: int) -> Kind:
 
 
 TEXT = Kind(written="text", parse=_parse_text)
+SLOT = Kind(written="name of 1 to 63 lower-case letters, digits and underscores", parse=_parse_slot)
 SWITCH = Kind(written="true or false", parse=_parse_switch, from_text=_switch_from_text)
 FILE = Kind(written="absolute path of a file", parse=_parse_file)
 ENDPOINT = Kind(written="address, http:// or https://", parse=_parse_endpoint)

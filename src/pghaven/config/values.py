@@ -13,7 +13,20 @@ from pghaven.config.drill_values import NO_DRILLS, DrillConfig
 from pghaven.config.price_values import PriceConfig
 from pghaven.config.repository_values import KEY_OPTIONS, RepositoryConfig
 from pghaven.config.retention_values import KEEP_ALL, RetentionConfig
-from pghaven.config.schema import DIRECTORY, DURATION, NAMES, RATE, SIZE, TEXT, TEXTS, Section, count, option
+from pghaven.config.schema import (
+    DIRECTORY,
+    DURATION,
+    NAMES,
+    RATE,
+    SIZE,
+    SLOT,
+    SWITCH,
+    TEXT,
+    TEXTS,
+    Section,
+    count,
+    option,
+)
 from pghaven.errors import NotFound, UsageError
 
 
@@ -155,6 +168,69 @@ class ClusterConfig:
             "less than one segment, fetches each when it is asked for."
         ),
         example='"1GiB"',
+    )
+    receive: bool = option(
+        SWITCH,
+        default=False,
+        doc=(
+            "Whether WAL is received as it is written, beside `archive_command`: `pghaven agent` runs the receiver "
+            "then, and `status` misses it when it does not run. `pghaven wal receive` receives in any case."
+        ),
+        example="true",
+    )
+    receive_conninfo: str | None = option(
+        TEXT,
+        default_words="`conninfo`",
+        doc=(
+            "How the receiver connects. With several hosts and `target_session_attrs=primary` it follows a failover. "
+            "The role must have REPLICATION."
+        ),
+        example='"host=db1,db2 user=pghaven target_session_attrs=primary"',
+    )
+    receive_slot: str = option(
+        SLOT,
+        default="pghaven",
+        doc=(
+            "The physical replication slot of the receiver, made when it is not there, and its `application_name`, "
+            "which `synchronous_standby_names` may name."
+        ),
+        example='"pghaven_2"',
+    )
+    receive_synchronous: bool = option(
+        SWITCH,
+        default=False,
+        doc=(
+            "Whether the server is told that WAL is flushed as soon as it is durable on the receiver's host, as a "
+            "synchronous standby does, and not only when it is in the repositories."
+        ),
+        example="true",
+    )
+    receive_interval_seconds: float = option(
+        DURATION,
+        default="1s",
+        doc=(
+            "How often the unfinished segment is stored in the repositories, if there is anything new in it. Each time "
+            "is a request or two of an object store."
+        ),
+        example='"5s"',
+    )
+    receive_spool: str | None = option(
+        DIRECTORY,
+        default_words="`receive/` and the cluster's name below `state_directory`",
+        doc=(
+            "Where received WAL lies until the repositories have it. With `receive_synchronous` commits rely on it: it "
+            "must survive a restart of the host, and should not be on the server's disk."
+        ),
+        example='"/var/lib/pghaven-spool"',
+    )
+    receive_spool_limit: int = option(
+        SIZE,
+        default="4GiB",
+        doc=(
+            "When so much waits there because a repository does not take it, no more is received until it does; the "
+            "server keeps the rest. It should be several segments."
+        ),
+        example='"20GiB"',
     )
     io_limit: int | None = option(
         RATE,

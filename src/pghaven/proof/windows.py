@@ -19,6 +19,7 @@ from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.timeline import History, Timeline
 from pghaven.repository.entry import BackupEntry
 from pghaven.repository.ledger import Walk, walk_path
+from pghaven.repository.partials import Partial, extend_walk, find_partials
 from pghaven.repository.walstore import WalArchive
 from pghaven.restore.walsearch import read_written_time
 from pghaven.units import parse_time_utc
@@ -68,6 +69,14 @@ class Reach:
     damaged: tuple[tuple[SegmentName, str], ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Held:
+    """What windows are made of: numbers of segments, and what is kept of the one after the last."""
+
+    segments: Mapping[Timeline, AbstractSet[int]]
+    partials: Mapping[Timeline, Partial]
+
+
 def find_reach(
     archive: WalArchive, entries: Sequence[BackupEntry], horizon: Mapping[Timeline, Lsn] = _NO_HORIZON
 ) -> Reach:
@@ -80,6 +89,7 @@ def find_reach(
         timeline: {segment.name.number for segment in archive.list_segments(timeline)}
         for timeline in archive.list_timelines()
     }
+    partials = find_partials(archive, held)
     damaged: dict[SegmentName, str] = {}
     while True:
         known = len(damaged)
@@ -87,7 +97,8 @@ def find_reach(
             timeline: numbers - {one.number for one in damaged if one.timeline == timeline}
             for timeline, numbers in held.items()
         }
-        reach = _find_reach(archive, entries, horizon, good, damaged)
+        ends = {timeline: one for timeline, one in partials.items() if one.segment not in damaged}
+        reach = _find_reach(archive, entries, horizon, _Held(segments=good, partials=ends), damaged)
         if len(damaged) == known:
             return replace(reach, damaged=tuple(sorted(damaged.items())))
 
@@ -96,7 +107,7 @@ def _find_reach(
     archive: WalArchive,
     entries: Sequence[BackupEntry],
     horizon: Mapping[Timeline, Lsn],
-    held: Mapping[Timeline, AbstractSet[int]],
+    held: _Held,
     damaged: dict[SegmentName, str],
 ) -> Reach:
     """What these segments allow. If a window ends with damaged ones they are added, and the answer does not count."""
@@ -105,7 +116,7 @@ def _find_reach(
     unusable: dict[str, SegmentName] = {}
     unknown: list[Timeline] = []
     reached: set[str] = set()
-    for timeline in sorted(set(held) | {_timeline_of(entry) for entry in entries}):
+    for timeline in sorted(set(held.segments) | set(held.partials) | {_timeline_of(entry) for entry in entries}):
         try:
             history = archive.read_history(timeline)
         except (ObjectMissing, Damaged):
@@ -137,7 +148,7 @@ def _stop_of(entry: BackupEntry) -> Lsn:
 
 
 def _find_ways(
-    archive: WalArchive, history: History, entries: Sequence[BackupEntry], held: Mapping[Timeline, AbstractSet[int]]
+    archive: WalArchive, history: History, entries: Sequence[BackupEntry], held: _Held
 ) -> list[tuple[BackupEntry, Walk]]:
     """The WAL that follows each backup that lies on this history.
 
@@ -153,7 +164,8 @@ def _find_ways(
         if ways and _passes(ways[-1][1], start):
             ways.append((entry, ways[-1][1]))
         else:
-            ways.append((entry, walk_path(history, start, held)))
+            walk = walk_path(history, start, held.segments)
+            ways.append((entry, extend_walk(walk, history, held.partials)))
     return ways
 
 

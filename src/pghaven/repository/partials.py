@@ -12,15 +12,17 @@ A partial counts only where its segment is not held and no later one of its time
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pghaven.errors import Damaged, ObjectMissing, StoreUnreachable
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.segment import SegmentName
-from pghaven.postgres.timeline import Timeline
+from pghaven.postgres.timeline import History, Timeline
 from pghaven.repository import layout
+from pghaven.repository.ledger import Walk, list_legs
 from pghaven.repository.walstore import WalArchive
 
 _NAME = re.compile(r"([0-9A-F]{24})/([0-9a-f]{8})-([0-9A-F]{8})-([0-9A-F]{8})", re.ASCII)
@@ -124,10 +126,69 @@ def read_partial(archive: WalArchive, segment: SegmentName) -> tuple[Partial, by
     raise StoreUnreachable(f'could not read the partial of "{segment}": its pieces change too fast')
 
 
+def get_or_partial(archive: WalArchive, segment: SegmentName) -> bytes:
+    """The segment, or its partial padded to a whole one. Raises ObjectMissing, Damaged, StoreUnreachable."""
+    try:
+        return archive.get(str(segment))
+    except ObjectMissing:
+        found = read_partial(archive, segment)
+        # It may have been finished, archived and removed between the two.
+        return archive.get(str(segment)) if found is None else found[1]
+
+
+def read_facts_or_partial(archive: WalArchive, segment: SegmentName) -> Mapping[str, Any]:
+    """What is kept beside the segment, or beside its partial. Raises ObjectMissing, Damaged, StoreUnreachable."""
+    for _ in range(_READS):
+        try:
+            return archive.read_facts(str(segment))
+        except ObjectMissing:
+            partial = find_newest_partial(archive, segment.timeline)
+            if partial is not None and partial.segment == segment:
+                with suppress(ObjectMissing):  # its receiver has put larger pieces in the place of those
+                    return partial.read_facts()
+    return archive.read_facts(str(segment))
+
+
+def find_partials(archive: WalArchive, timelines: Iterable[Timeline]) -> dict[Timeline, Partial]:
+    """The newest partial of each timeline that has one, also of timelines of which nothing else is held."""
+    found = {one: find_newest_partial(archive, one) for one in {*timelines, *list_partial_timelines(archive)}}
+    return {timeline: partial for timeline, partial in found.items() if partial is not None}
+
+
+def extend_walk(walk: Walk, history: History, partials: Mapping[Timeline, Partial]) -> Walk:
+    """The same walk, ending in the partial of the segment that it ends before; or in an ancestor's of that number,
+    which leads up to where its timeline was left. Pure."""
+    if walk.beyond:
+        return walk
+    missing = walk.first_missing
+    for leg in reversed(list_legs(history)):
+        partial = partials.get(leg.timeline)
+        if leg.timeline > missing.timeline or partial is None or partial.segment.number != missing.number:
+            continue
+        end = partial.end_lsn if leg.end_lsn is None else min(partial.end_lsn, leg.end_lsn)
+        if end > walk.end_lsn:
+            return replace(walk, tail=partial.segment, end_lsn=end)
+    return walk
+
+
 def remove_pieces(archive: WalArchive, pieces: Iterable[Piece]) -> None:
     """Remove these; those that are gone are passed over."""
     for piece in pieces:
         archive.store.delete(_name_of(archive, piece))
+
+
+def iter_needless_pieces(
+    archive: WalArchive, judged: Collection[Timeline], is_kept: Callable[[SegmentName], bool]
+) -> Iterator[tuple[Piece, int]]:
+    """The pieces that nobody misses, with their stored sizes: their segment is held, a larger one of their receiver
+    covers them, or they lie on one of the ``judged`` timelines and their segment need not be kept."""
+    for timeline in list_partial_timelines(archive):
+        pieces = list(list_pieces(archive, timeline))
+        held = {one for one in {piece.segment for piece, _ in pieces} if archive.exists(str(one))}
+        for piece, size_bytes in pieces:
+            is_passed = timeline in judged and not is_kept(piece.segment)
+            if piece.segment in held or is_passed or any(_covers(other, piece) for other, _ in pieces):
+                yield piece, size_bytes
 
 
 def join_pieces(pieces: Iterable[Piece]) -> tuple[Piece, ...]:
@@ -156,6 +217,12 @@ def _find_newest(archive: WalArchive, timeline: Timeline) -> Partial | None:
         if (joined := join_pieces(pieces))
     ]
     return max(found, key=lambda partial: partial.end_lsn, default=None)
+
+
+def _covers(other: Piece, piece: Piece) -> bool:
+    """Whether all of a piece is in another one of its receiver."""
+    is_ours = (other.segment, other.receiver) == (piece.segment, piece.receiver) and other != piece
+    return is_ours and other.begin <= piece.begin and piece.end <= other.end
 
 
 def _parse(match: re.Match[str], segment_size: int) -> Piece | None:

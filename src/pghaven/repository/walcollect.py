@@ -20,6 +20,7 @@ from pghaven.repository.collectplan import LIVE
 from pghaven.repository.entry import BackupEntry, BackupState, Purpose
 from pghaven.repository.hidden import list_pack_labels, refuse_hidden
 from pghaven.repository.horizon import raise_horizon
+from pghaven.repository.partials import iter_needless_pieces, remove_pieces
 from pghaven.repository.unreadable import advise, interpret
 from pghaven.repository.walstore import WalArchive
 
@@ -104,6 +105,11 @@ class WalCollector:
                     self._repository.store.delete(name)
                 files.append(file_name)
                 freed_bytes += size_bytes
+        for piece, size_bytes in iter_needless_pieces(archive, timelines, kept.includes):
+            if is_done:
+                remove_pieces(archive, [piece])
+            files.append(piece.label)
+            freed_bytes += size_bytes
         return WalRemoval(
             is_done=is_done,
             system_identifier=need.system_identifier,

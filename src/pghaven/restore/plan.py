@@ -21,6 +21,7 @@ from pghaven.repository.entry import BackupEntry, BackupState
 from pghaven.repository.joined import JoinedArchive
 from pghaven.repository.ledger import list_legs, walk_path
 from pghaven.repository.manifest import Manifest
+from pghaven.repository.partials import extend_walk, find_partials
 from pghaven.repository.repository import Lineage, Repository
 from pghaven.restore.existing import plan_existing
 from pghaven.restore.places import plan_roots
@@ -109,6 +110,7 @@ class Planner:
             timeline: {segment.name.number for segment in self.archive.list_segments(timeline)}
             for timeline in self.archive.list_timelines()
         }
+        self._partials = find_partials(self.archive, self._held)
 
     def list_entries(self, lineages: Sequence[Lineage]) -> list[BackupEntry]:
         """The backups to choose from, oldest first: of the one asked for, or of the newest lineage that has any."""
@@ -160,7 +162,7 @@ class Planner:
         if self._target.timeline is not None:
             return [self._target.timeline]
         ours = {Timeline(int(entry.summary["timeline"])) for entry in self._entries}
-        return sorted(ours | set(self._held), reverse=True)
+        return sorted(ours | set(self._held) | set(self._partials), reverse=True)
 
     def _read_history(self, timeline: Timeline) -> History | None:
         """None when it is not in the archive and nobody asked for this timeline."""
@@ -179,7 +181,7 @@ class Planner:
         """The WAL that follows a backup; None, with a warning, when it does not even reach the backup's own end."""
         own = Timeline(int(entry.summary["timeline"]))
         start = SegmentName.containing(own, Lsn.parse(entry.summary["start_lsn"]), self.archive.segment_size)
-        walk = walk_path(history, start, self._held)
+        walk = extend_walk(walk_path(history, start, self._held), history, self._partials)
         segments = walk.segments if walk.tail is None else (*walk.segments, walk.tail)
         path = WalPath(archive=self.archive, segments=segments, end_lsn=walk.end_lsn)
         way = Way(backup=entry, history=history, walk=walk, path=path)

@@ -20,6 +20,7 @@ from pghaven.postgres.waldata import LONG_HEADER_SIZE, SHORT_HEADER_SIZE, may_co
 from pghaven.postgres.walevent import decode_restore_point, decode_xact
 from pghaven.postgres.walpage import EndReason
 from pghaven.postgres.walrecord import RM_XACT, RM_XLOG, LastRecord, WalRecord, find_last_record, iter_records
+from pghaven.repository.partials import get_or_partial, read_facts_or_partial
 from pghaven.repository.walfacts import parse_span
 from pghaven.repository.walstore import WalArchive
 from pghaven.units import parse_time_utc
@@ -55,7 +56,7 @@ class WalPath:
         for at in range(len(self.segments))[first:after]:
             segment = self.segments[at]
             with self._noting(at):
-                content = self.archive.get(str(segment))
+                content = get_or_partial(self.archive, segment)
             yield segment, content if segment.end_lsn <= self.end_lsn else content[: self.end_lsn - segment.start_lsn]
 
     def read_written_time(self, at: int = -1) -> datetime | None:
@@ -66,7 +67,7 @@ class WalPath:
     def read_last_time(self, at: int) -> datetime | None:
         """The time of the last commit in one of its files, or any time after that; None when that is not known."""
         with self._noting(at % len(self.segments)):
-            facts = self.archive.read_facts(str(self.segments[at]))
+            facts = read_facts_or_partial(self.archive, self.segments[at])
         span = parse_span(facts)
         return span.last_commit or _parse_written(facts)
 
@@ -87,7 +88,7 @@ class WalPath:
 
 def read_written_time(archive: WalArchive, segment: SegmentName) -> datetime | None:
     """When the server last wrote this segment's file; no commit in it is later. None when it was not recorded."""
-    return _parse_written(archive.read_facts(str(segment)))
+    return _parse_written(read_facts_or_partial(archive, segment))
 
 
 def _parse_written(facts: Mapping[str, Any]) -> datetime | None:

@@ -7,7 +7,7 @@ The one idea: every session is made the same whatever the role's and database's 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -51,16 +51,22 @@ def connect(conninfo: str, *, os_user: str | None = None, dbname: str | None = N
     ``dbname`` takes the place of the one in ``conninfo``. Raises UsageError for a malformed ``conninfo``,
     ServerUnsuitable with libpq's reason when the server does not let us in.
     """
-    parameters = _complete(conninfo, dbname)
-    user = get_os_user(os_user) if os_user is not None and _uses_socket(parameters) and os.geteuid() == 0 else None
-    try:
-        with acting_as(user if must_switch(user) else None):
-            connection = psycopg.connect(autocommit=True, prepare_threshold=None, **parameters)
-    except psycopg.Error as error:
-        raise _connection_failed(error, parameters) from error
+    connection = open_connection(conninfo, os_user=os_user, more={} if dbname is None else {"dbname": dbname})
     with closing_on_error(connection), server_errors(connection, "prepare the session"):
         connection.execute(_SESSION)
     return connection
+
+
+def open_connection(conninfo: str, *, os_user: str | None, more: Mapping[str, str]) -> Connection:
+    """A connection as ``connect`` makes it, before the session is prepared; ``more`` takes the place of what is in
+    ``conninfo``. Raises the same."""
+    parameters = {**_complete(conninfo), **more}
+    user = get_os_user(os_user) if os_user is not None and _uses_socket(parameters) and os.geteuid() == 0 else None
+    try:
+        with acting_as(user if must_switch(user) else None):
+            return psycopg.connect(autocommit=True, prepare_threshold=None, **parameters)
+    except psycopg.Error as error:
+        raise _connection_failed(error, parameters) from error
 
 
 @contextmanager
@@ -72,7 +78,7 @@ def closing_on_error(connection: Connection) -> Iterator[None]:
         raise
 
 
-def _complete(conninfo: str, dbname: str | None) -> dict[str, Any]:
+def _complete(conninfo: str) -> dict[str, Any]:
     try:
         parameters: dict[str, Any] = conninfo_to_dict(conninfo)
     except psycopg.ProgrammingError as error:
@@ -83,8 +89,6 @@ def _complete(conninfo: str, dbname: str | None) -> dict[str, Any]:
     for name, (value, variable) in _LIBPQ_DEFAULTS.items():
         if variable is None or variable not in os.environ:
             parameters.setdefault(name, value)
-    if dbname is not None:
-        parameters["dbname"] = dbname
     return parameters
 
 

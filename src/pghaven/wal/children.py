@@ -14,7 +14,7 @@ import os
 import select
 import signal
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -100,11 +100,11 @@ class Child:
             os.kill(self._pid, number)
 
 
-def start_child(work: Callable[[Tell], None]) -> Child:
+def start_child(work: Callable[[Tell], None], *, keep: Collection[int] | None = None) -> Child:
     """Do ``work`` in a child process; it is given the means to tell us. The child ends with status 0 when it returns,
-    with "cancelled" when it is interrupted, and with 1 when it raises anything else. Raises Cancelled if no process can
-    be made."""
-    return Child(*fork_child(partial(_run_as_child, work)))
+    with "cancelled" when it is interrupted, and with 1 when it raises anything else. With ``keep`` it holds nothing
+    else open that we have: no lock, no connection outlives us in it. Raises Cancelled if no process can be made."""
+    return Child(*fork_child(partial(_run_as_child, work, keep)))
 
 
 def reap_left() -> None:
@@ -156,7 +156,14 @@ class ChildTrouble(Exception):
     """A process ended by a bug; the text holds its trace."""
 
 
-def _run_as_child(work: Callable[[Tell], None], writer: int) -> None:
+def _close_all_but(keep: Collection[int]) -> None:
+    following = 3
+    for descriptor in (*sorted(keep), os.sysconf("SC_OPEN_MAX")):
+        os.closerange(following, descriptor)
+        following = descriptor + 1
+
+
+def _run_as_child(work: Callable[[Tell], None], keep: Collection[int] | None, writer: int) -> None:
     global _writer  # noqa: PLW0603  there is one for each process
     status = 1
 
@@ -175,6 +182,8 @@ def _run_as_child(work: Callable[[Tell], None], writer: int) -> None:
         nothing = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
             os.dup2(nothing, descriptor)
+        if keep is not None:
+            _close_all_but({writer, *keep})
         work(tell)
         status = 0
     except KeyboardInterrupt:

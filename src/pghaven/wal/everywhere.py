@@ -59,7 +59,7 @@ class PushRequest:
 
     The push succeeds when ``required`` repositories hold the file, and then waits for the others no longer than
     ``patience_seconds``; it never takes longer than ``limit_seconds``. Up to ``look_ahead`` files that wait are pushed
-    beside it, by ``processes`` for each repository.
+    beside it, by ``processes`` for each repository. ``claim`` is as in ``read_wal_file``.
     """
 
     cluster: str
@@ -71,6 +71,7 @@ class PushRequest:
     look_ahead: int = 0
     processes: int = 1
     data_directory: str | None = None
+    claim: int | None = None
     clock: Clock = SYSTEM_CLOCK
 
 
@@ -121,7 +122,7 @@ def push_everywhere(request: PushRequest, listener: Listener = ignore) -> PushRe
     Raises what ``read_wal_file`` and ``push_into`` raise, and Cancelled when time is up. With several repositories the
     error names each that failed; the others hold the file.
     """
-    file = read_wal_file(request.path, request.data_directory)
+    file = read_wal_file(request.path, request.data_directory, request.claim)
     wal_directory = find_wal_directory(request.path)
     notes = None if wal_directory is None else BehindNotes(wal_directory)
     push = _Push(request, file, wal_directory, notes, listener)

@@ -6,17 +6,21 @@ quick for any archive; what the bytes are is the business of ``verify`` and ``wa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from pghaven.errors import Damaged, NotPermitted, ObjectMissing
+from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.timeline import History, Timeline
 from pghaven.postgres.walevent import list_commit_times
 from pghaven.repository.gaps import WalGap, find_gaps
 from pghaven.repository.horizon import read_horizon
 from pghaven.repository.ledger import SegmentRange, find_ranges
+from pghaven.repository.partials import Partial, find_partials
 from pghaven.repository.walfacts import parse_span
 from pghaven.repository.walstore import StoredSegment, WalArchive
 from pghaven.units import parse_time_utc
@@ -42,15 +46,28 @@ class HeldRange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HeldPartial:
+    """Part of an unfinished segment, up to ``end_lsn``; ``sent`` is when the server sent the last of it."""
+
+    segment: SegmentName
+    end_lsn: Lsn
+    first_commit: datetime | None = None
+    last_commit: datetime | None = None
+    sent: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HeldTimeline:
     """Everything held of one timeline. ``history`` is None when its file is not in the archive, or damaged.
 
-    Between two ranges there is a gap, or WAL that was removed on purpose.
+    Between two ranges there is a gap, or WAL that was removed on purpose. ``partial`` is what a receiver has of the
+    segment that follows the last one.
     """
 
     timeline: Timeline
     history: History | None
     ranges: tuple[HeldRange, ...]
+    partial: HeldPartial | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +83,9 @@ def take_stock(archive: WalArchive, *, reads_segments: bool = True) -> Holdings:
     """List the whole archive. Of a segment that nobody has looked into, the times of commits are read unless told not
     to: then they are left out."""
     timelines, held, histories = [], {}, {}
-    for timeline in archive.list_timelines():
+    with_segments = archive.list_timelines()
+    partials = find_partials(archive, with_segments)
+    for timeline in sorted({*with_segments, *partials}):
         try:
             history = histories[timeline] = archive.read_history(timeline)
         except (ObjectMissing, Damaged):
@@ -74,13 +93,35 @@ def take_stock(archive: WalArchive, *, reads_segments: bool = True) -> Holdings:
         stored = list(archive.list_segments(timeline))
         held[timeline] = {segment.name.number for segment in stored}
         timelines.append(
-            HeldTimeline(timeline=timeline, history=history, ranges=_measure(archive, stored, reads_segments))
+            HeldTimeline(
+                timeline=timeline,
+                history=history,
+                ranges=_measure(archive, stored, reads_segments),
+                partial=_show_partial(partials.get(timeline), max(held[timeline], default=-1)),
+            )
         )
     horizon = read_horizon(archive.repository, archive.cluster, archive.system_identifier).positions
     return Holdings(
         timelines=tuple(timelines),
         quarantine=archive.list_quarantine(),
         gaps=find_gaps(held, histories, horizon, archive.segment_size),
+    )
+
+
+def _show_partial(partial: Partial | None, last_number: int) -> HeldPartial | None:
+    """What is told of a partial; None for one that its own segment, or a later one, has taken the place of."""
+    if partial is None or partial.segment.number <= last_number:
+        return None
+    facts: Mapping[str, Any] = {}
+    with suppress(Damaged, ObjectMissing, NotPermitted):  # verify tells of damage; a newer piece may have come
+        facts = partial.read_facts()
+    span, sent = parse_span(facts), facts.get("source_mtime")
+    return HeldPartial(
+        segment=partial.segment,
+        end_lsn=partial.end_lsn,
+        first_commit=span.first_commit,
+        last_commit=span.last_commit,
+        sent=parse_time_utc(sent) if isinstance(sent, str) else None,
     )
 
 

@@ -57,10 +57,11 @@ class WalFile:
         return since_epoch(-(-self.mtime_ns // 1000) / 1e6)
 
 
-def read_wal_file(path: str, data_directory: str | None = None) -> WalFile:
+def read_wal_file(path: str, data_directory: str | None = None, claim: int | None = None) -> WalFile:
     """Read a file and find out whose it is. ``path`` may be relative to the current directory, as ``%p`` is.
 
-    ``data_directory`` is the configured one, for when the current directory is none.
+    ``data_directory`` is the configured one, for when the current directory is none. ``claim`` is the identifier of the
+    server that the file was received from; then there is no directory.
     Raises Refused (a name PostgreSQL does not archive, a restored copy), Damaged (not what its name says), NotFound,
     NotPermitted, StoreUnreachable.
     """
@@ -70,7 +71,7 @@ def read_wal_file(path: str, data_directory: str | None = None) -> WalFile:
             f'"{name}" is not the name of a file that PostgreSQL archives',
             hint='Such names have 1 to 64 letters, digits and dots; archive_command passes them on as "%p".',
         )
-    directory = find_data_directory(data_directory)
+    directory = find_data_directory(data_directory) if claim is None else None
     if directory is not None:
         refuse_restored_copy(directory)
     content, mtime_ns = _read(path)
@@ -79,7 +80,7 @@ def read_wal_file(path: str, data_directory: str | None = None) -> WalFile:
         name=name,
         kind=kind,
         content=content,
-        claim=_read_claim(name, kind, content, directory),
+        claim=_read_claim(name, kind, content, directory) if claim is None else claim,
         mtime_ns=mtime_ns,
         data_directory=None if directory is None else os.path.realpath(directory),
     )

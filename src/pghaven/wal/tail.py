@@ -28,11 +28,12 @@ class Tail:
 
 
 def find_planned_tail(opened: OpenArchive, segment: SegmentName, plan: FollowedPlan) -> bytes | None:
-    """The partial of a segment in which a plan ends, if it reaches so far; for when the segment itself is not held.
+    """The partial of a segment in which a plan ends, or which comes behind its end and may have the rest of the last
+    record, if it reaches so far; for when the segment itself is not held.
 
     Raises Damaged, StoreUnreachable.
     """
-    if not segment.start_lsn < plan.expected_end_lsn <= segment.end_lsn:
+    if segment.end_lsn < plan.expected_end_lsn:
         return None
     tail = _read(opened, segment)
     return tail.content if tail is not None and tail.end_lsn >= plan.expected_end_lsn else None

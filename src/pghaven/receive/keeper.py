@@ -1,0 +1,168 @@
+"""What keeps an unfinished segment in one repository: a child process that is told how far it has come.
+
+The one idea: pieces are written as a binary counter counts. Piece number n reaches back over as many pieces as the
+lowest bit of n says, so that however often it is written there are never more than a few pieces to read, and each byte
+is stored again only as often as the counter has digits. What a piece covers is removed, where that is allowed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+from dataclasses import dataclass
+
+from pghaven.clock import Clock
+from pghaven.errors import Conflict, NotPermitted, PghavenError, Refused
+from pghaven.events import ignore
+from pghaven.postgres.segment import SegmentName
+from pghaven.postgres.walspan import find_span
+from pghaven.repository.partials import Piece, list_pieces, put_piece, remove_pieces
+from pghaven.repository.place import RepositoryPlace, open_place
+from pghaven.repository.walfacts import render_span
+from pghaven.units import render_time_utc
+from pghaven.wal.archives import OpenArchive, open_archive
+from pghaven.wal.children import Tell, render_error
+from pghaven.wal.fence import find_last_fork, load_later_histories
+
+# A longer one is not looked into for its last commit: it would be read again every second.
+_SPAN_BYTES_MAX = 64 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeeperPlan:
+    """``directory`` is the spool, ``receiver`` what its pieces are named by."""
+
+    cluster: str
+    place: RepositoryPlace
+    directory: str
+    receiver: str
+    system_identifier: int
+    clock: Clock
+
+
+def run_keeper(plan: KeeperPlan, orders: int, tell: Tell) -> None:
+    """Follow the orders that come through a pipe until it is closed. A line is one order and gets one answer:
+
+    ``keep SEGMENT LENGTH TIME``   have the first bytes of a segment in the repository; TIME is when the last was sent
+    ``whole SEGMENT``              the segment is archived: its pieces may go
+    ``anew``                       what was received before has turned out to be different
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # our parent ends us by closing the pipe, when all is brought home
+    keeper = _Keeper(plan)
+    with os.fdopen(orders, encoding="ascii") as lines:
+        for line in lines:
+            try:
+                keeper.follow(line.split(), tell)
+            except PghavenError as error:
+                keeper.close()
+                tell(("failed", render_error(error)))
+            else:
+                tell(("done",))
+
+
+class _Keeper:
+    def __init__(self, plan: KeeperPlan) -> None:
+        self._plan = plan
+        self._receiver = plan.receiver
+        self._opened: OpenArchive | None = None
+        self._segment: SegmentName | None = None
+        self._ends: list[int] = [0]
+        self._live: list[Piece] = []
+        self._is_left_behind = False
+        self._may_remove = True
+
+    def follow(self, order: list[str], tell: Tell) -> None:
+        if order[0] == "keep":
+            self._keep(order[1], int(order[2]), order[3])
+        elif order[0] == "whole":
+            self._remove_whole(order[1])
+        else:
+            self._begin_anew()
+        if not self._may_remove and self._live:
+            self._live = []
+            tell(("kept_all",))
+
+    def close(self) -> None:
+        """What has failed is opened again next time."""
+        self._opened = None
+        self._segment = None
+
+    def _open(self) -> OpenArchive:
+        if self._opened is None:
+            plan = self._plan
+            self._opened = open_archive(open_place(plan.place), plan.cluster, plan.system_identifier)
+        return self._opened
+
+    def _begin_anew(self) -> None:
+        self._receiver = os.urandom(4).hex()
+        self._segment = None
+
+    def _turn_to(self, opened: OpenArchive, name: str) -> SegmentName:
+        segment = SegmentName.parse(name, opened.lineage.wal_segment_size)
+        if segment != self._segment:
+            archive = opened.archive
+            fork = find_last_fork(segment.timeline, load_later_histories(archive, segment.timeline, ignore))
+            self._is_left_behind = fork is not None and fork.has_left_behind(segment)
+            ours = [piece for piece, _ in list_pieces(archive, segment.timeline) if piece.receiver == self._receiver]
+            self._live = [piece for piece in ours if piece.segment == segment]
+            self._ends = [0]
+            self._segment = segment
+        return segment
+
+    def _keep(self, name: str, length: int, sent_at: str) -> None:
+        opened = self._open()
+        segment = self._turn_to(opened, name)
+        number = len(self._ends)
+        if self._is_left_behind or length <= self._ends[-1]:
+            return
+        begin = self._ends[number - (number & -number)]
+        content = self._read(name, length)
+        if content is None:
+            return  # it was finished and archived meanwhile
+        try:
+            self._put(
+                opened, Piece(segment=segment, receiver=self._receiver, begin=begin, end=length), content, sent_at
+            )
+        except Conflict:
+            self._begin_anew()
+            raise
+        self._ends.append(length)
+
+    def _put(self, opened: OpenArchive, piece: Piece, content: bytes, sent_at: str) -> None:
+        archive = opened.archive
+        facts = {
+            "host": os.uname().nodename,
+            "pushed_at": render_time_utc(self._plan.clock.now()),
+            "source_mtime": sent_at,
+            "system_identifier": str(archive.system_identifier),
+        }
+        if piece.end <= _SPAN_BYTES_MAX:
+            facts.update(render_span(find_span(content, piece.segment)))
+        put_piece(archive, piece, content[piece.begin :], facts)
+        covered = [one for one in self._live if piece.begin <= one.begin and one.end <= piece.end and one != piece]
+        self._live = [*(one for one in self._live if one not in covered), piece]
+        self._remove(opened, covered)
+
+    def _remove_whole(self, name: str) -> None:
+        opened = self._open()
+        archive = opened.archive
+        segment = SegmentName.parse(name, opened.lineage.wal_segment_size)
+        found = [piece for piece, _ in list_pieces(archive, segment.timeline) if piece.segment == segment]
+        if found and archive.exists(name):
+            self._remove(opened, found)
+
+    def _remove(self, opened: OpenArchive, pieces: list[Piece]) -> None:
+        """A store that lets nobody remove anything keeps them until ``expire`` is allowed to."""
+        if self._may_remove:
+            try:
+                remove_pieces(opened.archive, pieces)
+            except (NotPermitted, Refused):
+                self._may_remove = False
+
+    def _read(self, name: str, length: int) -> bytes | None:
+        for path in (f"{name}.partial", name):
+            with suppress(FileNotFoundError), open(os.path.join(self._plan.directory, path), "rb") as file:
+                return file.read(length)
+        return None

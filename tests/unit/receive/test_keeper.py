@@ -1,0 +1,125 @@
+"""What keeps an unfinished segment in a repository: few pieces, whatever happens to it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pghaven.clock import ManualClock
+from pghaven.postgres.lsn import Lsn
+from pghaven.postgres.timeline import Timeline
+from pghaven.receive.keeper import KeeperPlan, run_keeper
+from pghaven.repository.partials import find_newest_partial, list_pieces
+from pghaven.repository.place import RepositoryPlace
+from pghaven.store.settings import StoreSettings
+from tests.support.walfile import (
+    CLUSTER,
+    SEGMENT_SIZE,
+    SYSTEM_IDENTIFIER,
+    WalSite,
+    make_segment,
+    render_history,
+    segment_name,
+)
+
+ONE = segment_name(3)
+SENT = "2026-03-01T12:00:00.000000Z"
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> WalSite:
+    made = WalSite(tmp_path)
+    (tmp_path / "spool").mkdir()
+    return made
+
+
+@pytest.fixture
+def _interrupts() -> Iterator[None]:
+    """A keeper ignores them for good, being a process of its own."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+def follow(site: WalSite, *orders: str, receiver: str = "0" * 8) -> list[Any]:
+    """What one keeper answers; the spool's file grows with the orders."""
+    plan = KeeperPlan(
+        cluster=CLUSTER,
+        place=RepositoryPlace(name="r0", store=StoreSettings(url=site.repository_path.as_uri())),
+        directory=str(site.root / "spool"),
+        receiver=receiver,
+        system_identifier=SYSTEM_IDENTIFIER,
+        clock=ManualClock(),
+    )
+    answers: list[Any] = []
+    reader, writer = os.pipe()
+    os.write(writer, "".join(f"{order}\n" for order in orders).encode())
+    os.close(writer)
+    run_keeper(plan, reader, answers.append)
+    return answers
+
+
+def keep(*lengths: int) -> list[str]:
+    return [f"keep {ONE} {length} {SENT}" for length in lengths]
+
+
+def spool(site: WalSite, name: str = f"{ONE}.partial") -> None:
+    (site.root / "spool" / name).write_bytes(make_segment(ONE))
+
+
+@pytest.mark.usefixtures("_interrupts")
+class TestKeeper:
+    def test_however_often_it_is_kept_there_are_few_pieces(self, site: WalSite) -> None:
+        spool(site)
+        lengths = range(1000, 101 * 1000, 1000)
+        assert follow(site, *keep(*lengths)) == [("done",)] * 100
+        partial = find_newest_partial(site.archive, Timeline(1))
+        assert partial is not None
+        assert partial.end_lsn == ONE.start_lsn + lengths[-1]
+        assert partial.read()[: lengths[-1]] == make_segment(ONE)[: lengths[-1]]
+        # 100 is 64 + 32 + 4.
+        assert len(partial.pieces) == len(list(list_pieces(site.archive, Timeline(1)))) == 3
+        assert partial.read_facts()["source_mtime"] == SENT
+
+    def test_a_restart_covers_what_was_there(self, site: WalSite) -> None:
+        spool(site)
+        follow(site, *keep(1000, 2000, 3000))
+        follow(site, *keep(3000))
+        assert [(one.begin, one.end) for one, _ in list_pieces(site.archive, Timeline(1))] == [(0, 3000)]
+
+    def test_pieces_go_when_the_segment_is_archived_and_not_before(self, site: WalSite) -> None:
+        spool(site, str(ONE))
+        follow(site, *keep(1000), f"whole {ONE}")
+        assert len(list(list_pieces(site.archive, Timeline(1)))) == 1
+        site.archive.put(str(ONE), make_segment(ONE), {})
+        follow(site, f"whole {ONE}")
+        assert list(list_pieces(site.archive, Timeline(1))) == []
+
+    def test_what_turned_out_to_be_different_is_another_partial(self, site: WalSite) -> None:
+        spool(site)
+        follow(site, *keep(1000), "anew", *keep(500))
+        receivers = {one.receiver: one.end for one, _ in list_pieces(site.archive, Timeline(1))}
+        assert sorted(receivers.values()) == [500, 1000]
+
+    def test_what_a_later_timeline_left_behind_is_not_kept(self, site: WalSite) -> None:
+        spool(site)
+        site.archive.put("00000002.history", render_history((1, Lsn(2 * SEGMENT_SIZE))), {})
+        assert follow(site, *keep(1000)) == [("done",)]
+        assert list(list_pieces(site.archive, Timeline(1))) == []
+
+    def test_a_file_that_is_gone_is_nothing_to_do(self, site: WalSite) -> None:
+        assert follow(site, *keep(1000)) == [("done",)]
+
+    def test_a_failure_is_told_and_tried_again(self, site: WalSite) -> None:
+        spool(site)
+        site.repository_path.rename(site.root / "away")
+        ((what, told),) = follow(site, *keep(1000))
+        assert (what, told[0]) == ("failed", "StoreUnreachable")
+        (site.root / "away").rename(site.repository_path)
+        assert follow(site, *keep(1000)) == [("done",)]
