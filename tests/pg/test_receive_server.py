@@ -102,7 +102,6 @@ def test_what_was_received_follows_a_promotion_to_another_host(pg_version: int, 
             receiver.wait_for_stream(standby)
             standby.sql("INSERT INTO t VALUES (3)")
             receiver.wait_stored(current_lsn(standby), timeline=2)
-            assert "slot_lost" not in receiver.log
             assert receiver.end() in (0, 3), receiver.log
         assert site.archive.exists("00000002.history")
         assert recover_rows(site) == {1, 2, 3}

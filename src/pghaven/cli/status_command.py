@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         ServerState,
     )
     from pghaven.proof.windows import Gap
+    from pghaven.server.slots import SlotActivity
     from pghaven.wal.gapcause import ExplainedGap
     from pghaven.wal.ledger import HeldTimeline
 
@@ -50,6 +51,8 @@ def command(invocation: Invocation, cluster: str | None) -> int:
                 conninfo=one.conninfo,
                 repositories=list_places(config, one),
                 ask=ask_passphrase,
+                receive_slot=one.receive_slot,
+                is_receiver_wanted=one.receive,
             )
             found.append(gather_status(settings, listener))
     text = "\n".join(render_status(status) for status in found)
@@ -75,7 +78,15 @@ def _server_body(server: ServerState | ServerSilence) -> dict[str, object]:
     body = {"up": isinstance(server, ServerState), **_fields(server)}
     if isinstance(server, ServerState) and server.room is not None:
         body["room"] = {**_fields(server.room), "seconds": server.room.seconds}
+    if isinstance(server, ServerState):
+        del body["is_receiver_wanted"]
+        body["receiver"] = None if server.receiver is None else _slot_body(server.receiver)
     return body
+
+
+def _slot_body(slot: SlotActivity) -> dict[str, object]:
+    lsns = {name: getattr(slot, name) for name in ("restart_lsn", "flushed_lsn")}
+    return {**_fields(slot), **{name: None if lsn is None else str(lsn) for name, lsn in lsns.items()}}
 
 
 def _repository_body(state: RepositoryState | RepositorySilence) -> dict[str, object]:
@@ -140,7 +151,7 @@ def _fields(value: object) -> dict[str, object]:
 def render_status(status: ClusterStatus) -> str:
     from pghaven.cli.render import render_block
 
-    pairs = [("server", _describe_server(status.server))]
+    pairs = [("server", _describe_server(status.server)), *_describe_receiver(status.server)]
     for repository in status.repositories:
         pairs += _describe_repository(repository, status.looked_at)
     if len(status.repositories) > 1:
@@ -163,6 +174,15 @@ def _describe_server(server: ServerState | ServerSilence) -> str:
         return {True: "runs, but does not let us in", False: "down", None: "does not answer"}[server.is_running]
     kind = "standby" if server.in_recovery else "primary"
     return f"up since {render_time(server.started)}, {kind} on timeline {server.timeline}, PostgreSQL {server.version}"
+
+
+def _describe_receiver(server: ServerState | ServerSilence) -> list[tuple[str, str]]:
+    from pghaven.proof.receiving import describe_receiver
+    from pghaven.proof.states import ServerState
+
+    if isinstance(server, ServerState) and server.receiver is not None:
+        return [("receiver", describe_receiver(server.receiver, server))]
+    return []
 
 
 def _describe_repository(state: RepositoryState | RepositorySilence, now: datetime) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from pghaven.proof.catalog import ListedBackup, ShownState
 from pghaven.proof.findings import list_labels
 from pghaven.proof.judgements import BACKUP_AGE_WARNED
+from pghaven.proof.receiving import is_receiving, judge_receiver
 from pghaven.proof.results import count_files
 from pghaven.proof.states import Problem, RepositorySilence, RepositoryState, ServerSilence, ServerState
 from pghaven.proof.wal_incidents import judge_audit, judge_writers
@@ -58,7 +59,10 @@ def _judge_server(cluster: str, server: ServerState | ServerSilence) -> Iterator
         }
         yield Problem(level="critical", text=f"{what[server.is_running]}: {server.reason}", hint=server.hint)
         return
+    yield from judge_receiver(cluster, server)
     if server.archive_mode == "off":
+        if is_receiving(server):
+            return
         hint = f"Run: pghaven init {cluster} --apply, and restart the server."
         yield Problem(level="critical", text="archive_mode is off: no WAL reaches the repository", hint=hint)
     elif server.archiver.is_failing:

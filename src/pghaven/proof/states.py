@@ -14,6 +14,7 @@ from pghaven.repository.audits import Audit
 from pghaven.repository.evidence import Evidence
 from pghaven.repository.incidents import Incident
 from pghaven.server.probe import ArchiverFacts
+from pghaven.server.slots import SlotActivity
 from pghaven.wal.behind import Behind
 from pghaven.wal.gapcause import ExplainedGap
 from pghaven.wal.ledger import HeldTimeline
@@ -25,7 +26,8 @@ class ServerState:
     """A server that answered. ``lsn`` is how far it has written, a standby: replayed.
 
     ``waiting`` counts finished WAL files that are not archived yet, None when the role may not look. ``room`` is what
-    ``pg_wal`` has room for, None when it is not on this host.
+    ``pg_wal`` has room for, None when it is not on this host. ``receiver`` is the slot of ``wal receive``, if there is
+    one; ``is_receiver_wanted`` by the configuration.
     """
 
     version: str
@@ -38,6 +40,8 @@ class ServerState:
     archiver: ArchiverFacts
     waiting: int | None
     room: WalRoom | None = None
+    receiver: SlotActivity | None = None
+    is_receiver_wanted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,6 +45,7 @@ from pghaven.server.backlog import count_waiting
 from pghaven.server.connection import connect
 from pghaven.server.postmaster import is_running
 from pghaven.server.probe import probe_server
+from pghaven.server.slots import find_slot
 from pghaven.wal.behind import BehindNotes
 from pghaven.wal.gapcause import Traces, explain_gap
 from pghaven.wal.ledger import take_stock
@@ -55,11 +56,15 @@ _STORE_HINT = "Is its file system mounted? Is the URL in the configuration right
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusSettings:
+    """``receive_slot`` is the replication slot that is looked at; ``is_receiver_wanted`` whether it should be used."""
+
     cluster: str
     data_directory: str
     conninfo: str
     repositories: tuple[RepositoryPlace, ...]
     ask: Ask | None = None
+    receive_slot: str | None = None
+    is_receiver_wanted: bool = False
 
 
 def gather_status(settings: StatusSettings, listener: Listener, *, clock: Clock = SYSTEM_CLOCK) -> ClusterStatus:
@@ -89,6 +94,7 @@ def _ask_server(settings: StatusSettings, clock: Clock) -> ServerState | ServerS
         with closing(connect(settings.conninfo, os_user=owner)) as connection:
             facts = probe_server(connection)
             waiting = count_waiting(connection)
+            receiver = None if settings.receive_slot is None else find_slot(connection, settings.receive_slot)
     except PghavenError as error:
         return ServerSilence(is_running=_find_running(settings), reason=error.message, hint=error.hint)
     return ServerState(
@@ -102,6 +108,8 @@ def _ask_server(settings: StatusSettings, clock: Clock) -> ServerState | ServerS
         archiver=facts.archiver,
         waiting=waiting,
         room=measure_room(f"{settings.data_directory}/{WAL_DIRECTORY}", clock),
+        receiver=receiver,
+        is_receiver_wanted=settings.is_receiver_wanted,
     )
 
 

@@ -111,6 +111,7 @@ class _Receiver:
         self._reported = (LSN_INVALID, LSN_INVALID)
         self._report_due = 0.0
         self._heard_at = 0.0
+        self._is_answered = False
         self._sent_at: datetime = request.clock.now()
 
     def run(self) -> ReceiveResult:
@@ -175,6 +176,7 @@ class _Receiver:
             self._open(start)
             self._reported = (LSN_INVALID, LSN_INVALID)
             self._heard_at = self._clock.monotonic()
+            self._is_answered = False
         return following
 
     def _follow(self, link: ReplicationConnection) -> NextTimeline | None:
@@ -201,6 +203,7 @@ class _Receiver:
 
     def _take(self, message: WalMessage | Keepalive) -> None:
         self._heard_at = self._clock.monotonic()
+        self._is_answered = True
         if isinstance(message, Keepalive):
             if message.wants_reply:
                 self._report_due = 0.0
@@ -258,6 +261,9 @@ class _Receiver:
         written = Lsn(writer.segment.start_lsn + writer.length)
         synced = Lsn(writer.segment.start_lsn + writer.synced)
         flushed = synced if self._request.is_synchronous else min(self._delivery.stored_lsn or LSN_INVALID, written)
+        if not self._is_answered:
+            # The server may be about to say that it has no such WAL any more, and a report would move its slot there.
+            flushed = LSN_INVALID
         has_news = flushed > self._reported[1] and self._request.is_synchronous
         if at_once or has_news or now >= self._report_due:
             link.report(written, flushed, self._clock.now(), ask=now - self._heard_at > _QUIET_SECONDS)

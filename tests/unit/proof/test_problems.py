@@ -10,9 +10,11 @@ from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.timeline import Timeline
 from pghaven.proof.catalog import ListedBackup, ShownState
 from pghaven.proof.problems import find_problems
+from pghaven.proof.receiving import describe_receiver
 from pghaven.proof.states import Problem, RepositorySilence, RepositoryState, ServerSilence, ServerState
 from pghaven.proof.windows import Gap, Reach, Window
 from pghaven.server.probe import ArchiverFacts
+from pghaven.server.slots import SlotActivity
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 SIZE = 1 << 24
@@ -154,3 +156,42 @@ def test_a_silent_repository_keeps_its_own_hint() -> None:
     silence = RepositorySilence(name="main", url="file:///r", reason="gone", hint="Mount it.")
     problem = only(problems(repository=silence))
     assert (problem.text, problem.hint) == ('repository "main" cannot be used: gone', "Mount it.")
+
+
+# -- a receiver -------------------------------------------------------------------------------------------------------
+
+
+SLOT = SlotActivity(
+    name="pghaven",
+    is_active=True,
+    wal_status="reserved",
+    restart_lsn=Lsn(5 * SIZE),
+    held_bytes=3 * SIZE,
+    state="streaming",
+    sync_state="sync",
+    flushed_lsn=Lsn(6 * SIZE - 1024),
+)
+
+
+def receiver_texts(server: ServerState) -> list[str]:
+    return [problem.text for problem in find_problems("main", server, [], NOW)]
+
+
+def test_a_receiver_that_streams_is_no_problem_and_archives_in_place_of_the_archiver() -> None:
+    assert receiver_texts(replace(SERVER, receiver=SLOT, is_receiver_wanted=True)) == []
+    assert receiver_texts(replace(SERVER, receiver=SLOT, archive_mode="off")) == []
+    assert describe_receiver(SLOT, SERVER) == "synchronous, streaming, 1.00 KiB behind"
+
+
+def test_a_slot_that_nobody_uses_is_told_with_what_it_holds_back() -> None:
+    idle = replace(SLOT, is_active=False, state=None, sync_state=None, flushed_lsn=None)
+    (text,) = receiver_texts(replace(SERVER, receiver=idle))
+    assert text == 'no receiver uses replication slot "pghaven", and the server keeps 48.0 MiB of WAL for it'
+    (lost,) = receiver_texts(replace(SERVER, receiver=replace(idle, wal_status="lost")))
+    assert "was invalidated" in lost
+
+
+def test_a_receiver_that_is_wanted_is_missed() -> None:
+    assert receiver_texts(SERVER) == []
+    (text,) = receiver_texts(replace(SERVER, is_receiver_wanted=True))
+    assert "no WAL is received" in text
