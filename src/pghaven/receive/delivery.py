@@ -19,6 +19,7 @@ from pghaven.receive.keeper import KeeperPlan
 from pghaven.receive.lanes import Keeper, Pusher
 from pghaven.receive.spool import Spool
 from pghaven.units import render_duration, render_rate, render_size, render_time_utc
+from pghaven.wal.children import reap_left
 from pghaven.wal.everywhere import PushRequest
 
 _TELL_SECONDS = 60.0
@@ -129,6 +130,7 @@ class Delivery:
             keeper.order(wanted, now)
         if now >= self._wake_due:
             self._wake_due = now + _WAKE_SECONDS
+            reap_left()
             self._pusher.wake(now)
 
     def hurry(self) -> None:
