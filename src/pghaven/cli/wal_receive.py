@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-from pghaven.backup.ownmap import find_state_directory
 from pghaven.cli.render import render_block
 from pghaven.cli.wal_run import make_push
 from pghaven.config.values import ClusterConfig, Config
@@ -12,6 +11,7 @@ from pghaven.errors import UsageError
 from pghaven.events import Listener
 from pghaven.postgres.lsn import Lsn
 from pghaven.receive.run import ReceiveRequest, ReceiveResult, run_receive
+from pghaven.repository.memory import find_state_directory
 from pghaven.runtime.stopping import stop_on_signals
 from pghaven.server.identity import find_owner
 from pghaven.wal.directory import refuse_restored_copy
