@@ -531,7 +531,7 @@ MUTANTS = (
         parts=replace(REAL, removal=HoldLooksFirst),
         scene=_scene(_COLLECTORS | _AXE | {"hold-newest"}, _CALM, rounds=8),
         breaks=(_HELD,),
-        first_seed=140,
+        first_seed=1180,
     ),
     Mutant(
         name="undo that leaves no trace",
