@@ -430,7 +430,11 @@ FILES = (
         module="pghaven.backup.changes",
         old="for number, extent in zip(ours[files].tolist(), extents.tolist(), strict=True):",
         new="for number, extent in ():",
-        found_by=("test_extent_in_too_many_pieces_is_stored_whole",),
+        found_by=(
+            "test_an_extent_in_too_many_pieces_is_stored_whole",
+            "test_extent_in_too_many_pieces_is_stored_whole",
+            "test_many_pages_in_a_row_share_no_frame_with_single_ones",
+        ),
     ),
     Plant(
         rule="every block from the shortest length on has changed",
