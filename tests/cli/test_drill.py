@@ -86,6 +86,26 @@ def test_a_cluster_that_comes_back_passes_every_question(pg_version: int, site: 
     assert set(result["seconds"]) == {"plan", "fetch", "compare", "replay", "first_query", "questions", "total"}
     assert Lsn.parse(result["reached"]["lsn"]) >= Lsn.parse(result["promised_lsn"])
     assert (site.repository / result["evidence"]).exists()
+    assert_known(site, result)
+
+
+def assert_known(site: Site, result: dict[str, Any]) -> None:
+    """``list`` and ``status`` tell of a drill that passed."""
+    (listed,) = site.json("list")["clusters"][0]["backups"]
+    assert (listed["label"], listed["drilled"]["passed"]) == (result["backup"], True)
+    assert "passed 20" in site.ok("list")
+    (repository,) = site.json("status")["clusters"][0]["repositories"]
+    assert repository["last_drill"]["evidence"] == result["evidence"]
+    assert repository["recovery_time"]["measured_seconds"] == pytest.approx(result["seconds"]["first_query"], abs=0.01)
+    assert repository["recovery_time"]["estimated_seconds"] > 0
+    assert "now, by what was measured" in site.ok("status")
+    mapping = f"{site.place / 'space'}={site.place / 'elsewhere'}"
+    words = ("--target-dir", str(site.target), "--tablespace-mapping", mapping, "--dry-run")
+    plan = site.json("restore", NAME, *words)["plan"]
+    assert plan["rates_measured_at"] == repository["last_drill"]["at"]
+    assert "'main.recovery_time'=" in site.run("check", "--nagios").out
+    (answer,) = site.json("status", "--at", str(site.cluster.value("SELECT clock_timestamp()")), status=3)["answers"]
+    assert answer["is_reachable"] is False, "it is not archived yet"
 
 
 def table_page(site: Site, table: str) -> Path:
@@ -155,6 +175,8 @@ def test_wal_that_is_missing_fails_a_drill(pg_version: int, site: Site, drills: 
         one.unlink()
     result = drill(site, drills, "--at", "latest", *quick, status=FAILED)
     assert "WAL is missing at the end" in failures(result)["plan"]
+    (cluster,) = site.json("status", status=3)["clusters"]
+    assert any("failed: plan: the archive ends at" in one["text"] for one in cluster["problems"]), cluster["problems"]
     assert verdicts(result)["rows"] == "skipped"
     assert verdicts(result)["point"] == "OK"
 

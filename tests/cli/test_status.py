@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from datetime import datetime
 from pathlib import Path
@@ -239,3 +240,44 @@ def test_a_last_segment_that_is_damaged_takes_itself_from_the_window_and_nothing
         assert site.ask_restored("SELECT pg_is_in_recovery()") is False
     finally:
         site.remove_target()
+
+
+def test_monitoring_gets_one_line_and_its_own_statuses(protected: Site) -> None:
+    protected.archive_all()
+    ended = protected.run("check", "--nagios")
+    assert ended.status == 0, ended
+    (line,) = ended.out.splitlines()
+    text, _, numbers = line.partition(" | ")
+    assert text == "PGHAVEN OK - 1 clusters, all is well"
+    found = dict(one.split("=") for one in numbers.split())
+    assert found["'main.problems'"] == "0"
+    assert found["'main.unarchived'"].endswith("B")
+    assert found["'main.backup_age'"].endswith("s")
+    assert "'main.recovery_time'" not in found, "no drill has measured it"
+    environment = {"PGHAVEN_REPOSITORY__MAIN__URL": "file:///nonexistent/place"}
+    ended = protected.run("check", "--nagios", environment=environment)
+    assert (ended.status, ended.out.split(" - ")[0]) == (2, "PGHAVEN CRITICAL")
+    ended = protected.run("check", "nosuch", "--nagios")
+    assert (ended.status, ended.out.split(" - ")[0]) == (3, "PGHAVEN UNKNOWN")
+
+
+def test_a_moment_is_asked_for_before_anything_is_restored(protected: Site) -> None:
+    protected.cluster.sql("CREATE TABLE IF NOT EXISTS moments (i int)")
+    moment = protected.cluster.pass_moment()
+    protected.cluster.sql("INSERT INTO moments VALUES (1)")
+    protected.archive_all()
+    (answer,) = protected.json("status", "--at", str(moment))["answers"]
+    assert answer["is_reachable"] is True
+    assert answer["seconds"] is None
+    assert "in about:     unknown: no drill has measured it" in protected.ok("status", "--at", str(moment))
+    (answer,) = protected.json("status", "--at", "2001-01-01 00:00Z", status=WARNINGS)["answers"]
+    assert answer["is_reachable"] is False
+
+
+def test_watching_shows_it_again_and_again(protected: Site) -> None:
+    with protected.start_words("--config", str(protected.config), "--json", "status", "--watch", "10ms") as process:
+        assert process.stdout is not None
+        shown = [json.loads(process.stdout.readline()) for _ in range(2)]
+        process.terminate()
+    assert shown[0]["clusters"][0]["looked_at"] < shown[1]["clusters"][0]["looked_at"]
+    assert process.returncode == 18

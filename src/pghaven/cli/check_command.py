@@ -29,6 +29,9 @@ ROUND_TRIP_SECONDS = 60.0
     metavar="DURATION",
     help='How long a WAL segment may take into the repository, such as "2min".  [default: 1min]',
 )
+@click.option(
+    "--nagios", is_flag=True, help="One line for monitoring, as a Nagios plugin; nothing is tried, only read."
+)
 @click.option("--deep", is_flag=True, help="Also read every row of every database, and check all relations.")
 @click.option("--database", "databases", multiple=True, metavar="NAME", help="With --deep: only this; can be repeated.")
 @click.option("--create-amcheck", is_flag=True, help="With --deep: create the extension amcheck where it is missing.")
@@ -38,6 +41,7 @@ def command(
     *,
     cluster: str | None,
     timeout: str | None,
+    nagios: bool,
     deep: bool,
     databases: tuple[str, ...],
     create_amcheck: bool,
@@ -50,7 +54,14 @@ def command(
     With --deep every database is dumped to nowhere, which reads every row, and pg_amcheck looks for every row in its
     indexes (by the extension amcheck). What is damaged is named, relation by relation. It takes as long as a dump, and
     then some.
+
+    With --nagios no segment is finished: what "pghaven status" sees is told in one line with performance data, and the
+    exit status is that of a plugin: 0, 1, 2, and 3 for unknown.
     """
+    if nagios:
+        from pghaven.cli.status_asked import show_nagios
+
+        return show_nagios(invocation, cluster)
     if not deep and (databases or create_amcheck):
         raise UsageError("--database and --create-amcheck are for --deep", hint="Add --deep, or leave them out.")
     from pghaven.proof.check import run_checks

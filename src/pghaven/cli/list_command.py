@@ -32,6 +32,7 @@ _COLUMNS = (
     "from",
     Column(title="bad pages", align="right"),
     "verified",
+    "drilled",
 )
 
 
@@ -190,6 +191,7 @@ def _row(backup: ListedBackup, now: datetime) -> tuple[object, ...]:
         source,
         backup.bad_pages,
         _describe_verification(backup, now),
+        _describe_drill(backup),
     )
 
 
@@ -218,6 +220,19 @@ def _describe_verification(backup: ListedBackup, now: datetime) -> str | None:
         return verdict
     stale = ", long ago" if is_stale(backup, now) else ""
     return f"{verdict.upper() if verdict == 'damaged' else verdict} {render_time(at)}{stale}"
+
+
+def _describe_drill(backup: ListedBackup) -> str | None:
+    """When it was last restored to be proven, and whether it came back."""
+    from pghaven.units import render_time
+
+    if backup.state.value not in ("complete", "retired"):
+        return None
+    drilled = backup.drilled
+    if drilled is None:
+        return "never"
+    stale = ", long ago" if drilled.is_stale else ""
+    return f"{'passed' if drilled.passed else 'FAILED'} {render_time(drilled.at)}{stale}"
 
 
 def _body(backups: tuple[ListedBackup, ...]) -> list[dict[str, object]]:

@@ -19,12 +19,13 @@ from pghaven.cli.limiting import Limits, io_limit_option, limit_option
 from pghaven.cli.opening import count_processes, find_place, list_places
 from pghaven.cli.output import write_out
 from pghaven.clock import SYSTEM_CLOCK
-from pghaven.errors import Refused
+from pghaven.errors import PghavenError, Refused
 from pghaven.events import Listener, Notice, Step
 
 if TYPE_CHECKING:
     from pghaven.cli.restore_text import Handover
     from pghaven.config.values import ClusterConfig, Config
+    from pghaven.proof.drilled import Rates
     from pghaven.repository.place import RepositoryPlace
     from pghaven.repository.repository import Repository
     from pghaven.restore.execute import RestoreResult, RestoreSettings
@@ -155,6 +156,17 @@ def find_sources(config: Config, cluster: ClusterConfig, repository: str | None,
     return Sources(places, open_watched)
 
 
+def _find_rates(sourced: SourcedPlan) -> Rates | None:
+    """How fast the last drill was; a restore does not fail for want of an estimate."""
+    from pghaven.proof.drilled import find_rates
+    from pghaven.repository.drills import load_drills
+
+    try:
+        return find_rates(load_drills(sourced.repository, sourced.plan.request.cluster))
+    except PghavenError:
+        return None
+
+
 class RestoreJob:
     """Work that reports progress is done in a block of the reporter, and results are shown outside of it."""
 
@@ -174,11 +186,12 @@ class RestoreJob:
             sourced = self.plan(request)
             plan = sourced.plan
             self._check_surroundings(plan, listener, is_needed_now=start and not dry_run)
-        text = render_plan(sourced, SYSTEM_CLOCK.now())
+        rates = _find_rates(sourced)
+        text = render_plan(sourced, SYSTEM_CLOCK.now(), rates)
         if dry_run:
             for notice in plan.notices:
                 invocation.reporter(notice)
-            return invocation.show("restore", {"plan": plan_body(sourced), "dry_run": True}, text)
+            return invocation.show("restore", {"plan": plan_body(sourced, rates), "dry_run": True}, text)
         if not invocation.json and not invocation.quiet:
             write_out(text)
         with invocation.reporter as listener:
@@ -186,7 +199,7 @@ class RestoreJob:
             plan = sourced.plan
             recovery = self._recover(plan, listener) if start else None
         body: dict[str, object] = {
-            "plan": plan_body(sourced),
+            "plan": plan_body(sourced, rates),
             "dry_run": False,
             "written_bytes": result.written_bytes,
             "proven_bytes": result.proven_bytes,

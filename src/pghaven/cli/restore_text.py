@@ -13,14 +13,15 @@ from pghaven.restore.request import Existing, RestorePlan, Root
 from pghaven.units import render_duration, render_size, render_time
 
 if TYPE_CHECKING:
+    from pghaven.proof.drilled import Rates
     from pghaven.restore.execute import RestoreResult
     from pghaven.restore.recover import Recovery
     from pghaven.restore.sources import SourcedPlan
 
-# For an estimate until rates have been measured on this host: a modest disk, and redo by one process.
-ASSUMED_COMPARE_BYTES_PER_SECOND = 400 << 20
-ASSUMED_RESTORE_BYTES_PER_SECOND = 200 << 20
-ASSUMED_REPLAY_BYTES_PER_SECOND = 64 << 20
+# For an estimate until a drill has measured rates: a modest disk, and redo by one process.
+ASSUMED_COMPARE_BYTES_PER_SECOND = 400 * 1024.0**2
+ASSUMED_RESTORE_BYTES_PER_SECOND = 200 * 1024.0**2
+ASSUMED_REPLAY_BYTES_PER_SECOND = 64 * 1024.0**2
 ASSUMED_OVERHEAD_SECONDS = 3.0
 # Of what becomes of paths in the target, this many are named each; a dropped database has hundreds.
 SHOWN_PATHS = 8
@@ -28,7 +29,8 @@ SHOWN_PATHS = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """Seconds for copying and for replaying WAL at assumed rates, beside a little for starting and ending.
+    """Seconds for copying and for replaying WAL, and ``other_seconds`` for starting and ending; ``basis`` says what
+    the rates are.
 
     Where files are there already, ``copy_seconds`` is for the case that all of it differs, and ``compare_seconds`` of
     it are what is needed when nothing does."""
@@ -36,29 +38,40 @@ class Estimate:
     copy_seconds: float
     compare_seconds: float
     replay_seconds: float
+    other_seconds: float
+    basis: str
 
     @property
     def total_seconds(self) -> float:
-        return self.copy_seconds + self.replay_seconds + ASSUMED_OVERHEAD_SECONDS
+        return self.copy_seconds + self.replay_seconds + self.other_seconds
 
     @property
     def least_seconds(self) -> float:
-        return self.compare_seconds + self.replay_seconds + ASSUMED_OVERHEAD_SECONDS
+        return self.compare_seconds + self.replay_seconds + self.other_seconds
 
 
-def estimate(plan: RestorePlan) -> Estimate:
+def estimate(plan: RestorePlan, rates: Rates | None) -> Estimate:
+    """At the rates of the last drill that passed; without any at assumed ones."""
     facts = plan.manifest.facts
+    files, replay, other = ASSUMED_RESTORE_BYTES_PER_SECOND, ASSUMED_REPLAY_BYTES_PER_SECOND, ASSUMED_OVERHEAD_SECONDS
+    basis = "at assumed rates"
+    if rates is not None:
+        files, other = rates.files_bytes_per_second, rates.other_seconds
+        replay = rates.replay_bytes_per_second or replay
+        basis = f"at the rates of the drill of {render_time(rates.measured_at)}"
     there = plan.existing.local_bytes if plan.existing is not None else 0
     compare_seconds = there / ASSUMED_COMPARE_BYTES_PER_SECOND
-    missing_seconds = (facts.total_bytes - there) / ASSUMED_RESTORE_BYTES_PER_SECOND
+    missing_seconds = (facts.total_bytes - there) / files
     return Estimate(
-        copy_seconds=compare_seconds + facts.total_bytes / ASSUMED_RESTORE_BYTES_PER_SECOND,
+        copy_seconds=compare_seconds + facts.total_bytes / files,
         compare_seconds=compare_seconds + missing_seconds,
-        replay_seconds=plan.wal.segment_count * facts.wal_segment_size / ASSUMED_REPLAY_BYTES_PER_SECOND,
+        replay_seconds=plan.wal.segment_count * facts.wal_segment_size / replay,
+        other_seconds=other,
+        basis=basis,
     )
 
 
-def render_plan(sourced: SourcedPlan, now: datetime) -> str:
+def render_plan(sourced: SourcedPlan, now: datetime, rates: Rates | None) -> str:
     """What will be done, ending in an empty line."""
     plan = sourced.plan
     request, facts, wal = plan.request, plan.manifest.facts, plan.wal
@@ -82,7 +95,7 @@ def render_plan(sourced: SourcedPlan, now: datetime) -> str:
     for root in plan.roots:
         pairs.append(("into" if not root.prefix else root.prefix, _describe_root(root)))
     pairs += _describe_existing(existing)
-    pairs.append(("estimate", _describe_estimate(plan, now)))
+    pairs.append(("estimate", _describe_estimate(plan, now, rates)))
     return f"restore of cluster {request.cluster}\n" + render_block(pairs, indent="  ") + "\n"
 
 
@@ -114,13 +127,13 @@ def _enumerate(title: str, what: str, paths: Sequence[str]) -> list[tuple[str, o
     return [(title, f"{len(paths)} {what}"), *shown]
 
 
-def _describe_estimate(plan: RestorePlan, now: datetime) -> str:
-    guess = estimate(plan)
+def _describe_estimate(plan: RestorePlan, now: datetime, rates: Rates | None) -> str:
+    guess = estimate(plan, rates)
     end = render_time(now + timedelta(seconds=guess.total_seconds))
     if plan.existing is None:
-        return f"{render_duration(guess.total_seconds)}, so done at about {end} (at assumed rates)"
+        return f"{render_duration(guess.total_seconds)}, so done at about {end} ({guess.basis})"
     least, most = render_duration(guess.least_seconds), render_duration(guess.total_seconds)
-    return f"{least} if nothing differs, {most} if all does, which would be at about {end} (at assumed rates)"
+    return f"{least} if nothing differs, {most} if all does, which would be at about {end} ({guess.basis})"
 
 
 def _describe_segments(plan: RestorePlan) -> str:
@@ -148,8 +161,9 @@ def _describe_root(root: Root) -> str:
     return f"{root.path}, needs {render_size(root.needed_bytes)}, {free} free"
 
 
-def plan_body(sourced: SourcedPlan) -> dict[str, object]:
+def plan_body(sourced: SourcedPlan, rates: Rates | None) -> dict[str, object]:
     plan = sourced.plan
+    guess = estimate(plan, rates)
     request, facts, wal = plan.request, plan.manifest.facts, plan.wal
     target = request.target
     return {
@@ -187,8 +201,9 @@ def plan_body(sourced: SourcedPlan) -> dict[str, object]:
         "resumes": plan.resumes,
         "delta": request.delta,
         "existing": plan.existing,
-        "estimated_seconds": estimate(plan).total_seconds,
-        "estimated_least_seconds": estimate(plan).least_seconds,
+        "estimated_seconds": guess.total_seconds,
+        "estimated_least_seconds": guess.least_seconds,
+        "rates_measured_at": None if rates is None else rates.measured_at,
     }
 
 

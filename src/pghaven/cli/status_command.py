@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -10,7 +11,10 @@ import click
 
 from pghaven.cli.invocation import Invocation
 from pghaven.cli.opening import choose_clusters, list_places
-from pghaven.errors import EXIT_WARNINGS
+from pghaven.cli.output import write_out
+from pghaven.cli.status_drills import describe_drills, drills_body
+from pghaven.clock import SYSTEM_CLOCK
+from pghaven.errors import EXIT_WARNINGS, UsageError
 
 if TYPE_CHECKING:
     from pghaven.proof.states import (
@@ -28,16 +32,41 @@ if TYPE_CHECKING:
     from pghaven.wal.ledger import HeldTimeline
 
 _WRAP_INDENT = "    "
+_CLEAR_SCREEN = "\x1b[H\x1b[2J"
 
 
 @click.command("status")
 @click.argument("cluster", required=False)
+@click.option("--at", "at", metavar="TIME", help="Tell whether this moment can be restored to, and in about how long.")
+@click.option(
+    "--watch", is_flag=False, flag_value="5s", metavar="DURATION", help="Show it again and again.  [default: every 5s]"
+)
 @click.pass_obj
-def command(invocation: Invocation, cluster: str | None) -> int:
+def command(invocation: Invocation, cluster: str | None, at: str | None, watch: str | None) -> int:
     """Show what could be restored of CLUSTER, or of every configured cluster, and what is wrong.
 
-    Answers with whatever of the server and the repository can be reached. Ends with 3 when something is wrong.
+    Answers with whatever of the server and the repository can be reached. Ends with 3 when something is wrong, and
+    with --at when no repository leads to that moment.
     """
+    from pghaven.cli.status_asked import parse_period, show_moment
+
+    if at is not None:
+        if watch is not None:
+            raise UsageError("--at and --watch do not go together", hint="Leave one of them out.")
+        return show_moment(invocation, invocation.get_cluster(cluster), at)
+    if watch is None:
+        return _show(invocation, gather_all(invocation, cluster))
+    seconds = parse_period(watch)
+    while True:
+        found = gather_all(invocation, cluster)
+        if sys.stdout.isatty() and not invocation.json:
+            write_out(_CLEAR_SCREEN)
+        _show(invocation, found)
+        SYSTEM_CLOCK.sleep(seconds)
+
+
+def gather_all(invocation: Invocation, cluster: str | None) -> list[ClusterStatus]:
+    """The state of the named cluster, or of all. Raises ConfigError, NotFound, UsageError."""
     from pghaven.cli.asking import ask_passphrase
     from pghaven.proof.status import StatusSettings, gather_status
 
@@ -55,6 +84,10 @@ def command(invocation: Invocation, cluster: str | None) -> int:
                 is_receiver_wanted=one.receive,
             )
             found.append(gather_status(settings, listener))
+    return found
+
+
+def _show(invocation: Invocation, found: list[ClusterStatus]) -> int:
     text = "\n".join(render_status(status) for status in found)
     status = invocation.show("status", {"clusters": [render_body(one) for one in found]}, text)
     return EXIT_WARNINGS if any(one.problems for one in found) else status
@@ -66,7 +99,7 @@ def render_body(status: ClusterStatus) -> dict[str, object]:
         "cluster": status.cluster,
         "looked_at": status.looked_at,
         "server": _server_body(status.server),
-        "repositories": [_repository_body(one) for one in status.repositories],
+        "repositories": [_repository_body(one, status.looked_at) for one in status.repositories],
         "overall": status.overall,
         "problems": status.problems,
     }
@@ -89,7 +122,7 @@ def _slot_body(slot: SlotActivity) -> dict[str, object]:
     return {**_fields(slot), **{name: None if lsn is None else str(lsn) for name, lsn in lsns.items()}}
 
 
-def _repository_body(state: RepositoryState | RepositorySilence) -> dict[str, object]:
+def _repository_body(state: RepositoryState | RepositorySilence, now: datetime) -> dict[str, object]:
     from pghaven.proof.states import RepositorySilence
 
     body = _fields(state)
@@ -103,7 +136,8 @@ def _repository_body(state: RepositoryState | RepositorySilence) -> dict[str, ob
     from pghaven.cli.wal_list import describe_timeline
 
     found = state.last_damage
-    del body["explained"], body["backups"], body["originals"], body["reach"], body["last_damage"], body["dumps"]
+    for name in ("explained", "backups", "originals", "reach", "last_damage", "dumps", "drills"):
+        del body[name]
     return {
         "reachable": True,
         **body,
@@ -122,6 +156,7 @@ def _repository_body(state: RepositoryState | RepositorySilence) -> dict[str, ob
         "last_damage": None
         if found is None
         else {"evidence": found.name, "at": found.began_at, "damage_count": found.damage_count},
+        **drills_body(state, now),
         "unusable_backups": [label for label, _ in state.reach.unusable],
         "timelines_without_history": state.reach.unknown,
     }
@@ -210,6 +245,7 @@ def _describe_repository(state: RepositoryState | RepositorySilence, now: dateti
         done = "complete" if state.audit.is_complete else f"up to {state.audit.next_segment}"
         ago = render_duration(max(0.0, (now - state.audit.written_at).total_seconds()))
         pairs.append(("WAL audited", f"{state.audit.segments} segments, {done}, {ago} ago"))
+    pairs += describe_drills(state, now)
     pairs.append(("would be lost", _describe_loss(state.recovery_point)))
     pairs += _describe_windows(state)
     held = list(_describe_held(state.timelines))

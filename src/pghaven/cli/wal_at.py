@@ -10,19 +10,25 @@ from datetime import datetime
 
 from pghaven.cli.opening import each_repository
 from pghaven.cli.render import render_block
+from pghaven.cli.restore_text import ASSUMED_REPLAY_BYTES_PER_SECOND
 from pghaven.config.values import ClusterConfig, Config
 from pghaven.errors import Damaged, NotFound, Refused
 from pghaven.events import Listener
+from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.recovery import RecoveryTarget, TargetKind
+from pghaven.proof.drilled import estimate_recovery, find_rates
+from pghaven.repository.drills import load_drills
+from pghaven.repository.entry import BackupEntry
 from pghaven.repository.repository import Repository
 from pghaven.restore.plan import survey_target
 from pghaven.restore.request import RestoreRequest
-from pghaven.units import render_time
+from pghaven.units import render_duration, render_time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MomentAnswer:
-    """``lsn`` is where recovery stops, in ``segment``; they and the backup are None where it cannot, for ``reason``."""
+    """``lsn`` is where recovery stops, in ``segment``; they and the backup are None where it cannot, for ``reason``.
+    ``seconds`` is how long a restore would take, None as long as no drill has measured it."""
 
     repository: str
     is_reachable: bool
@@ -31,6 +37,7 @@ class MomentAnswer:
     lsn: str | None = None
     segment: str | None = None
     segments: int | None = None
+    seconds: float | None = None
     reason: str | None = None
     reachable: str | None = None
 
@@ -55,9 +62,16 @@ def find_moment(
             lsn=str(wal.end_lsn),
             segment=str(wal.last_segment),
             segments=wal.segment_count,
+            seconds=_estimate(repository, cluster.name, backup, wal.end_lsn),
         )
 
     return tuple(answer for _, answer in each_repository(config, cluster, None, listener, ask))
+
+
+def _estimate(repository: Repository, cluster: str, backup: BackupEntry, end_lsn: Lsn) -> float | None:
+    rates = find_rates(load_drills(repository, cluster))
+    start_lsn, total = Lsn.parse(backup.summary["start_lsn"]), backup.summary.get("total_bytes")
+    return estimate_recovery(rates, total, start_lsn, end_lsn, ASSUMED_REPLAY_BYTES_PER_SECOND)
 
 
 def render_moment(moment: datetime, answers: tuple[MomentAnswer, ...]) -> str:
@@ -72,5 +86,6 @@ def _render(moment: datetime, one: MomentAnswer) -> str:
     pairs = [
         ("position", f"{one.lsn} on timeline {one.timeline}, in {one.segment}"),
         ("from backup", f"{one.backup}, with {one.segments} WAL segments"),
+        ("in about", "unknown: no drill has measured it" if one.seconds is None else render_duration(one.seconds)),
     ]
     return f"{one.repository}: {render_time(moment)} can be restored to\n" + render_block(pairs, indent="  ")

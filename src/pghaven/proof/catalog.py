@@ -16,6 +16,7 @@ from pghaven.errors import Damaged, ObjectMissing
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import Timeline
 from pghaven.repository.backups import BackupCatalog
+from pghaven.repository.drills import DrillEvidence, find_drill_of, load_drills
 from pghaven.repository.entry import BackupEntry, BackupState, Purpose
 from pghaven.repository.evidence import NEVER_VERIFIED, Evidence, Verification, judge_backup, load_evidence
 from pghaven.repository.liveness import seems_dead
@@ -40,10 +41,20 @@ _STATES = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Drilled:
+    """A drill that restored a backup."""
+
+    passed: bool
+    at: datetime
+    is_stale: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ListedBackup:
     """One backup. What only a complete one has is None for the others; ``seconds`` is from its start to its stop.
 
-    ``verified`` is what is known from when somebody last looked at all of it. ``held`` says why a backup that is held
+    ``verified`` is what is known from when somebody last looked at all of it, ``drilled`` the last drill of it, as it
+    lies now. ``held`` says why a backup that is held
     is; ``removed_after`` is until when a retired one can be brought back.
     """
 
@@ -67,6 +78,7 @@ class ListedBackup:
     process: int | None
     reason: str | None
     verified: Verification = NEVER_VERIFIED
+    drilled: Drilled | None = None
     held: str | None = None
     held_since: datetime | None = None
     removed_after: datetime | None = None
@@ -75,7 +87,8 @@ class ListedBackup:
 def list_backups(catalog: BackupCatalog) -> tuple[ListedBackup, ...]:
     """Every backup of a cluster, oldest first. Raises Damaged, StoreUnreachable."""
     results = load_evidence(catalog.repository, catalog.cluster).results
-    return show_entries(catalog, catalog.list_entries(), results)
+    drills = load_drills(catalog.repository, catalog.cluster)
+    return show_entries(catalog, catalog.list_entries(), results, drills)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,23 +134,37 @@ def _show_dump(entry: BackupEntry, now: datetime) -> ListedDump:
 
 
 def show_entries(
-    catalog: BackupCatalog, entries: Sequence[BackupEntry], results: Sequence[Evidence]
+    catalog: BackupCatalog,
+    entries: Sequence[BackupEntry],
+    results: Sequence[Evidence],
+    drills: Sequence[DrillEvidence] = (),
 ) -> tuple[ListedBackup, ...]:
-    """The entries as they are shown; ``results`` of verifications are the newest first. Raises StoreUnreachable."""
+    """The entries as they are shown; ``results`` of verifications and ``drills`` are the newest first.
+
+    Raises StoreUnreachable.
+    """
     now = catalog.repository.clock.now()
-    return tuple(
-        replace(show_entry(entry, now), verified=_find_verification(catalog, entry, results)) for entry in entries
-    )
+    return tuple(_with_proof(catalog, entry, show_entry(entry, now), results, drills) for entry in entries)
 
 
-def _find_verification(catalog: BackupCatalog, entry: BackupEntry, results: Sequence[Evidence]) -> Verification:
+def _with_proof(
+    catalog: BackupCatalog,
+    entry: BackupEntry,
+    shown: ListedBackup,
+    results: Sequence[Evidence],
+    drills: Sequence[DrillEvidence],
+) -> ListedBackup:
+    """What is known of the manifest that a restore would read now."""
     if entry.state not in (BackupState.COMMITTED, BackupState.RETIRED):
-        return NEVER_VERIFIED
+        return shown
     try:
         _, manifest_hash = catalog.find_manifest(entry)
     except (Damaged, ObjectMissing):
-        return NEVER_VERIFIED
-    return judge_backup(results, entry.label, manifest_hash)
+        return shown
+    drill = find_drill_of(drills, entry.label, manifest_hash)
+    now = catalog.repository.clock.now()
+    drilled = None if drill is None else Drilled(passed=drill.passed, at=drill.began_at, is_stale=drill.is_stale(now))
+    return replace(shown, verified=judge_backup(results, entry.label, manifest_hash), drilled=drilled)
 
 
 def show_entry(entry: BackupEntry, now: datetime) -> ListedBackup:

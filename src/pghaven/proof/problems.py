@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
 from pghaven.proof.catalog import ListedBackup, ShownState
+from pghaven.proof.drilled import judge_drills
 from pghaven.proof.findings import list_labels
 from pghaven.proof.judgements import BACKUP_AGE_WARNED
 from pghaven.proof.receiving import is_receiving, judge_receiver
@@ -104,6 +105,7 @@ def _judge_repository(
     yield from _judge_behind(cluster, repository.behind)
     yield from judge_writers(cluster, repository.incidents, now)
     yield from judge_audit(cluster, repository.audit)
+    yield from judge_drills(cluster, repository.drills, now)
     if repository.single_writer:
         yield Problem(level="warning", text=ONE_WRITER.format(name=repository.name), hint=ONE_WRITER_HINT)
     if repository.quarantined:

@@ -11,6 +11,7 @@ from pghaven.postgres.timeline import Timeline
 from pghaven.proof.catalog import ListedBackup, ListedDump, ShownState
 from pghaven.proof.windows import Reach, Window
 from pghaven.repository.audits import Audit
+from pghaven.repository.drills import DrillEvidence
 from pghaven.repository.evidence import Evidence
 from pghaven.repository.incidents import Incident
 from pghaven.server.probe import ArchiverFacts
@@ -75,8 +76,9 @@ class RepositoryState:
     is what this host has noted of WAL that the repository missed. ``single_writer``: by its option. ``originals`` are
     the labels of its complete backups, of a copy its original's. ``quarantined_from`` is who wrote the last file of the
     quarantine, ``incidents`` what was kept of two writers and of WAL that is lost, oldest first; ``explained`` are the
-    gaps that ``reach`` has, with their causes. ``audit`` is the newest one of the WAL. ``older`` is what there is of it
-    that is older than this host has seen, as clauses. ``dumps`` are the complete SQL dumps.
+    gaps that ``reach`` has, with their causes. ``audit`` is the newest one of the WAL, ``drills`` the last of this
+    cluster, the newest first. ``older`` is what there is of it that is older than this host has seen, as clauses.
+    ``dumps`` are the complete SQL dumps.
     """
 
     name: str
@@ -97,6 +99,7 @@ class RepositoryState:
     explained: tuple[ExplainedGap, ...] = ()
     audit: Audit | None = None
     timelines: tuple[HeldTimeline, ...] = ()
+    drills: tuple[DrillEvidence, ...] = ()
     older: tuple[str, ...] = ()
     dumps: tuple[ListedDump, ...] = ()
 

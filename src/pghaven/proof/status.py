@@ -31,6 +31,7 @@ from pghaven.proof.states import (
 from pghaven.proof.windows import find_reach
 from pghaven.repository.audits import load_audit
 from pghaven.repository.backups import BackupCatalog
+from pghaven.repository.drills import load_drills
 from pghaven.repository.entry import BackupState
 from pghaven.repository.evidence import find_last_damage, load_evidence
 from pghaven.repository.gaps import WalGap
@@ -163,7 +164,8 @@ def _read_repository(
     catalog = BackupCatalog(repository, cluster)
     entries = catalog.list_entries()
     results = load_evidence(repository, cluster).results
-    backups = show_entries(catalog, entries, results)
+    drills = load_drills(repository, cluster)
+    backups = show_entries(catalog, entries, results, drills)
     # Of a damaged one it is not known whose it was.
     ours = {one.label for one in backups if one.system_identifier in (lineage.system_identifier, None)}
     committed = [one for one in entries if one.state is BackupState.COMMITTED and one.label in ours]
@@ -185,6 +187,7 @@ def _read_repository(
         incidents=incidents,
         timelines=take_stock(archive, reads_segments=False).timelines,
         audit=load_audit(repository, cluster, lineage.system_identifier),
+        drills=tuple(one for one in drills if one.system_identifier in (lineage.system_identifier, None)),
         explained=tuple(explain_gap(WalGap(first=gap.first, last=gap.last), traces) for gap in reach.gaps),
         fenced=_find_fence(archive, server),
         last_damage=find_last_damage(results),

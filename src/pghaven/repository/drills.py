@@ -23,7 +23,7 @@ KIND: Final = "drill"
 DRILL_AGE_WARNED: Final = timedelta(days=30)
 """A proof that is older counts as stale: the backups, the WAL and the host that it speaks of are others by now."""
 
-_LOOKED_BACK = 50
+_LOOKED_BACK = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

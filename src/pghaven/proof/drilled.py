@@ -1,0 +1,80 @@
+"""What drills say of a cluster now: whether it was proven to come back, and how long that takes. Pure.
+
+The one idea: a proof gets old, and then it is told as old; how long a restore would take now follows from rates that
+were measured, and without any it is unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from pghaven.postgres.lsn import Lsn
+from pghaven.proof.states import Problem
+from pghaven.repository.drills import DRILL_AGE_WARNED, DrillEvidence
+from pghaven.units import render_duration
+
+_TOLD_CHARACTERS = 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """As a drill measured them on its host: bytes of files and of WAL in a second, and seconds for all else.
+    ``replay`` is None where too little was replayed to tell."""
+
+    measured_at: datetime
+    files_bytes_per_second: float
+    replay_bytes_per_second: float | None
+    other_seconds: float
+
+
+# Less WAL is replayed in the time that a server takes to start.
+_REPLAY_BYTES_MIN = 256 << 20
+
+
+def judge_drills(cluster: str, drills: Sequence[DrillEvidence], now: datetime) -> Iterator[Problem]:
+    """``drills`` are the newest first. That there was none is not wrong yet."""
+    if not drills:
+        return
+    last = drills[0]
+    ago = render_duration(max(0.0, (now - last.began_at).total_seconds()))
+    if not last.passed:
+        what = last.failures[0][:_TOLD_CHARACTERS] if last.failures else "it could not tell"
+        more = f"; and {len(last.failures) - 1} more" if len(last.failures) > 1 else ""
+        text = f"the last drill, {ago} ago, failed: {what}{more}"
+        hint = f"Once the cause is mended, prove it: pghaven drill {cluster}"
+        yield Problem(level="critical", text=text, hint=hint)
+    elif last.is_stale(now):
+        days = DRILL_AGE_WARNED.days
+        text = f"the last drill was {ago} ago: that a restore works was not proven for more than {days} days"
+        yield Problem(level="warning", text=text, hint=f"Run: pghaven drill {cluster}")
+
+
+def find_rates(drills: Sequence[DrillEvidence]) -> Rates | None:
+    """From the newest drill that passed; None without any."""
+    for one in drills:
+        fetch, replay = one.seconds.get("fetch", 0.0), one.seconds.get("replay", 0.0)
+        if not one.passed or not fetch or not one.written_bytes:
+            continue
+        is_told = one.replayed_bytes >= _REPLAY_BYTES_MIN and replay > 0
+        other = one.seconds.get("first_query", fetch + replay) - fetch - (replay if is_told else 0.0)
+        return Rates(
+            measured_at=one.began_at,
+            files_bytes_per_second=one.written_bytes / fetch,
+            replay_bytes_per_second=one.replayed_bytes / replay if is_told else None,
+            other_seconds=max(0.0, other),
+        )
+    return None
+
+
+def estimate_recovery(
+    rates: Rates | None, total_bytes: int | None, start_lsn: Lsn | None, end_lsn: Lsn | None, assumed_replay: float
+) -> float | None:
+    """Seconds until a restore of a backup of this size, up to this position, would answer; None when it is unknown.
+    ``assumed_replay`` is the rate where none was measured."""
+    if rates is None or total_bytes is None or start_lsn is None or end_lsn is None:
+        return None
+    wal = max(0, end_lsn - start_lsn)
+    replay = rates.replay_bytes_per_second or assumed_replay
+    return total_bytes / rates.files_bytes_per_second + wal / replay + rates.other_seconds

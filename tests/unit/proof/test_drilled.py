@@ -1,0 +1,70 @@
+"""What drills say now: failed, too old, how fast."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from pghaven.postgres.lsn import Lsn
+from pghaven.proof.drilled import estimate_recovery, find_rates, judge_drills
+from pghaven.repository.drills import DrillEvidence, find_drill_of
+
+NOW = datetime(2026, 11, 29, tzinfo=UTC)
+GIB = 1 << 30
+PASSED = DrillEvidence(
+    name="clusters/main/evidence/x-drill",
+    began_at=NOW - timedelta(days=1),
+    passed=True,
+    backup="B",
+    manifest_hash="aa",
+    system_identifier=1,
+    target="latest",
+    timeline=None,
+    reached_lsn=None,
+    reached_at=None,
+    failures=(),
+    seconds={"fetch": 10.0, "replay": 20.0, "first_query": 33.0},
+    written_bytes=5 * GIB,
+    fetched_bytes=GIB,
+    replayed_bytes=2 * GIB,
+)
+FAILED = replace(PASSED, passed=False, failures=("marker: rows are missing", "rows: x"))
+
+
+def test_a_drill_that_passed_is_no_problem_until_it_is_old() -> None:
+    assert list(judge_drills("main", [PASSED], NOW)) == []
+    assert list(judge_drills("main", [], NOW)) == []
+    (problem,) = judge_drills("main", [replace(PASSED, began_at=NOW - timedelta(days=31))], NOW)
+    assert problem.level == "warning"
+    assert problem.hint == "Run: pghaven drill main"
+
+
+def test_a_drill_that_failed_is_critical_whatever_was_before() -> None:
+    (problem,) = judge_drills("main", [FAILED, PASSED], NOW)
+    assert problem.level == "critical"
+    assert "failed: marker: rows are missing; and 1 more" in problem.text
+
+
+def test_rates_are_of_the_last_drill_that_passed() -> None:
+    rates = find_rates([FAILED, PASSED])
+    assert rates is not None
+    assert rates.files_bytes_per_second == 5 * GIB / 10
+    assert rates.replay_bytes_per_second == 2 * GIB / 20
+    assert estimate_recovery(rates, 10 * GIB, Lsn(0), Lsn(GIB), 1.0) == pytest.approx(20 + 10 + 3)
+
+
+def test_of_little_wal_no_rate_is_taken_and_of_nothing_nothing_is_known() -> None:
+    rates = find_rates([replace(PASSED, replayed_bytes=1000)])
+    assert rates is not None
+    assert rates.replay_bytes_per_second is None
+    assert estimate_recovery(rates, 5 * GIB, Lsn(0), Lsn(GIB), GIB) == pytest.approx(10 + 1 + 23)
+    assert find_rates([FAILED]) is None
+    assert estimate_recovery(None, 1, Lsn(0), Lsn(1), 1.0) is None
+
+
+def test_a_drill_speaks_of_the_manifest_that_it_restored() -> None:
+    assert find_drill_of([PASSED], "B", "aa") is PASSED
+    assert find_drill_of([PASSED], "B", "bb") is None
+    assert find_drill_of([PASSED], "C", "aa") is None
