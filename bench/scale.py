@@ -29,8 +29,9 @@ from typing import Any
 import numpy as np
 
 from bench.common import MIB, describe_machine, render_table, save
-from pghaven.backup.changes import Ground, match_files, plan_changes
+from pghaven.backup.changes import Ground, plan_changes
 from pghaven.backup.collect import Collector
+from pghaven.backup.counterparts import match_files
 from pghaven.backup.jobs import BlocksJob, Job, iter_jobs
 from pghaven.backup.listing import Listing
 from pghaven.backup.pipeline import ReadResult, WorkerPacks
@@ -49,6 +50,7 @@ from pghaven.repository.manifest import (
 )
 from pghaven.repository.pack import PACK_BYTES, PackRef
 from pghaven.repository.seal import OPEN_KEYRING
+from pghaven.runtime.spill import PART_ROWS, Spool
 
 GIB = 1 << 30
 _RATIO = 4
@@ -78,6 +80,7 @@ class Rows:
             "seconds": round(time.perf_counter() - began, 2),
             "peak_mib": round((read_memory("VmHWM") - self._base) / MIB),
             "held_mib": round((read_memory("VmRSS") - self._base) / MIB),
+            "process_mib": round(read_memory("VmHWM") / MIB),
             "remark": ", ".join(remarks),
         }
         self.rows.append(row)
@@ -126,6 +129,9 @@ def make_listing(files: int, total_bytes: int) -> Listing:
         listing.is_main.append(not kind)
         listing.first_block.append(0)
         listing.owner.append(0)
+        if not number % PART_ROWS:
+            listing.settle()
+    listing.seal()
     return listing
 
 
@@ -154,6 +160,7 @@ class Workers:
             pieces=tuple(column.tobytes() for column in columns),  # type: ignore[arg-type]
             vanished=(),
             suspects=(),
+            hashes=tuple((part.number, os.urandom(16)) for part in job.files if not part.is_main),
         )
 
     def close(self) -> Iterator[WorkerPacks]:
@@ -181,10 +188,11 @@ def _make_pack(number: int) -> PackRef:
     )
 
 
-def make_relations(files: int) -> bytes:
-    return b"".join(
-        render_relation((16384, "tenants", 1663, n, "public", f"t{n}_pkey", "i")) for n in range(files // 4)
-    )
+def make_relations(files: int) -> Spool:
+    spool = Spool()
+    for number in range(files // 4):
+        spool.write(render_relation((16384, "tenants", 1663, number, "public", f"t{number}_pkey", "i")))
+    return spool
 
 
 def make_facts(files: int, total: int) -> BackupFacts:
@@ -232,9 +240,9 @@ def run_backup_side(files: int, total_bytes: int, path: Path) -> list[dict[str, 
     rows = Rows()
     with rows.part("listing (columns only, no walk)") as remarks:
         listing = make_listing(files, total_bytes)
-        total = sum(listing.size)
+        total = listing.total_bytes
         remarks.append(f"{total / 1e12:.1f} TB")
-    collector, workers = Collector(), Workers()
+    collector, workers = Collector(len(listing.size)), Workers()
     with rows.part("jobs made, results collected") as remarks:
         jobs = 0
         for job in iter_jobs(listing, 8192):
@@ -244,7 +252,7 @@ def run_backup_side(files: int, total_bytes: int, path: Path) -> list[dict[str, 
             collector.take(last)
         remarks.append(f"{jobs} jobs")
     with rows.part("relation names"):
-        relations = make_relations(files)
+        relations = make_relations(files).view()
     with rows.part("block map") as remarks:
         collected = collector.finish(listing, verified=True)
         remarks.append(f"{len(collected.block_map.length)} runs in {len(collected.packs)} packs")
@@ -281,14 +289,14 @@ def run_incremental_side(files: int, total_bytes: int, share: float, path: Path)
             since=Lsn(1),
             changed=changed,
             counterpart=counterpart,
-            untouched=np.frombuffer(listing.is_main, np.uint8) == 0,
+            untouched=listing.is_main.to_array() == 0,
             databases=dict(parent.facts.databases),
             marks_logged=True,
             hash_pages=lambda _: {},
         )
         plan = plan_changes(listing, ground)
         remarks.append(f"{plan.read_bytes / 1e9:.1f} GB")
-    collector, workers = Collector(), Workers()
+    collector, workers = Collector(len(listing.size)), Workers()
     with rows.part("results collected"):
         for job in plan.jobs:
             collector.take(workers.answer(job))

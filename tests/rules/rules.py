@@ -291,8 +291,8 @@ FILES = (
     Plant(
         rule="free space, visibility and status are judged by their contents",
         module="pghaven.backup.changes",
-        old="rules[number] = Rule.COMPARE",
-        new="rules[number] = Rule.KEEP",
+        old="rules[part][compared[has_hash]] = Rule.COMPARE",
+        new="rules[part][compared[has_hash]] = Rule.KEEP",
         found_by=(
             "test_a_small_map_is_stored_whole_if_it_has_changed",
             "test_an_extent_in_too_many_pieces_is_stored_whole",
@@ -322,22 +322,22 @@ FILES = (
     Plant(
         rule="a large map that was cut is stored whole",
         module="pghaven.backup.changes",
-        old=" & (self._size >= self._known)\n",
+        old=" & (size >= known)\n",
         new="\n",
         found_by=("test_a_map_that_was_cut_is_stored_whole",),
     ),
     Plant(
         rule="a large map with damaged pages is looked at as a whole",
         module="pghaven.backup.changes",
-        old="wanted[list(self._damage)] = False",
-        new="pass",
+        old="if number not in self._damage:\n                    counterparts",
+        new="if True:\n                    counterparts",
         found_by=("test_a_map_with_damaged_pages_is_looked_at_as_a_whole",),
     ),
     Plant(
         rule="a large map that has changed in part has a hash of its own",
         module="pghaven.backup.collect",
-        old="same = inherited & ~parentage.rehashed[kept]",
-        new="same = inherited",
+        old="(source[part] >= 0) & ~parentage.rehashed[numbers[part]]",
+        new="source[part] >= 0",
         found_by=(
             "test_a_map_that_has_grown_keeps_what_it_had",
             "test_an_extent_in_too_many_pieces_is_stored_whole",
@@ -356,8 +356,8 @@ FILES = (
     Plant(
         rule="an untouched file has the parent's size",
         module="pghaven.backup.changes",
-        old="rules[(ground.counterpart >= 0) & ground.untouched & same_size]",
-        new="rules[(ground.counterpart >= 0) & ground.untouched]",
+        old="rules[part][may_be_same & ground.untouched[part]] = Rule.KEEP",
+        new="rules[part][(counterpart >= 0) & ground.untouched[part]] = Rule.KEEP",
         found_by=("test_file_of_another_size_is_not_untouched",),
     ),
     Plant(
@@ -428,7 +428,7 @@ FILES = (
     Plant(
         rule="maps stay small",
         module="pghaven.backup.changes",
-        old="for number, extent in zip(ours[files].tolist(), extents.tolist(), strict=True):",
+        old="for number, extent in zip(numbers.tolist(), extents.tolist(), strict=True):",
         new="for number, extent in ():",
         found_by=(
             "test_an_extent_in_too_many_pieces_is_stored_whole",

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pghaven.backup.changes import ChangePlan, Ground, match_files, plan_changes
+from pghaven.backup.changes import ChangePlan, Ground, plan_changes
+from pghaven.backup.counterparts import match_files
 from pghaven.backup.listing import Listing
 from pghaven.backup.parentpages import hash_parent_pages
 from pghaven.postgres.changed import ChangedBlocks

@@ -293,7 +293,7 @@ def store_files(
     listing = list_data_directory(str(source.data_directory), rules)
     settings = WorkerSettings(place=catalog.pack_place, label=order.label, level=3, block_size=block_size, verify=True)
     workers = [open_worker(settings) for _ in range(order.workers)]
-    collector = Collector()
+    collector = Collector(len(listing.size))
     for number, worker in enumerate(workers):
         worker.worker = number
     made = make_plan(listing) if make_plan is not None else None

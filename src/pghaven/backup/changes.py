@@ -16,15 +16,16 @@ judged by their contents, because they change without moving an LSN.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
 
+from pghaven.backup.chosen import BlocksToRead, Ruled
 from pghaven.backup.collect import Parentage
+from pghaven.backup.counterparts import iter_with_one
 from pghaven.backup.damage import relation_key
 from pghaven.backup.jobs import (
     SMALL_FILE_BYTES,
@@ -46,7 +47,8 @@ from pghaven.postgres.datadir import is_relation_directory
 from pghaven.postgres.lsn import Lsn
 from pghaven.repository.blockmap import EXTENT_BYTES, find_fragmented, sort_unique
 from pghaven.repository.container import CELL_BYTES, CELL_HASH_BYTES
-from pghaven.repository.manifest import FileColumns, Manifest
+from pghaven.repository.manifest import Manifest
+from pghaven.runtime.spill import in_parts, make_column
 
 # What relation files that all databases share have for a database.
 _NO_DATABASE = 0
@@ -98,30 +100,13 @@ class ChangePlan:
     counts: Mapping[Rule, int] = field(default_factory=dict)
 
 
-def match_files(listing: Listing, parent: FileColumns) -> npt.NDArray[np.int64]:
-    """For each file of the listing the number of the file of its path in a manifest, or -1."""
-    ends = np.searchsorted(parent.directory, np.arange(len(parent.directories) + 1))
-    directories = {path: number for number, path in enumerate(parent.directories)}
-    found = np.full(len(listing.names), -1, np.int64)
-    here, theirs = -1, dict[bytes, int]()
-    for number, (directory, name) in enumerate(zip(listing.directory, listing.names, strict=True)):
-        if directory != here:
-            here, theirs = directory, {}
-            there = directories.get(os.fsencode(listing.directories[directory]))
-            if there is not None:
-                first, end = int(ends[there]), int(ends[there + 1])
-                theirs = dict(zip(parent.names[first:end], range(first, end), strict=True))
-        found[number] = theirs.get(name, -1)
-    return found
-
-
 def plan_full(listing: Listing, block_size: int) -> ChangePlan:
     """Read and store everything."""
     return ChangePlan(
-        rules=np.zeros(len(listing.size), np.uint8),
+        rules=make_column(len(listing.size), np.uint8),
         parentage=None,
         jobs=iter(iter_jobs(listing, block_size)),
-        read_bytes=sum(listing.size),
+        read_bytes=listing.total_bytes,
     )
 
 
@@ -138,12 +123,12 @@ class _Planner:
         self._block_size = facts.block_size
         self._segment_blocks = facts.segment_blocks
         files = ground.parent.files
-        has_one = ground.counterpart >= 0
-        there = np.where(has_one, ground.counterpart, 0)
-        self._size = np.array(listing.size, np.uint64)
-        empty = np.zeros(len(self._size), np.uint64)
-        self._known = np.where(has_one, files.size[there], 0).astype(np.uint64) if len(files.size) else empty
-        self._blocks: dict[int, npt.NDArray[np.uint32]] = {}
+        self._size = listing.size.to_array()
+        self._known = make_column(len(self._size), np.uint64)
+        for part in in_parts(len(self._size)):
+            has_one = np.flatnonzero(ground.counterpart[part] >= 0)
+            self._known[part][has_one] = files.size[ground.counterpart[part][has_one]]
+        self._blocks = BlocksToRead()
         self._damage = self._find_damage()
         self._marked = frozenset() if ground.changed is not None else self._find_unlogged_marks()
         self._extents = self._find_extents()
@@ -152,64 +137,72 @@ class _Planner:
 
     def plan(self) -> ChangePlan:
         rules = self._rule_all()
-        numbers = {rule: np.flatnonzero(rules == rule).tolist() for rule in Rule}
-        source = np.where(rules == Rule.FULL, -1, self._ground.counterpart)
-        read_bytes = sum(int(self._size[numbers[rule]].sum()) for rule in _WHOLE)
-        read_bytes += sum(len(blocks) for blocks in self._blocks.values()) * self._block_size
+        source = make_column(len(rules), np.int64)
+        compared, rehashed = make_column(len(rules), np.bool_), make_column(len(rules), np.bool_)
+        read_bytes = self._blocks.count * self._block_size
+        counts = np.zeros(len(Rule), np.int64)
+        for part in in_parts(len(rules)):
+            counts += np.bincount(rules[part], minlength=len(Rule))
+            compared[part], rehashed[part] = rules[part] == Rule.COMPARE, rules[part] == Rule.PAGES
+            source[part] = np.where(rules[part] == Rule.FULL, -1, self._ground.counterpart[part])
+            read_bytes += int(self._size[part][np.isin(rules[part], _WHOLE)].sum())
         return ChangePlan(
             rules=rules,
-            parentage=Parentage(
-                parent=self._ground.parent,
-                source=source,
-                compared=rules == Rule.COMPARE,
-                rehashed=rules == Rule.PAGES,
-            ),
-            jobs=self._iter_jobs(numbers),
+            parentage=Parentage(parent=self._ground.parent, source=source, compared=compared, rehashed=rehashed),
+            jobs=self._iter_jobs({rule: Ruled(rules, rule) for rule in Rule}),
             read_bytes=read_bytes,
-            counts={rule: len(numbers[rule]) for rule in Rule},
+            counts={rule: int(counts[rule]) for rule in Rule},
         )
 
     # -- rules ------------------------------------------------------------------------------------------------------
 
     def _rule_all(self) -> npt.NDArray[np.uint8]:
         ground, listing = self._ground, self._listing
-        rules = np.full(len(self._size), Rule.FULL, np.uint8)
-        same_size = self._size == self._known
-        rules[(ground.counterpart >= 0) & ground.untouched & same_size] = Rule.KEEP
+        rules = make_column(len(self._size), np.uint8)  # FULL
+        is_main = listing.is_main.to_array()
+        for part in in_parts(len(rules)):
+            counterpart, size = ground.counterpart[part], self._size[part]
+            may_be_same = (counterpart >= 0) & (size == self._known[part])
+            rules[part][may_be_same & ground.untouched[part]] = Rule.KEEP
+            by_content = may_be_same & (rules[part] == Rule.FULL) & (is_main[part] == 0)
+            by_content &= (size > 0) & (size <= SMALL_FILE_BYTES)
+            compared = np.flatnonzero(by_content)
+            has_hash = ground.parent.files.content_hash[counterpart[compared]].any(axis=1)
+            rules[part][compared[has_hash]] = Rule.COMPARE
         rules[list(self._damage)] = Rule.FULL
-        is_main = np.frombuffer(listing.is_main, np.uint8) == 1 if len(self._size) else np.zeros(0, bool)
-        by_content = (ground.counterpart >= 0) & (rules == Rule.FULL) & ~is_main & same_size
-        by_content &= (self._size > 0) & (self._size <= SMALL_FILE_BYTES)
-        for number in np.flatnonzero(by_content).tolist():
-            if self._recorded_hash(number).any() and number not in self._damage:
-                rules[number] = Rule.COMPARE
-        self._rule_pages(rules, is_main)
+        self._rule_pages(rules)
         made_anew = self._find_new_databases()
-        settled = rules == Rule.KEEP if not made_anew else np.zeros(len(rules), bool)
-        settled[list(self._extents)] = False
-        for number in np.flatnonzero(is_main & (ground.counterpart >= 0) & ~settled).tolist():
-            rules[number] = self._rule_main(number, Rule(int(rules[number])), made_anew)
+        fragmented = np.array(sorted(self._extents), np.int64)
+        for part in in_parts(len(rules)):
+            judged = rules[part] != Rule.KEEP if not made_anew else np.ones(part.stop - part.start, np.bool_)
+            judged[fragmented[(fragmented >= part.start) & (fragmented < part.stop)] - part.start] = True
+            judged &= (is_main[part] == 1) & (ground.counterpart[part] >= 0)
+            for number in (np.flatnonzero(judged) + part.start).tolist():
+                rules[number] = self._rule_main(number, Rule(int(rules[number])), made_anew)
         return rules
 
-    def _rule_pages(self, rules: npt.NDArray[np.uint8], is_main: npt.NDArray[np.bool_]) -> None:
+    def _rule_pages(self, rules: npt.NDArray[np.uint8]) -> None:
         """Large free-space and visibility maps, of which mostly a few pages have changed."""
         if self._block_size != CELL_BYTES:
             return
-        wanted = (self._ground.counterpart >= 0) & (rules != Rule.KEEP) & ~is_main
-        wanted &= np.array(self._listing.first_block) >= 0
-        wanted &= (self._known >= PAGES_MIN_BYTES) & (self._size >= self._known)
-        wanted &= (self._size % CELL_BYTES == 0) & (self._known % CELL_BYTES == 0)
-        wanted[list(self._damage)] = False
-        counterparts: dict[int, int] = {
-            int(self._ground.counterpart[number]): number for number in np.flatnonzero(wanted).tolist()
-        }
+        counterparts: dict[int, int] = {}
+        is_main, first_block = self._listing.is_main.to_array(), self._listing.first_block.to_array()
+        for part in in_parts(len(rules)):
+            size, known = self._size[part], self._known[part]
+            wanted = (self._ground.counterpart[part] >= 0) & (rules[part] != Rule.KEEP) & (is_main[part] == 0)
+            wanted &= first_block[part] >= 0
+            wanted &= (known >= PAGES_MIN_BYTES) & (size >= known)
+            wanted &= (size % CELL_BYTES == 0) & (known % CELL_BYTES == 0)
+            for number in (np.flatnonzero(wanted) + part.start).tolist():
+                if number not in self._damage:
+                    counterparts[int(self._ground.counterpart[number])] = number
         for theirs, hashes in self._ground.hash_pages(list(counterparts)).items():
             number = counterparts[theirs]
-            known = bytearray(hashes)
+            expected = bytearray(hashes)
             for extent in self._extents.get(number, ()):
-                part = slice(extent * _EXTENT_HASH_BYTES, (extent + 1) * _EXTENT_HASH_BYTES)
-                known[part] = bytes(len(known[part]))
-            self._pages[number] = bytes(known)
+                piece = slice(extent * _EXTENT_HASH_BYTES, (extent + 1) * _EXTENT_HASH_BYTES)
+                expected[piece] = bytes(len(expected[piece]))
+            self._pages[number] = bytes(expected)
             rules[number] = Rule.PAGES
 
     def _recorded_hash(self, number: int) -> npt.NDArray[np.uint8]:
@@ -230,7 +223,7 @@ class _Planner:
         blocks = self._find_blocks(number, key, is_untouched=so_far is Rule.KEEP)
         if not len(blocks):
             return Rule.KEEP
-        self._blocks[number] = blocks
+        self._blocks.add(number, blocks)
         return Rule.BLOCKS
 
     def _find_key(self, number: int) -> tuple[int, int, int]:
@@ -278,8 +271,7 @@ class _Planner:
         if not blocks:
             return {}
         listing = self._listing
-        numbers: list[int] = np.flatnonzero(self._ground.counterpart >= 0).tolist()
-        paths = ((number, listing.relative_path(number)) for number in numbers)
+        paths = ((number, listing.relative_path(number)) for number in iter_with_one(self._ground.counterpart))
         return {
             number: [block - listing.first_block[number] for block in blocks[path]]
             for number, path in paths
@@ -290,11 +282,15 @@ class _Planner:
         """For each file the extents that its parent's map has in too many pieces, or with damaged pages in them."""
         files, extents = find_fragmented(self._ground.parent.block_map)
         counterpart = self._ground.counterpart
-        ours = np.full(len(self._ground.parent.files.size), -1, np.int64)
-        has_one = np.flatnonzero(counterpart >= 0)
-        ours[counterpart[has_one]] = has_one
+        theirs = sort_unique(files)
+        ours = np.full(len(theirs), -1, np.int64)
+        for part in in_parts(len(counterpart) if len(theirs) else 0):
+            place = np.minimum(np.searchsorted(theirs, counterpart[part]), len(theirs) - 1)
+            is_one = np.flatnonzero(theirs[place] == counterpart[part])
+            ours[place[is_one]] = is_one + part.start
+        numbers = ours[np.searchsorted(theirs, files)]
         found: dict[int, list[int]] = {}
-        for number, extent in zip(ours[files].tolist(), extents.tolist(), strict=True):
+        for number, extent in zip(numbers.tolist(), extents.tolist(), strict=True):
             if number >= 0:
                 found.setdefault(number, []).append(extent)
         for number, blocks in self._damage.items():
@@ -319,7 +315,7 @@ class _Planner:
 
     # -- jobs -------------------------------------------------------------------------------------------------------
 
-    def _iter_jobs(self, numbers: Mapping[Rule, Sequence[int]]) -> Iterator[Job]:
+    def _iter_jobs(self, numbers: Mapping[Rule, Iterable[int]]) -> Iterator[Job]:
         """The large ones first, so that all workers are busy to the end."""
         listing, block_size = self._listing, self._block_size
         for part in iter_ranges(listing, numbers[Rule.SCAN], block_size):
@@ -334,7 +330,7 @@ class _Planner:
         for batch in iter_batches(listing, numbers[Rule.COMPARE], block_size):
             expected = tuple(self._recorded_hash(part.number).tobytes() for part in batch)
             yield ReadJob(batch, sum(part.length for part in batch), is_range=False, expected=expected)
-        blocks = ((part_of(listing, number), self._blocks[number].tobytes()) for number in numbers[Rule.BLOCKS])
+        blocks = ((part_of(listing, number), column) for number, column in self._blocks)
         yield from iter_block_jobs(blocks, block_size)
 
     def _scan_job(self, parts: tuple[Part, ...], *, is_range: bool) -> ScanJob:

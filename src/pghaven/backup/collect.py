@@ -1,14 +1,14 @@
 """What the workers report, gathered into the columns of a manifest.
 
-The one idea: results come in any order and are kept as plain columns per worker; once all packs have names, one pass of
-NumPy makes the block map of them, over what unchanged files keep of their parent's.
+The one idea: results come in any order and are kept as plain columns per worker, which are not in memory where they are
+long; once all packs have names, one pass of NumPy over some files at a time makes the block map of them, over what
+unchanged files keep of their parent's.
 """
 
 from __future__ import annotations
 
-from array import array
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +21,11 @@ from pghaven.repository.blockmap import HOLE, BlockMap, Placements, used_packs
 from pghaven.repository.manifest import FLAG_PAGES_VERIFIED, HASH_BYTES, FileColumns, Manifest
 from pghaven.repository.mapmaking import Inheritance, build_block_map
 from pghaven.repository.pack import PackRef
+from pghaven.runtime.columns import Column
 from pghaven.runtime.names import Names
+from pghaven.runtime.spill import Spool, in_parts, let_go, make_column
 
 _TYPES = "IQQIQ"
-_T = TypeVar("_T", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,33 +57,36 @@ class Collected:
 
 
 class Collector:
-    """Takes the results of all workers; ``finish`` is called once, after the last one.
+    """Takes the results of all workers for a listing of ``count`` files; ``finish`` is called once, after the last one.
 
     ``known`` are the packs of an interrupted backup that the workers were told of.
     """
 
-    def __init__(self, known: tuple[PackRef, ...] = ()) -> None:
+    def __init__(self, count: int, known: tuple[PackRef, ...] = ()) -> None:
         self.read_bytes = 0
         self.suspects: list[SuspectPage] = []
         self._known = known
-        self._vanished: set[int] = set()
-        self._unchanged: set[int] = set()
-        self._hashes: dict[int, bytes] = {}
-        self._columns: dict[int, tuple[array[int], ...]] = {}
+        self._has_vanished: npt.NDArray[np.bool_] = make_column(count, np.bool_)
+        self._is_unchanged: npt.NDArray[np.bool_] = make_column(count, np.bool_)
+        self._hashes: npt.NDArray[np.uint8] = make_column(count * HASH_BYTES, np.uint8)
+        self._columns: dict[int, tuple[Column, ...]] = {}
         self._packs: dict[int, tuple[PackRef, ...]] = {}
 
     def take(self, result: ReadResult | WorkerPacks) -> None:
-        columns = self._columns.setdefault(result.worker, tuple(array(kind) for kind in _TYPES))
+        columns = self._columns.setdefault(result.worker, tuple(Column(kind) for kind in _TYPES))
         for column, data in zip(columns, result.pieces, strict=True):
-            column.frombytes(data)
+            column.extend(data)
         if isinstance(result, WorkerPacks):
             self._packs[result.worker] = result.packs
             return
         self.read_bytes += result.read_bytes
         self.suspects.extend(result.suspects)
-        self._vanished.update(result.vanished)
-        self._unchanged.update(result.unchanged)
-        self._hashes.update(result.hashes)
+        self._has_vanished[list(result.vanished)] = True
+        self._is_unchanged[list(result.unchanged)] = True
+        hashes = self._hashes.data
+        for number, content_hash in result.hashes:
+            hashes[HASH_BYTES * number : HASH_BYTES * (number + 1)] = content_hash
+        let_go()
 
     @property
     def packs(self) -> tuple[PackRef, ...]:
@@ -90,109 +94,145 @@ class Collector:
         return tuple(pack for worker in sorted(self._packs) for pack in self._packs[worker])
 
     def finish(self, listing: Listing, *, verified: bool, parentage: Parentage | None = None) -> Collected:
-        count = len(listing.size)
-        kept = np.ones(count, bool)
-        kept[list(self._vanished)] = False
-        source = self._sources(count, parentage)[kept]
-        size = _column(listing.size, np.dtype(np.uint64))[kept]
-        pieces = self._pieces(kept)
-        parents = parentage.parent.packs if parentage is not None else ()
-        written = self.packs
+        numbers = self._number_kept()
+        source = self._sources(numbers, parentage)
+        written, parents = self.packs, parentage.parent.packs if parentage is not None else ()
+        pieces, reused_bytes = self._pieces(len(written) + len(parents))
         inheritance = None
         if parentage is not None:
-            numbers = np.arange(len(written), len(written) + len(parents), dtype=np.uint32)
             inheritance = Inheritance(
-                parent=parentage.parent.block_map, source=source, size=size, pack_of_parent=numbers
+                parent=parentage.parent.block_map,
+                source=source,
+                size=_pick(listing.size.to_array(), numbers),
+                pack_of_parent=np.arange(len(written), len(written) + len(parents), dtype=np.uint32),
             )
-        pieces = _renumber_known(pieces, len(written) + len(parents))
-        is_reused = (pieces.pack >= len(written) + len(parents)) & (pieces.pack != HOLE)
-        block_map, sizes = build_block_map(pieces, int(kept.sum()), inheritance)
+        block_map, sizes = build_block_map(pieces, len(numbers), inheritance)
         packs = (*written, *parents, *self._known)
         block_map, used = used_packs(block_map, len(packs))
-        files = self._files(listing, kept, sizes)
-        has_pages = (_column(listing.first_block, np.dtype(np.int64)) >= 0)[kept]
-        flags = np.where(has_pages & verified, FLAG_PAGES_VERIFIED, 0).astype(np.uint8)
+        files = self._files(listing, numbers, sizes)
         if parentage is not None:
-            inherited = source >= 0
-            flags[inherited] &= parentage.parent.files.flags[source[inherited]]
-            same = inherited & ~parentage.rehashed[kept]
-            files.content_hash[same] = parentage.parent.files.content_hash[source[same]]
-        files.flags[:] = flags
+            _inherit_hashes(files, numbers, source, parentage)
+        parent = parentage.parent.files if parentage is not None else None
+        _set_flags(files, listing, numbers, (source, parent) if verified else None)
         return Collected(
             files=files,
             block_map=block_map,
             packs=tuple(packs[number] for number in used.tolist()),
-            reused_bytes=int(pieces.length[is_reused].sum()),
+            reused_bytes=reused_bytes,
         )
 
-    def _sources(self, count: int, parentage: Parentage | None) -> npt.NDArray[np.int64]:
+    def _number_kept(self) -> npt.NDArray[np.uint32]:
+        """The numbers in the listing of the files that were there."""
+        numbers = Column("I")
+        for part in in_parts(len(self._has_vanished)):
+            kept = np.flatnonzero(~self._has_vanished[part])
+            numbers.extend((kept + part.start).astype(np.uint32).tobytes())
+        return numbers.to_array()
+
+    def _sources(self, numbers: npt.NDArray[np.uint32], parentage: Parentage | None) -> npt.NDArray[np.int64]:
+        """For each file that is kept its counterpart in the parent, or -1."""
         if parentage is None:
-            return np.full(count, -1, np.int64)
-        holds = ~parentage.compared
-        holds[list(self._unchanged)] = True
-        return np.where(holds, parentage.source, -1)
+            return np.zeros(0, np.int64)
+        source = make_column(len(numbers), np.int64)
+        for part in in_parts(len(numbers)):
+            here = numbers[part]
+            source[part] = np.where(~parentage.compared[here] | self._is_unchanged[here], parentage.source[here], -1)
+        return source
 
     def _files(
         self,
         listing: Listing,
-        kept: npt.NDArray[np.bool_],
+        numbers: npt.NDArray[np.uint32],
         sizes: npt.NDArray[np.uint64],
     ) -> FileColumns:
-        numbers = np.cumsum(kept, dtype=np.int64) - 1
-        hashes = np.zeros((len(sizes), HASH_BYTES), np.uint8)
-        for number, content_hash in self._hashes.items():
-            if kept[number]:
-                hashes[numbers[number]] = np.frombuffer(content_hash, np.uint8)
+        hashes = self._hashes.reshape(-1, HASH_BYTES)
+        content_hash = make_column(len(numbers) * HASH_BYTES, np.uint8).reshape(-1, HASH_BYTES)
+        for part in in_parts(len(numbers)):
+            content_hash[part] = hashes[numbers[part]]
+        names = listing.names
+        if len(numbers) < len(names):
+            names = Names(name for name, gone in zip(names, self._has_vanished, strict=True) if not gone)
         return FileColumns(
             directories=[_encode(path) for path in listing.directories],
-            directory_mode=_column(listing.directory_mode, np.dtype(np.uint16)),
-            names=Names(name for name, keep in zip(listing.names, kept, strict=True) if keep),
-            directory=_column(listing.directory, np.dtype(np.uint32))[kept],
+            directory_mode=listing.directory_mode.to_array(),
+            names=names,
+            directory=_pick(listing.directory.to_array(), numbers),
             size=sizes,
-            mode=_column(listing.mode, np.dtype(np.uint16))[kept],
-            mtime_ns=_column(listing.mtime_ns, np.dtype(np.int64))[kept],
-            owner=_column(listing.owner, np.dtype(np.uint16))[kept],
-            flags=np.zeros(len(sizes), np.uint8),
-            content_hash=hashes,
+            mode=_pick(listing.mode.to_array(), numbers),
+            mtime_ns=_pick(listing.mtime_ns.to_array(), numbers),
+            owner=_pick(listing.owner.to_array(), numbers),
+            flags=make_column(len(numbers), np.uint8),
+            content_hash=content_hash,
         )
 
-    def _pieces(self, kept: npt.NDArray[np.bool_]) -> Placements:
-        """All pieces of the files that are kept; each worker's packs are counted on from those of the one before."""
+    def _pieces(self, first_known: int) -> tuple[Placements, int]:
+        """All pieces of the files that are kept, and how many bytes of them lie in known packs.
+
+        Each worker's packs are counted on from those of the one before, known ones from ``first_known`` on.
+        """
         assert self._columns.keys() <= self._packs.keys(), "a worker has not told its packs"
-        numbers = (np.cumsum(kept, dtype=np.int64) - 1).astype(np.uint32)
-        parts: list[list[npt.NDArray[Any]]] = [[] for _ in _TYPES]
-        base = 0
+        numbers = make_column(len(self._has_vanished), np.uint32)
+        reached = 0
+        for part in in_parts(len(numbers)):
+            kept = ~self._has_vanished[part]
+            numbers[part] = np.cumsum(kept) + (reached - 1)
+            reached += int(np.count_nonzero(kept))
+        joined = [Spool() for _ in _TYPES]
+        base = reused_bytes = 0
         for worker in sorted(self._packs):
-            file, offset, length, pack, pack_offset = (
-                np.frombuffer(column, column.typecode) if len(column) else np.zeros(0, column.typecode)
-                for column in self._columns.pop(worker)
-            )
-            wanted = kept[file]
-            parts[0].append(numbers[file[wanted]])
-            parts[1].append(offset[wanted])
-            parts[2].append(length[wanted])
-            parts[3].append(np.where(pack >= KNOWN_PACKS, pack, pack + np.uint32(base))[wanted])
-            parts[4].append(pack_offset[wanted])
+            columns = tuple(column.to_array() for column in self._columns.pop(worker))
+            for part in in_parts(len(columns[0])):
+                file, offset, length, pack, pack_offset = (column[part] for column in columns)
+                is_known = (pack >= KNOWN_PACKS) & (pack != HOLE)
+                shift = np.where(is_known, np.uint32((first_known - KNOWN_PACKS) % (1 << 32)), np.uint32(base))
+                pack = np.where(pack == HOLE, pack, pack + shift)
+                kept = ~self._has_vanished[file]
+                reused_bytes += int(length[is_known & kept].sum())
+                for spool, column in zip(joined, (numbers[file], offset, length, pack, pack_offset), strict=True):
+                    spool.write(column[kept])
             base += len(self._packs[worker])
-        joined: list[npt.NDArray[Any]] = []
-        for kind, part in zip(_TYPES, parts, strict=True):
-            joined.append(np.concatenate(part) if part else np.zeros(0, kind))
-            part.clear()
-        return Placements(
-            file=joined[0], file_offset=joined[1], length=joined[2], pack=joined[3], pack_offset=joined[4]
-        )
+        file, pack = (joined[number].to_array(np.uint32) for number in (0, 3))
+        offset, length, pack_offset = (joined[number].to_array(np.uint64) for number in (1, 2, 4))
+        placements = Placements(file=file, file_offset=offset, length=length, pack=pack, pack_offset=pack_offset)
+        return placements, reused_bytes
 
 
-def _renumber_known(pieces: Placements, first: int) -> Placements:
-    """Known packs counted from ``first`` on, behind all others."""
-    pack = pieces.pack
-    is_known = (pack >= KNOWN_PACKS) & (pack != HOLE)
-    pack[is_known] = pack[is_known] - np.uint32(KNOWN_PACKS) + np.uint32(first)
-    return pieces
+def _pick(column: npt.NDArray[Any], numbers: npt.NDArray[np.uint32]) -> npt.NDArray[Any]:
+    """The entries of these files."""
+    if len(numbers) == len(column):
+        return column
+    picked = make_column(len(numbers), column.dtype)
+    for part in in_parts(len(numbers)):
+        picked[part] = column[numbers[part]]
+    return picked
 
 
-def _column(values: array[int], dtype: np.dtype[_T]) -> npt.NDArray[_T]:
-    return np.frombuffer(values, dtype) if len(values) else np.zeros(0, dtype)
+def _inherit_hashes(
+    files: FileColumns, numbers: npt.NDArray[np.uint32], source: npt.NDArray[np.int64], parentage: Parentage
+) -> None:
+    theirs = parentage.parent.files.content_hash
+    for part in in_parts(len(numbers)):
+        same = np.flatnonzero((source[part] >= 0) & ~parentage.rehashed[numbers[part]])
+        files.content_hash[part][same] = theirs[source[part][same]]
+
+
+def _set_flags(
+    files: FileColumns,
+    listing: Listing,
+    numbers: npt.NDArray[np.uint32],
+    origin: tuple[npt.NDArray[np.int64], FileColumns | None] | None,
+) -> None:
+    """Which files' pages were verified, here and where they are the parent's in the parent; without an origin none."""
+    if origin is None:
+        return
+    source, parent = origin
+    first_block = listing.first_block.to_array()
+    for part in in_parts(len(numbers)):
+        flags = np.where(first_block[numbers[part]] >= 0, FLAG_PAGES_VERIFIED, 0).astype(np.uint8)
+        if parent is not None:
+            inherited = np.flatnonzero(source[part] >= 0)
+            flags[inherited] &= parent.flags[source[part][inherited]]
+        files.flags[part] = flags
 
 
 def _encode(path: str) -> bytes:

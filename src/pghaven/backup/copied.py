@@ -19,6 +19,7 @@ from pghaven.backup.easing import Eased
 from pghaven.backup.listing import Listing, name_owner
 from pghaven.events import Listener, Step
 from pghaven.postgres.control import parse_control
+from pghaven.repository.codec import Buffer
 from pghaven.repository.manifest import BackupFacts, BadPage, ConfigFile, Tablespace
 from pghaven.runtime.whoami import read_own_identity
 from pghaven.server.bracket import OpenBackup, StoppedBackup
@@ -72,7 +73,7 @@ class Copy(Taken):
     """Everything that was read."""
 
     collector: Collector
-    relations: tuple[bytes, RelationNames]
+    relations: tuple[Buffer, RelationNames]
     plan: ChangePlan
     config_files: tuple[ConfigFile, ...]
     seconds: float

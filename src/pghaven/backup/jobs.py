@@ -93,8 +93,9 @@ Job = ReadJob | ScanJob | BlocksJob | PagesJob
 
 
 def iter_jobs(listing: Listing, block_size: int, numbers: Iterable[int] | None = None) -> Iterator[ReadJob]:
-    """Everything that is to be read and stored, or only these files: ranges of big ones first, the largest first."""
-    wanted = range(len(listing.size)) if numbers is None else list(numbers)
+    """Everything that is to be read and stored, or only these files, which are gone through twice: ranges of big ones
+    first, the largest first."""
+    wanted = range(len(listing.size)) if numbers is None else numbers
     for parts in iter_ranges(listing, wanted, block_size):
         yield ReadJob((parts,), parts.length, is_range=True)
     for batch in iter_batches(listing, wanted, block_size):

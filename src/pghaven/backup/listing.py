@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import stat
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -23,7 +22,9 @@ from pghaven.postgres.datadir import (
     is_unlogged_content,
 )
 from pghaven.postgres.relfile import Fork, RelFile, is_temporary, parse_relfile
-from pghaven.runtime.names import Names
+from pghaven.runtime.columns import Column
+from pghaven.runtime.names import Names, list_names
+from pghaven.runtime.spill import PART_ROWS
 
 _LINK_DEPTH_MAX = 16
 _TABLESPACES = "pg_tblspc"
@@ -42,16 +43,16 @@ class Listing:
 
     data_directory: str
     directories: list[str] = field(default_factory=list)
-    directory_mode: array[int] = field(default_factory=lambda: array("H"))
+    directory_mode: Column = field(default_factory=lambda: Column("H"))
     names: Names = field(default_factory=Names)
-    directory: array[int] = field(default_factory=lambda: array("I"))
-    size: array[int] = field(default_factory=lambda: array("Q"))
-    mode: array[int] = field(default_factory=lambda: array("H"))
-    mtime_ns: array[int] = field(default_factory=lambda: array("q"))
-    changed_ns: array[int] = field(default_factory=lambda: array("q"))
-    owner: array[int] = field(default_factory=lambda: array("H"))
-    first_block: array[int] = field(default_factory=lambda: array("q"))
-    is_main: array[int] = field(default_factory=lambda: array("B"))
+    directory: Column = field(default_factory=lambda: Column("I"))
+    size: Column = field(default_factory=lambda: Column("Q"))
+    mode: Column = field(default_factory=lambda: Column("H"))
+    mtime_ns: Column = field(default_factory=lambda: Column("q"))
+    changed_ns: Column = field(default_factory=lambda: Column("q"))
+    owner: Column = field(default_factory=lambda: Column("H"))
+    first_block: Column = field(default_factory=lambda: Column("q"))
+    is_main: Column = field(default_factory=lambda: Column("B"))
     owners: list[tuple[int, int]] = field(default_factory=list)
     links: list[tuple[str, str]] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
@@ -72,6 +73,24 @@ class Listing:
             if relative == directory or relative.startswith(directory + "/"):
                 return place + relative[len(directory) :]
         return f"{self.data_directory}/{relative}" if relative else self.data_directory
+
+    @property
+    def total_bytes(self) -> int:
+        return int(self.size.to_array().sum())
+
+    def settle(self) -> None:
+        """Move what there is much of out of memory."""
+        for column in self._columns():
+            column.settle()
+
+    def seal(self) -> None:
+        """Have all of it ready to be read; nothing is appended afterwards."""
+        for column in self._columns():
+            column.seal()
+
+    def _columns(self) -> tuple[Column | Names, ...]:
+        files = (self.directory, self.size, self.mode, self.mtime_ns, self.changed_ns, self.owner, self.first_block)
+        return (self.names, *files, self.is_main)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +118,7 @@ def list_data_directory(data_directory: str, rules: ListingRules, frozen: Frozen
         listing.elsewhere.update(frozen.elsewhere)
     walker = _Walker(listing, rules)
     walker.walk("", ())
+    walker.listing.seal()
     return walker.listing
 
 
@@ -114,7 +134,7 @@ class _Walker:
         path = listing.place(relative)
         try:
             found = os.stat(path)
-            entries = sorted(os.scandir(path), key=_name)
+            names = list_names(path)
         except (FileNotFoundError, NotADirectoryError):
             return  # a database or tablespace that was dropped while we walked
         except PermissionError as error:
@@ -127,34 +147,34 @@ class _Walker:
         listing.directories.append(relative)
         listing.directory_mode.append(stat.S_IMODE(found.st_mode))
         if is_contents_excluded(relative):
-            self._keep_wal_subdirectories(relative, entries)
+            self._keep_wal_subdirectories(relative, names)
             return
-        subdirectories = self._take_files(relative, number, entries)
+        subdirectories = self._take_files(relative, number, names)
         for name in subdirectories:
             self.walk(f"{relative}/{name}" if relative else name, (*trail, identity))
 
-    def _keep_wal_subdirectories(self, relative: str, entries: Sequence[os.DirEntry[str]]) -> None:
+    def _keep_wal_subdirectories(self, relative: str, names: Sequence[bytes]) -> None:
         """pg_wal keeps its archive_status and summaries, empty; other directories of this kind keep nothing."""
-        for entry in entries:
-            below = f"{relative}/{entry.name}"
-            if below in WAL_SUBDIRECTORIES and entry.is_dir():
+        place = self.listing.place(relative)
+        for name in map(os.fsdecode, names):
+            below, path = f"{relative}/{name}", f"{place}/{name}"
+            if below in WAL_SUBDIRECTORIES and os.path.isdir(path):
                 self.listing.directories.append(below)
-                self.listing.directory_mode.append(stat.S_IMODE(entry.stat().st_mode))
+                self.listing.directory_mode.append(stat.S_IMODE(os.stat(path).st_mode))
 
-    def _take_files(self, relative: str, directory: int, entries: Sequence[os.DirEntry[str]]) -> list[str]:
+    def _take_files(self, relative: str, directory: int, names: Sequence[bytes]) -> list[str]:
         subdirectories: list[str] = []
         relations = is_relation_directory(relative)
-        unlogged = find_unlogged(entry.name for entry in entries) if relations else frozenset()
-        prefix = f"{relative}/" if relative else ""
+        unlogged = find_unlogged(map(os.fsdecode, names)) if relations else frozenset()
+        prefix, place = f"{relative}/" if relative else "", self.listing.place(relative)
         version = self._rules.tablespace_version if _is_tablespace_place(relative) else None
-        for entry in entries:
-            name = entry.name
+        for name in map(os.fsdecode, names):
             if (version is not None and name != version) or prefix + name in self._rules.tablespaces_inside:
                 continue
-            found = self._look_at(relative, entry)
+            path = prefix + name
+            found = self._look_at(relative, name, f"{place}/{name}")
             if found is None:
                 continue
-            path = prefix + name
             if is_excluded_file(path):
                 continue
             if stat.S_ISDIR(found.st_mode):
@@ -173,18 +193,18 @@ class _Walker:
             self._take(directory, name, found, relfile)
         return subdirectories
 
-    def _look_at(self, relative: str, entry: os.DirEntry[str]) -> os.stat_result | None:
+    def _look_at(self, relative: str, name: str, path: str) -> os.stat_result | None:
         """What an entry is, links followed where they are; None when it is gone or not to be taken."""
         try:
-            found = entry.stat(follow_symlinks=False)
+            found = os.lstat(path)
             if stat.S_ISLNK(found.st_mode):
-                return self._follow(relative, entry)
-            path = f"{relative}/{entry.name}" if relative else entry.name
-            return os.stat(self.listing.elsewhere[path]) if path in self.listing.elsewhere else found
+                return self._follow(relative, name, path)
+            below = f"{relative}/{name}" if relative else name
+            return os.stat(self.listing.elsewhere[below]) if below in self.listing.elsewhere else found
         except FileNotFoundError:
             return None
         except PermissionError as error:
-            raise _not_permitted(entry.path) from error
+            raise _not_permitted(path) from error
 
     def _take(self, directory: int, name: str, found: os.stat_result, relfile: RelFile | None) -> None:
         listing = self.listing
@@ -202,43 +222,41 @@ class _Walker:
             number = self._owner_numbers[owner] = len(listing.owners)
             listing.owners.append(owner)
         listing.owner.append(number)
+        if not len(listing.owner) % PART_ROWS:
+            listing.settle()
 
     def _is_tablespace(self, name: str) -> bool:
         return name.isdecimal() and int(name) in self._rules.tablespace_oids
 
-    def _follow(self, relative: str, entry: os.DirEntry[str]) -> os.stat_result | None:
+    def _follow(self, relative: str, name: str, full_path: str) -> os.stat_result | None:
         """What a symbolic link leads to, or None when it is not followed.
 
         Links of tablespaces and of pg_wal are PostgreSQL's own. Others were laid by an administrator (a certificate, a
         log directory): what they lead to is stored as if it lay here, and the link is remembered.
         """
         listing = self.listing
-        path = f"{relative}/{entry.name}" if relative else entry.name
+        path = f"{relative}/{name}" if relative else name
         if relative == _TABLESPACES:
-            if not self._is_tablespace(entry.name):
+            if not self._is_tablespace(name):
                 listing.skipped.append(f'"{path}" is not a tablespace the server knows')
                 return None
-            return os.stat(listing.elsewhere.get(path, entry.path))
+            return os.stat(listing.elsewhere.get(path, full_path))
         if listing.origin:  # a link may lead from where it lies, and the snapshot lies elsewhere
             listing.elsewhere.setdefault(path, os.path.realpath(f"{listing.origin}/{path}"))
         try:
-            found = os.stat(listing.elsewhere.get(path, entry.path))
+            found = os.stat(listing.elsewhere.get(path, full_path))
         except FileNotFoundError:
             listing.skipped.append(f'"{path}" is a symbolic link to nothing')
             return None
         except OSError as error:
             listing.skipped.append(f'"{path}" is a symbolic link that leads nowhere: {error.strerror}')
             return None
-        listing.links.append((path, os.readlink(entry.path)))
+        listing.links.append((path, os.readlink(full_path)))
         return found
 
 
 def _is_tablespace_place(relative: str) -> bool:
     return relative.startswith(f"{_TABLESPACES}/") and relative.count("/") == 1
-
-
-def _name(entry: os.DirEntry[str]) -> bytes:
-    return os.fsencode(entry.name)
 
 
 def _not_permitted(path: str) -> NotPermitted:

@@ -14,7 +14,8 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from pghaven.backup.changes import ChangePlan, Ground, match_files, plan_changes, plan_full
+from pghaven.backup.changes import ChangePlan, Ground, plan_changes, plan_full
+from pghaven.backup.counterparts import match_files
 from pghaven.backup.listing import Listing
 from pghaven.backup.ownmap import OwnMaps
 from pghaven.backup.parent import ParentNeeds, choose_parent
@@ -34,6 +35,7 @@ from pghaven.repository.evidence import Evidence, Verdict, judge_backup, load_ev
 from pghaven.repository.known import KnownFrames, load_known_frames
 from pghaven.repository.manifest import Manifest
 from pghaven.repository.walstore import WalArchive
+from pghaven.runtime.spill import in_parts, make_column
 from pghaven.runtime.whoami import read_own_identity
 from pghaven.server.bracket import OpenBackup
 from pghaven.server.connection import Connection
@@ -311,22 +313,25 @@ class Origin:
     ) -> npt.NDArray[np.bool_]:
         assert self.parent is not None
         intent = self.parent.intent
-        host = HostNow(
-            boot_id=read_own_identity().boot_id, now=clock.now(), newest_ns=max(listing.changed_ns, default=0)
-        )
+        changed_ns = listing.changed_ns.to_array()
+        newest_ns = int(changed_ns.max()) if len(changed_ns) else 0
+        host = HostNow(boot_id=read_own_identity().boot_id, now=clock.now(), newest_ns=newest_ns)
         distrust = find_distrust(self.parent, host)
         if distrust is not None or intent is None or not len(manifest.files.size):
             if distrust is not None:
                 self._inform(f"every file is opened: {distrust}")
-            return np.zeros(len(listing.size), np.bool_)
-        there = np.where(counterpart >= 0, counterpart, 0)
-        untouched = find_untouched(
-            FileStamps(size=np.array(listing.size, np.uint64), mtime_ns=np.array(listing.mtime_ns, np.int64)),
-            np.array(listing.changed_ns, np.int64),
-            FileStamps(size=manifest.files.size[there], mtime_ns=manifest.files.mtime_ns[there]),
-            parent_started=intent.started_at,
-        )
-        return untouched & (counterpart >= 0)
+            return make_column(len(listing.size), np.bool_)
+        size, mtime_ns = listing.size.to_array(), listing.mtime_ns.to_array()
+        untouched = make_column(len(size), np.bool_)
+        for part in in_parts(len(size)):
+            there = np.maximum(counterpart[part], 0)
+            untouched[part] = (counterpart[part] >= 0) & find_untouched(
+                FileStamps(size=size[part], mtime_ns=mtime_ns[part]),
+                changed_ns[part],
+                FileStamps(size=manifest.files.size[there], mtime_ns=manifest.files.mtime_ns[there]),
+                parent_started=intent.started_at,
+            )
+        return untouched
 
     # -- words ------------------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from pghaven.repository.blockmap import HOLE, BlockMap
 from pghaven.repository.container import CELL_BYTES, CELL_HASH_BYTES
 from pghaven.repository.manifest import Manifest
 from pghaven.repository.pack import PackPlace, PackRef, load_pack_cells, load_pack_index
+from pghaven.runtime.spill import cumulate
 
 # Below this a file is stored whole if it has changed at all, and a pack is not asked about fewer pages: what it keeps
 # of all its pages, some 300 KB in two requests, would cost more than it spares.
@@ -67,7 +68,7 @@ def hash_parent_pages(place: PackPlace, parent: Manifest, numbers: Sequence[int]
 
 
 def _list_pages(block_map: BlockMap, numbers: Sequence[int]) -> Iterator[_Pages]:
-    ends = np.cumsum(block_map.runs_of_file, dtype=np.int64)
+    ends = cumulate(block_map.runs_of_file)
     for at, number in enumerate(numbers):
         runs = slice(int(ends[number]) - int(block_map.runs_of_file[number]), int(ends[number]))
         length = block_map.length[runs].astype(np.int64)

@@ -8,23 +8,29 @@ from __future__ import annotations
 from pghaven.backup.changes import ChangePlan
 from pghaven.backup.listing import Listing
 from pghaven.events import Listener, Notice, Step
+from pghaven.repository.pack import PACK_BYTES
 from pghaven.units import render_size
 
-# What a worker process holds: interpreter and NumPy, two packs, the read buffer and what compression needs; measured
-# with bench/full_backup.py. The coordinator's part is apart from what grows with the number of files.
+# What a worker process holds: interpreter and NumPy, two packs, the read buffer and what compression needs. The
+# coordinator's part is the interpreter, the connection, and some files at a time of all that it keeps of files. Both
+# are the most that tests/unit/backup/test_memory.py finds, and some room.
 WORKER_MEMORY_BYTES = 130 << 20
-COORDINATOR_MEMORY_BYTES = 80 << 20
-FILE_MEMORY_BYTES = 120
-# With a parent there are its files and its map too; measured with bench/scale.py.
-CHANGED_FILE_MEMORY_BYTES = 280
+COORDINATOR_MEMORY_BYTES = 110 << 20
+# What is kept of a pack, in the worker that wrote it and in the coordinator.
+_PACK_MEMORY_BYTES = 500
+
+
+def find_memory(read_bytes: int, processes: int) -> int:
+    """The most memory in bytes that all processes of a backup hold together, whatever the number of files."""
+    packs = read_bytes // PACK_BYTES * _PACK_MEMORY_BYTES
+    return COORDINATOR_MEMORY_BYTES + processes * WORKER_MEMORY_BYTES + packs
 
 
 def tell_plan(plan: ChangePlan, listing: Listing, changes: str, processes: int, tell: Listener) -> None:
-    grown = FILE_MEMORY_BYTES if plan.parentage is None else CHANGED_FILE_MEMORY_BYTES
-    memory = COORDINATOR_MEMORY_BYTES + processes * WORKER_MEMORY_BYTES + len(listing.size) * grown
+    memory = find_memory(plan.read_bytes, processes)
     found = {"full": "", "lsn": ", comparing pages by their LSN", "summaries": ", as WAL summaries say"}[changes]
     text = (
-        f"reading {render_size(plan.read_bytes)} of {render_size(sum(listing.size))} in {len(listing.size)} files"
+        f"reading {render_size(plan.read_bytes)} of {render_size(listing.total_bytes)} in {len(listing.size)} files"
         f"{found}, with {processes} processes, using at most {render_size(memory)} of memory"
     )
     tell(Step(text=text))

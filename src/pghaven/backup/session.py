@@ -233,9 +233,9 @@ class _Session:
         facts = replace(facts, tablespaces=read_tablespaces(connection), databases=read_databases(connection))
         rules = make_listing_rules(self._settings.data_directory, facts, control)
         end = partial(BackupEnd(connection, backup, facts, self._tell), self._settings.data_directory, before)
-        collector = Collector(tries.known.packs if tries.known is not None else ())
         with self._frozen(end) as (frozen, ending), RelationReader(self._open_database, facts.databases) as relations:
             listing = list_data_directory(self._settings.data_directory, rules, frozen)
+            collector = Collector(len(listing.size), tries.known.packs if tries.known is not None else ())
             changes, plan = origin.plan(connection, facts, backup, listing, lambda: self._sign_of_life(backup))
             tell_plan(plan, listing, changes, self._settings.processes, self._tell)
 

@@ -124,7 +124,7 @@ class _Keeper:
         )
         first, last = wait_for_wal(archive, wait, self._tell)
         taken = Taken(facts=facts, backup=backup, ending=ending, listing=listing)
-        made = make_facts((settings.cluster, self._label), taken, (), sum(listing.size), 0)
+        made = make_facts((settings.cluster, self._label), taken, (), listing.total_bytes, 0)
         home = os.stat(self._places.home)
         kept = KeptSnapshot(
             facts=replace(made, file_count=len(listing.size), owners=(name_owner(home.st_uid, home.st_gid),)),

@@ -15,7 +15,9 @@ import numpy as np
 from pghaven.backup.damage import RelationKey, relation_key
 from pghaven.postgres.datadir import has_page_checksums
 from pghaven.proof.findings import Finding, Gravity, list_labels, warning
+from pghaven.repository.codec import Buffer
 from pghaven.repository.manifest import Manifest
+from pghaven.repository.manifest_columns import iter_lines
 from pghaven.repository.pack import PackRef
 from pghaven.repository.packcheck import PackFlaw
 
@@ -113,10 +115,10 @@ class _RelationNames:
         return f"{path} ({name})" if name else path
 
 
-def _read_names(relations: bytes) -> dict[RelationKey, str]:
+def _read_names(relations: Buffer) -> dict[RelationKey, str]:
     """As the manifest has them; a line that is none is passed over, since names are only for people."""
     names: dict[RelationKey, str] = {}
-    for line in relations.splitlines():
+    for line in iter_lines(relations):
         try:
             database_oid, database, tablespace_oid, node, schema, name, _ = json.loads(line)
             names[int(tablespace_oid), int(database_oid), int(node)] = ".".join(filter(None, (database, schema, name)))

@@ -8,13 +8,15 @@ the pack's index tells where they end. Bytes that are zero are a run in no pack 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from pghaven.errors import Damaged
+from pghaven.runtime.columns import group_rows
+from pghaven.runtime.spill import Spool, cumulate, in_parts, let_go, make_column
 
 HOLE = 0xFFFFFFFF
 
@@ -23,7 +25,7 @@ U4 = npt.NDArray[np.uint32]
 _Number = TypeVar("_Number", bound=np.integer[Any])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Placements:
     """Pieces of files as workers stored them, in any order: columns of one length."""
 
@@ -52,15 +54,44 @@ def sort_unique(values: npt.NDArray[_Number]) -> npt.NDArray[_Number]:
     return ordered[first]
 
 
+def cut_files(weights: npt.NDArray[np.integer[Any]], at_once: int) -> Iterator[tuple[int, int]]:
+    """The files as ranges, first and end, of about this much together; one file is never cut. What was touched of
+    mapped columns is let go after each."""
+    reached = cumulate(weights)
+    first = 0
+    while first < len(reached):
+        begun = int(reached[first - 1]) if first else 0
+        end = max(int(np.searchsorted(reached, begun + at_once, "right")), first + 1)
+        yield first, end
+        let_go()
+        first = end
+
+
+def iter_map_parts(block_map: BlockMap, at_once: int | None = None) -> Iterator[tuple[int, BlockMap]]:
+    """The map of some files at a time, with the number of the first."""
+    first_run = 0
+    for first, end in cut_files(block_map.runs_of_file, at_once or RUNS_AT_ONCE):
+        runs = block_map.runs_of_file[first:end]
+        part = slice(first_run, first_run + int(runs.sum(dtype=np.int64)))
+        first_run = part.stop
+        length, pack, offset = block_map.length[part], block_map.pack[part], block_map.offset[part]
+        yield first, BlockMap(runs_of_file=runs, length=length, pack=pack, offset=offset)
+
+
 def used_packs(block_map: BlockMap, pack_count: int) -> tuple[BlockMap, npt.NDArray[np.int64]]:
     """The same map with its packs numbered anew without those that nothing refers to; returns the old numbers kept."""
-    stored = block_map.pack != HOLE
-    kept = np.flatnonzero(np.bincount(block_map.pack[stored], minlength=pack_count))
-    renumbered = np.zeros(pack_count, np.uint32)
-    renumbered[kept] = np.arange(len(kept), dtype=np.uint32)
-    pack = np.full(len(block_map.pack), HOLE, np.uint32)
-    pack[stored] = renumbered[block_map.pack[stored]]
-    return replace(block_map, pack=pack), kept
+    is_used = np.zeros(pack_count, bool)
+    for part in in_parts(len(block_map.pack)):
+        pack = block_map.pack[part]
+        is_used[pack[pack != HOLE]] = True
+    renumbered = np.cumsum(is_used, dtype=np.uint32) - np.uint32(1)
+    made: U4 = make_column(len(block_map.pack), np.uint32)
+    for part in in_parts(len(made)):
+        pack = block_map.pack[part]
+        stored = pack != HOLE
+        made[part] = HOLE
+        made[part][stored] = renumbered[pack[stored]]
+    return replace(block_map, pack=made), np.flatnonzero(is_used)
 
 
 # An extent (1 MiB of a file) that has come to consist of more runs than this is stored whole again. A map takes some
@@ -75,20 +106,32 @@ MAP_RUNS_MAX = 100_000_000
 
 def find_fragmented(block_map: BlockMap) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """The extents that should be stored whole again, as columns of files and of extents within them, in order."""
-    offsets = _file_offsets(block_map)
-    file = np.repeat(np.arange(len(block_map.runs_of_file)), block_map.runs_of_file)
-    keys = (file.astype(np.uint64) << np.uint64(32)) | (offsets // np.uint64(EXTENT_BYTES))
-    found = sort_unique(keys)
-    counts = np.diff(np.searchsorted(keys, found), append=len(keys))
     limit = EXTENT_RUNS_MAX
-    while limit > 2 and int(counts[counts <= limit].sum()) > MAP_RUNS_MAX:
-        limit //= 2
-    found = found[counts > limit]
+    if len(block_map.length) > MAP_RUNS_MAX:
+        # How many extents there are of each number of runs.
+        extents = np.zeros(limit + 1, np.int64)
+        for _, counts in _iter_extents(block_map):
+            extents += np.bincount(counts[counts <= limit], minlength=limit + 1)
+        runs = np.cumsum(extents * np.arange(limit + 1))
+        while limit > 2 and int(runs[limit]) > MAP_RUNS_MAX:
+            limit //= 2
+    found = np.zeros(0, np.uint64)
+    for keys, counts in _iter_extents(block_map):
+        found = np.concatenate((found, keys[counts > limit]))
     return (found >> np.uint64(32)).astype(np.int64), (found & np.uint64(0xFFFFFFFF)).astype(np.int64)
 
 
-# What is looked at in one step, so that checking takes no second map's memory.
-_RUNS_AT_ONCE = 1 << 18
+def _iter_extents(block_map: BlockMap) -> Iterator[tuple[U8, npt.NDArray[np.int64]]]:
+    """File << 32 | extent, and how many runs begin in it, for those in which any does."""
+    for first, part in iter_map_parts(block_map):
+        file = np.repeat(np.arange(first, first + len(part.runs_of_file)), part.runs_of_file)
+        keys = (file.astype(np.uint64) << np.uint64(32)) | (_file_offsets(part) // np.uint64(EXTENT_BYTES))
+        found = sort_unique(keys)
+        yield found, np.diff(np.searchsorted(keys, found), append=len(keys))
+
+
+# What is looked at in one step, so that nothing takes a second map's memory.
+RUNS_AT_ONCE = 1 << 17
 
 
 def check_block_map(block_map: BlockMap, sizes: U8, pack_plain: U8) -> None:
@@ -96,23 +139,23 @@ def check_block_map(block_map: BlockMap, sizes: U8, pack_plain: U8) -> None:
     columns = (block_map.length, block_map.pack, block_map.offset)
     if len({len(column) for column in columns}) != 1:
         raise Damaged("the columns of its block map differ in length")
-    runs = block_map.runs_of_file.astype(np.int64)
-    if len(runs) != len(sizes) or int(runs.sum()) != len(block_map.length):
+    ends = cumulate(block_map.runs_of_file)
+    if len(ends) != len(sizes) or (int(ends[-1]) if len(ends) else 0) != len(block_map.length):
         raise Damaged("its block map has another number of runs than its files say")
-    if len(block_map.length) and int(block_map.length.min()) == 0:
-        raise Damaged("its block map has an empty run")
-    ends = np.cumsum(runs)
-    totals = np.zeros(len(sizes), np.uint64)
+    totals: U8 = make_column(len(sizes), np.uint64)
     covered = True
-    for at in range(0, len(block_map.length), _RUNS_AT_ONCE):
-        part = slice(at, at + _RUNS_AT_ONCE)
+    # By runs and not by files: one file of a forged manifest may have as many as there are.
+    for part in in_parts(len(block_map.length), RUNS_AT_ONCE):
         length = block_map.length[part]
-        file = np.searchsorted(ends, np.arange(at, at + len(length)), "right")
+        if int(length.min()) == 0:
+            raise Damaged("its block map has an empty run")
+        file = np.searchsorted(ends, np.arange(part.start, part.stop), "right")
         np.add.at(totals, file, length)
         covered = covered and not np.any(length > sizes[file])
         _check_within_packs(block_map.pack[part], block_map.offset[part], length, pack_plain)
     # A column's numbers wrap: no file's runs are fewer bytes than it has, so together they must not be more.
-    if not covered or not np.array_equal(totals, sizes) or exact_sum(block_map.length) != exact_sum(sizes):
+    same = all(np.array_equal(totals[part], sizes[part]) for part in in_parts(len(sizes)))
+    if not covered or not same or exact_sum(block_map.length) != exact_sum(sizes):
         raise Damaged("its block map does not cover every byte of every file exactly once")
 
 
@@ -128,7 +171,11 @@ def _check_within_packs(pack: U4, offset: U8, length: U8, pack_plain: U8) -> Non
 
 def exact_sum(column: U8) -> int:
     """The sum of numbers that together may be more than 64 bits."""
-    return (int((column >> np.uint64(32)).sum()) << 32) + int((column & np.uint64(0xFFFFFFFF)).sum())
+    total = 0
+    for part in in_parts(len(column)):
+        total += int((column[part] >> np.uint64(32)).sum()) << 32
+        total += int((column[part] & np.uint64(0xFFFFFFFF)).sum())
+    return total
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,27 +196,26 @@ class PackSide:
     """
 
     def __init__(self, runs: Placements) -> None:
-        self._runs = runs
-        self._order = np.lexsort((runs.pack_offset, runs.pack))
-        cuts = np.flatnonzero(np.diff(runs.pack[self._order])) + 1
-        self._bounds = [0, *cuts.tolist(), len(self._order)] if len(self._order) else [0]
+        count = int(runs.pack.max()) + 1 if len(runs.pack) else 0
+        columns = (runs.file, runs.file_offset, runs.length, runs.pack_offset)
+        self._columns, ends = group_rows(runs.pack, columns, count)
+        self._packs = np.flatnonzero(np.diff(ends, prepend=0))
+        self._ends = ends[self._packs]
 
     def __len__(self) -> int:
-        return len(self._bounds) - 1
+        return len(self._packs)
 
     def __iter__(self) -> Iterator[PackRuns]:
         return (self[number] for number in range(len(self)))
 
     def __getitem__(self, index: int) -> PackRuns:
         number = range(len(self))[index]
-        part = self._order[self._bounds[number] : self._bounds[number + 1]]
-        return PackRuns(
-            pack=int(self._runs.pack[part[0]]),
-            file=self._runs.file[part],
-            file_offset=self._runs.file_offset[part],
-            length=self._runs.length[part],
-            pack_offset=self._runs.pack_offset[part],
-        )
+        part = slice(int(self._ends[number - 1]) if number else 0, int(self._ends[number]))
+        columns = [column[part] for column in self._columns]
+        order = np.argsort(columns[-1], kind="stable")
+        file, file_offset, length, pack_offset = (column[order] for column in columns)
+        pack = int(self._packs[number])
+        return PackRuns(pack=pack, file=file, file_offset=file_offset, length=length, pack_offset=pack_offset)
 
 
 def _file_offsets(block_map: BlockMap) -> U8:
@@ -181,20 +227,22 @@ def _file_offsets(block_map: BlockMap) -> U8:
     return offsets
 
 
-def list_holes(block_map: BlockMap) -> list[tuple[int, int, int]]:
+def iter_holes(block_map: BlockMap) -> Iterator[tuple[int, int, int]]:
     """The runs in no pack: file, offset and length."""
-    runs = block_map.runs_of_file
-    holes = np.flatnonzero(block_map.pack == HOLE)
-    file = np.repeat(np.arange(len(runs)), runs)[holes]
-    columns = (file, _file_offsets(block_map)[holes], block_map.length[holes])
-    return list(zip(*(column.tolist() for column in columns), strict=True))
+    for first, part in iter_map_parts(block_map):
+        runs = part.runs_of_file
+        holes = np.flatnonzero(part.pack == HOLE)
+        file = np.repeat(np.arange(first, first + len(runs)), runs)[holes]
+        columns = (file, _file_offsets(part)[holes], part.length[holes])
+        yield from zip(*(column.tolist() for column in columns), strict=True)
 
 
-def _list_stored(block_map: BlockMap) -> Placements:
+def _list_stored(first: int, block_map: BlockMap) -> Placements:
+    """The runs in packs of a map whose files are counted from ``first`` on."""
     runs = block_map.runs_of_file
     kept = block_map.pack != HOLE
     return Placements(
-        file=np.repeat(np.arange(len(runs), dtype=np.uint32), runs)[kept],
+        file=np.repeat(np.arange(first, first + len(runs), dtype=np.uint32), runs)[kept],
         file_offset=_file_offsets(block_map)[kept],
         length=block_map.length[kept],
         pack=block_map.pack[kept],
@@ -202,9 +250,29 @@ def _list_stored(block_map: BlockMap) -> Placements:
     )
 
 
+class _Gathered:
+    """Placements that come a part at a time."""
+
+    def __init__(self) -> None:
+        self._spools = {column.name: Spool() for column in fields(Placements)}
+
+    def add(self, part: Placements) -> None:
+        for name, spool in self._spools.items():
+            spool.write(getattr(part, name))
+
+    def finish(self) -> Placements:
+        file, pack = (self._spools[name].to_array(np.uint32) for name in ("file", "pack"))
+        names = ("file_offset", "length", "pack_offset")
+        file_offset, length, pack_offset = (self._spools[name].to_array(np.uint64) for name in names)
+        return Placements(file, file_offset, length, pack, pack_offset)
+
+
 def invert(block_map: BlockMap) -> PackSide:
     """The map from the packs' side, so that each pack is read once and in order."""
-    return PackSide(_list_stored(block_map))
+    gathered = _Gathered()
+    for first, part in iter_map_parts(block_map):
+        gathered.add(_list_stored(first, part))
+    return PackSide(gathered.finish())
 
 
 # Of what was stored in one piece, so many bytes must still be needed for it to be written in one piece.
@@ -222,22 +290,31 @@ def invert_in_two(
     the pages over them that have changed since, wherever they come from. Nothing is left stale: what lies between two
     runs of the first pass is all of the second.
     """
-    runs = _list_stored(block_map)
-    in_bulk = _sum_pieces(runs) >= bulk_bytes
-    first, second = choose_runs(runs, in_bulk), choose_runs(runs, ~in_bulk)
+    bulk, pages = _Gathered(), _Gathered()
+    for number, part in iter_map_parts(block_map):
+        runs = _list_stored(number, part)
+        in_bulk = _sum_pieces(runs) >= bulk_bytes
+        holes = np.cumsum(part.pack == HOLE)[part.pack != HOLE][in_bulk]
+        bulk.add(_join_over_stale(choose_runs(runs, in_bulk), holes, stale_bytes_max))
+        pages.add(choose_runs(runs, ~in_bulk))
+    first, second = bulk.finish(), pages.finish()
     if not len(first.file) or not len(second.file):
-        return PackSide(runs), None
-    ends = first.file_offset + first.length
-    gap = first.file_offset[1:] - ends[:-1]
-    follows = (first.file[1:] == first.file[:-1]) & (first.pack[1:] == first.pack[:-1]) & (gap <= stale_bytes_max)
-    follows &= first.pack_offset[1:] - (first.pack_offset + first.length)[:-1] == gap
+        return PackSide(first if len(first.file) else second), None
+    return PackSide(first), PackSide(second)
+
+
+def _join_over_stale(runs: Placements, holes: npt.NDArray[np.int64], stale_bytes_max: int) -> Placements:
+    """Runs of the first pass joined where what lies between them is stale; ``holes`` counts those before each run."""
+    ends = runs.file_offset + runs.length
+    gap = runs.file_offset[1:] - ends[:-1]
+    follows = (runs.file[1:] == runs.file[:-1]) & (runs.pack[1:] == runs.pack[:-1]) & (gap <= stale_bytes_max)
+    follows &= runs.pack_offset[1:] - (runs.pack_offset + runs.length)[:-1] == gap
     # Zeros are nobody's to write: a gap with a hole in it stays one.
-    holes = np.cumsum(block_map.pack == HOLE)[block_map.pack != HOLE][in_bulk]
     follows &= holes[1:] == holes[:-1]
-    begins = np.flatnonzero(np.concatenate(([True], ~follows)))
-    last = np.append(begins[1:], len(ends)) - 1
-    joined = choose_runs(first, begins)
-    return PackSide(replace(joined, length=ends[last] - joined.file_offset)), PackSide(second)
+    begins = np.flatnonzero(np.concatenate((np.ones(min(len(ends), 1), bool), ~follows)))
+    last = np.append(begins[1:], len(ends)) - 1 if len(begins) else begins
+    joined = choose_runs(runs, begins)
+    return replace(joined, length=ends[last] - joined.file_offset)
 
 
 def _sum_pieces(runs: Placements) -> U8:

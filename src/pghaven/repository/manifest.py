@@ -22,12 +22,14 @@ from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import Timeline
 from pghaven.repository import layout
 from pghaven.repository.blockmap import BlockMap
-from pghaven.repository.codec import Compressor
-from pghaven.repository.container import Container, ContainerWriter, FinishedContainer, Kind
+from pghaven.repository.codec import Buffer, Compressor
+from pghaven.repository.container import FRAME_BYTES, Container, ContainerWriter, FinishedContainer, Kind
 from pghaven.repository.manifest_check import check_manifest, check_packs
+from pghaven.repository.manifest_columns import iter_byte_planes, read_blob, read_column
 from pghaven.repository.pack import PackRef
 from pghaven.repository.seal import Keyring
 from pghaven.runtime.names import Names
+from pghaven.runtime.spill import Spool, in_parts, let_go
 from pghaven.units import parse_time_utc, render_time_utc
 
 # Set for files whose pages carry checksums that were verified while they were read.
@@ -162,7 +164,7 @@ class Manifest:
     files: FileColumns
     block_map: BlockMap
     packs: tuple[PackRef, ...]
-    relations: bytes  # JSON lines: [database oid, database, tablespace oid, file node, schema, name, kind]
+    relations: Buffer  # JSON lines: [database oid, database, tablespace oid, file node, schema, name, kind]
     config_files: tuple[ConfigFile, ...]
     control: bytes  # global/pg_control: read last, restored last
 
@@ -172,6 +174,7 @@ def render_manifest(manifest: Manifest, *, context: bytes, keyring: Keyring) -> 
     check_manifest(manifest)
     files, block_map, packs = manifest.files, manifest.block_map, manifest.packs
     writers = {label: number for number, label in enumerate(dict.fromkeys(pack.label for pack in packs))}
+    let_go()
     columns: dict[str, npt.NDArray[Any]] = {
         "directory_mode": files.directory_mode,
         "file_directory": files.directory,
@@ -189,10 +192,10 @@ def render_manifest(manifest: Manifest, *, context: bytes, keyring: Keyring) -> 
         "pack_tail": np.array([pack.tail_bytes for pack in packs], np.uint32),
         "pack_plain": np.array([pack.plain_length for pack in packs], np.uint64),
     }
-    blobs: dict[str, bytes] = {
+    blobs: dict[str, Buffer] = {
         "directories": _join_names(files.directories),
-        "file_names": files.names.to_bytes(),
-        "file_hashes": files.content_hash.tobytes(),
+        "file_names": files.names.joined,
+        "file_hashes": files.content_hash.reshape(-1).data,
         "pack_ids": b"".join(pack.id for pack in packs),
         "relations": manifest.relations,
         "config_contents": b"".join(file.content for file in manifest.config_files),
@@ -201,12 +204,13 @@ def render_manifest(manifest: Manifest, *, context: bytes, keyring: Keyring) -> 
     writer = ContainerWriter(Kind.MANIFEST, context, keyring, Compressor(_MANIFEST_LEVEL))
     described: dict[str, list[int]] = {}
     for name, dtype in _COLUMN_TYPES.items():
-        data = _byte_planes(columns[name].astype(dtype, copy=False))
         described[name] = [writer.plain_length, len(columns[name])]
-        writer.add(data)
+        for frame in iter_byte_planes(columns[name], np.dtype(dtype)):
+            writer.add_frame(frame)
     for name in _BLOBS:
         described[name] = [writer.plain_length, len(blobs[name])]
-        writer.add(blobs[name])
+        for part in in_parts(len(blobs[name]), FRAME_BYTES):
+            writer.add_frame(blobs[name][part])
     meta = {
         "facts": render_facts(manifest.facts),
         "columns": described,
@@ -221,27 +225,25 @@ def _join_names(names: Sequence[bytes]) -> bytes:
     return b"\0".join(names) + b"\0" if names else b""
 
 
-def _byte_planes(column: npt.NDArray[Any]) -> bytes:
-    """All lowest bytes, then all second ones, …: neighbouring numbers share their high bytes, so zstd likes it."""
-    return np.ascontiguousarray(column.view(np.uint8).reshape(len(column), column.itemsize).T).tobytes()
-
-
 def parse_manifest(container: Container) -> Manifest:
     """A manifest from its stored form, checked. Raises Damaged saying what is wrong with it."""
-    plain = container.read_all()
+    spool = Spool()
+    for frame in container.iter_frames():
+        spool.write(frame)
+    plain = spool.view()
     meta = container.meta
     try:
         facts = parse_facts(meta["facts"])
         described = {str(name): (int(place[0]), int(place[1])) for name, place in meta["columns"].items()}
-        columns = {name: _read_column(plain, described[name], dtype) for name, dtype in _COLUMN_TYPES.items()}
-        blobs = {name: _read_blob(plain, described[name]) for name in _BLOBS}
-        config_files = _parse_config_files(meta["config_files"], blobs["config_contents"])
-        packs = _parse_packs(columns, blobs["pack_ids"], meta["pack_writers"])
+        columns = {name: read_column(plain, described[name], dtype) for name, dtype in _COLUMN_TYPES.items()}
+        blobs = {name: read_blob(plain, described[name]) for name in _BLOBS}
+        config_files = _parse_config_files(meta["config_files"], bytes(blobs["config_contents"]))
+        packs = _parse_packs(columns, bytes(blobs["pack_ids"]), meta["pack_writers"])
         content_hash = np.frombuffer(blobs["file_hashes"], np.uint8).reshape(-1, HASH_BYTES)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         raise Damaged(f"it is not a backup's manifest ({error!r})") from error
     files = FileColumns(
-        directories=_split_names(blobs["directories"], len(columns["directory_mode"])),
+        directories=_split_names(bytes(blobs["directories"]), len(columns["directory_mode"])),
         directory_mode=columns["directory_mode"],
         names=_parse_names(blobs["file_names"], len(columns["file_size"])),
         directory=columns["file_directory"],
@@ -265,9 +267,8 @@ def parse_manifest(container: Container) -> Manifest:
         packs=packs,
         relations=blobs["relations"],
         config_files=config_files,
-        control=blobs["control"],
+        control=bytes(blobs["control"]),
     )
-    del plain, blobs, columns  # as large as the manifest once more, while it is checked
     check_manifest(manifest)
     return manifest
 
@@ -282,29 +283,12 @@ def parse_pack_table(
         places = {name: (int(at), int(count)) for name, (at, count) in meta["columns"].items() if name in _PACK_TABLE}
         parts = fetch([(places[name][0], places[name][1] * widths.get(name, 1)) for name in _PACK_TABLE])
         blobs = dict(zip(_PACK_TABLE, parts, strict=True))
-        columns = {name: _read_column(blobs[name], (0, places[name][1]), _COLUMN_TYPES[name]) for name in _PACK_COLUMNS}
+        columns = {name: read_column(blobs[name], (0, places[name][1]), _COLUMN_TYPES[name]) for name in _PACK_COLUMNS}
         packs = _parse_packs(columns, blobs["pack_ids"], meta["pack_writers"])
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         raise Damaged(f"it is not a backup's manifest ({error!r})") from error
     check_packs(packs)
     return facts, packs
-
-
-def _read_column(plain: bytes, place: tuple[int, int], dtype: str) -> npt.NDArray[Any]:
-    offset, count = place
-    width = np.dtype(dtype).itemsize
-    if offset < 0 or count < 0 or offset + count * width > len(plain):
-        raise ValueError("a column lies outside the manifest")
-    planes = np.frombuffer(plain, np.uint8, count * width, offset).reshape(width, count)
-    # A copy even where one plane could be taken as it is: a column must not keep the whole manifest's bytes.
-    return planes.T.copy(order="C").view(dtype).reshape(count)
-
-
-def _read_blob(plain: bytes, place: tuple[int, int]) -> bytes:
-    offset, length = place
-    if offset < 0 or length < 0 or offset + length > len(plain):
-        raise ValueError("a column lies outside the manifest")
-    return plain[offset : offset + length]
 
 
 def _split_names(blob: bytes, count: int) -> list[bytes]:
@@ -314,7 +298,7 @@ def _split_names(blob: bytes, count: int) -> list[bytes]:
     return names
 
 
-def _parse_names(blob: bytes, count: int) -> Names:
+def _parse_names(blob: Buffer, count: int) -> Names:
     try:
         return Names.parse(blob, count)
     except ValueError as error:

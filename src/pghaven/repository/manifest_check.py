@@ -7,8 +7,7 @@ that no backup is committed that no reader would take.
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +18,7 @@ from pghaven.postgres.segment import is_valid_segment_size
 from pghaven.repository.blockmap import check_block_map, exact_sum
 from pghaven.repository.container import FOOTER_BYTES, HEADER_BYTES
 from pghaven.repository.pack import PackRef
+from pghaven.runtime.spill import in_parts, let_go
 
 if TYPE_CHECKING:
     from pghaven.repository.manifest import BackupFacts, ConfigFile, FileColumns, Manifest
@@ -38,10 +38,12 @@ def check_manifest(manifest: Manifest) -> None:
     facts, files, packs = manifest.facts, manifest.files, manifest.packs
     _check_facts(facts, manifest.config_files)
     _check_columns(facts, files)
+    let_go()
     taken = _check_directories(facts, files.directories)
     _check_names(files, taken)
     check_packs(packs)
     check_block_map(manifest.block_map, files.size, np.array([pack.plain_length for pack in packs], np.uint64))
+    let_go()
     if facts.file_count != len(files.size) or facts.total_bytes != exact_sum(files.size):
         raise Damaged("its files are not as many or as large as it says")
 
@@ -110,13 +112,19 @@ def _check_names(files: FileColumns, taken: set[bytes]) -> None:
     # By directory and name as the files are, so that no path has to be joined for each of a million.
     taken_places = {(numbers.get(parent, -1), name) for parent, _, name in (path.rpartition(b"/") for path in taken)}
     previous = (-1, b"")
-    for number, place in enumerate(zip(array("I", files.directory.tobytes()), files.names, strict=True)):
+    places = zip(_iter_numbers(files.directory), files.names, strict=True)
+    for number, place in enumerate(places):
         name = place[1]
         if b"/" in name or not _can_be_name(name):
             raise Damaged(f'"{_show(name)}" cannot be the name of a file')
         if place <= previous or place in taken_places:
             raise Damaged(f'"{_show(files.path(number))}" is listed twice, out of order, or cannot be a file')
         previous = place
+
+
+def _iter_numbers(column: npt.NDArray[np.uint32]) -> Iterator[int]:
+    for part in in_parts(len(column)):
+        yield from column[part].tolist()
 
 
 def _can_be_name(name: bytes) -> bool:

@@ -6,13 +6,15 @@ searches in NumPy; and a map is made part by part, so that the memory it takes m
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pghaven.repository.blockmap import HOLE, U4, U8, BlockMap, Placements, choose_runs, sort_unique
+from pghaven.repository.blockmap import HOLE, U4, U8, BlockMap, Placements, cut_files, sort_unique
+from pghaven.runtime.columns import group_rows
+from pghaven.runtime.spill import Spool, cumulate, in_parts, make_column
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,37 +42,42 @@ def build_block_map(
     next, and WAL replay writes those pages anew. Raises ValueError where pieces overlap, which would be a bug of the
     writer.
     """
-    sizes = np.zeros(file_count, np.uint64)
-    np.maximum.at(sizes, pieces.file, pieces.file_offset + pieces.length)
-    if inheritance is not None:
-        sizes = np.where(inheritance.source >= 0, inheritance.size, sizes)
-    by_file = np.argsort(pieces.file, kind="stable")
-    counts = np.bincount(pieces.file, minlength=file_count)
-    ends = np.cumsum(counts)
+    sizes = _find_sizes(pieces, file_count, inheritance)
+    columns = (pieces.file, pieces.file_offset, pieces.length, pieces.pack, pieces.pack_offset)
+    by_file, ends = group_rows(pieces.file, columns, file_count)
     heir = _Heir(inheritance) if inheritance is not None else None
-    weights = counts + 1 if heir is None else counts + 1 + heir.count_runs()
-    parts = []
-    for first, end in _cut(weights, at_once):
-        mine = by_file[ends[first] - counts[first] : ends[end - 1]]
-        ours = choose_runs(pieces, mine)
+    made = [Spool() for _ in range(4)]
+    for first, end in cut_files(_weigh(ends, heir), at_once):
+        part = slice(int(ends[first - 1]) if first else 0, int(ends[end - 1]))
+        file, *others = (np.array(column[part]) for column in by_file)
+        ours = Placements(file - np.uint32(first), *others)
         kept = heir.give(first, end) if heir is not None else None
-        parts.append(_build_part(_count_from(ours, first), sizes[first:end], kept))
-    if not parts:
-        return BlockMap(runs_of_file=counts.astype(np.uint32), length=_EMPTY, pack=_EMPTY_PACKS, offset=_EMPTY), sizes
-    columns = (np.concatenate(column) for column in zip(*parts, strict=True))
-    runs_of_file, length, pack, offset = columns
+        columns_made: tuple[npt.NDArray[Any], ...] = _build_part(ours, sizes[first:end], kept)
+        for spool, column in zip(made, columns_made, strict=True):
+            spool.write(column)
+    runs_of_file, pack = (made[number].to_array(np.uint32) for number in (0, 2))
+    length, offset = (made[number].to_array(np.uint64) for number in (1, 3))
     return BlockMap(runs_of_file=runs_of_file, length=length, pack=pack, offset=offset), sizes
 
 
-def _cut(weights: npt.NDArray[np.int64], at_once: int) -> Iterator[tuple[int, int]]:
-    """The files as ranges of about as many intervals; one file is never cut."""
-    reached = np.cumsum(weights)
-    first = 0
-    while first < len(weights):
-        begun = reached[first] - weights[first]
-        end = max(int(np.searchsorted(reached, begun + at_once, "right")), first + 1)
-        yield first, end
-        first = end
+def _find_sizes(pieces: Placements, file_count: int, inheritance: Inheritance | None) -> U8:
+    sizes: U8 = make_column(file_count, np.uint64)
+    for part in in_parts(len(pieces.file)):
+        np.maximum.at(sizes, pieces.file[part], pieces.file_offset[part] + pieces.length[part])
+    if inheritance is not None:
+        for part in in_parts(file_count):
+            np.copyto(sizes[part], inheritance.size[part], where=inheritance.source[part] >= 0)
+    return sizes
+
+
+def _weigh(ends: npt.NDArray[np.int64], heir: _Heir | None) -> npt.NDArray[np.int64]:
+    """How many intervals each file is made of, about."""
+    weights: npt.NDArray[np.int64] = make_column(len(ends), np.int64)
+    for part in in_parts(len(ends)):
+        weights[part] = np.diff(ends[part], prepend=ends[part.start - 1] if part.start else 0) + 1
+        if heir is not None:
+            weights[part] += heir.count_runs(part)
+    return weights
 
 
 def _build_part(pieces: Placements, sizes: U8, inherited: Placements | None) -> tuple[U4, U8, U4, U8]:
@@ -140,21 +147,17 @@ _EMPTY_PACKS = np.zeros(0, np.uint32)
 _NOTHING = _Layer(_EMPTY, _EMPTY, _EMPTY_PACKS, _EMPTY)
 
 
-def _count_from(pieces: Placements, first: int) -> Placements:
-    return replace(pieces, file=pieces.file - np.uint32(first))
-
-
 class _Heir:
     """The parent's runs of the files that have a counterpart there, for some files at a time."""
 
     def __init__(self, inheritance: Inheritance) -> None:
         self._inheritance = inheritance
-        self._counts = inheritance.parent.runs_of_file.astype(np.int64)
-        self._starts = np.cumsum(self._counts) - self._counts
+        self._counts = inheritance.parent.runs_of_file
+        self._ends = cumulate(self._counts)
 
-    def count_runs(self) -> npt.NDArray[np.int64]:
-        """How many each file has."""
-        source = self._inheritance.source
+    def count_runs(self, part: slice) -> npt.NDArray[np.int64]:
+        """How many each of these files has."""
+        source = self._inheritance.source[part]
         counts = np.zeros(len(source), np.int64)
         has_one = source >= 0
         counts[has_one] = self._counts[source[has_one]]
@@ -165,10 +168,10 @@ class _Heir:
         parent = self._inheritance.parent
         source = self._inheritance.source[first:end]
         files = np.flatnonzero(source >= 0)
-        many = self._counts[source[files]]
+        many = self._counts[source[files]].astype(np.int64)
         total = int(many.sum())
         begins = np.cumsum(many) - many
-        runs = np.arange(total) + np.repeat(self._starts[source[files]] - begins, many)
+        runs = np.arange(total) + np.repeat(self._ends[source[files]] - many - begins, many)
         length, pack = parent.length[runs], parent.pack[runs]
         stored = pack != HOLE
         renumbered = np.full(total, HOLE, np.uint32)

@@ -14,10 +14,10 @@ import json
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
-from itertools import chain, zip_longest
+from itertools import chain, islice, zip_longest
 
 import numpy as np
 
@@ -25,19 +25,38 @@ from pghaven.clock import SYSTEM_CLOCK, Clock
 from pghaven.errors import Locked, NotFound
 from pghaven.events import Listener, Notice, Progress, Step
 from pghaven.postgres.datadir import RESTORE_PLAN_FILE
-from pghaven.repository.blockmap import HOLE, BlockMap, PackRuns, PackSide, invert, invert_in_two, list_holes
+from pghaven.repository.blockmap import (
+    HOLE,
+    BlockMap,
+    PackRuns,
+    PackSide,
+    invert,
+    invert_in_two,
+    iter_holes,
+    iter_map_parts,
+)
 from pghaven.repository.container import FRAME_BYTES
 from pghaven.repository.manifest import Manifest
 from pghaven.repository.pack import PackPlace
 from pghaven.restore.clearing import disarm, make_way
 from pghaven.restore.existing import is_leftover
-from pghaven.restore.fetch import FetchJob, FetchResult, FetchSettings, FileSource, Run, open_fetcher
+from pghaven.restore.fetch import (
+    FetchJob,
+    FetchResult,
+    FetchSettings,
+    FileSource,
+    cut_jobs,
+    number_files,
+    open_fetcher,
+)
 from pghaven.restore.handover import Handover
 from pghaven.restore.request import RestorePlan, render_plan_file
 from pghaven.restore.targetfiles import Directories, FileTarget, writing_error
+from pghaven.runtime.columns import Column
 from pghaven.runtime.crew import Crew
 from pghaven.runtime.durable import OwnerOf, sync_filesystem, write_durably
 from pghaven.runtime.pace import Pace
+from pghaven.runtime.spill import PART_ROWS, let_go
 from pghaven.units import render_size
 
 # Set-user-id bits and the like have no place in a data directory, and the world none either.
@@ -116,7 +135,8 @@ def find_owner_ids(manifest: Manifest) -> tuple[int, int] | None:
 
     # Some file of root's may lie about; this one is the server's own.
     files = manifest.files
-    own = [number for number, name in enumerate(files.names) if name == b"PG_VERSION" and not files.directory[number]]
+    last = int(np.searchsorted(files.directory, np.uint32(1)))  # the data directory's own are the first
+    own = [number for number, name in enumerate(files.names[:last]) if name == b"PG_VERSION"]
     user, group = manifest.facts.owners[files.owner[own[0]] if own else 0]
     try:
         return pwd.getpwnam(user).pw_uid, grp.getgrnam(group).gr_gid
@@ -136,7 +156,7 @@ class _Writer:
         self._roots = tuple((root.prefix, root.path) for root in plan.roots)
         self._ids = settings.owner or (-1, -1)
         self._owner = OwnerOf(uid=self._ids[0], gid=self._ids[1]) if settings.owner else None
-        self._in_parts: list[int] = []
+        self._in_parts = Column("I")
 
     # -- before -----------------------------------------------------------------------------------------------------
 
@@ -191,6 +211,7 @@ class _Writer:
             )
             if result.notice is not None:
                 self._tell(result.notice)
+            let_go()
             tell_progress()
 
         def tell_progress() -> None:
@@ -212,14 +233,20 @@ class _Writer:
     def _crew(self, settings: FetchSettings) -> Crew[FetchJob, FetchResult]:
         return Crew(size=self._settings.processes, setup=open_fetcher, settings=settings)
 
-    def _sort_out(self, block_map: BlockMap) -> list[int]:
+    def _sort_out(self, block_map: BlockMap) -> Column:
         """The files that are nowhere stored: empty ones, and those that are all zero. Remembers those in parts."""
-        runs = block_map.runs_of_file
         sizes = self._plan.manifest.files.size
-        file = np.repeat(np.arange(len(runs)), runs)
-        is_stored = np.bincount(file[block_map.pack != HOLE], minlength=len(runs)) > 0
-        self._in_parts = np.flatnonzero(is_stored & ((runs > 1) | (sizes > FRAME_BYTES))).tolist()
-        return np.flatnonzero(~is_stored).tolist()
+        unstored = Column("I")
+        for first, part in iter_map_parts(block_map):
+            runs = part.runs_of_file
+            file = np.repeat(np.arange(len(runs)), runs)
+            is_stored = np.bincount(file[part.pack != HOLE], minlength=len(runs)) > 0
+            in_parts = is_stored & ((runs > 1) | (sizes[first : first + len(runs)] > FRAME_BYTES))
+            self._in_parts.extend((np.flatnonzero(in_parts) + first).astype(np.uint32).tobytes())
+            unstored.extend((np.flatnonzero(~is_stored) + first).astype(np.uint32).tobytes())
+        self._in_parts.seal()
+        unstored.seal()
+        return unstored
 
     def _iter_jobs(self, packs: PackSide) -> Iterator[FetchJob]:
         """From both ends in turn: neighbouring packs hold parts of the same big files, and the kernel lets only one
@@ -236,8 +263,8 @@ class _Writer:
     def _iter_pack_jobs(self, part: PackRuns) -> Iterator[FetchJob]:
         pack = self._plan.manifest.packs[part.pack]
         columns = (part.file.tolist(), part.file_offset.tolist(), part.length.tolist(), part.pack_offset.tolist())
-        for runs in _cut(zip(*columns, strict=True), _JOB_BYTES):
-            numbers, local = _unique([run[0] for run in runs])
+        for runs in cut_jobs(zip(*columns, strict=True), _JOB_BYTES):
+            numbers, local = number_files([run[0] for run in runs])
             yield FetchJob(
                 pack=pack,
                 files=tuple(self._target_of(number) for number in numbers),
@@ -253,11 +280,10 @@ class _Writer:
         """In files that are there already: all empty files, and each run of zeros."""
         sizes = self._plan.manifest.files.size
         empty = np.flatnonzero(sizes == 0).tolist()
-        runs = list_holes(block_map)
+        runs = iter_holes(block_map)
         yield from self._iter_unstored(empty)
-        for start in range(0, len(runs), _EMPTY_FILES_PER_JOB):
-            part = runs[start : start + _EMPTY_FILES_PER_JOB]
-            numbers, local = _unique([run[0] for run in part])
+        while part := list(islice(runs, _EMPTY_FILES_PER_JOB)):
+            numbers, local = number_files([run[0] for run in part])
             yield FetchJob(
                 pack=None,
                 files=tuple(self._target_of(number) for number in numbers),
@@ -281,7 +307,9 @@ class _Writer:
     def _settle_parts(self) -> None:
         """The times of files that came in several pieces, perhaps from several workers."""
         with closing(Directories(self._roots)) as places:
-            for number in self._in_parts:
+            for done, number in enumerate(self._in_parts):
+                if not done % PART_ROWS:
+                    let_go()
                 file = self._target_of(number)
                 times = (file.mtime_ns, file.mtime_ns)
                 os.utime(file.name, ns=times, dir_fd=places.open(file.directory), follow_symlinks=False)
@@ -330,29 +358,6 @@ def _reported(target: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise writing_error(error, str(error.filename or target)) from error
-
-
-def _unique(values: list[int]) -> tuple[list[int], list[int]]:
-    """The different values in the order they appear, and for each value its place among them."""
-    places: dict[int, int] = {}
-    local = [places.setdefault(value, len(places)) for value in values]
-    return list(places), local
-
-
-def _cut(runs: Iterable[Run], size: int) -> Iterator[list[Run]]:
-    """The runs in lists of at most ``size`` bytes each; a run that is longer is cut."""
-    part: list[Run] = []
-    room = size
-    for file, file_offset, length, pack_offset in runs:
-        for done in range(0, length, size):
-            step = min(size, length - done)
-            if step > room:
-                yield part
-                part, room = [], size
-            part.append((file, file_offset + done, step, pack_offset + done))
-            room -= step
-    if part:
-        yield part
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Protocol
@@ -54,6 +54,29 @@ class FetchJob:
     pack: PackRef | None
     files: tuple[FileTarget, ...]
     runs: tuple[Run, ...]
+
+
+def number_files(values: list[int]) -> tuple[list[int], list[int]]:
+    """The different values in the order they appear, and for each value its place among them."""
+    places: dict[int, int] = {}
+    local = [places.setdefault(value, len(places)) for value in values]
+    return list(places), local
+
+
+def cut_jobs(runs: Iterable[Run], size: int) -> Iterator[list[Run]]:
+    """The runs in lists of at most ``size`` bytes each; a run that is longer is cut."""
+    part: list[Run] = []
+    room = size
+    for file, file_offset, length, pack_offset in runs:
+        for done in range(0, length, size):
+            step = min(size, length - done)
+            if step > room:
+                yield part
+                part, room = [], size
+            part.append((file, file_offset + done, step, pack_offset + done))
+            room -= step
+    if part:
+        yield part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

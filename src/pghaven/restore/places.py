@@ -21,6 +21,7 @@ from pghaven.repository.manifest import Manifest
 from pghaven.restore.existing import Found, find_existing, is_leftover
 from pghaven.restore.request import RestoreRequest, Root
 from pghaven.restore.targetfiles import Directories
+from pghaven.runtime.spill import in_parts
 from pghaven.server.postmaster import find_tablespace_user, is_running, list_server_processes
 
 # Beside the files of the backup the data directory needs room for WAL while it is replayed.
@@ -128,10 +129,10 @@ def _sizes_by_root(manifest: Manifest) -> dict[str, int]:
     root_of_directory = [root_prefix(os.fsdecode(path)) for path in files.directories]
     prefixes = sorted(set(root_of_directory))
     numbers = np.array([prefixes.index(one) for one in root_of_directory], np.int64)
-    rounded = (files.size + np.uint64(4095)) // np.uint64(4096) * np.uint64(4096)
     totals = np.zeros(len(prefixes), np.uint64)
-    if len(files.size):
-        np.add.at(totals, numbers[files.directory], rounded)
+    for part in in_parts(len(files.size)):
+        rounded = (files.size[part] + np.uint64(4095)) // np.uint64(4096) * np.uint64(4096)
+        np.add.at(totals, numbers[files.directory[part]], rounded)
     return dict(zip(prefixes, totals.tolist(), strict=True))
 
 

@@ -1,50 +1,93 @@
-"""A million short byte strings in one piece of memory.
+"""A million short byte strings in one piece of memory, or of a file.
 
-The one idea: a Python string costs some fifty bytes beside its own; joined by NUL, with their ends in an array, names
-of files cost their bytes and eight more. Read like any sequence, filled by ``append``.
+The one idea: a Python string costs some fifty bytes beside its own; joined by NUL, with their ends in a column, names
+of files cost their bytes and eight more, and many of them need not be in memory (``spill``). Read like any sequence,
+filled by ``append``.
 """
 
 from __future__ import annotations
 
-from array import array
+import heapq
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import overload
 
+from pghaven.runtime.spill import SMALL_BYTES, Buffer, Spool, in_parts, make_column
+
 _CHUNK = 4096
+_SORTED_AT_ONCE = 1 << 16
 
 
 class Names(Sequence[bytes]):
-    """Byte strings without NUL. A slice is a list; going through all of them makes a few thousand at a time."""
+    """Byte strings without NUL. A slice is a list; going through all of them makes a few thousand at a time.
 
-    __slots__ = ("_blob", "_ends")
+    ``settle`` now and then moves what there is much of out of memory, after which ``seal`` comes before reading.
+    """
+
+    __slots__ = ("_appended", "_blob", "_ends", "_length", "_spool", "_tail")
 
     def __init__(self, names: Iterable[bytes] = ()) -> None:
-        self._blob = bytearray()
-        self._ends = array("Q")
-        for name in names:
+        from pghaven.runtime.columns import Column
+
+        self._tail = bytearray()
+        self._blob: Buffer = self._tail
+        self._spool: Spool | None = None
+        self._appended = Column("Q")
+        self._ends: Sequence[int] = self._appended
+        self._length = 0
+        for number, name in enumerate(names, 1):
             self.append(name)
+            if not number % _CHUNK:
+                self.settle()
+        self.seal()
 
     @classmethod
-    def parse(cls, blob: bytes, count: int) -> Names:
-        """From names that are each followed by NUL. Raises ValueError when these are not ``count`` names."""
+    def parse(cls, blob: Buffer, count: int) -> Names:
+        """From names that are each followed by NUL; ``blob`` is kept. Raises ValueError if these are not ``count``."""
         import numpy as np
 
-        ends = np.flatnonzero(np.frombuffer(blob, np.uint8) == 0).astype(np.uint64) + np.uint64(1)
-        if len(ends) != count or (int(ends[-1]) if count else 0) != len(blob):
-            raise ValueError(f"{len(ends)} names where there should be {count}")
+        plain = np.frombuffer(blob, np.uint8)
+        ends = make_column(count, np.uint64)
+        found = 0
+        for part in in_parts(len(plain), SMALL_BYTES):
+            here = np.flatnonzero(plain[part] == 0) + (part.start + 1)
+            if found + len(here) <= count:
+                ends[found : found + len(here)] = here
+            found += len(here)
+        if found != count or (int(ends[-1]) if count else 0) != len(blob):
+            raise ValueError(f"{found} names where there should be {count}")
         names = cls()
-        names._blob += blob
-        names._ends.frombytes(ends.tobytes())
+        names._blob, names._ends = blob, ends.data
         return names
 
     def append(self, name: bytes) -> None:
-        self._blob += name
-        self._blob += b"\0"
-        self._ends.append(len(self._blob))
+        self._tail += name
+        self._tail += b"\0"
+        self._length += len(name) + 1
+        self._appended.append(self._length)
 
-    def to_bytes(self) -> bytes:
+    def settle(self) -> None:
+        if len(self._tail) > SMALL_BYTES:
+            self._spill()
+        self._appended.settle()
+
+    def seal(self) -> None:
+        """Have all of them ready to be read."""
+        if self._spool is not None:
+            self._spill()
+            self._blob = self._spool.view()
+        self._appended.seal()
+
+    def _spill(self) -> None:
+        if self._spool is None:
+            self._spool = Spool()
+        self._spool.write(self._tail)
+        self._tail.clear()
+
+    @property
+    def joined(self) -> Buffer:
         """All names, each followed by NUL."""
-        return bytes(self._blob)
+        return self._blob
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -78,3 +121,18 @@ class Names(Sequence[bytes]):
 
     def __repr__(self) -> str:
         return f"Names({list(self[:5])!r}{', …' if len(self) > 5 else ''})"
+
+
+def list_names(directory: str) -> Sequence[bytes]:
+    """The names of everything in a directory, in order of their bytes. Raises OSError."""
+    parts: list[Sequence[bytes]] = []
+    names: list[bytes] = []
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            names.append(os.fsencode(entry.name))
+            if len(names) == _SORTED_AT_ONCE:
+                names.sort()
+                parts.append(Names(names))
+                names = []
+    names.sort()
+    return Names(heapq.merge(*parts, names)) if parts else names

@@ -25,8 +25,8 @@ def test_it_reads_like_a_list(names: list[bytes], part: slice) -> None:
 @given(ANY)
 def test_it_comes_back_from_its_bytes(names: list[bytes]) -> None:
     packed = Names(names)
-    assert packed.to_bytes() == b"".join(name + b"\0" for name in names)
-    assert Names.parse(packed.to_bytes(), len(names)) == packed
+    assert packed.joined == b"".join(name + b"\0" for name in names)
+    assert Names.parse(packed.joined, len(names)) == packed
 
 
 @given(st.integers(0, 9000))
