@@ -278,11 +278,9 @@ class _Prefetch:
             histories = load_later_histories(one.archive, self._at.timeline, ignore)
             ours = [history for history in histories if history.includes(self._at.timeline)]
             newest = max(ours, key=lambda history: history.timeline, default=None)
-            legs = [(self._at.timeline, 0, -1)]
-            if newest is not None:
-                legs = [(leg.timeline, leg.begin_lsn, -1 if leg.end_lsn is None else leg.end_lsn)
-                        for leg in list_legs(newest)]  # fmt: skip
-            tell((tuple(opened), [tuple(int(part) for part in leg) for leg in legs]))
+            straight = (PathLeg(timeline=self._at.timeline, begin_lsn=Lsn(0), end_lsn=None),)
+            legs = straight if newest is None else list_legs(newest)
+            tell((tuple(opened), [_render_leg(leg) for leg in legs]))
             break
         while self._standby and opened and self._find_forks(opened) == forks:
             tell(0)
@@ -317,6 +315,11 @@ class _Prefetch:
                 if content is not None:
                     outcome = _SPOOLED if fill(self._keeper.directory, name, content) else _WITHDRAWN
             tell((name, outcome))
+
+
+def _render_leg(leg: PathLeg) -> tuple[int, int, int]:
+    """A leg as plain values; -1 for no end."""
+    return int(leg.timeline), int(leg.begin_lsn), -1 if leg.end_lsn is None else int(leg.end_lsn)
 
 
 class _Places:
