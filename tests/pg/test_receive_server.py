@@ -11,6 +11,7 @@ import pytest
 
 from pghaven.postgres.timeline import Timeline
 from pghaven.repository.partials import list_pieces
+from tests.support.agent import running_agent
 from tests.support.cluster import TestCluster, adopt, make_standby
 from tests.support.commands import PghavenCommand
 from tests.support.fixtures import ClusterFactory
@@ -39,6 +40,11 @@ def recover_rows(site: Protected) -> set[int]:
         return {n for (n,) in restored.sql("SELECT n FROM t")}
     finally:
         restored.stop_and_remove()
+
+
+def newest_end(site: Protected) -> int:
+    """How far the pieces that are kept reach."""
+    return max((piece.segment.start_lsn + piece.end for piece, _ in list_pieces(site.archive, Timeline(1))), default=0)
 
 
 class Load:
@@ -131,7 +137,17 @@ def test_push_and_receive_together_and_a_restart_in_the_midst(pg_version: int, s
     assert recover_rows(site) == set(range(2001))
 
 
-@pytest.mark.xfail(strict=False, reason="failed on 15 and 18 under load, not understood yet")
+def test_the_agent_receives_where_the_configuration_says_so(pg_version: int, site: Protected) -> None:
+    primary = site.cluster
+    site.config.write_text(site.config.read_text() + f'receive = true\nreceive_spool = "{site.place}/spool"\n')
+    with running_agent(site.config, primary.data_directory) as agent:
+        primary.sql("INSERT INTO t VALUES (1)")
+        end = current_lsn(primary)
+        wait_until(lambda: newest_end(site) >= end, "what was written last in the repository", 60.0)
+        assert agent.end() == 18, agent.log.read_text()
+    assert recover_rows(site) == {1}
+
+
 def test_a_lost_slot_is_named_and_made_anew_and_removed_wal_told(pg_version: int, site: Protected) -> None:
     primary = site.cluster
     with receiving(site) as receiver:

@@ -41,6 +41,8 @@ def _list_of(config: Config, cluster: ClusterConfig) -> Iterator[Service]:
     yield service("push", partial(_push_all, config, cluster))
     yield service("refill", partial(_refill, config, cluster), cluster.wal_refill_every_seconds)
     yield service("catching up", partial(_catch_up, config, cluster), _CATCH_UP_SECONDS)
+    if cluster.receive:
+        yield service("receive", partial(_receive, config, cluster))
 
 
 def _push_all(config: Config, cluster: ClusterConfig, listener: Listener) -> None:
@@ -98,6 +100,12 @@ def _refill(config: Config, cluster: ClusterConfig, listener: Listener) -> None:
             listener(Notice(level="warning", code="refill", text=text, hint=hint))
         if one.error is not None:
             listener(Notice(level="warning", code="refill", text=f"{one.repository}: {one.error}", hint=one.hint))
+
+
+def _receive(config: Config, cluster: ClusterConfig, listener: Listener) -> None:
+    from pghaven.cli.wal_receive import make_request, receive
+
+    receive(make_request(config, cluster), listener)
 
 
 def _catch_up(config: Config, cluster: ClusterConfig, listener: Listener) -> None:

@@ -181,8 +181,10 @@ class _Receiver:
 
     def _follow(self, link: ReplicationConnection) -> NextTimeline | None:
         """Receive until the timeline ends (then what follows), or it is time to end."""
+        is_new = True  # the server's first words may have come with its answer, and are in no socket any more
         while not self._is_over():
-            if self._serve(link):
+            if self._serve(None if is_new else link) or is_new:
+                is_new = False
                 try:
                     for message in link.receive():
                         self._take(message)
