@@ -90,7 +90,7 @@ def test_a_thousand_backups_take_a_handful_of_requests(site: Site) -> None:
     count, asked = site.list_counted()
     assert count == 1000 + UNTOLD_MAX
     assert (asked.put, asked.delete, asked.head) == (0, 0, 0)
-    assert asked.list <= 4 + 2, "three objects of each backup, a thousand a page; outlines and evidence"
+    assert asked.list <= 4 + 3, "three objects of each backup, a thousand a page; outlines, evidence, kept snapshots"
     assert asked.get <= UNTOLD_MAX + 4
     site.assert_same_as_without()
 
