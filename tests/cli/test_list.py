@@ -9,17 +9,18 @@ def test_before_the_first_backup_the_list_says_how_to_take_one(site: Site) -> No
     site.write_config()
     site.ok("init", NAME)
     assert site.ok("list") == "no backups yet; take one: pghaven backup main\n"
-    assert site.json("list")["clusters"] == [{"cluster": "main", "repository": "main", "backups": [], "dumps": []}]
+    empty: dict[str, list[str]] = {"backups": [], "dumps": [], "snapshots": []}
+    assert site.json("list")["clusters"] == [{"cluster": "main", "repository": "main", **empty}]
 
 
 def test_a_backup_is_one_line_under_its_titles(protected: Site) -> None:
     titles, first, *_ = protected.ok("list", NAME).splitlines()
     assert titles.split() == [
         *("backup", "state", "started", "took", "size", "stored", "changes", "timeline", "start", "LSN", "stop", "LSN"),
-        *("from", "bad", "pages", "verified"),
+        *("from", "bad", "pages", "verified", "drilled"),
     ]
     assert first.split()[1] == "complete"
-    assert first.split()[-3:] == ["primary", "0", "never"]
+    assert first.split()[-4:] == ["primary", "0", "never", "never"]
 
 
 def test_the_list_needs_no_server(protected: Site) -> None:

@@ -477,7 +477,7 @@ def test_without_a_repository_that_knows_the_cluster_nothing_is_absent(
     spoil(site)
     assert get(site, NAME.next()).status == 255
     assert get(site, NAME).status == 255
-    assert site.run_shell(site.restore_command(NAME).partition(";")[0]).status == 255
+    assert site.run_shell(site.restore_command(NAME).partition("; s=$?")[0]).status == 255
 
 
 def test_a_file_that_cannot_be_put_in_place_is_not_absent(site: WalSite) -> None:
@@ -539,7 +539,7 @@ def test_a_library_that_breaks_on_the_way_never_looks_like_absence(site: WalSite
     push(site)
     (tmp_path / "blake3.py").write_text("raise ImportError('half an upgrade')\n")
     environment = {"PYTHONPATH": str(tmp_path)}
-    bare = site.restore_command(NAME.next()).partition(";")[0]
+    bare = site.restore_command(NAME.next()).partition("; s=$?")[0]
     assert site.run_shell(bare, environment).status == 255
     assert site.run_shell(site.restore_command(NAME.next()), environment).status == 255
     assert site.run_shell(site.archive_command(f"pg_wal/{NAME}"), environment).status == 1

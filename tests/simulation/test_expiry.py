@@ -101,7 +101,7 @@ PLANTED = (
         seen_in="tools that count directories",
         instead={(expire, "gather_lineages"): _running_ones_count},
         scene=_scene("backup-db2", rates=_CALM),
-        breaks=(_STAY, "the newest backup stays"),
+        breaks=(_STAY, "the newest backup stays", "the policy's WAL stays"),
     ),
     Planted(
         name="nobody is told what WAL goes",
