@@ -174,6 +174,11 @@ def test_the_place_of_a_clone_must_be_free_and_on_the_same_file_system(shop: Sit
     (there / "file").touch()
     assert "not empty" in shop.error("snapshot", "clone", label, "--target-dir", str(there), status=12)["message"]
     assert (there / "file").exists()
+    (there / "file").unlink()
+    assert (
+        "is there already" in shop.error("snapshot", "clone", label, "--target-dir", str(there), status=12)["message"]
+    )
+    assert sorted(path.name for path in ground.root.glob("there*")) == ["there"]
     error = shop.error("snapshot", "clone", label, "--target-dir", str(shop.place / "far"), status=12)
     assert "another file system" in error["message"]
     assert "several" not in shop.error("snapshot", "remove", "2099", status=10)["message"]

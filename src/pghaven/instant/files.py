@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from pghaven.backup.frozen import Places, reading_snapshots, relocate
 from pghaven.backup.listing import Listing, ListingRules, list_data_directory
-from pghaven.errors import NotFound, ObjectExists, Refused
+from pghaven.errors import NotFound, PghavenError, Refused
 from pghaven.events import Listener, Progress, Step
 from pghaven.instant.points import Point
 from pghaven.postgres.datadir import (
@@ -28,6 +28,7 @@ from pghaven.restore.fetch import FetchResult
 from pghaven.restore.places import refuse_running
 from pghaven.restore.request import RestorePlan
 from pghaven.restore.targetfiles import Directories, writing_error
+from pghaven.snapshot.driver import Volume
 from pghaven.snapshot.find import get_driver
 
 _FICLONE = 0x40049409  # linux/fs.h
@@ -97,14 +98,16 @@ def make_clones(kept: KeptSnapshot, target: str) -> tuple[tuple[str, str], ...]:
     nothing is left.
     """
     parts = _plan_parts(kept, target)
+    made: list[tuple[Volume, str]] = []
     try:
         for volume, (_, place) in zip(kept.volumes, parts, strict=True):
             get_driver(volume.kind).clone(volume, kept.name, place)
+            made.append((volume, place))
         os.unlink(f"{relocate(kept.home, parts)}/global/pg_control")
-    except ObjectExists:
-        raise  # what is there is not ours
     except BaseException:
-        remove_clones(kept, target)
+        for volume, place in reversed(made):
+            with suppress(PghavenError):
+                get_driver(volume.kind).remove_clone(volume, place)
         raise
     return parts
 
