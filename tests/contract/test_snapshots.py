@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,18 @@ def test_a_clone_is_written_without_touching_anything_else(driver: Driver, volum
     assert not place.exists()
     driver.remove(volume, _NAME)
     assert driver.list(volume) == ()
+
+
+def test_a_place_with_a_like_name_costs_no_clone(driver: Driver, volume: Volume, ground: Ground) -> None:
+    driver.create(volume, _NAME)
+    one, other = ground.root / "my clone", ground.root / "my_clone"
+    driver.clone(volume, _NAME, str(one))
+    (one / "data" / "file").write_bytes(b"mine")
+    with suppress(ObjectExists):
+        driver.clone(volume, _NAME, str(other))
+        driver.remove_clone(volume, str(other))
+    assert (one / "data" / "file").read_bytes() == b"mine"
+    driver.remove_clone(volume, str(one))
 
 
 def test_two_read_one_snapshot_at_once(driver: Driver, volume: Volume) -> None:

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from pghaven.backup.frozen import find_places, find_volumes, name_snapshot
+from pghaven.backup.frozen import find_places, find_volumes
 from pghaven.errors import Cancelled, Refused
 from pghaven.events import Event, Progress, Step
 from pghaven.repository.entry import Intent
+from pghaven.repository.kept import name_snapshot
 from pghaven.repository.layout import make_label
+from pghaven.runtime.whoami import read_own_identity
 from pghaven.snapshot.find import get_driver
 from tests.support.cluster import TestCluster
 from tests.support.commands import PghavenCommand
@@ -134,15 +136,15 @@ def test_what_a_killed_backup_left_goes_with_the_next_one_and_nothing_else(
     btrfs: Ground, make_cluster: ClusterFactory, pghaven_command: PghavenCommand, server_path: Path
 ) -> None:
     site = protect_on(btrfs, make_cluster, pghaven_command, server_path)
-    now = datetime.now(UTC)
+    now, me = datetime.now(UTC), read_own_identity()
     dead, unknown = make_label(now), make_label(now)
     site.catalog.announce(
         dead,
         Intent(
-            host="here",
-            boot_id="-",
-            process=1,
-            process_start="-",
+            host=me.host,
+            boot_id=me.boot_id,
+            process=me.pid,
+            process_start="0",
             started_at=now,
             system_identifier=site.facts.system_identifier,
             timeline=1,
@@ -150,7 +152,6 @@ def test_what_a_killed_backup_left_goes_with_the_next_one_and_nothing_else(
             parent=None,
         ),
     )
-    site.catalog.abandon(dead, "killed")
     names = [name_snapshot(site.name, dead), name_snapshot(site.name, unknown), "weekly"]
     volume = find_volumes(find_places(str(site.cluster.data_directory)))[-1]
     for name in names:

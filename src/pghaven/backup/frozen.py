@@ -18,11 +18,11 @@ from pghaven.errors import NotFound, PghavenError, Refused
 from pghaven.events import Listener, Notice, Step
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.entry import BackupState
+from pghaven.repository.layout import MADE_LABEL
 from pghaven.snapshot.driver import Volume
 from pghaven.snapshot.find import find_volume, get_driver
 from pghaven.units import render_duration
 
-_PREFIX = "pghaven"
 # What only administrators put below the data directory may lie anywhere: it is not the server's data.
 _SERVER_DIRECTORIES = ("base", "global")
 
@@ -46,30 +46,46 @@ class Places:
     elsewhere: Mapping[str, str]
 
 
-def name_snapshot(cluster: str, label: str) -> str:
-    """The name that snapshots of all volumes get; the label says whose they are."""
-    return f"{_PREFIX}-{cluster}-{label}"
-
-
 def parse_snapshot_name(cluster: str, name: str) -> str | None:
-    """The label in the name of a snapshot of this cluster, None for what others made."""
-    head = f"{_PREFIX}-{cluster}-"
-    return name.removeprefix(head) if name.startswith(head) else None
+    """The label in the name of a snapshot of this cluster, None for what others made: "shop" is not "shop-2"."""
+    label = name.removeprefix(f"pghaven-{cluster}-")
+    return label if label != name and MADE_LABEL.fullmatch(label) else None
 
 
 def find_places(data_directory: str) -> Places:
     """Tablespaces, and what a link or a mount leads to that somebody made by hand, count as elsewhere."""
     home = os.path.realpath(data_directory)
-    found = {}
-    for above in ("", *_SERVER_DIRECTORIES, "pg_tblspc"):
-        with os.scandir(f"{home}/{above}") as entries:
-            for entry in entries:
-                is_servers = above or entry.name in _SERVER_DIRECTORIES or entry.name.startswith("pg_")
-                if not is_servers or entry.name == "pg_wal" or not entry.is_dir():
-                    continue
-                if entry.is_symlink() or os.path.ismount(entry.path):
-                    found[f"{above}/{entry.name}".lstrip("/")] = os.path.realpath(entry.path)
+    found = {
+        relative: os.path.realpath(f"{home}/{relative}")
+        for relative in _iter_directories(home)
+        if os.path.islink(f"{home}/{relative}") or os.path.ismount(f"{home}/{relative}")
+    }
     return Places(home=home, elsewhere=found)
+
+
+def _iter_directories(home: str) -> Iterator[str]:
+    """Every directory of the server's that holds data, by relative path: none lies deeper than a tablespace's
+    databases."""
+    for name in _list_directories(home):
+        if name not in _SERVER_DIRECTORIES and (not name.startswith("pg_") or name == "pg_wal"):
+            continue
+        yield name
+        for below in _list_directories(f"{home}/{name}"):
+            yield f"{name}/{below}"
+            if name != "pg_tblspc":
+                continue
+            for version in _list_directories(f"{home}/{name}/{below}"):
+                yield f"{name}/{below}/{version}"
+                databases = _list_directories(f"{home}/{name}/{below}/{version}")
+                yield from (f"{name}/{below}/{version}/{database}" for database in databases)
+
+
+def _list_directories(path: str) -> list[str]:
+    try:
+        with os.scandir(path) as entries:
+            return [entry.name for entry in entries if entry.is_dir()]
+    except FileNotFoundError:
+        return []  # dropped meanwhile
 
 
 def find_volumes(places: Places) -> tuple[Volume, ...]:

@@ -16,11 +16,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 
-from pghaven.backup.archivewait import ArchiveWait, refuse_abandoned_timeline, refuse_removed_wal, wait_for_wal
+from pghaven.backup.archivewait import ArchiveWait, refuse_removed_wal, wait_for_wal
 from pghaven.backup.changes import Rule
 from pghaven.backup.checks import (
-    check_data_directory,
-    check_server,
     explain_archiver,
     find_owner_name,
     make_listing_rules,
@@ -36,7 +34,6 @@ from pghaven.backup.frozen import (
     Frozen,
     find_places,
     find_volumes,
-    name_snapshot,
     reading_snapshots,
     remove_snapshots,
     sweep_snapshots,
@@ -50,11 +47,13 @@ from pghaven.backup.pipeline import ReadResult, WorkerPacks, WorkerSettings, ope
 from pghaven.backup.plantext import tell_plan
 from pghaven.backup.relationnames import RelationReader
 from pghaven.backup.rivals import make_way
+from pghaven.backup.source import know_source
 from pghaven.errors import PghavenError
 from pghaven.events import Listener, Notice, Progress, Step
 from pghaven.postgres.control import ControlFile
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.entry import Intent, summarize
+from pghaven.repository.kept import name_snapshot
 from pghaven.repository.layout import make_label
 from pghaven.repository.liveness import SIGN_OF_LIFE_SECONDS, clear_signs
 from pghaven.repository.manifest import BackupFacts, Manifest
@@ -66,7 +65,7 @@ from pghaven.runtime.whoami import read_own_identity
 from pghaven.server.bracket import OpenBackup, backup_bracket
 from pghaven.server.connection import Connection, connect
 from pghaven.server.pressure import read_pressure
-from pghaven.server.probe import ServerFacts, probe_server, read_databases, read_tablespaces
+from pghaven.server.probe import ServerFacts, read_databases, read_tablespaces
 from pghaven.snapshot.driver import Volume
 
 
@@ -142,17 +141,13 @@ class _Session:
         began = self._clock.monotonic()
         settings = self._settings
         with _connected(settings) as connection:
-            facts = probe_server(connection)
-            control = check_data_directory(settings.data_directory, facts)
-            lineage = self._repository.require_lineage(settings.cluster, facts.system_identifier)
-            archive = WalArchive(self._repository, settings.cluster, facts.system_identifier, lineage.wal_segment_size)
-            check_server(settings.cluster, facts, lineage)
+            source = know_source(self._repository, settings.cluster, settings.data_directory, connection)
+            facts, archive = source.facts, source.archive
             if settings.from_snapshot:
                 self._volumes = find_volumes(find_places(settings.data_directory))
-                sweep_snapshots(self._catalog, self._volumes, self._tell)
-            refuse_abandoned_timeline(archive, facts.timeline, facts.lsn)
             mention_checksums(facts, self._tell)
             entries = make_way(self._catalog, None, self._tell)
+            sweep_snapshots(self._catalog, self._volumes, self._tell)
             tries = find_tries(self._catalog, entries, facts.system_identifier, self._tell)
             origin = Origin(self._catalog, archive, settings.changes, self._tell, self._maps)
             started_at = self._clock.now()
@@ -175,7 +170,7 @@ class _Session:
                     with self._abandoned_on_failure():
                         origin.confirm(tries)
                         refuse_removed_wal(archive, backup.timeline, backup.start_lsn)
-                        copy = self._copy(connection, control, facts, backup, (crew, origin, tries))
+                        copy = self._copy(connection, source.control, facts, backup, (crew, origin, tries))
                         return self._complete(connection, archive, copy, began)
 
     # -- before -----------------------------------------------------------------------------------------------------

@@ -10,9 +10,12 @@ from pghaven.cli.invocation import Invocation
 from pghaven.cli.lazy import LazyGroup
 from pghaven.cli.opening import open_chosen_repository
 from pghaven.errors import PghavenError
+from pghaven.events import Notice
 
 if TYPE_CHECKING:
+    from pghaven.config.values import ClusterConfig
     from pghaven.instant.points import Point
+    from pghaven.repository.repository import Repository
 
 # name -> (module:attribute, summary), as in ``main.COMMANDS``.
 COMMANDS = {
@@ -30,6 +33,12 @@ command = LazyGroup("snapshot", COMMANDS, help="Snapshots of the file systems a 
 _repository_option = click.option("--repository", metavar="NAME", help="Where it is recorded.  [default: the first]")
 
 
+def _open_others(invocation: Invocation, cluster: ClusterConfig, name: str | None) -> list[Repository]:
+    """The cluster's other repositories, which have WAL too. Raises what opening one raises."""
+    rest = [one for one in cluster.repositories if one != (name or cluster.repositories[0])]
+    return [open_chosen_repository(invocation.config, cluster, one) for one in rest]
+
+
 @click.command("create")
 @click.argument("cluster", required=False)
 @click.option("--keep", type=click.IntRange(1), metavar="N", help="Remove all but the newest N afterwards.")
@@ -39,8 +48,8 @@ def create_command(invocation: Invocation, cluster: str | None, keep: int | None
     """Take a snapshot of the ZFS, Btrfs or LVM thin volumes that CLUSTER lies on, and keep it.
 
     The server is in backup mode for that instant only. With WAL from the repository the snapshot leads to any moment
-    since: pghaven restore --from-snapshot, pghaven snapshot clone. Snapshots from which nothing can be restored any
-    more are removed.
+    since: pghaven restore --from-snapshot, pghaven snapshot clone. Snapshots from which nothing can be restored ever
+    again are removed.
     """
     from pghaven.cli.render import render_block
     from pghaven.instant.keep import KeepSettings, keep_snapshot
@@ -58,11 +67,11 @@ def create_command(invocation: Invocation, cluster: str | None, keep: int | None
         opened = open_chosen_repository(invocation.config, chosen, repository, listener)
         result = keep_snapshot(opened, settings, listener)
         try:
-            trim_points(opened, chosen.name, chosen.data_directory, keep, listener)
+            all_opened = (opened, *_open_others(invocation, chosen, repository))
+            trim_points(all_opened, chosen.name, chosen.data_directory, keep, listener)
         except PghavenError as error:
-            from pghaven.events import Notice
-
-            listener(Notice(level="warning", code="not_trimmed", text=error.message, hint=error.hint))
+            text = f"no snapshot was removed: {error.message}"
+            listener(Notice(level="warning", code="not_trimmed", text=text, hint=error.hint))
     kept = result.kept
     facts = kept.facts
     body = {
@@ -104,7 +113,8 @@ def list_command(invocation: Invocation, cluster: str | None, repository: str | 
     chosen = invocation.get_cluster(cluster)
     with invocation.reporter as listener:
         opened = open_chosen_repository(invocation.config, chosen, repository, listener)
-        points = list_points(opened, chosen.name, chosen.data_directory)
+        others = _open_others(invocation, chosen, repository)
+        points = list_points(opened, chosen.name, chosen.data_directory, others)
     body = {"cluster": chosen.name, "snapshots": [_render_point(one) for one in points]}
     return invocation.show("snapshots", body, _render_points(chosen.name, points))
 

@@ -11,10 +11,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 
-from pghaven.backup.archivewait import ArchiveWait, refuse_abandoned_timeline, refuse_removed_wal, wait_for_wal
+from pghaven.backup.archivewait import ArchiveWait, refuse_removed_wal, wait_for_wal
 from pghaven.backup.checks import (
-    check_data_directory,
-    check_server,
     explain_archiver,
     find_owner_name,
     make_listing_rules,
@@ -25,20 +23,19 @@ from pghaven.backup.copied import BackupEnd, Taken, make_facts
 from pghaven.backup.frozen import (
     find_places,
     find_volumes,
-    name_snapshot,
     reading_snapshots,
     remove_snapshots,
     take_snapshots,
 )
 from pghaven.backup.listing import list_data_directory, name_owner
+from pghaven.backup.source import Source, know_source
 from pghaven.events import Listener, Step
-from pghaven.repository.kept import KeptSnapshot, record_snapshot
+from pghaven.repository.kept import KeptSnapshot, name_snapshot, record_snapshot
 from pghaven.repository.layout import make_label
 from pghaven.repository.repository import Repository
-from pghaven.repository.walstore import WalArchive
 from pghaven.server.bracket import OpenBackup, backup_bracket
 from pghaven.server.connection import Connection, connect
-from pghaven.server.probe import ServerFacts, probe_server, read_databases, read_tablespaces
+from pghaven.server.probe import read_databases, read_tablespaces
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,19 +81,15 @@ class _Keeper:
         settings = self._settings
         connection = connect(settings.conninfo, os_user=find_owner_name(settings.data_directory))
         try:
-            facts = probe_server(connection)
-            check_data_directory(settings.data_directory, facts)
-            lineage = self._repository.require_lineage(settings.cluster, facts.system_identifier)
-            check_server(settings.cluster, facts, lineage)
-            archive = WalArchive(self._repository, settings.cluster, facts.system_identifier, lineage.wal_segment_size)
-            refuse_abandoned_timeline(archive, facts.timeline, facts.lsn)
+            source = know_source(self._repository, settings.cluster, settings.data_directory, connection)
+            archive = source.archive
             self._tell(Step(text=f"taking snapshot {self._label}: waiting for a checkpoint"))
             with backup_bracket(connection, f"pghaven {self._label}", fast=settings.fast_checkpoint) as backup:
                 refuse_changing_timeline(connection, backup)
                 refuse_removed_wal(archive, backup.timeline, backup.start_lsn)
                 seconds = take_snapshots(self._volumes, self._name, self._clock, self._tell)
                 try:
-                    kept = self._complete(connection, facts, backup, archive)
+                    kept = self._complete(connection, source, backup)
                 except BaseException:
                     remove_snapshots(self._volumes, self._name, self._tell)
                     raise
@@ -104,14 +97,11 @@ class _Keeper:
             connection.close()
         return KeepResult(kept=kept, snapshot_seconds=seconds, total_seconds=self._clock.monotonic() - began)
 
-    def _complete(
-        self, connection: Connection, facts: ServerFacts, backup: OpenBackup, archive: WalArchive
-    ) -> KeptSnapshot:
-        settings, before = self._settings, facts.databases
-        facts = replace(facts, tablespaces=read_tablespaces(connection), databases=read_databases(connection))
+    def _complete(self, connection: Connection, source: Source, backup: OpenBackup) -> KeptSnapshot:
+        settings, before = self._settings, source.facts.databases
+        facts = replace(source.facts, tablespaces=read_tablespaces(connection), databases=read_databases(connection))
         ending = BackupEnd(connection, backup, facts, self._tell)(settings.data_directory, before)
-        control = check_data_directory(settings.data_directory, facts)
-        rules = make_listing_rules(settings.data_directory, facts, control)
+        rules = make_listing_rules(settings.data_directory, facts, source.control)
         with reading_snapshots(self._places, self._volumes, self._name) as frozen:
             listing = list_data_directory(settings.data_directory, rules, frozen)
         wait = ArchiveWait(
@@ -122,7 +112,7 @@ class _Keeper:
             on_wait=lambda: None,
             explain=lambda: explain_archiver(connection, facts.in_recovery),
         )
-        first, last = wait_for_wal(archive, wait, self._tell)
+        first, last = wait_for_wal(source.archive, wait, self._tell)
         taken = Taken(facts=facts, backup=backup, ending=ending, listing=listing)
         made = make_facts((settings.cluster, self._label), taken, (), listing.total_bytes, 0)
         home = os.stat(self._places.home)

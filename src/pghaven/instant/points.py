@@ -11,17 +11,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from pghaven.backup.frozen import find_places, find_volumes, name_snapshot, parse_snapshot_name, remove_snapshots
+from pghaven.backup.frozen import find_places, find_volumes, parse_snapshot_name, remove_snapshots
 from pghaven.errors import NotFound, PghavenError, Refused, UsageError
 from pghaven.events import Listener, Notice
 from pghaven.postgres.recovery import RecoveryTarget, TargetKind
-from pghaven.repository.kept import KeptSnapshot, forget_snapshot, list_kept
+from pghaven.repository.horizon import read_horizon
+from pghaven.repository.kept import KeptSnapshot, forget_snapshot, list_kept, name_snapshot
 from pghaven.repository.repository import Repository
 from pghaven.restore.given import survey_given
 from pghaven.restore.request import RestoreRequest
 from pghaven.runtime.whoami import read_own_identity
 from pghaven.snapshot.driver import FoundSnapshot, Volume
-from pghaven.snapshot.find import get_driver
+from pghaven.snapshot.find import find_volume, get_driver
 
 
 class PointState(StrEnum):
@@ -154,16 +155,21 @@ def remove_point(repository: Repository, cluster: str, data_directory: str, labe
     return point
 
 
-def trim_points(repository: Repository, cluster: str, data_directory: str, keep: int | None, tell: Listener) -> None:
-    """Remove what nothing can be restored from any more, and of the good ones all but the newest ``keep``.
+def trim_points(
+    repositories: Sequence[Repository], cluster: str, data_directory: str, keep: int | None, tell: Listener
+) -> None:
+    """Remove what nothing can ever be restored from again, and of the good ones all but the newest ``keep``.
 
-    What cannot be removed is told.
+    ``repositories`` are all of the cluster's, the one that knows the snapshots first. WAL that is missing may be filled
+    in, and a volume that is away may come back: only WAL that has expired, and a snapshot that its volume, which is
+    here, does not have, are gone for good. What cannot be removed is told.
     """
-    points = list_points(repository, cluster, data_directory)
+    repository, *others = repositories
+    points = list_points(repository, cluster, data_directory, others)
     good = [one.label for one in points if one.state is PointState.GOOD]
     surplus = set(good[: max(0, len(good) - keep)]) if keep is not None else set()
     for point in points:
-        useless = point.state in (PointState.STALE, PointState.VANISHED)
+        useless = _is_gone_for_good(repositories, point)
         if not useless and point.label not in surplus:
             continue
         try:
@@ -173,6 +179,26 @@ def trim_points(repository: Repository, cluster: str, data_directory: str, keep:
             continue
         why = f"it is {point.state}: {point.reason}" if useless else f"{keep} are kept"
         tell(Notice(level="info", code="snapshot_removed", text=f"snapshot {point.label} was removed: {why}"))
+
+
+def _is_gone_for_good(repositories: Sequence[Repository], point: Point) -> bool:
+    kept = point.kept
+    if kept is None:
+        return False
+    if point.state is PointState.VANISHED:
+        return all(_is_here(volume) for volume in kept.volumes)
+    facts = kept.facts
+    return point.state is PointState.STALE and all(
+        read_horizon(one, facts.cluster, facts.system_identifier).is_past(facts.timeline, facts.start_lsn)
+        for one in repositories
+    )
+
+
+def _is_here(volume: Volume) -> bool:
+    try:
+        return find_volume(volume.root) == volume
+    except (PghavenError, OSError):
+        return False
 
 
 def _remove_from(volumes: Sequence[Volume], name: str, tell: Listener) -> None:

@@ -8,6 +8,7 @@ the snapshot is complete and removed after the snapshot, and whoever finds one l
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from pghaven.repository import layout
 from pghaven.repository.entry import BackupEntry, BackupState, summarize
 from pghaven.repository.manifest import BackupFacts, ConfigFile, parse_facts, render_facts
 from pghaven.repository.repository import Repository
-from pghaven.snapshot.driver import Volume
+from pghaven.snapshot.driver import KINDS, Volume
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,11 @@ class KeptSnapshot:
             last_sign=None,
             summary=summarize(self.facts, self.first_segment, self.last_segment),
         )
+
+
+def name_snapshot(cluster: str, label: str) -> str:
+    """The name that snapshots of all volumes get; the label says whose they are."""
+    return f"pghaven-{cluster}-{label}"
 
 
 def record_snapshot(repository: Repository, kept: KeptSnapshot) -> None:
@@ -88,9 +94,8 @@ def _read(repository: Repository, cluster: str, label: str) -> KeptSnapshot:
     name = layout.kept_snapshot_name(cluster, label)
     body = repository.read_document(name)
     try:
-        facts = parse_facts(body["facts"])
-        return KeptSnapshot(
-            facts=facts,
+        kept = KeptSnapshot(
+            facts=parse_facts(body["facts"]),
             name=str(body["name"]),
             volumes=tuple(Volume(kind=str(a), source=str(b), root=str(c)) for a, b, c in body["volumes"]),
             home=str(body["home"]),
@@ -102,6 +107,22 @@ def _read(repository: Repository, cluster: str, label: str) -> KeptSnapshot:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Damaged(f'"{name}" is no record of a snapshot ({error!r})') from error
+    _check(kept, cluster, label, name)
+    return kept
+
+
+def _check(kept: KeptSnapshot, cluster: str, label: str, name: str) -> None:
+    """What a record names is removed and written to by root: nothing but this snapshot may be named."""
+    is_own = (kept.facts.cluster, kept.facts.label, kept.name) == (cluster, label, name_snapshot(cluster, label))
+    places = (kept.home, *kept.elsewhere.values(), *(volume.root for volume in kept.volumes))
+    is_plain = all(os.path.isabs(place) and os.path.normpath(place) == place for place in places)
+    is_below = all(
+        not os.path.isabs(relative) and os.path.normpath(relative) == relative and not relative.startswith("..")
+        for relative in kept.elsewhere
+    )
+    is_named = all(volume.source and volume.kind in KINDS and volume.source[0] != "-" for volume in kept.volumes)
+    if not (is_own and is_plain and is_below and is_named and kept.volumes):
+        raise Damaged(f'"{name}" is not the record of snapshot "{label}": it names something else')
 
 
 def _parse_config_file(row: Any) -> ConfigFile:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pghaven.errors import Refused
 from pghaven.postgres.lsn import Lsn
 from pghaven.repository.entry import BackupEntry
 from pghaven.repository.manifest import Manifest
@@ -38,7 +39,12 @@ def plan_given(
     entry, manifest = given
     planner = _GivenPlanner(repository, request, others, entry)
     wal = planner.plan_wal(planner.choose_way(), manifest)
-    roots, _, _ = plan_roots(request, manifest, entry.original)
+    roots, _, is_unfinished = plan_roots(request, manifest, entry.original)
+    if is_unfinished:
+        raise Refused(
+            f'"{request.target_dir}" holds what an unfinished restore left, and this one cannot go on with it',
+            hint="Remove what is in it, then run the same command again.",
+        )
     port = find_port_notice(request, manifest.facts)
     return RestorePlan(
         request=request,

@@ -71,6 +71,8 @@ class ZfsDriver:
         options = [part for one in properties for part in ("-o", one)]
         try:
             run(what, "zfs", "clone", *options, f"{volume.source}@{name}", clone)
+        except ObjectExists:
+            raise  # another place's clone, whose name comes out the same
         except PghavenError:
             # It may have been made and not mounted: a user whom ZFS allows to clone may not be allowed to mount.
             with suppress(PghavenError):
