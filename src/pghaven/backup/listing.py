@@ -69,9 +69,10 @@ class Listing:
 
     def place(self, relative: str) -> str:
         """Where a path is read."""
-        for directory, place in self.elsewhere.items():
-            if relative == directory or relative.startswith(directory + "/"):
-                return place + relative[len(directory) :]
+        over = [one for one in self.elsewhere if relative == one or relative.startswith(one + "/")]
+        if over:
+            nearest = max(over, key=len)
+            return self.elsewhere[nearest] + relative[len(nearest) :]
         return f"{self.data_directory}/{relative}" if relative else self.data_directory
 
     @property

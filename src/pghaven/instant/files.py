@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+from collections.abc import Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 
@@ -84,11 +85,21 @@ class SnapshotClone:
             for below in WAL_SUBDIRECTORIES:
                 os.mkdir(f"{home}/{below}", 0o700)
                 _give(f"{home}/{below}", owner)
-            for relative, place in self.kept.elsewhere.items():
-                _lead(f"{home}/{relative}", relocate(place, self.parts), is_left=relative.startswith("pg_tblspc/"))
+            moved = {relative: relocate(place, self.parts) for relative, place in self.kept.elsewhere.items()}
+            for relative, place in moved.items():
+                _lead(locate(home, relative, moved), place, is_left=os.path.dirname(relative) == "pg_tblspc")
         except OSError as error:
             raise writing_error(error, str(error.filename or home)) from error
         return FetchResult()
+
+
+def locate(home: str, relative: str, moved: Mapping[str, str]) -> str:
+    """Where a link of a clone lies: below the nearest directory above it that itself lies elsewhere."""
+    above = [one for one in moved if relative.startswith(one + "/")]
+    if not above:
+        return f"{home}/{relative}"
+    nearest = max(above, key=len)
+    return moved[nearest] + relative[len(nearest) :]
 
 
 def make_clones(kept: KeptSnapshot, target: str) -> tuple[tuple[str, str], ...]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from pghaven.backup.frozen import find_places
+from pghaven.backup.listing import Listing
+from pghaven.instant.files import locate
 
 
 def test_every_directory_of_the_servers_that_a_link_leads_to_is_found_and_no_other(tmp_path: Path) -> None:
@@ -28,3 +30,14 @@ def test_every_directory_of_the_servers_that_a_link_leads_to_is_found_and_no_oth
     assert found.home == str(home)
     wanted = ("base/16384", "pg_multixact/members", "pg_tblspc/16400", "pg_tblspc/16400/PG_17_202406281/5")
     assert found.elsewhere == {relative: str(links[relative]) for relative in wanted}
+
+
+def test_what_lies_elsewhere_within_what_lies_elsewhere_is_read_and_linked_where_it_is() -> None:
+    moved = {"pg_tblspc/1": "/snap/space", "pg_tblspc/1/PG_17_1/5": "/snap/deep", "base/7": "/snap/seven"}
+    listing = Listing(data_directory="/snap/main", elsewhere=moved)
+    assert listing.place("pg_tblspc/1/PG_17_1/5/16384") == "/snap/deep/16384"
+    assert listing.place("pg_tblspc/1/PG_17_1/6") == "/snap/space/PG_17_1/6"
+    assert listing.place("base/70/1") == "/snap/main/base/70/1"
+    assert locate("/clone", "pg_tblspc/1/PG_17_1/5", moved) == "/snap/space/PG_17_1/5"
+    assert locate("/clone", "pg_tblspc/1", moved) == "/clone/pg_tblspc/1"
+    assert locate("/clone", "base/7", moved) == "/clone/base/7"
