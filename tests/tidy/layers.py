@@ -19,6 +19,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("proof",),
     ("setup",),
     ("instant",),  # starts and stops as backups do, and is recovered as they are
+    ("seam",),  # restores, and looks after the archive, as Patroni asks for it
     ("dump", "receive"),  # these go the ways of those below: of backups and restores, and of a push
     ("backup", "wal", "restore", "retention", "transfer"),
     ("repository",),

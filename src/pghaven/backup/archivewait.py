@@ -20,6 +20,7 @@ from pghaven.units import render_duration
 
 # Often at first, since most segments are there in a tenth of a second; then seldom, since a store may charge each look.
 _POLL_SECONDS_MIN, _POLL_SECONDS_MAX, _POLL_GROWTH = 0.01, 1.0, 1.25
+_LOOK_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +66,31 @@ def wait_for_wal(archive: WalArchive, wait: ArchiveWait, listener: Listener) -> 
         pause = _POLL_SECONDS_MIN
         segment = segment.next()
     return first, last
+
+
+class LineageWatch:
+    """Asks, while a backup waits for its WAL and once more before it is committed, whether its line was left meanwhile.
+
+    Another server may have been promoted since the backup began. What this one has written then goes into quarantine,
+    so the wait would be in vain; and a backup that ends behind the fork could never be brought up to date.
+    """
+
+    def __init__(self, archive: WalArchive, timeline: Timeline, stop_lsn: Lsn) -> None:
+        self._archive = archive
+        self._timeline = timeline
+        self._stop_lsn = stop_lsn
+        self._next = 0.0
+
+    def look(self) -> None:
+        """At most every few seconds. Raises Refused."""
+        now = self._archive.clock.monotonic()
+        if now >= self._next:
+            self._next = now + _LOOK_SECONDS
+            self.confirm()
+
+    def confirm(self) -> None:
+        """Raises Refused."""
+        refuse_abandoned_timeline(self._archive, self._timeline, self._stop_lsn)
 
 
 def refuse_removed_wal(archive: WalArchive, timeline: Timeline, start_lsn: Lsn) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 
-from pghaven.backup.archivewait import ArchiveWait, refuse_removed_wal, wait_for_wal
+from pghaven.backup.archivewait import ArchiveWait, LineageWatch, refuse_removed_wal, wait_for_wal
 from pghaven.backup.changes import Rule
 from pghaven.backup.checks import (
     explain_archiver,
@@ -301,17 +301,24 @@ class _Session:
     def _complete(self, connection: Connection, archive: WalArchive, copy: Copy, began: float) -> BackupResult:
         facts, stopped = copy.facts, copy.ending.stopped
         relations, names = copy.relations
+        lineage = LineageWatch(archive, copy.backup.timeline, stopped.stop_lsn)
+
+        def on_wait() -> None:
+            lineage.look()
+            self._sign_of_life()
+
         wait = ArchiveWait(
             timeline=copy.backup.timeline,
             start_lsn=copy.backup.start_lsn,
             stop_lsn=stopped.stop_lsn,
             timeout_seconds=self._settings.archive_timeout_seconds,
-            on_wait=self._sign_of_life,
+            on_wait=on_wait,
             explain=lambda: explain_archiver(connection, facts.in_recovery),
         )
         collected = copy.collector.finish(copy.listing, verified=facts.data_checksums, parentage=copy.plan.parentage)
         files, written = collected.files, copy.collector.packs
         first, last = wait_for_wal(archive, wait, self._tell)
+        lineage.confirm()
         span = (copy.backup.start_lsn, stopped.stop_lsn)
         bad_pages = judge_suspects(copy.collector.suspects, copy.listing, span, names, self._tell)
         name = (self._settings.cluster, self._label)

@@ -36,6 +36,7 @@ COMMANDS = {
     "restore": ("pghaven.cli.restore_command:command", "Restore a cluster to a moment."),
     "repo": ("pghaven.cli.repo_command:command", "Look after repositories: copy one to another, its keys."),
     "wal": ("pghaven.cli.wal_command:command", "Archive and fetch write-ahead log."),
+    "ha": ("pghaven.cli.ha:command", "Clusters that fail over by themselves."),
     "agent": ("pghaven.cli.agent_command:command", "Look after the WAL of this host's clusters, all the time."),
 }
 

@@ -25,7 +25,7 @@ from pghaven.repository.walstore import WalArchive
 from pghaven.units import render_time_utc
 from pghaven.wal.conflict import put_or_tell
 from pghaven.wal.fence import find_last_fork
-from pghaven.wal.nodes import Node, NodeFile
+from pghaven.wal.nodes import Node, NodeFile, QuarantineNode
 
 _NOTHING = "does not have it"
 
@@ -78,7 +78,7 @@ def _read_histories(archive: WalArchive, held: Held) -> Iterator[tuple[Timeline,
 def _fill(known: _Known, nodes: Sequence[Node], gap: WalGap, result: GapFilling) -> None:
     archive = known.archive
     asked: dict[str, str] = {}
-    unsure = not nodes
+    unsure = all(isinstance(node, QuarantineNode) for node in nodes)
     fork = find_last_fork(gap.first.timeline, known.histories.values())
     wanted = [segment for segment in gap if fork is None or not fork.has_left_behind(segment)]
     for node in nodes:

@@ -11,8 +11,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 
-from pghaven.errors import Conflict, NotPermitted, ServerUnsuitable
-from pghaven.units import since_epoch
+from pghaven.errors import Conflict, NotPermitted, ObjectMissing, ServerUnsuitable
+from pghaven.repository.walstore import WalArchive
+from pghaven.units import parse_time_utc, since_epoch
 
 # PostgreSQL gives no more than 1 GiB at once, and memory is better spent in smaller pieces.
 _CHUNK_BYTES = 32 << 20
@@ -96,4 +97,30 @@ class SqlNode:
         return NodeFile(content=b"".join(pieces), written_at=written)
 
 
-Node = LocalNode | SqlNode
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuarantineNode:
+    """The quarantine of the archive itself, which holds the WAL of a line that was left and then gone on with: some
+    standby was promoted by hand and thrown away, and the primary that it had passed over is the one that stayed."""
+
+    archive: WalArchive
+
+    @property
+    def name(self) -> str:
+        return "quarantine"
+
+    def read(self, file_name: str) -> NodeFile | None:
+        """Of several the last one stored. Raises Damaged, StoreUnreachable."""
+        found: list[tuple[str, str]] = []
+        for entry in self.archive.list_quarantine(file_name):
+            try:
+                facts = self.archive.read_quarantined_facts(entry)
+            except ObjectMissing:
+                continue
+            found.append((str(facts["pushed_at"]), entry))
+        if not found:
+            return None
+        pushed_at, entry = max(found)
+        return NodeFile(content=self.archive.get_quarantined(entry), written_at=parse_time_utc(pushed_at))
+
+
+Node = LocalNode | SqlNode | QuarantineNode

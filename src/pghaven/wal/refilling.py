@@ -18,7 +18,7 @@ from pghaven.repository.repository import Repository
 from pghaven.repository.walstore import WalArchive
 from pghaven.wal.behind import BehindNotes
 from pghaven.wal.gapfill import GapFilling, fill_gaps
-from pghaven.wal.nodes import LocalNode, SqlNode
+from pghaven.wal.nodes import LocalNode, QuarantineNode, SqlNode
 from pghaven.wal.refill import Filled, Refill, list_missing, refuse_apart
 
 
@@ -144,12 +144,13 @@ def _fill_gaps(
     *,
     into: GapFilling,
 ) -> None:
-    """Fill what is missing of every lineage from the servers."""
+    """Fill what is missing of every lineage from its quarantine and from the servers."""
     for lineage in target.list_lineages(cluster):
         archive = WalArchive(target, cluster, lineage.system_identifier, lineage.wal_segment_size)
         local = [] if wal_directory is None else [LocalNode(wal_directory=wal_directory)]
         others = [SqlNode(conninfo=one, system_identifier=lineage.system_identifier) for one in conninfos]
-        found = fill_gaps(archive, [*local, *others], lambda text: listener(Step(text=text)))
+        own = QuarantineNode(archive=archive)
+        found = fill_gaps(archive, [own, *local, *others], lambda text: listener(Step(text=text)))
         into.filled.update(found.filled)
         into.lost += found.lost
         into.open += found.open

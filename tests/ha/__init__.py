@@ -1,0 +1,1 @@
+"""The seam between failover and backup, on real servers."""
