@@ -14,6 +14,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("cli",),
     ("agent",),
     ("demo",),  # goes through what the commands do, with their own pieces, and shows nothing itself
+    ("ha",),  # what the configuration describes, generated, asked and told
     ("config",),
     ("drill",),
     ("proof",),

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from pghaven.config.ha_values import find_problems
 from pghaven.config.places import Path, find_line, find_places
 from pghaven.config.repository_values import RepositoryConfig
 from pghaven.config.schema import SECTION_NAME, SECTION_NAME_RULE, Invalid, Option, Section
@@ -171,6 +172,7 @@ class _Reading:
         clusters = {name: self._link(cluster, repositories) for name, cluster in clusters.items()}
         for cluster in clusters.values():
             self._check_required(cluster)
+            self._check_ha(cluster, clusters)
         if self._problems:
             problems = [text for _, text in sorted(self._problems)]
             what = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
@@ -197,6 +199,13 @@ class _Reading:
                 self._note((*path, part.name), f'"{part.name}" must be written as section {_title((*path, part.name))}')
                 within = {}
             self._take_section(part, (*path, part.name), dict(within))
+        for part in section.repeated:
+            tables = table.pop(part.name, [])
+            if not isinstance(tables, list) or not all(isinstance(one, dict) for one in tables):
+                self._note((*path, part.name), f'"{part.name}" must be written as [{_title((*path, part.name))}]')
+                tables = []
+            for number, one in enumerate(tables, start=1):
+                self._take_section(part, (*path, part.name, str(number)), dict(one))
         self._sections[path] = section
         self._written[path] = table
 
@@ -225,6 +234,9 @@ class _Reading:
             self._note((*path, given[1]), f"{names} stand in {_title(path)}, but only one of them can count")
         for part in section.parts:
             values[part.name] = self._build((*path, part.name))
+        for part in section.repeated:
+            paths = [one for one, kind in self._sections.items() if kind is part and one[:-1] == (*path, part.name)]
+            values[part.name] = tuple(self._build(one) for one in paths)
         return section.type(**values)
 
     def _note_foreign(self, path: Path, options: Mapping[str, Option], url: str | None) -> None:
@@ -264,6 +276,20 @@ class _Reading:
             path = ("cluster", cluster.name, "wal_required")
             self._note(path, f'"wal_required" in {_title(path[:2])} is {required}, but there are {there} repositories')
 
+    def _check_ha(self, cluster: ClusterConfig, clusters: Mapping[str, ClusterConfig]) -> None:
+        path = ("cluster", cluster.name, "ha")
+        if self._problems or not cluster.ha.is_configured:
+            return
+        for key, text in find_problems(cluster.ha):
+            self._note((*path, key), f"{_title(path)}: {text}")
+        followed = cluster.ha.follow
+        if followed is not None and (followed not in clusters or followed == cluster.name):
+            self._note(
+                (*path, "follow"),
+                f'"follow" in {_title(path)} names "{followed}", but there is no other [cluster.{followed}]'
+                f"{_did_you_mean(followed, clusters)}",
+            )
+
     def _note(self, path: Path, text: str) -> None:
         if path in self._overridden:
             self._note_variable(self._overridden[path], text)
@@ -282,7 +308,7 @@ def _unknown_top_level(name: str, value: object, known: Iterable[str]) -> str:
 
 
 def _unknown_option(section: Section, path: Path, key: str, value: object) -> str:
-    nearest = _did_you_mean(key, [*section.options, *(part.name for part in section.parts)])
+    nearest = _did_you_mean(key, [*section.options, *(part.name for part in (*section.parts, *section.repeated))])
     if isinstance(value, dict):
         return f"unknown section {_title((*path, key))}{nearest}"
     for other in SECTIONS:

@@ -49,10 +49,11 @@ def render_reference() -> str:
     return _HEAD + "".join(_render_section(section, f"{section.name}.NAME") for section in SECTIONS)
 
 
-def _render_section(section: Section, title: str) -> str:
-    parts = [f"\n## [{title}]\n\n{section.doc}\n"]
+def _render_section(section: Section, title: str, heading: str | None = None) -> str:
+    parts = [f"\n## {heading or f'[{title}]'}\n\n{section.doc}\n"]
     parts.extend(_render_option(option) for option in section.options.values())
     parts.extend(_render_section(part, f"{title}.{part.name}") for part in section.parts)
+    parts.extend(_render_section(one, "", f"[[{title}.{one.name}]]") for one in section.repeated)
     return "".join(parts)
 
 

@@ -71,14 +71,16 @@ class Option:
 class Section:
     """A kind of section, ``[name.NAME]``, and the dataclass whose fields are its options.
 
-    ``parts`` are sections within it, ``[name.NAME.part]``; each is the value of the field of its name. Of the options
-    in ``one_of`` at most one is given.
+    ``parts`` are sections within it, ``[name.NAME.part]``; each is the value of the field of its name. ``repeated`` are
+    those that stand there any number of times, ``[[name.NAME.repeated]]``; the field is a tuple then. Of the options in
+    ``one_of`` at most one is given.
     """
 
     name: str
     type: type[Any]
     doc: str
     parts: tuple[Section, ...] = ()
+    repeated: tuple[Section, ...] = ()
     one_of: tuple[str, ...] = ()
 
     @property

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pghaven.config.drill_values import NO_DRILLS, DrillConfig
+from pghaven.config.ha_values import NO_HA, HaConfig, HaNodeConfig
 from pghaven.config.price_values import PriceConfig
 from pghaven.config.repository_values import KEY_OPTIONS, RepositoryConfig
 from pghaven.config.retention_values import KEEP_ALL, RetentionConfig
@@ -277,6 +278,7 @@ class ClusterConfig:
     )
     retention: RetentionConfig = KEEP_ALL
     drill: DrillConfig = NO_DRILLS
+    ha: HaConfig = NO_HA
 
 
 SECTIONS = (
@@ -311,6 +313,15 @@ SECTIONS = (
                 ),
             ),
             Section(name="drill", type=DrillConfig, doc="How `pghaven drill` proves that the cluster comes back."),
+            Section(
+                name="ha",
+                type=HaConfig,
+                doc=(
+                    "A cluster that fails over by itself, run by Patroni; see [failover](../guide/failover.md). The "
+                    "section is the same on every node; without nodes none of it counts."
+                ),
+                repeated=(Section(name="node", type=HaNodeConfig, doc="A node of the cluster; one section each."),),
+            ),
         ),
     ),
 )

@@ -51,6 +51,7 @@ def test_values_travel_to_worker_processes() -> None:
 def sections_and_parts() -> list[tuple[str, Section]]:
     """With the titles they have for something called "main"."""
     parts = [(f"{section.name}.main.{part.name}", part) for section in SECTIONS for part in section.parts]
+    parts += [(f"{title}.{one.name}", one) for title, part in parts for one in part.repeated]
     return [(f"{section.name}.main", section) for section in SECTIONS] + parts
 
 
@@ -58,7 +59,7 @@ def test_every_field_but_the_name_is_a_documented_option_or_a_part() -> None:
     for _, section in sections_and_parts():
         options = options_of(section.type)
         others = {f.name for f in fields(section.type)} - {o.field for o in options}
-        assert others - {"name"} == {part.name for part in section.parts}
+        assert others - {"name"} == {part.name for part in (*section.parts, *section.repeated)}
         for option in options:
             assert option.doc.endswith("."), option.name
             assert option.required or option.default is not None or option.default_words, option.name
@@ -73,6 +74,12 @@ def test_the_example_of_every_option_is_valid() -> None:
                 parse_config(text + url, "/etc/p.toml")
             elif option.name == "data_directory":
                 parse_config(render_repository("main", "file:///r") + text, "/etc/p.toml")
+            elif section.name == "node":
+                others = {"name": '"a"', "address": '"b"'} | {option.name: option.example}
+                text = f"[[{title}]]\n" + "".join(f"{name} = {value}\n" for name, value in others.items())
+                text = f'[cluster.main.ha]\nsecrets = "/s"\n[[{title}]]\nname = "x"\naddress = "y"\n{text}'
+                whole = render_repository("main", "file:///r") + f'[cluster.main]\ndata_directory = "/d"\n{text}'
+                parse_config(whole, "/etc/p.toml")
             else:
                 text = text.replace("[cluster.main]\n", "")
                 whole = render_repository("main", "file:///r") + f'[cluster.main]\ndata_directory = "/d"\n{text}'

@@ -1,0 +1,122 @@
+"""What a description becomes, as values and text."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pghaven.ha.dynamic import find_drift, render_dynamic
+from pghaven.ha.patroni_file import describe_patroni, render_hba
+from pghaven.ha.services import render_etcd_command, render_patroni_unit, render_proxy_file
+from pghaven.ha.spec import (
+    Followed,
+    HaNode,
+    HaSpec,
+    LocalPlaces,
+    Secrets,
+    derive_timing,
+    parse_parameters,
+    render_mask,
+)
+from pghaven.ha.yamltext import render_yaml
+
+NODES = (
+    HaNode(name="db1", address="10.0.0.1"),
+    HaNode(name="db2", address="10.0.0.2", delay_seconds=3600.0),
+    HaNode(name="vote", address="fd00::3", witness=True),
+)
+SPEC = HaSpec(cluster="shop", nodes=NODES, timing=derive_timing(20.0, None))
+PLACES = LocalPlaces(
+    directory="/etc/pghaven/ha/shop",
+    unit_directory="/etc/systemd/system",
+    data_directory="/srv/data",
+    bin_directory="/usr/lib/postgresql/17/bin",
+    major=17,
+    socket_directory="/run/postgresql",
+    secrets=Secrets(superuser="s", replication="r", rest="a"),
+    service_user="postgres",
+    program=("pghaven",),
+    engine=("/opt/pghaven/bin/patroni",),
+    config_path="/etc/pghaven/pghaven.toml",
+    archive_command="push %p",
+    restore_command="get %f %p",
+    backup_cluster="shop",
+)
+
+
+@pytest.mark.parametrize("seconds", [20, 21, 28, 30, 40, 60, 300])
+def test_the_times_fit_into_the_lease(seconds: float) -> None:
+    timing = derive_timing(seconds, None)
+    assert timing.ttl == seconds
+    assert timing.loop + 2 * timing.retry <= timing.ttl
+
+
+@pytest.mark.parametrize(
+    ("durability", "mode", "strict"),
+    [("async", False, False), ("sync", True, False), ("quorum", "quorum", False), ("strict", True, True)],
+)
+def test_each_durability_is_a_mode_of_patroni(durability: str, mode: object, strict: bool) -> None:
+    shared = render_dynamic(replace(SPEC, durability=durability), PLACES)  # type: ignore[arg-type]
+    assert (shared["synchronous_mode"], shared["synchronous_mode_strict"]) == (mode, strict)
+
+
+def test_a_delayed_node_is_never_promoted_or_synchronous_or_read() -> None:
+    described = describe_patroni(SPEC, NODES[1], PLACES)
+    assert described["tags"] == {"nofailover": True, "nosync": True, "noloadbalance": True}
+    postgresql = described["postgresql"]
+    assert isinstance(postgresql, dict)
+    assert postgresql["recovery_conf"]["recovery_min_apply_delay"] == "3600s"
+    assert "db2" not in render_proxy_file(SPEC, NODES[0]).partition("listen standbys")[2]
+
+
+def test_a_hook_that_cannot_run_does_not_hold_up_a_promotion() -> None:
+    postgresql = describe_patroni(SPEC, NODES[0], PLACES)["postgresql"]
+    assert isinstance(postgresql, dict)
+    assert postgresql["pre_promote"].startswith("/bin/sh -c 'timeout -k 1 5 pghaven ")
+    assert postgresql["pre_promote"].endswith("|| true'")
+
+
+def test_a_witness_has_no_server_and_votes() -> None:
+    assert [node.name for node in SPEC.servers] == ["db1", "db2"]
+    words = render_etcd_command(SPEC, NODES[2], "/var/lib/etcd")
+    assert "db1=http://10.0.0.1:2380,db2=http://10.0.0.2:2380,vote=http://[fd00::3]:2380" in words
+    assert not [line for line in render_hba(SPEC) if "fd00" in line]
+
+
+def test_the_unit_keeps_misleading_passwords_from_patroni() -> None:
+    unit = render_patroni_unit(SPEC, NODES[0], PLACES)
+    assert "UnsetEnvironment=PGPASSWORD" in unit
+    assert "ExecStart=/opt/pghaven/bin/patroni /etc/pghaven/ha/shop/db1/patroni.yml" in unit
+
+
+def test_a_second_site_is_made_and_fed_from_the_repository_alone() -> None:
+    shared = render_dynamic(replace(SPEC, followed=Followed(cluster="main", delay_seconds=60.0)), PLACES)
+    assert shared["standby_cluster"] == {
+        "create_replica_methods": ["pghaven"],
+        "restore_command": "get %f %p",
+        "recovery_min_apply_delay": "60s",
+    }
+
+
+def test_drift_is_what_differs_and_not_how_it_is_written() -> None:
+    wanted = {"ttl": 20, "postgresql": {"parameters": {"archive_timeout": "60s", "wal_log_hints": "on"}}, "x": 1}
+    found = {"ttl": 30, "postgresql": {"parameters": {"archive_timeout": "1min", "wal_log_hints": True}}, "y": 2}
+    assert [(one.path, one.found, one.wanted) for one in find_drift(wanted, found)] == [("ttl", 30, 20), ("x", None, 1)]
+
+
+def test_yaml_keeps_texts_texts() -> None:
+    text = render_yaml({"a": "yes", "b": ["1", 2, True], "on": {"x:y": 'q"\\'}, "empty": {}, "none": []})
+    assert text == 'a: "yes"\nb:\n  - "1"\n  - 2\n  - true\n"on":\n  "x:y": "q\\"\\\\"\nempty: {}\nnone: []\n'
+
+
+def test_parameters_are_read_as_postgresql_writes_them() -> None:
+    assert parse_parameters(("a = 4GB", "b='it''s'", "c =  on ")) == {"a": "4GB", "b": "it's", "c": "on"}
+
+
+def test_an_address_is_masked_by_its_kind() -> None:
+    assert [render_mask(one) for one in ("10.0.0.1", "fd00::3", "db1.example")] == [
+        "10.0.0.1/32",
+        "fd00::3/128",
+        "db1.example",
+    ]
