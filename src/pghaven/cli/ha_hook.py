@@ -57,7 +57,7 @@ def replica_command(invocation: Invocation, cluster: str, node: str, patience: s
     from pghaven.seam.called import parse_keys
 
     listener = _tell_as(invocation.reporter, node)
-    return rebuild(invocation, cluster, parse_keys(words), _seconds("--patience", patience), listener)
+    return rebuild(invocation, (cluster, node), parse_keys(words), _seconds("--patience", patience), listener)
 
 
 @command.command("bootstrap", context_settings=_WORDS)
@@ -105,7 +105,7 @@ def pre_promote_command(
 ) -> int:
     """Have everything archived that this standby has and a repository lacks, as soon as it is promoted.
 
-    Always ends with 0, and within the limit and a second: it must never hold up a failover.
+    Always ends with 0, and within the limit and two seconds: it must never hold up a failover.
     """
     from pghaven.wal.limit import run_within
 
@@ -113,6 +113,12 @@ def pre_promote_command(
     try:
         seconds = _seconds("--limit", limit)
         member = _find_member(invocation, cluster)
+
+        def announce() -> int:
+            from pghaven.wal.announced import announce_promotion
+
+            announce_promotion(member.data_directory, node)
+            return EXIT_DONE
 
         def ask() -> int:
             from pghaven.seam.promotion import mark_lacking
@@ -126,6 +132,7 @@ def pre_promote_command(
             _tell_marked(mark_newest(member), listener)
             return EXIT_DONE
 
+        run_within(_SEAM_SECONDS, announce, lambda error: _tell_failure(error, listener))
         if run_within(seconds, ask, lambda error: _tell_failure(error, listener)) != EXIT_DONE:
             run_within(_SEAM_SECONDS, mark, lambda error: _tell_failure(error, listener))
     except (PghavenError, OSError) as error:
@@ -140,23 +147,29 @@ def pre_promote_command(
 @_words
 @click.pass_obj
 def role_change_command(invocation: Invocation, cluster: str, node: str, limit: str, words: tuple[str, ...]) -> int:
-    """After a promotion: end the first segment, and look for gaps and fill them (the callback on_role_change).
+    """After a promotion: end the first segment, look for gaps and fill them (callbacks on_role_change, on_start).
+
+    From the first call on a promotion of this server that pre-promote was not called for is somebody's mistake, and
+    what it archives goes into quarantine.
 
     Always ends with 0: Patroni takes no notice, and may end it at any moment; refilling goes on where it was.
     """
     from pghaven.seam.called import parse_role_change
+    from pghaven.wal.announced import note_member
     from pghaven.wal.limit import run_within
 
     listener = _tell_as(invocation.reporter, node)
     try:
         seconds = _seconds("--limit", limit)
-        if not parse_role_change(words).to_primary:
-            return EXIT_DONE
+        change = parse_role_change(words)
         chosen = invocation.get_cluster(cluster)
         member = _find_member(invocation, cluster)
+        note_member(member.data_directory, node)
+        if not change.to_primary:
+            return EXIT_DONE
 
         def look_after() -> int:
-            _look_after(chosen, member, seconds, listener)
+            _look_after(chosen, member, (node, seconds), listener)
             return EXIT_DONE
 
         if run_within(seconds, look_after, lambda error: _tell_failure(error, listener)) is None:
@@ -167,11 +180,15 @@ def role_change_command(invocation: Invocation, cluster: str, node: str, limit: 
     return EXIT_DONE
 
 
-def _look_after(chosen: ClusterConfig, member: Member, seconds: float, listener: Listener) -> None:
+def _look_after(chosen: ClusterConfig, member: Member, call: tuple[str, float], listener: Listener) -> None:
+    """``call``: the node, and how long it may take."""
     from pghaven.repository.place import open_place
     from pghaven.seam.promotion import finish_first_segment, repair_continuity
+    from pghaven.wal.announced import note_begun
 
+    node, seconds = call
     segment = finish_first_segment(chosen.conninfo, seconds)
+    note_begun(member.data_directory, node, segment.timeline)
     listener(Notice(level="info", code="switched", text=f"{segment} is the first segment of this primary"))
     for name, found in repair_continuity(member, chosen.wal_nodes, listener, open_place).items():
         if found.filled:

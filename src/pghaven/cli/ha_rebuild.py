@@ -22,13 +22,16 @@ from pghaven.units import render_duration, render_size
 
 
 def rebuild(
-    invocation: Invocation, cluster: str, keys: dict[str, str], patience_seconds: float, listener: Listener
+    invocation: Invocation, call: tuple[str, str], keys: dict[str, str], patience_seconds: float, listener: Listener
 ) -> int:
-    """Raises what made it fail in the end, with the WAL that is nowhere else moved aside."""
+    """``call``: the cluster and the node. Raises what made it fail in the end, with the WAL that is nowhere else moved
+    aside."""
     from pghaven.seam.aside import has_data
     from pghaven.seam.called import get_data_directory
     from pghaven.seam.patience import Patience
+    from pghaven.wal.announced import note_member
 
+    cluster, node = call
     directory = keys.get("datadir", "")
     patience = Patience(seconds=patience_seconds, has_data=lambda: has_data(directory), clock=SYSTEM_CLOCK)
 
@@ -46,6 +49,7 @@ def rebuild(
             delta=True,
         )
         restore_into(renewed, chosen, request, listener)
+        note_member(request.target_dir, node)
 
     try:
         patience.try_on(attempt, listener)

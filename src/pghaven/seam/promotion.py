@@ -18,6 +18,7 @@ from pghaven.errors import PghavenError, ServerUnsuitable
 from pghaven.events import Listener, Step
 from pghaven.postgres.control import parse_control
 from pghaven.postgres.datadir import WAL_DIRECTORY
+from pghaven.postgres.segment import SegmentName
 from pghaven.repository.place import RepositoryPlace, open_place
 from pghaven.repository.repository import Repository
 from pghaven.repository.walstore import WalArchive
@@ -87,7 +88,7 @@ def _identify(data_directory: str) -> tuple[int, int]:
 # -- after it ----------------------------------------------------------------------------------------------------------
 
 
-def finish_first_segment(conninfo: str, timeout_seconds: float, clock: Clock = SYSTEM_CLOCK) -> str:
+def finish_first_segment(conninfo: str, timeout_seconds: float, clock: Clock = SYSTEM_CLOCK) -> SegmentName:
     """Wait for the end of recovery, and switch to the next segment; the one that was ended. Raises ServerUnsuitable."""
     from pghaven.server.connection import connect, fetch_one
     from pghaven.server.walcontrol import switch_wal
@@ -99,7 +100,7 @@ def finish_first_segment(conninfo: str, timeout_seconds: float, clock: Clock = S
                 raise ServerUnsuitable("the server is still in recovery")
             clock.sleep(_POLL_SECONDS)
         connection.execute("SELECT pg_logical_emit_message(false, 'pghaven', 'role change')")
-        return str(switch_wal(connection).segment)
+        return switch_wal(connection).segment
 
 
 def repair_continuity(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -26,8 +27,9 @@ from pghaven.postgres.waldata import LONG_HEADER_SIZE, check_segment, is_wal_mag
 from pghaven.postgres.walspan import find_span
 from pghaven.repository.repository import Repository
 from pghaven.repository.walfacts import render_span
-from pghaven.repository.walstore import PutOutcome
+from pghaven.repository.walstore import PutOutcome, WalArchive
 from pghaven.units import render_size, render_time_utc, since_epoch
+from pghaven.wal.announced import may_archive
 from pghaven.wal.archives import OpenArchive
 from pghaven.wal.conflict import ToldFile, open_or_tell, put_or_tell
 from pghaven.wal.directory import find_data_directory, read_system_identifier, refuse_restored_copy
@@ -112,17 +114,46 @@ def push_into(opened: OpenArchive, file: WalFile, clock: Clock, listener: Listen
         facts["data_directory"] = file.data_directory
     if file.kind is WalFileKind.HISTORY:
         # It can never be replaced, and every later decision about timelines rests on it.
-        parse_history(file.content.decode("utf-8", "replace"), Timeline.parse_history_name(file.name))
+        timeline = Timeline.parse_history_name(file.name)
+        parse_history(file.content.decode("utf-8", "replace"), timeline)
+        if _is_unannounced(archive, file, timeline):
+            return _put_unannounced(archive, file, facts, listener)
     if file.kind not in _SEGMENT_KINDS:
         return put_or_tell(archive, file.name, file.content, facts)
     segment = _check(opened, file)
     facts.update(render_span(find_span(file.content, segment)))
+    if _is_unannounced(archive, file, segment.timeline):
+        return _put_unannounced(archive, file, facts, listener)
     # What entered the archive before it was known to be past a fork stays where it is.
     fork = find_last_fork(segment.timeline, load_later_histories(archive, segment.timeline, listener))
     if fork is None or not fork.has_left_behind(segment) or archive.holds(file.name, file.content):
         return put_or_tell(archive, file.name, file.content, facts)
     outcome = archive.put_quarantine(file.name, file.content, facts)
     listener(_warn_of(fork, file.name))
+    return outcome
+
+
+def _is_unannounced(archive: WalArchive, file: WalFile, timeline: Timeline) -> bool:
+    """Whether the server has begun this timeline by somebody's mistake. What is archived already is the cluster's."""
+    if file.data_directory is None or timeline == 1:
+        return False
+    is_history = file.kind is WalFileKind.HISTORY
+    if is_history and archive.holds(file.name, file.content):
+        return False
+    return not may_archive(file.data_directory, timeline, is_history=is_history)
+
+
+def _put_unannounced(archive: WalArchive, file: WalFile, facts: Mapping[str, str], listener: Listener) -> PutOutcome:
+    outcome = archive.put_quarantine(file.name, file.content, facts)
+    listener(
+        Notice(
+            level="warning",
+            code="unannounced",
+            text=f'quarantined "{file.name}": this server was promoted without its cluster\'s leave',
+            hint="If it is to be the primary, announce it first: pghaven ha hook pre-promote CLUSTER --node NAME; then "
+            "push what was quarantined again, histories first.",
+        )
+    )
     return outcome
 
 
