@@ -105,6 +105,8 @@ def network(names: Sequence[str]) -> Iterator[dict[str, Host]]:
 def _remove(bridge: str, hosts: dict[str, Host]) -> None:
     for host in hosts.values():
         run("ip", "netns", "del", host.name, check=False)
+    for at in range(1, len(hosts) + 1):  # of a run that was killed: a namespace lives as long as what ran in it
+        run("ip", "link", "del", f"{bridge}v{at}", check=False)
     run("ip", "link", "del", bridge, check=False)
 
 

@@ -81,7 +81,9 @@ def _describe_postgresql(spec: HaSpec, node: HaNode, places: LocalPlaces) -> dic
     described.update(_describe_sources(spec, node, places))
     if places.hooks:
         described["pre_promote"] = _harmless(_hook(places, "pre-promote", spec.cluster, node))
-        described["callbacks"] = {"on_role_change": _hook(places, "role-change", spec.cluster, node)}
+        changed = _hook(places, "role-change", spec.cluster, node)
+        # The first call makes a member of it: from then on a promotion without pre_promote is somebody's mistake.
+        described["callbacks"] = {"on_role_change": changed, "on_start": changed}
     return described
 
 
