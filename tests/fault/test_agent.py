@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from pghaven.errors import Cancelled, Conflict, Locked, StoreUnreachable
+from pghaven.proof.receiving import judge_agent
+from pghaven.wal.agentstate import AgentState, find_agent
 from pghaven.wal.asking import SOCKET_PATH
 from tests.fault.test_look_ahead import archive, finish, finish_all, held, is_told
 from tests.fault.volumes import frozen, needs_root, power_cut_volume
@@ -138,6 +140,18 @@ def test_what_it_has_started_follows_it_when_it_is_killed(site: WalSite) -> None
         agent.process.wait(30)
         wait_until(lambda: ping(site.data_directory) is None, "the agent's children to follow it")
         wait_until(lambda: not socket_of(site).exists(), "the door to be shut")
+
+
+def test_one_that_is_killed_is_missed_and_one_that_ended_is_not(site: WalSite) -> None:
+    assert find_agent(str(site.data_directory)) is AgentState.NONE
+    with running_agent(site.config_path, site.data_directory):
+        assert find_agent(str(site.data_directory)) is AgentState.RUNNING
+    assert find_agent(str(site.data_directory)) is AgentState.NONE
+    with running_agent(site.config_path, site.data_directory) as agent:
+        agent.end(signal.SIGKILL)
+        wait_until(lambda: find_agent(str(site.data_directory)) is AgentState.SILENT, "the end of all of it")
+    (problem,) = judge_agent(AgentState.SILENT)
+    assert "does not answer" in problem.text
 
 
 def test_one_that_is_stopped_holds_nobody_up(site: WalSite) -> None:

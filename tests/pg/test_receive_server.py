@@ -15,6 +15,7 @@ from tests.support.agent import running_agent
 from tests.support.cluster import TestCluster, adopt, make_standby
 from tests.support.commands import PghavenCommand
 from tests.support.fixtures import ClusterFactory
+from tests.support.places import run_as_plain
 from tests.support.protected import Protected
 from tests.support.receiving import SLOT, burn, current_lsn, receiving
 from tests.support.waiting import wait_until
@@ -178,6 +179,36 @@ def test_a_lost_slot_is_named_and_made_anew_and_removed_wal_told(pg_version: int
         receiver.wait_stored(current_lsn(primary))
         assert receiver.end() == 3, receiver.log
     assert recover_rows(site) == {1, 2}
+
+
+def test_a_gap_is_told_with_the_slot_that_was_lost(site: Protected) -> None:
+    primary = site.cluster
+    with receiving(site) as receiver:
+        receiver.start()
+        receiver.wait_for_stream()
+        receiver.wait_stored(current_lsn(primary))
+        assert receiver.end() == 0, receiver.log
+        primary.sql(f"SELECT pg_drop_replication_slot('{SLOT}')")
+        primary.append_conf(archive_command="true")  # for archived it is taken, and it is nowhere
+        primary.sql("ALTER SYSTEM SET min_wal_size = '2MB'")
+        primary.sql("ALTER SYSTEM SET max_wal_size = '2MB'")
+        primary.reload()
+        for _ in range(8):
+            primary.switch_wal()
+        for _ in range(3):
+            primary.sql("CHECKPOINT")
+            primary.switch_wal()
+        primary.sql("CHECKPOINT")
+        receiver.start()
+        receiver.wait_for_stream()
+        wait_until(lambda: "the server no longer has WAL from" in receiver.log, "a warning", 30.0)
+        receiver.wait_stored(current_lsn(primary))
+        for command in ("check", "status"):
+            shown = run_as_plain([*site.command.words, "--config", str(site.config), command, "--json"])
+            assert '"streaming"' in shown.stdout or "streaming, " in shown.stdout, shown
+        assert receiver.end() == 3, receiver.log
+    listed = run_as_plain([*site.command.words, "--config", str(site.config), "wal", "list"])
+    assert f'for replication slot "{SLOT}" was not there' in listed.stdout, listed
 
 
 def test_while_a_store_is_down_wal_is_spooled_and_the_server_keeps_it(pg_version: int, site: Protected) -> None:

@@ -139,4 +139,6 @@ def _make_settings(config: Config, cluster: ClusterConfig, round_trip_seconds: f
         archive_command=render_archive_command(program, config.source, cluster.name),
         round_trip_seconds=round_trip_seconds,
         ask=ask_passphrase,
+        receive_slot=cluster.receive_slot,
+        is_receiver_wanted=cluster.receive,
     )

@@ -98,6 +98,17 @@ def find_memory(config: Config, name: str) -> HostMemory:
     return HostMemory(directory=find_state_directory(""))
 
 
+def find_spool(cluster: ClusterConfig) -> str:
+    """Where received WAL waits."""
+    from pghaven.repository.memory import find_state_directory
+
+    if cluster.receive_spool is not None:
+        return cluster.receive_spool
+    return os.path.join(
+        cluster.state_directory or find_state_directory(cluster.data_directory), "receive", cluster.name
+    )
+
+
 def find_place(config: Config, name: str) -> RepositoryPlace:
     """Where the repository of this name is, whether a cluster names it or not. Raises NotFound."""
     if name not in config.repositories:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pghaven.cli.invocation import Invocation
-from pghaven.cli.opening import choose_clusters, list_places
+from pghaven.cli.opening import choose_clusters, find_spool, list_places
 from pghaven.cli.output import write_out
 from pghaven.cli.status_drills import describe_drills, drills_body
 from pghaven.clock import SYSTEM_CLOCK
@@ -82,6 +82,7 @@ def gather_all(invocation: Invocation, cluster: str | None) -> list[ClusterStatu
                 ask=ask_passphrase,
                 receive_slot=one.receive_slot,
                 is_receiver_wanted=one.receive,
+                receive_spool=find_spool(one),
             )
             found.append(gather_status(settings, listener))
     return found
@@ -99,6 +100,7 @@ def render_body(status: ClusterStatus) -> dict[str, object]:
         "cluster": status.cluster,
         "looked_at": status.looked_at,
         "server": _server_body(status.server),
+        "agent": status.agent,
         "repositories": [_repository_body(one, status.looked_at) for one in status.repositories],
         "overall": status.overall,
         "problems": status.problems,
@@ -187,6 +189,8 @@ def render_status(status: ClusterStatus) -> str:
     from pghaven.cli.render import render_block
 
     pairs = [("server", _describe_server(status.server)), *_describe_receiver(status.server)]
+    if status.agent.value != "none":
+        pairs.append(("agent", {"running": "runs", "silent": "does not answer"}[status.agent.value]))
     for repository in status.repositories:
         pairs += _describe_repository(repository, status.looked_at)
     if len(status.repositories) > 1:

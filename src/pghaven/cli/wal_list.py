@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from pghaven.cli.opening import each_repository
+from pghaven.cli.opening import each_repository, find_spool
 from pghaven.cli.render import Column, render_block, render_table
 from pghaven.config.values import ClusterConfig, Config
 from pghaven.errors import PghavenError
@@ -27,6 +27,7 @@ from pghaven.wal.archives import open_archive
 from pghaven.wal.behind import BehindNotes
 from pghaven.wal.gapcause import ExplainedGap, Traces, explain_gap
 from pghaven.wal.ledger import HeldPartial, HeldTimeline, Holdings, take_stock
+from pghaven.wal.passedover import read_passed_over
 
 _COLUMNS = (
     "timeline",
@@ -123,6 +124,7 @@ def find_traces(
         wal_directory=wal_directory if is_here else None,
         results=_load_results(repository, cluster.name),
         entries=entries,
+        passed_over=read_passed_over(find_spool(cluster)),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from pghaven.cli.opening import find_spool
 from pghaven.cli.render import render_block
 from pghaven.cli.wal_run import make_push
 from pghaven.config.values import ClusterConfig, Config
@@ -11,7 +12,6 @@ from pghaven.errors import UsageError
 from pghaven.events import Listener
 from pghaven.postgres.lsn import Lsn
 from pghaven.receive.run import ReceiveRequest, ReceiveResult, run_receive
-from pghaven.repository.memory import find_state_directory
 from pghaven.runtime.stopping import stop_on_signals
 from pghaven.server.identity import find_owner
 from pghaven.wal.directory import refuse_restored_copy
@@ -42,15 +42,6 @@ def make_request(
         os_user=None if owner is None else owner.name,
         once=once,
         until_lsn=until_lsn,
-    )
-
-
-def find_spool(cluster: ClusterConfig) -> str:
-    """Where received WAL waits."""
-    if cluster.receive_spool is not None:
-        return cluster.receive_spool
-    return os.path.join(
-        cluster.state_directory or find_state_directory(cluster.data_directory), "receive", cluster.name
     )
 
 

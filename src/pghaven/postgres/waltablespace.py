@@ -19,7 +19,8 @@ from pghaven.postgres.waldata import WalBytes
 RM_TBLSPC: Final = 5
 _XLOG_TBLSPC_CREATE: Final = 0x00
 _ID_AND_PADDING: Final = bytes((_XLOG_TBLSPC_CREATE, RM_TBLSPC, 0, 0))
-_ID_OFFSET: Final = 16  # of xl_info in XLogRecord, which is aligned to 8 bytes
+_ID_OFFSET: Final = 16  # of xl_info in XLogRecord
+_ALIGNMENT: Final = 8
 _RECORD_BYTES_MAX: Final = 2048  # a path has at most MAXPGPATH bytes
 
 
@@ -51,11 +52,18 @@ def find_tablespace_creations(segment: SegmentName, content: WalBytes) -> Iterat
 
 
 def _may_create(data: bytes) -> bool:
-    at = data.find(_ID_AND_PADDING)
+    """Whether any place looks like such a record's header.
+
+    Records are aligned, so only every eighth byte can be the resource manager's. Taken out and searched by themselves
+    these cost 4 ms for 16 MiB; a search for the whole pattern, most of which is zeros, costs 30.
+    """
+    managers = data[_ID_OFFSET + 1 :: _ALIGNMENT]
+    at = managers.find(RM_TBLSPC)
     while at >= 0:
-        if at % 8 == 0 and at >= _ID_OFFSET:
-            (total,) = struct.unpack_from("<I", data, at - _ID_OFFSET)
+        start = at * _ALIGNMENT
+        if data.startswith(_ID_AND_PADDING, start + _ID_OFFSET):
+            (total,) = struct.unpack_from("<I", data, start)
             if 24 < total <= _RECORD_BYTES_MAX:
                 return True
-        at = data.find(_ID_AND_PADDING, at + 1)
+        at = managers.find(RM_TBLSPC, at + 1)
     return False

@@ -33,6 +33,7 @@ from pghaven.proof.judgements import (
     list_old_files,
 )
 from pghaven.proof.problems import ONE_WRITER, ONE_WRITER_HINT
+from pghaven.proof.receiving import check_agent, check_receiver
 from pghaven.proof.results import CheckResult, fail, good, skip, warn
 from pghaven.proof.roundtrip import RoundTripSettings, run_round_trip
 from pghaven.repository.backups import BackupCatalog
@@ -48,12 +49,14 @@ from pghaven.server.connection import connect
 from pghaven.server.identity import OsUser
 from pghaven.server.probe import ServerFacts, probe_server
 from pghaven.server.rights import list_missing_privileges
+from pghaven.server.slots import find_slot
 from pghaven.setup.program import try_program
 from pghaven.setup.register import find_server_os_user, find_unwritable
 from pghaven.setup.settings import plan_setup, read_written_command
 from pghaven.store.api import Store
 from pghaven.store.probe import probe_store
 from pghaven.units import render_duration, render_size, render_time
+from pghaven.wal.agentstate import find_agent
 from pghaven.wal.behind import BehindNotes
 
 _RESTORE_POINT = "pg_create_restore_point"
@@ -63,7 +66,8 @@ _SWITCH = "pg_switch_wal"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckSettings:
     """What is checked. ``program`` are the words that start pghaven on this host, ``archive_command`` what the server
-    should be set to; ``ask`` asks a person for a passphrase."""
+    should be set to; ``ask`` asks a person for a passphrase. ``receive_slot`` and ``is_receiver_wanted`` as in
+    ``StatusSettings``."""
 
     cluster: str
     data_directory: str
@@ -74,6 +78,8 @@ class CheckSettings:
     archive_command: str
     round_trip_seconds: float
     ask: Ask | None = None
+    receive_slot: str | None = None
+    is_receiver_wanted: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -220,6 +226,20 @@ class _Checks:
         self._results += judge_old_settings(facts.settings, self._list_old_files() if here else ())
         self._check_round_trip(facts)
         self._results.append(judge_wal_space(self._find_wal_space(), facts))
+        self._check_receiver(facts)
+        self._results += check_agent(find_agent(settings.data_directory))
+
+    def _check_receiver(self, facts: ServerFacts) -> None:
+        """Told of only where there is one, or should be."""
+        settings, name = self._settings, "receiver"
+        if settings.receive_slot is None:
+            return
+        try:
+            slot = find_slot(self._connection, settings.receive_slot)
+        except PghavenError as error:
+            self._results.append(fail(name, error.message, error.hint))
+            return
+        self._results += check_receiver(settings.cluster, slot, facts.lsn, is_wanted=settings.is_receiver_wanted)
 
     def _check_data_directory(self, facts: ServerFacts) -> bool:
         try:

@@ -12,13 +12,14 @@ from pghaven.proof.catalog import ListedBackup, ShownState
 from pghaven.proof.drilled import judge_drills
 from pghaven.proof.findings import list_labels
 from pghaven.proof.judgements import BACKUP_AGE_WARNED
-from pghaven.proof.receiving import is_receiving, judge_receiver
+from pghaven.proof.receiving import is_receiving, judge_agent, judge_receiver
 from pghaven.proof.results import count_files
 from pghaven.proof.states import Problem, RepositorySilence, RepositoryState, ServerSilence, ServerState
 from pghaven.proof.wal_incidents import judge_audit, judge_writers
 from pghaven.repository.evidence import Verdict
 from pghaven.repository.memory import OLDER_HINT
 from pghaven.units import render_duration, render_time
+from pghaven.wal.agentstate import AgentState
 from pghaven.wal.behind import Behind
 from pghaven.wal.gapcause import Cause
 
@@ -38,9 +39,10 @@ def find_problems(
     server: ServerState | ServerSilence,
     repositories: Sequence[RepositoryState | RepositorySilence],
     now: datetime,
+    agent: AgentState = AgentState.NONE,
 ) -> tuple[Problem, ...]:
     """All problems, the critical ones first."""
-    found = [*_judge_server(cluster, server)]
+    found = [*_judge_server(cluster, server), *judge_agent(agent)]
     for repository in repositories:
         if isinstance(repository, RepositorySilence):
             text = f'repository "{repository.name}" cannot be used: {repository.reason}'

@@ -16,6 +16,7 @@ from pghaven.repository.evidence import Evidence
 from pghaven.repository.incidents import Incident
 from pghaven.server.probe import ArchiverFacts
 from pghaven.server.slots import SlotActivity
+from pghaven.wal.agentstate import AgentState
 from pghaven.wal.behind import Behind
 from pghaven.wal.gapcause import ExplainedGap
 from pghaven.wal.ledger import HeldTimeline
@@ -170,3 +171,4 @@ class ClusterStatus:
     overall: Overall | None
     problems: tuple[Problem, ...]
     looked_at: datetime
+    agent: AgentState = AgentState.NONE

@@ -47,9 +47,11 @@ from pghaven.server.connection import connect
 from pghaven.server.postmaster import is_running
 from pghaven.server.probe import probe_server
 from pghaven.server.slots import find_slot
+from pghaven.wal.agentstate import find_agent
 from pghaven.wal.behind import BehindNotes
 from pghaven.wal.gapcause import Traces, explain_gap
 from pghaven.wal.ledger import take_stock
+from pghaven.wal.passedover import read_passed_over
 from pghaven.wal.room import measure_room
 
 _STORE_HINT = "Is its file system mounted? Is the URL in the configuration right?"
@@ -57,7 +59,8 @@ _STORE_HINT = "Is its file system mounted? Is the URL in the configuration right
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusSettings:
-    """``receive_slot`` is the replication slot that is looked at; ``is_receiver_wanted`` whether it should be used."""
+    """``receive_slot`` is the replication slot that is looked at; ``is_receiver_wanted`` whether it should be used, and
+    ``receive_spool`` where it keeps what it has received and noted."""
 
     cluster: str
     data_directory: str
@@ -66,6 +69,7 @@ class StatusSettings:
     ask: Ask | None = None
     receive_slot: str | None = None
     is_receiver_wanted: bool = False
+    receive_spool: str | None = None
 
 
 def gather_status(settings: StatusSettings, listener: Listener, *, clock: Clock = SYSTEM_CLOCK) -> ClusterStatus:
@@ -78,14 +82,16 @@ def gather_status(settings: StatusSettings, listener: Listener, *, clock: Clock 
         repositories.append(_ask_repository(settings, place, server, clock))
     behind = BehindNotes(f"{settings.data_directory}/{WAL_DIRECTORY}").read_all([one.name for one in repositories])
     repositories = [replace(one, behind=behind.get(one.name)) for one in repositories]
+    agent = find_agent(settings.data_directory)
     now = clock.now()
     return ClusterStatus(
         cluster=settings.cluster,
         server=server,
         repositories=tuple(repositories),
         overall=find_overall(repositories, server.timeline if isinstance(server, ServerState) else None),
-        problems=find_problems(settings.cluster, server, repositories, now),
+        problems=find_problems(settings.cluster, server, repositories, now, agent),
         looked_at=now,
+        agent=agent,
     )
 
 
@@ -173,7 +179,13 @@ def _read_repository(
     horizon = read_horizon(repository, cluster, lineage.system_identifier).positions
     reach = find_reach(archive, committed, horizon)
     incidents = list_incidents(repository, cluster, lineage.system_identifier)
-    traces = Traces(incidents=incidents, wal_directory=wal_directory, results=results, entries=committed)
+    traces = Traces(
+        incidents=incidents,
+        wal_directory=wal_directory,
+        results=results,
+        entries=committed,
+        passed_over=() if settings.receive_spool is None else read_passed_over(settings.receive_spool),
+    )
     state = RepositoryState(
         name=name,
         url=repository.store.url,

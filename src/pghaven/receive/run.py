@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import select
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -39,6 +39,7 @@ from pghaven.server.replication import (
     connect_for_replication,
 )
 from pghaven.wal.everywhere import PushRequest
+from pghaven.wal.passedover import PassedOver, note_passed_over
 
 _RECONNECT_SECONDS = 1.0
 _REPORT_SECONDS = 1.0
@@ -107,6 +108,7 @@ class _Receiver:
         self._received: Lsn | None = None
         self._writer: SpoolWriter | None = None
         self._skipped: WalRemoved | None = None
+        self._slot_lost: str | None = None
         self._told: str | None = None
         self._reported = (LSN_INVALID, LSN_INVALID)
         self._report_due = 0.0
@@ -159,10 +161,26 @@ class _Receiver:
 
     def _find_start(self, link: ReplicationConnection, identity: ServerIdentity, *, was_used: bool) -> SegmentName:
         slot = take_slot(link, self._request.slot, self._listener, was_used=was_used)
-        start = find_start(link, identity, self._spool, slot)
-        if self._skipped is not None:
-            start, self._skipped = pass_over_removed(start, self._skipped, identity, slot, self._listener), None
+        self._slot_lost = slot.lost or self._slot_lost
+        wanted = find_start(link, identity, self._spool, slot)
+        if self._skipped is None:
+            return wanted
+        start, self._skipped = pass_over_removed(wanted, self._skipped, identity, slot, self._listener), None
+        self._note_passed_over(wanted, start)
         return start
+
+    def _note_passed_over(self, wanted: SegmentName, start: SegmentName) -> None:
+        """For whoever will ask why there is a gap."""
+        note = PassedOver(
+            timeline=wanted.timeline,
+            begin_lsn=wanted.start_lsn,
+            end_lsn=start.start_lsn,
+            noticed_at=self._clock.now(),
+            reason=self._slot_lost,
+        )
+        with suppress(OSError):
+            note_passed_over(self._spool.directory, note)
+        self._slot_lost = None
 
     def _begin(self, link: ReplicationConnection, start: SegmentName) -> NextTimeline | None:
         """Have the server stream; what follows if there is nothing to stream of this timeline."""
@@ -171,6 +189,7 @@ class _Receiver:
             following = link.start(slot, start.start_lsn, start.timeline)
         except SlotLost as error:
             replace_slot(link, slot, error, self._listener)
+            self._slot_lost = f'replication slot "{slot}" could not be used: {error.detail or error.message}'
             following = link.start(slot, start.start_lsn, start.timeline)
         if following is None:
             self._open(start)

@@ -20,11 +20,12 @@ from pghaven.server.replication import NextTimeline, ReplicationConnection, Serv
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
-    """``is_new``: it was made just now."""
+    """``is_new``: it was made just now; ``lost`` is what had become of the one that was there before."""
 
     name: str
     state: SlotState
     is_new: bool
+    lost: str | None = None
 
 
 def take_slot(link: ReplicationConnection, name: str, listener: Listener, *, was_used: bool) -> Slot:
@@ -33,17 +34,20 @@ def take_slot(link: ReplicationConnection, name: str, listener: Listener, *, was
     state = link.read_slot(name)
     if state is not None and state.restart_lsn is not None:
         return Slot(name=name, state=state, is_new=False)
+    lost = None
     if state is not None:
         _warn_of_lost(name, "reserves nothing: it was invalidated", link, listener)
         link.drop_slot(name)
+        lost = f'replication slot "{name}" had been invalidated (max_slot_wal_keep_size)'
     elif was_used:
         _warn_of_lost(name, "is not there", link, listener)
+        lost = f'replication slot "{name}" was not there: dropped, or not taken along by a failover'
     link.create_slot(name)
     state = link.read_slot(name)
     if state is None or state.restart_lsn is None:
         raise SlotLost(f'replication slot "{name}" reserves nothing although it was just made')
     listener(Notice(level="info", code="slot_created", text=f'made replication slot "{name}" on {link.host}'))
-    return Slot(name=name, state=state, is_new=True)
+    return Slot(name=name, state=state, is_new=True, lost=lost)
 
 
 def replace_slot(link: ReplicationConnection, name: str, error: SlotLost, listener: Listener) -> None:

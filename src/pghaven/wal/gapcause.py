@@ -23,6 +23,7 @@ from pghaven.repository.incidents import Incident, covers
 from pghaven.repository.walstore import WalArchive
 from pghaven.units import parse_time_utc, render_time
 from pghaven.wal.behind import Behind
+from pghaven.wal.passedover import PassedOver
 
 if TYPE_CHECKING:
     from pghaven.repository.entry import BackupEntry
@@ -42,6 +43,8 @@ class Cause(StrEnum):
     """The server takes it for archived, and still has it."""
     REMOVED = "removed"
     """It was here, and is no more."""
+    UNRECEIVED = "unreceived"
+    """A receiver's slot was gone, and the server had removed it by then."""
     UNKNOWN = "unknown"
 
 
@@ -59,7 +62,7 @@ class ExplainedGap:
 class Traces:
     """Where traces are looked for. ``others`` are the archives in the cluster's other repositories by their names,
     ``wal_directory`` is the server's ``pg_wal`` if it is on this host, ``entries`` are the committed backups of this
-    archive's lineage."""
+    archive's lineage, ``passed_over`` is what the receiver on this host has noted."""
 
     incidents: Sequence[Incident] = ()
     others: Mapping[str, WalArchive] = field(default_factory=dict)
@@ -67,6 +70,7 @@ class Traces:
     wal_directory: str | None = None
     results: Sequence[Evidence] = ()
     entries: Sequence[BackupEntry] = ()
+    passed_over: Sequence[PassedOver] = ()
 
 
 def explain_gap(gap: WalGap, traces: Traces) -> ExplainedGap:
@@ -100,6 +104,11 @@ def explain_gap(gap: WalGap, traces: Traces) -> ExplainedGap:
     since = _find_when_it_was_there(gap, traces)
     if since is not None:
         return ExplainedGap(gap=gap, cause=Cause.REMOVED, text=f"removed by something else: it was here {since}")
+    noted = next((one for one in traces.passed_over if one.covers(first)), None)
+    if noted is not None:
+        text = f"not received: at {render_time(noted.noticed_at)} the server had removed it"
+        text += "" if noted.reason is None else f", for {noted.reason}"
+        return ExplainedGap(gap=gap, cause=Cause.UNRECEIVED, text=text)
     return ExplainedGap(gap=gap, cause=Cause.UNKNOWN, text="not known: never archived, or removed by something else")
 
 
