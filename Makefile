@@ -6,7 +6,7 @@
 # Read when a recipe runs, after the set-up has written it.
 VENV = $(shell cat .cache/venv)
 PYTEST = $(VENV)/bin/python -m pytest -n $(or $(JOBS),2) --dist worksteal
-ROOMS = $(wildcard $(addprefix tests/,tidy unit contract property golden damage fault simulation rules pg ha cli docs))
+ROOMS = $(wildcard $(addprefix tests/,tidy unit contract property golden damage fault simulation rules pg recoveries ha cli docs))
 
 help: ## Show this.
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 14
