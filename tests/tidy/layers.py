@@ -18,6 +18,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("config",),
     ("drill",),
     ("proof",),
+    ("standby",),
     ("setup",),
     ("instant",),  # starts and stops as backups do, and is recovered as they are
     ("seam",),  # restores, and looks after the archive, as Patroni asks for it

@@ -34,6 +34,7 @@ COMMANDS = {
     "hold": ("pghaven.cli.hold_command:command", "Keep a backup whatever the retention policy says."),
     "release": ("pghaven.cli.release_command:command", "Let the retention policy judge a held backup again."),
     "restore": ("pghaven.cli.restore_command:command", "Restore a cluster to a moment."),
+    "standby": ("pghaven.cli.standby_command:command", "Build, promote, rejoin and look at standbys."),
     "repo": ("pghaven.cli.repo_command:command", "Look after repositories: copy one to another, its keys."),
     "wal": ("pghaven.cli.wal_command:command", "Archive and fetch write-ahead log."),
     "ha": ("pghaven.cli.ha:command", "Clusters that fail over by themselves."),

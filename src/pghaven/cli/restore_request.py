@@ -66,7 +66,7 @@ def make_request(target: TargetOptions, place: PlaceOptions, now: datetime) -> R
         backup_label=place.backup,
         standby=place.standby,
         archiving=place.archive,
-        tablespace_mapping=_parse_mappings(place.tablespaces),
+        tablespace_mapping=parse_mappings(place.tablespaces),
         port=place.port,
         delta=place.delta,
         remove_foreign=place.remove_foreign,
@@ -139,7 +139,7 @@ def _parse_timeline(text: str | None) -> Timeline | None:
         raise UsageError(f"--target-timeline: {error}", hint="`pghaven wal list` shows which there are.") from error
 
 
-def _parse_mappings(texts: tuple[str, ...]) -> dict[str, str]:
+def parse_mappings(texts: tuple[str, ...]) -> dict[str, str]:
     """``OLD=NEW``, both absolute; an equals sign in a path is written ``\\=``, as for pg_basebackup."""
     found: dict[str, str] = {}
     for text in texts:

@@ -76,6 +76,10 @@ class ReplicationConnection:
     def major(self) -> int:
         return int(self._connection.info.server_version) // 10000
 
+    def read_parameter(self, name: str) -> str | None:
+        """What the server has said of itself when it let us in, such as ``in_hot_standby``; None when it has not."""
+        return self._connection.info.parameter_status(name)
+
     def close(self) -> None:
         self._connection.close()
 

@@ -54,7 +54,7 @@ def apply_settings(
     for item in advice:
         _write(connection, item)
     if advice:
-        _reload(connection, clock)
+        reload_configuration(connection, clock)
     return _look(connection, [item.name for item in advice])
 
 
@@ -79,8 +79,10 @@ def _write(connection: Connection, item: SettingAdvice) -> None:
         ) from error
 
 
-def _reload(connection: Connection, clock: Clock) -> None:
-    """Reload, and wait until this session has read the files again; it does so between two statements."""
+def reload_configuration(connection: Connection, clock: Clock = SYSTEM_CLOCK) -> None:
+    """Reload, and wait until this session has read the files again; it does so between two statements.
+
+    Raises NotPermitted with the GRANT needed, ServerUnsuitable when it does not."""
     with server_errors(connection, "reload the server's configuration", privilege=_RELOAD):
         (before,) = fetch_one(connection, "SELECT pg_conf_load_time()")
         fetch_one(connection, "SELECT pg_reload_conf()")
