@@ -151,6 +151,8 @@ class World:
             "PGUSER": "postgres",
             "PGDATABASE": "postgres",
             "TZ": "Europe/Berlin",
+            # The receiver of a server from a wheel loads libpq from beside it.
+            "LD_LIBRARY_PATH": str(self.cluster.bin_dir.parent / "lib"),
         }
 
     def _write_programs(self, command: PghavenCommand) -> None:

@@ -31,6 +31,7 @@ from pghaven.standby.settings import StandbySettings, write_standby
 from pghaven.standby.upstream import Answer, find_answer
 from pghaven.standby.view import StandbyState, connect_to, find_owner_name, look_at_standby
 from pghaven.units import render_duration, render_size, render_time
+from pghaven.wal.announced import read_membership
 from pghaven.wal.backfill import Backfilled, list_lacking, mark_waiting, push_waiting
 
 _POLL_SECONDS = 0.05
@@ -117,6 +118,11 @@ def plan_promotion(request: PromoteRequest) -> PromotePlan:
             f'the server in "{request.data_directory}" is no standby: it is open for writing on timeline '
             f"{state.timeline}",
             hint="Nothing is to be done. `pghaven standby status` shows a standby.",
+        )
+    if read_membership(request.data_directory) is not None:
+        raise Refused(
+            "this server is a member of a cluster that Patroni decides for",
+            hint="Have Patroni promote it: patronictl failover. What is promoted here it would take back.",
         )
     conninfo = request.primary or state.settings.get("primary_conninfo") or ""
     primary: Answer | None = None
