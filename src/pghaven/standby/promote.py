@@ -12,12 +12,14 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
+from psycopg import sql
+
 from pghaven.clock import SYSTEM_CLOCK, Clock
 from pghaven.errors import Cancelled, Damaged, NotPermitted, PghavenError, Refused, ServerUnsuitable, StoreUnreachable
 from pghaven.events import Listener, Notice, Step
 from pghaven.postgres.datadir import WAL_DIRECTORY
 from pghaven.postgres.lsn import Lsn
-from pghaven.postgres.recovery import RecoveryTarget
+from pghaven.postgres.recovery import RecoveryTarget, render_recovery_settings
 from pghaven.postgres.timeline import Timeline
 from pghaven.repository.place import RepositoryPlace
 from pghaven.repository.walstore import WalArchive
@@ -27,7 +29,6 @@ from pghaven.server.probe import read_timeline
 from pghaven.server.settings_apply import reload_configuration
 from pghaven.server.walcontrol import switch_wal
 from pghaven.standby.lineage import ArchiveView, Standing, find_held_end, find_place, open_archives
-from pghaven.standby.settings import StandbySettings, write_standby
 from pghaven.standby.upstream import Answer, find_answer
 from pghaven.standby.view import StandbyState, connect_to, find_owner_name, look_at_standby
 from pghaven.units import render_duration, render_size, render_time
@@ -283,16 +284,15 @@ def _stop_at_target(plan: PromotePlan, instance: Instance, listener: Listener, c
             f"the target is past: the standby has replayed what was committed at {render_time(state.replayed_at)}",
             hint="Restore to that moment instead: pghaven restore",
         )
-    settings = StandbySettings(
-        cluster=request.cluster,
-        restore_command=request.restore_command,
-        primary_conninfo=None,
-        slot=None,
-        target=target,
-    )
     listener(Step(text="restarting the standby to stop at the target"))
+    pairs = render_recovery_settings(target, restore_command=request.restore_command, timeline="latest")
+    with closing(connect_to(request.data_directory, request.like)) as connection:
+        for name, value in pairs:
+            if name.startswith(("recovery_target", "recovery_min")) and name != "recovery_target_timeline":
+                statement = sql.SQL("ALTER SYSTEM SET {} = {}").format(sql.Identifier(name), sql.Literal(value))
+                with server_errors(connection, f"set {name}", privilege=f"ALTER SYSTEM ON PARAMETER {name}"):
+                    connection.execute(statement)
     instance.stop("fast")
-    write_standby(request.data_directory, settings)
     instance.start(timeout_seconds=None)
     deadline = clock.monotonic() + _PROMOTE_SECONDS
     while True:

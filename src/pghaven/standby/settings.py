@@ -7,6 +7,7 @@ is told what it follows in one place; no password stands in it.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,12 +21,15 @@ from pghaven.postgres.recovery import (
     render_recovery_settings,
     render_settings_block,
     replace_settings_block,
+    strip_settings_block,
 )
 from pghaven.runtime.durable import OwnerOf, fsync_directory, write_durably
 
 _AUTO_CONF = "postgresql.auto.conf"
 STANDBY_SIGNAL = "standby.signal"
 _DROPPED = ("password", "application_name", "passfile", "user", "dbname", "replication", "connect_timeout")
+# Where the server listens, and what it may not have smaller than its primary.
+_KEPT_LINE = re.compile(r"(port|max_[a-z_]+) = '([0-9]+)'")
 _HEADER = (
     "Written by pghaven for a standby of cluster {}.\n"
     "What the standby is to follow is decided here; the last setting of a name counts."
@@ -80,11 +84,19 @@ def write_standby(data_directory: str, wanted: StandbySettings, *, signal: bool 
     told. Raises NotFound, NotPermitted, StoreUnreachable."""
     with _files_of(data_directory) as (place, owner):
         text = _read(f"{place}/{_AUTO_CONF}")
-        block = render_settings_block(render_settings(wanted), _HEADER.format(wanted.cluster))
+        pairs = {**_read_kept(text), **dict(render_settings(wanted))}
+        block = render_settings_block(pairs.items(), _HEADER.format(wanted.cluster))
         content = replace_settings_block(text, block).encode("utf-8", "surrogateescape")
         write_durably(f"{place}/{_AUTO_CONF}", content, 0o600, owner)
         if signal:
             write_durably(f"{place}/{STANDBY_SIGNAL}", b"", 0o600, owner)
+
+
+def _read_kept(text: str) -> dict[str, str]:
+    """What an earlier block of ours says of the server itself, and a new one does not take away."""
+    left = set(strip_settings_block(text).splitlines())
+    ours = (_KEPT_LINE.fullmatch(line) for line in text.splitlines() if line not in left)
+    return {match[1]: match[2] for match in ours if match}
 
 
 @contextmanager
