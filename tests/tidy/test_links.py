@@ -31,6 +31,6 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 def test_each_decision_has_a_number_of_its_own() -> None:
     pages = sorted((ROOT / "docs/design/decisions").glob("0*.md"))
     numbers = [int(page.name.partition("-")[0]) for page in pages]
-    assert numbers == list(range(1, len(pages) + 1))
+    assert len(set(numbers)) == len(numbers)
     for number, page in zip(numbers, pages, strict=True):
         assert page.read_text(encoding="utf-8").startswith(f"# {number} "), page.name
