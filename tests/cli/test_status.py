@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
+import re
 import shutil
+import subprocess
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from pghaven.cli.status_schema import FIELDS
+from tests.cli.running import clean_environment
 from tests.cli.site import NAME, Site
+from tests.support.cluster import adopt
 from tests.support.waiting import wait_until
 
 WARNINGS, DAMAGED = 3, 16
+COLUMNS = {"COLUMNS": "240"}
+
+
+def list_paths(value: object, at: str = "") -> set[str]:
+    """Where there are values in a body; what the schema calls an object is not looked into."""
+    if at in OPAQUE:
+        return {at}
+    if isinstance(value, dict):
+        below = {path for key, item in value.items() for path in list_paths(item, f"{at}.{key}" if at else key)}
+        return below | ({at} if at in DECLARED else set())
+    if isinstance(value, list):
+        return {path for item in value for path in list_paths(item, f"{at}[]")}
+    return {at}
+
+
+DECLARED = {path for path, _, _ in FIELDS}
+OPAQUE = {path for path, kind, _ in FIELDS if kind == "object"} - {
+    above for path in DECLARED for above in (path.rpartition(".")[0],) if above in DECLARED
+}
 
 
 def look(site: Site, *, status: int, environment: dict[str, str] | None = None) -> dict[str, Any]:
@@ -24,6 +51,10 @@ def test_all_is_well_where_all_is_well(protected: Site) -> None:
     protected.archive_all()
     text = protected.ok("status")
     assert text.endswith("  all is well\n")
+    assert "\x1b" not in text, "nobody looks at it in colours"
+    assert re.search(r"^  window: +━+┄+$", text, re.MULTILINE), text
+    assert re.search(r"^   backups: +B *$", text, re.MULTILINE), text
+    assert re.search(r"^   time: .*now\|$", text, re.MULTILINE), text
     found = look(protected, status=0)
     (repository,) = found["repositories"]
     assert found["server"]["up"] is True
@@ -32,6 +63,116 @@ def test_all_is_well_where_all_is_well(protected: Site) -> None:
     (window,) = repository["windows"]
     assert window["begin"] < window["end"]
     assert window["backups"][-1] == repository["newest_backup"]
+
+
+def test_every_field_that_is_shown_is_in_the_reference_and_the_other_way_round(protected: Site) -> None:
+    protected.cluster.sql("SELECT pg_create_physical_replication_slot('second', true)")
+    try:
+        shown = list_paths(protected.json("status", status=0))
+    finally:
+        protected.cluster.sql("SELECT pg_drop_replication_slot('second')")
+    shown |= list_paths(protected.json("status", status=3, environment={"PGHAVEN_CLUSTER__MAIN__CONNINFO": "host=/no"}))
+    nowhere = {"PGHAVEN_REPOSITORY__MAIN__URL": "file:///nonexistent/place"}
+    shown |= list_paths(protected.json("status", status=3, environment=nowhere))
+    assert shown <= DECLARED
+    rare = ("receiver.", "missed.", "gaps[]", "last_drill.", "lacks[]", "damaged_wal[]", "notices[]", "[].older[]")
+    unseen = {path for path in DECLARED - shown if not any(word in path for word in rare)}
+    assert unseen <= {f"clusters[].repositories[].{name}[]" for name in LISTS}, unseen
+
+
+LISTS = ("incidents", "running_backups", "timelines_without_history", "unusable_backups")
+
+
+def test_a_narrow_or_old_terminal_gets_what_it_can_show(protected: Site) -> None:
+    plain = protected.run("status", environment={"PYTHONIOENCODING": "ascii", "COLUMNS": "60"}).out
+    (line,) = re.findall(r"^  window: +(.+)$", plain, re.MULTILINE)
+    assert set(line) <= set("=x-"), line
+    assert max(len(line) for line in plain.splitlines() if "now|" in line) <= 60
+    narrow = protected.run("status", environment={"COLUMNS": "30"}).out
+    assert "window:" not in narrow
+    assert "restorable:" in narrow
+
+
+def test_on_a_terminal_it_is_coloured_unless_that_is_not_wanted(protected: Site) -> None:
+    words = [*protected.command.words, "--config", str(protected.config), "status"]
+    environment = {**clean_environment({}), "TERM": "xterm", "COLUMNS": "100", "PYTHONIOENCODING": "utf-8"}
+    environment.pop("PYTHONPATH", None)
+
+    def show(**more: str) -> str:
+        master, slave = pty.openpty()
+        with subprocess.Popen(words, stdout=slave, stderr=slave, env={**environment, **more}) as process:
+            os.close(slave)
+            found = b""
+            with contextlib.suppress(OSError):  # the other end is closed
+                while part := os.read(master, 4096):
+                    found += part
+        os.close(master)
+        assert process.returncode == 0
+        return found.decode()
+
+    assert "\x1b[32m━━" in show()
+    assert "\x1b[3" not in show(NO_COLOR="1")
+
+
+def test_several_clusters_have_a_line_each_the_gravest_first(protected: Site) -> None:
+    (row,) = read_brief(protected.ok("status", "--brief", environment=COLUMNS))
+    assert (row["state"], row["cluster"], row["server"]) == ("ok", NAME, "primary")
+    assert row["recovery time"] == "?", "no drill has measured it"
+    assert (row["drill"], row["standbys"], row["first problem"]) == ("never", "0", "")
+    original = protected.config.read_text()
+    other = '[cluster.other]\ndata_directory = "/nonexistent"\nconninfo = "host=/nonexistent"\n'
+    protected.config.write_text(f'{original}\n{other}repositories = ["main"]\n')
+    try:
+        ended = protected.run("status", environment=COLUMNS)
+        bodies = protected.json("status", status=WARNINGS)["clusters"]
+    finally:
+        protected.config.write_text(original)
+    assert ended.status == WARNINGS
+    first, second = read_brief(ended.out)
+    assert (first["state"], first["cluster"]) == ("CRITICAL", "other")
+    assert (first["server"], first["would be lost"], first["backup"]) == ("?", "?", "?")
+    assert first["first problem"].startswith("the server does not answer")
+    assert second["cluster"] == NAME
+    assert [one["cluster"] for one in bodies] == [NAME, "other"]
+
+
+def read_brief(text: str) -> list[dict[str, str]]:
+    """A table's rows by the titles of their columns."""
+    head, *lines = text.splitlines()
+    titles = ("state", "cluster", "server", "would be lost", "recovery time", "back to", "backup", "drill", "standbys")
+    assert all(title in head for title in titles)
+    found = []
+    for line in lines:
+        cells = re.split(r"  +", line)
+        names = [*titles, "first problem"]
+        found.append(dict(zip(names, [*cells, *[""] * (len(names) - len(cells))], strict=True)))
+    return found
+
+
+def test_standbys_are_told_of_as_the_server_knows_them(site: Site) -> None:
+    site.set_up()
+    site.ok("backup")
+    site.archive_all()
+    assert re.search(r"^  standbys: +none$", site.ok("status"), re.MULTILINE)
+    site.cluster.sql("SELECT pg_create_physical_replication_slot('second', true)")
+    (one,) = look(site, status=0)["server"]["standbys"]
+    assert (one["name"], one["state"], one["replayed_lsn"]) == ("second", "away", None)
+    standby = ("restore", NAME, "--target-dir", str(site.target), "--standby")
+    site.ok(*standby)
+    with open(site.target / "postgresql.auto.conf", "a") as file:
+        file.write(f"primary_conninfo = '{site.cluster.conninfo} application_name=second'\n")
+        file.write("primary_slot_name = 'second'\nport = 5433\nhot_standby = on\n")
+    follower = adopt(site.target, site.cluster.programs)
+    try:
+        follower.start()
+        site.cluster.wait_for("SELECT count(*) = 1 FROM pg_stat_replication WHERE replay_lsn = pg_current_wal_lsn()")
+        (one,) = look(site, status=0)["server"]["standbys"]
+        assert (one["name"], one["slot"], one["state"], one["behind_bytes"]) == ("second", "second", "streaming", 0)
+        assert re.search(r"^  standbys: +second: streaming, nothing behind", site.ok("status"), re.MULTILINE)
+        (row,) = read_brief(site.ok("status", "--brief"))
+        assert row["standbys"] == "1"
+    finally:
+        site.remove_target()
 
 
 def test_what_would_be_lost_is_measured(protected: Site) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pghaven.cli.exit_status import render_exit_statuses
+from pghaven.cli.status_schema import render_status_schema
 from pghaven.config.reference import render_reference
 from tests.tidy.layers import render_layers
 from tests.tidy.source import ROOT
@@ -15,6 +16,7 @@ from tests.tidy.source import ROOT
 PAGES: dict[str, Callable[[], str]] = {
     "docs/reference/configuration.md": render_reference,
     "docs/reference/exit-status.md": render_exit_statuses,
+    "docs/reference/status-json.md": render_status_schema,
     "docs/design/layers.md": render_layers,
 }
 

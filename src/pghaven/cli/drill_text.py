@@ -21,6 +21,8 @@ def render_body(result: DrillResult) -> dict[str, object]:
         "passed": result.passed,
         "policy": result.policy,
         "target": result.target,
+        "source": result.source,
+        "as_standby": result.as_standby,
         "backup": result.backup,
         "server_version": result.server_version,
         "promised_lsn": result.promised_lsn,
@@ -43,7 +45,7 @@ def render_text(result: DrillResult) -> str:
     """A heading with the verdict, a line for each answer, and what it took."""
     verdict = "PASSED" if result.passed else "FAILED"
     text = f"drill of cluster {result.cluster} from repository {result.repository}: {verdict}\n"
-    pairs: list[tuple[str, object]] = [("target", result.target), ("backup", result.backup)]
+    pairs: list[tuple[str, object]] = [("target", result.target), (result.source, result.backup)]
     text += render_block(pairs, indent="  ")
     for one in result.checks:
         text += make_printable(f"  {one.name}: {one.text}: {one.verdict.value}") + "\n"

@@ -6,7 +6,7 @@ The one idea: what is shown, tried and started is as in any restore; only the pl
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pghaven.cli.restore_command import RestoreJob
@@ -21,6 +21,16 @@ if TYPE_CHECKING:
     from pghaven.restore.sources import SourcedPlan
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundSnapshot:
+    """A usable snapshot, the repository that knows it, by its name, and the others that can be reached."""
+
+    name: str
+    repository: Repository
+    others: tuple[Repository, ...]
+    kept: KeptSnapshot
+
+
 class SnapshotJob(RestoreJob):
     """A restore whose files are copied out of a kept snapshot."""
 
@@ -28,17 +38,17 @@ class SnapshotJob(RestoreJob):
         super().__init__(job.invocation, job.cluster, job.limits, job.repository)
         self.label = label
         self.kept: KeptSnapshot | None = None
+        self._found: FoundSnapshot | None = None
 
     def plan(self, request: RestoreRequest) -> SourcedPlan:
         from pghaven.restore.sources import SourcedPlan
 
-        name, repository, others, kept = self._find()
-        self.kept = kept
-        plan = self.plan_from(repository, request, kept, others)
-        names = (name, *(one for one in self.cluster.repositories if one != name))
-        return SourcedPlan(
-            name=name, repository=repository, others=others, plan=replace(plan, repositories=names), verdicts=()
-        )
+        found = self.find()
+        self.kept = found.kept
+        plan = self.plan_from(found.repository, request, found.kept, found.others)
+        names = (found.name, *(one for one in self.cluster.repositories if one != found.name))
+        plan = replace(plan, repositories=names)
+        return SourcedPlan(name=found.name, repository=found.repository, others=found.others, plan=plan, verdicts=())
 
     def plan_from(
         self, repository: Repository, request: RestoreRequest, kept: KeptSnapshot, others: tuple[Repository, ...]
@@ -64,8 +74,13 @@ class SnapshotJob(RestoreJob):
         assert self.kept is not None
         return replace(super().make_settings(sourced), source=SnapshotCopy(self.kept))
 
-    def _find(self) -> tuple[str, Repository, tuple[Repository, ...], KeptSnapshot]:
-        """The first repository that knows the snapshot, and the others that can be reached."""
+    def find(self) -> FoundSnapshot:
+        """In the first repository that knows it, looked for once. Raises NotFound, Refused for one that is no good."""
+        if self._found is None:
+            self._found = self._find()
+        return self._found
+
+    def _find(self) -> FoundSnapshot:
         from pghaven.instant.bring import require_usable
         from pghaven.instant.points import find_point
 
@@ -85,7 +100,7 @@ class SnapshotJob(RestoreJob):
             except PghavenError as error:
                 failure = failure or error
                 continue
-            return name, repository, others, require_usable(point)
+            return FoundSnapshot(name=name, repository=repository, others=others, kept=require_usable(point))
         assert failure is not None
         raise failure
 

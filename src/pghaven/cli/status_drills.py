@@ -14,16 +14,27 @@ if TYPE_CHECKING:
 
 def describe_drills(state: RepositoryState, now: datetime) -> list[tuple[str, str]]:
     if not state.drills:
-        return [
-            ("drilled", "never; to prove that it comes back, and how fast: pghaven drill"),
-            ("recovery time", "unknown: no drill has measured it"),
-        ]
+        return [("drilled", "never; to prove that it comes back, and how fast: pghaven drill")]
+    return [("drilled", _describe_last(state.drills[0], now))]
+
+
+def describe_recovery_time(state: RepositoryState, now: datetime) -> list[tuple[str, str]]:
+    """What was measured, and what it would be now; old measurements are told as old."""
+    measured = find_measured(state)
+    if measured is None:
+        what = "no drill that passed has" if state.drills else "no drill has"
+        return [("recovery time", f"unknown: {what} measured it")]
+    ago = render_duration(max(0.0, (now - measured.began_at).total_seconds()))
+    stale = ", too long ago to count" if measured.is_stale(now) else ""
+    took = render_duration(measured.seconds["first_query"])
     estimated = find_estimate(state)
-    time = "unknown: no drill that passed has measured it" if estimated is None else None
-    return [
-        ("drilled", _describe_last(state.drills[0], now)),
-        ("recovery time", time or f"about {render_duration(estimated or 0.0)} now, by what was measured"),
-    ]
+    about = "unknown for now" if estimated is None else f"about {render_duration(estimated)} now, by what was measured"
+    return [("recovery time", f"{about}: {took} in the drill of {ago} ago{stale}")]
+
+
+def find_measured(state: RepositoryState) -> DrillEvidence | None:
+    """The last drill of a backup that passed and came to its first query."""
+    return next((one for one in state.drills if one.passed and one.is_of_backup and "first_query" in one.seconds), None)
 
 
 def _describe_last(last: DrillEvidence, now: datetime) -> str:
@@ -31,10 +42,8 @@ def _describe_last(last: DrillEvidence, now: datetime) -> str:
     if not last.passed:
         return f"FAILED {ago} ago"
     reached = "" if last.reached_at is None else f", up to {render_time(last.reached_at)}"
-    answered = last.seconds.get("first_query")
-    took = "" if answered is None else f"; the first query was answered after {render_duration(answered)}"
     stale = ", too long ago to count" if last.is_stale(now) else ""
-    return f"passed {ago} ago{stale}, from backup {last.backup}{reached}{took}"
+    return f"passed {ago} ago{stale}, from {last.source} {last.backup}{reached}"
 
 
 def find_estimate(state: RepositoryState) -> float | None:
@@ -53,6 +62,7 @@ def find_estimate(state: RepositoryState) -> float | None:
 
 def drills_body(state: RepositoryState, now: datetime) -> dict[str, object]:
     last = state.drills[0] if state.drills else None
+    measured = find_measured(state)
     return {
         "last_drill": None
         if last is None
@@ -61,6 +71,7 @@ def drills_body(state: RepositoryState, now: datetime) -> dict[str, object]:
             "at": last.began_at,
             "passed": last.passed,
             "is_stale": last.is_stale(now),
+            "source": last.source,
             "backup": last.backup,
             "target": last.target,
             "reached_lsn": last.reached_lsn,
@@ -69,7 +80,9 @@ def drills_body(state: RepositoryState, now: datetime) -> dict[str, object]:
             "seconds": last.seconds,
         },
         "recovery_time": {
-            "measured_seconds": None if last is None or not last.passed else last.seconds.get("first_query"),
+            "measured_seconds": None if measured is None else measured.seconds["first_query"],
+            "measured_at": None if measured is None else measured.began_at,
+            "is_stale": None if measured is None else measured.is_stale(now),
             "estimated_seconds": find_estimate(state),
         },
     }

@@ -14,6 +14,7 @@ from pghaven.drill.contents import TableContents
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import Timeline
 from pghaven.proof.results import CheckResult, Verdict, judge
+from pghaven.repository.drills import FROM_BACKUP
 from pghaven.units import render_time_utc
 
 _KEPT_CHARACTERS = 2000
@@ -31,6 +32,7 @@ class Reached:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrillResult:
     """``target`` is in words, with ``policy`` saying who chose it; ``promised_lsn`` is what the plan promised.
+    ``backup`` is a label of what ``source`` says.
     ``seconds`` are as in ``DrillEvidence``; what it did not come to is not in it. ``evidence`` is the object this was
     kept as, None if that could not be."""
 
@@ -52,6 +54,8 @@ class DrillResult:
     written_bytes: int
     fetched_bytes: int
     replayed_bytes: int
+    source: str = FROM_BACKUP
+    as_standby: bool = False
     evidence: str | None = None
 
     @property
@@ -71,6 +75,8 @@ def render_evidence(result: DrillResult, host: str) -> Mapping[str, object]:
         "written_by": f"pghaven {pghaven.__version__}",
         "host": host,
         "passed": result.passed,
+        "source": result.source,
+        "as_standby": result.as_standby,
         "backup": result.backup,
         "manifest": result.manifest_hash,
         "system_identifier": None if result.system_identifier is None else str(result.system_identifier),

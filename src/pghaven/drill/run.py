@@ -24,20 +24,21 @@ from pghaven.drill.pages import PAGES, check_pages
 from pghaven.drill.questions import Answers, OwnCheck, ask_all
 from pghaven.drill.result import DrillResult, Reached, render_evidence
 from pghaven.drill.server import DrillServer
-from pghaven.drill.target import DrillTarget, Policy, choose_target
+from pghaven.drill.source import DrillSource
+from pghaven.drill.target import DrillTarget, Policy, choose_target, list_windows
 from pghaven.errors import NotFound, PghavenError, UsageError
 from pghaven.events import Listener, Notice, Step
 from pghaven.postgres.recovery import RecoveryTarget, TargetKind, render_target
 from pghaven.proof.reached import find_last_transaction
 from pghaven.proof.results import CheckResult, fail, good, skip, warn
 from pghaven.repository.backups import BackupCatalog
-from pghaven.repository.drills import store_drill
+from pghaven.repository.drills import FROM_BACKUP, store_drill
 from pghaven.repository.joined import JoinedArchive
 from pghaven.repository.markers import Marker, find_markers
 from pghaven.repository.repository import Repository
 from pghaven.restore.execute import RestoreSettings
 from pghaven.restore.request import RestoreRequest
-from pghaven.restore.sources import SourcedPlan, Sources, run_sourced
+from pghaven.restore.sources import SourcedPlan, Sources
 from pghaven.server.connection import Connection, fetch_one, server_errors
 from pghaven.server.programs import find_programs
 from pghaven.server.scratch import ScratchPlace
@@ -54,7 +55,8 @@ _TAIL_LINES = 5
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrillSettings:
     """``given`` is the point where ``policy`` is GIVEN. ``roles`` are names that the cluster's superuser may have;
-    ``preload`` are libraries that its tables cannot be read without. ``skipped`` are of SKIPPABLE."""
+    ``preload`` are libraries that its tables cannot be read without. ``skipped`` are of SKIPPABLE. ``as_standby``: it
+    follows the archive to its end as a standby does, and is promoted then; ``policy`` is LATEST."""
 
     cluster: str
     policy: Policy
@@ -66,13 +68,14 @@ class DrillSettings:
     skipped: tuple[str, ...]
     preload: tuple[str, ...]
     timeout_seconds: float
+    as_standby: bool = False
 
 
 MakeRestore = Callable[[SourcedPlan], RestoreSettings]
 
 
 def run_drill(
-    sources: Sources,
+    source: DrillSource,
     settings: DrillSettings,
     place: ScratchPlace,
     make_restore: MakeRestore,
@@ -84,7 +87,7 @@ def run_drill(
 
     Raises StoreUnreachable and the like when no repository can be opened, UsageError; all else is in the result.
     """
-    drill = _Drill(sources, settings, place, listener, clock)
+    drill = _Drill(source, settings, place, listener, clock)
     drill.run(make_restore)
     return drill.keep()
 
@@ -93,16 +96,16 @@ class _Drill:
     """What is known so far; ``_stage`` names the part that is under way, for what breaks it off."""
 
     def __init__(
-        self, sources: Sources, settings: DrillSettings, place: ScratchPlace, listener: Listener, clock: Clock
+        self, source: DrillSource, settings: DrillSettings, place: ScratchPlace, listener: Listener, clock: Clock
     ) -> None:
-        self._sources = sources
+        self._source = source
         self._settings = settings
         self._place = place
         self._tell = listener
         self._clock = clock
         self._began = clock.monotonic()
         self._began_at = clock.now()
-        self._name, self._repository = _open_first(sources)
+        self._name, self._repository = _open_first(source.sources)
         self._stage = "plan"
         self._checks: list[CheckResult] = []
         self._contents: list[TableContents] = []
@@ -120,7 +123,7 @@ class _Drill:
             sourced = self._plan()
             restore = make_restore(sourced)
             with self._measured("fetch", "files"):
-                self._sourced, done = run_sourced(self._sources, sourced, lambda _one: restore, self._tell)
+                self._sourced, done = self._source.carry_out(sourced, restore, self._tell)
             self._bytes = (done.written_bytes, done.fetched_bytes)
             self._checks.append(good("files", f"{render_size(done.written_bytes)} restored, every frame as stored"))
             self._start(restore)
@@ -147,13 +150,15 @@ class _Drill:
                 cluster=settings.cluster,
                 target_dir=self._place.path("data"),
                 target=self._target.recovery,
+                standby=settings.as_standby,
                 backup_label=settings.backup_label,
                 tablespaces_below=self._place.make_directory("tablespaces"),
             )
-            sourced = self._sourced = self._sources.plan(request)
+            sourced = self._sourced = self._source.plan(request)
             self._name, self._repository = sourced.name, sourced.repository
-            catalog = BackupCatalog(sourced.repository, settings.cluster)
-            self._manifest_hash = catalog.find_manifest(sourced.plan.backup)[1]
+            if self._source.kind == FROM_BACKUP:
+                catalog = BackupCatalog(sourced.repository, settings.cluster)
+                self._manifest_hash = catalog.find_manifest(sourced.plan.backup)[1]
             self._judge_plan(sourced)
         return sourced
 
@@ -161,8 +166,9 @@ class _Drill:
         settings = self._settings
         if settings.given is not None:
             return DrillTarget(policy=Policy.GIVEN, recovery=settings.given)
-        chance = random.SystemRandom()
-        return choose_target(self._repository, settings.cluster, settings.policy, settings.backup_label, chance)
+        begin = self._source.find_begin()
+        windows = list_windows(self._repository, settings.cluster, settings.backup_label, begin)
+        return choose_target(settings.policy, windows, random.SystemRandom())
 
     def _judge_plan(self, sourced: SourcedPlan) -> None:
         plan, cluster = sourced.plan, self._settings.cluster
@@ -182,7 +188,7 @@ class _Drill:
             self._checks.append(fail("plan", text, hint))
         elif not grave:
             wal = plan.wal
-            text = f"backup {plan.backup.label} and {wal.segment_count} WAL segments lead to {wal.end_lsn}"
+            text = f"{self._source.kind} {plan.backup.label} and {wal.segment_count} WAL segments lead to {wal.end_lsn}"
             self._checks.append(good("plan", text))
 
     def _start(self, restore: RestoreSettings) -> None:
@@ -204,7 +210,10 @@ class _Drill:
             self._pass_marker(server)
             self._stage = "recovery"
             self._tell(Step(text=f"replaying WAL up to {plan.wal.end_lsn}"))
-            lsn, timeline = server.recover()
+            lsn, timeline = server.follow() if settings.as_standby else server.recover()
+        if settings.as_standby:
+            text = f"it followed the archive to {lsn} as a standby, and was promoted to timeline {timeline}"
+            self._checks.append(good("standby", text))
         with server.connect("postgres") as connection, server_errors(connection, "ask the first query"):
             fetch_one(connection, "SELECT 1")
         # A restore in earnest does not stop to compare.
@@ -298,6 +307,8 @@ class _Drill:
             backup=None if plan is None else plan.backup.label,
             manifest_hash=self._manifest_hash,
             system_identifier=None if facts is None else facts.system_identifier,
+            source=self._source.kind,
+            as_standby=self._settings.as_standby,
             server_version=None if self._server is None else self._server.programs.version,
             promised_lsn=None if plan is None else plan.wal.end_lsn,
             reached=reached,

@@ -163,6 +163,43 @@ class DrillServer:
         require_reached(self._plan, self._instance, reached)
         return reached, timeline
 
+    def follow(self) -> tuple[Lsn, Timeline]:
+        """Be a standby until the planned point is replayed, then be promoted; returns as ``recover``. The directory has
+        its standby.signal.
+
+        Raises ServerUnsuitable with the server's words, CheckFailed when it came up short, Cancelled.
+        """
+        settings = {
+            **self._settings,
+            "hot_standby": "on",
+            **self._recovery_settings(RecoveryTarget(kind=TargetKind.LATEST)),
+            "wal_retrieve_retry_interval": "200ms",  # it asks again until it is promoted
+        }
+        self._instance.start(settings, timeout_seconds=None)
+        self._instance.wait_ready(timeout_seconds=self._left())
+        with self.connect("postgres") as connection:
+            self._await_replay(connection)
+            with server_errors(connection, "promote the standby"):
+                (is_done,) = fetch_one(connection, "SELECT pg_promote(true, %s)", max(1, int(self._left())))
+        if not is_done:
+            raise Cancelled("the standby was not promoted in time", detail=self.read_log_tail())
+        reached, timeline = await_promotion(self._plan, self._instance, self._clock, deadline=self._deadline)
+        require_reached(self._plan, self._instance, reached)
+        return reached, timeline
+
+    def _await_replay(self, connection: Connection) -> None:
+        query = "SELECT pg_is_in_recovery(), coalesce(pg_last_wal_replay_lsn(), '0/0')::text"
+        while True:
+            with server_errors(connection, "watch the standby"):
+                in_recovery, text = fetch_one(connection, query)
+            if not in_recovery:
+                raise CheckFailed("the standby opened by itself", detail=self.read_log_tail())
+            if Lsn.parse(text) >= self._plan.wal.end_lsn:
+                return
+            if self._left() == 0.0:
+                raise Cancelled(f"the standby came to {text} only, in time", detail=self.read_log_tail())
+            self._clock.sleep(_POLL_SECONDS)
+
     def stop(self) -> None:
         """Shut it down, so that its files are complete."""
         self._instance.stop("fast", timeout_seconds=_STOP_SECONDS)

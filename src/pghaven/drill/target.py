@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -37,24 +37,25 @@ class DrillTarget:
     recovery: RecoveryTarget
 
 
-def choose_target(
-    repository: Repository, cluster: str, policy: Policy, label: str | None, chance: random.Random
-) -> DrillTarget:
-    """The point that a policy means; ``label`` limits a random one to what is reached from that backup.
+def choose_target(policy: Policy, windows: Sequence[Window], chance: random.Random) -> DrillTarget:
+    """The point that a policy means; a random one lies in the windows.
 
-    Where no moment is known to draw from, that is the latest. Raises NotFound without a backup, StoreUnreachable.
+    Where no moment is known to draw from, that is the latest.
     """
     if policy is Policy.BACKUP:
         return DrillTarget(policy=policy, recovery=RecoveryTarget(kind=TargetKind.IMMEDIATE))
     if policy is Policy.RANDOM:
-        moment = _draw(list_windows(repository, cluster, label), chance)
+        moment = _draw(windows, chance)
         if moment is not None:
             return DrillTarget(policy=policy, recovery=RecoveryTarget(kind=TargetKind.TIME, time=moment))
     return DrillTarget(policy=policy, recovery=RecoveryTarget(kind=TargetKind.LATEST))
 
 
-def list_windows(repository: Repository, cluster: str, label: str | None) -> tuple[Window, ...]:
-    """What can be restored of the cluster's newest life, as it is promised. Raises NotFound, StoreUnreachable."""
+def list_windows(
+    repository: Repository, cluster: str, label: str | None, begin: datetime | None = None
+) -> tuple[Window, ...]:
+    """What can be restored of the cluster's newest life, as it is promised: with a ``label`` from that backup alone,
+    with a ``begin`` from then on. Raises NotFound without a backup, StoreUnreachable."""
     catalog = BackupCatalog(repository, cluster)
     entries = [one for one in catalog.list_entries() if one.state is BackupState.COMMITTED]
     if label is not None:
@@ -66,7 +67,10 @@ def list_windows(repository: Repository, cluster: str, label: str | None) -> tup
     ours = [one for one in entries if int(one.summary["system_identifier"]) == identifier]
     lineage = repository.require_lineage(cluster, identifier)
     archive = WalArchive(repository, cluster, identifier, lineage.wal_segment_size)
-    return find_reach(archive, ours, read_horizon(repository, cluster, identifier).positions).windows
+    found = find_reach(archive, ours, read_horizon(repository, cluster, identifier).positions).windows
+    if begin is None:
+        return found
+    return tuple(replace(one, begin=max(one.begin, begin)) for one in found if one.end is None or one.end > begin)
 
 
 def _draw(windows: Sequence[Window], chance: random.Random) -> datetime | None:

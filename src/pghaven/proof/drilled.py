@@ -44,18 +44,18 @@ def judge_drills(cluster: str, drills: Sequence[DrillEvidence], now: datetime) -
         more = f"; and {len(last.failures) - 1} more" if len(last.failures) > 1 else ""
         text = f"the last drill, {ago} ago, failed: {what}{more}"
         hint = f"Once the cause is mended, prove it: pghaven drill {cluster}"
-        yield Problem(level="critical", text=text, hint=hint)
+        yield Problem(code="drill_failed", level="critical", text=text, hint=hint)
     elif last.is_stale(now):
         days = DRILL_AGE_WARNED.days
         text = f"the last drill was {ago} ago: that a restore works was not proven for more than {days} days"
-        yield Problem(level="warning", text=text, hint=f"Run: pghaven drill {cluster}")
+        yield Problem(code="drill_old", level="warning", text=text, hint=f"Run: pghaven drill {cluster}")
 
 
 def find_rates(drills: Sequence[DrillEvidence]) -> Rates | None:
-    """From the newest drill that passed; None without any."""
+    """From the newest drill of a backup that passed; None without any."""
     for one in drills:
         fetch, replay = one.seconds.get("fetch", 0.0), one.seconds.get("replay", 0.0)
-        if not one.passed or not fetch or not one.written_bytes:
+        if not one.passed or not one.is_of_backup or not fetch or not one.written_bytes:
             continue
         is_told = one.replayed_bytes >= _REPLAY_BYTES_MIN and replay > 0
         other = one.seconds.get("first_query", fetch + replay) - fetch - (replay if is_told else 0.0)

@@ -32,24 +32,24 @@ def judge_slot(cluster: str, slot: SlotActivity | None, *, is_wanted: bool) -> I
     if slot is None:
         if is_wanted:
             text = "no WAL is received: no receiver has made its replication slot yet, or the slot was dropped"
-            yield Problem(level="warning", text=text, hint=_START.format(cluster))
+            yield Problem(code="receiver_missing", level="warning", text=text, hint=_START.format(cluster))
         return
     if slot.is_lost:
         text = f'replication slot "{slot.name}" was invalidated: WAL that no receiver has got was removed'
-        hint = "The receiver makes it anew when it starts, and tells what is missing. See pghaven wal list for gaps."
-        yield Problem(level="critical", text=text, hint=hint)
+        hint = f"The receiver makes it anew when it starts. What is missing: pghaven wal list {cluster}"
+        yield Problem(code="slot_lost", level="critical", text=text, hint=hint)
     elif not slot.is_active:
         held = "" if slot.held_bytes is None else f", and the server keeps {render_size(slot.held_bytes)} of WAL for it"
         text = f'no receiver uses replication slot "{slot.name}"{held}'
         hint = _START.format(cluster) + f" If none is wanted any more: SELECT pg_drop_replication_slot('{slot.name}')"
-        yield Problem(level="warning", text=text, hint=hint)
+        yield Problem(code="receiver_missing", level="warning", text=text, hint=hint)
 
 
 def judge_agent(agent: AgentState) -> Iterator[Problem]:
     if agent is AgentState.SILENT:
         text = "the agent that served this server does not answer: it was killed, or it hangs"
         hint = "Pushes do its work meanwhile, more slowly. Start it again: systemctl restart pghaven-agent"
-        yield Problem(level="warning", text=text, hint=hint)
+        yield Problem(code="agent_silent", level="warning", text=text, hint=hint)
 
 
 def check_receiver(cluster: str, slot: SlotActivity | None, lsn: Lsn, *, is_wanted: bool) -> Iterator[CheckResult]:

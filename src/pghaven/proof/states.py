@@ -16,6 +16,7 @@ from pghaven.repository.evidence import Evidence
 from pghaven.repository.incidents import Incident
 from pghaven.server.probe import ArchiverFacts
 from pghaven.server.slots import SlotActivity
+from pghaven.server.standbys import Standby
 from pghaven.wal.agentstate import AgentState
 from pghaven.wal.behind import Behind
 from pghaven.wal.gapcause import ExplainedGap
@@ -29,7 +30,7 @@ class ServerState:
 
     ``waiting`` counts finished WAL files that are not archived yet, None when the role may not look. ``room`` is what
     ``pg_wal`` has room for, None when it is not on this host. ``receiver`` is the slot of ``wal receive``, if there is
-    one; ``is_receiver_wanted`` by the configuration.
+    one; ``is_receiver_wanted`` by the configuration. ``standbys`` are those it knows of.
     """
 
     version: str
@@ -44,6 +45,7 @@ class ServerState:
     room: WalRoom | None = None
     receiver: SlotActivity | None = None
     is_receiver_wanted: bool = False
+    standbys: tuple[Standby, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,11 +158,13 @@ class Overall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """Something wrong, and what to do. A ``critical`` one means that data would be lost or cannot be brought back."""
+    """Something wrong, and what to do. A ``critical`` one means that data would be lost or cannot be brought back.
+    ``code`` names its kind, for programs and for the order in which problems are told."""
 
     level: Literal["critical", "warning"]
     text: str
     hint: str | None = None
+    code: str = "other"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

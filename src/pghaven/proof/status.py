@@ -6,6 +6,7 @@ is still there; and what is wrong is told together with what to do.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -47,6 +48,7 @@ from pghaven.server.connection import connect
 from pghaven.server.postmaster import is_running
 from pghaven.server.probe import probe_server
 from pghaven.server.slots import find_slot
+from pghaven.server.standbys import list_standbys
 from pghaven.wal.agentstate import find_agent
 from pghaven.wal.behind import BehindNotes
 from pghaven.wal.gapcause import Traces, explain_gap
@@ -102,6 +104,7 @@ def _ask_server(settings: StatusSettings, clock: Clock) -> ServerState | ServerS
             facts = probe_server(connection)
             waiting = count_waiting(connection)
             receiver = None if settings.receive_slot is None else find_slot(connection, settings.receive_slot)
+            standbys = list_standbys(connection, settings.receive_slot)
     except PghavenError as error:
         return ServerSilence(is_running=_find_running(settings), reason=error.message, hint=error.hint)
     return ServerState(
@@ -117,10 +120,13 @@ def _ask_server(settings: StatusSettings, clock: Clock) -> ServerState | ServerS
         room=measure_room(f"{settings.data_directory}/{WAL_DIRECTORY}", clock),
         receiver=receiver,
         is_receiver_wanted=settings.is_receiver_wanted,
+        standbys=standbys,
     )
 
 
 def _find_running(settings: StatusSettings) -> bool | None:
+    if not os.path.isdir(settings.data_directory):
+        return None  # it may be on another host
     try:
         return is_running(settings.data_directory) is not None
     except (PghavenError, OSError):

@@ -36,9 +36,9 @@ def judge_writers(cluster: str, incidents: Sequence[Incident], now: datetime) ->
         hint = (
             "Find out which of the two is the right one and stop the other. A clone gets archive_mode = off or a "
             "cluster name of its own; a primary that was passed over is rebuilt as a standby. What was refused is "
-            "still in the pg_wal of its server."
+            f"still in the pg_wal of its server. Who wrote what: pghaven wal list {cluster}"
         )
-        yield Problem(level="critical", text=text, hint=hint)
+        yield Problem(code="two_writers", level="critical", text=text, hint=hint)
 
 
 def judge_audit(cluster: str, audit: Audit | None) -> Iterator[Problem]:
@@ -49,7 +49,7 @@ def judge_audit(cluster: str, audit: Audit | None) -> Iterator[Problem]:
     more = "" if len(audit.flaws) == 1 else f", and {len(audit.flaws) - 1} more files"
     text = f"the audit of {render_time(audit.written_at)} found damaged WAL: {name} ({reason}){more}"
     hint = f"What it means for backups: pghaven verify {cluster}. Take a new backup: pghaven backup {cluster}"
-    yield Problem(level="critical", text=text, hint=hint)
+    yield Problem(code="wal_damaged", level="critical", text=text, hint=hint)
 
 
 def _place(writer: Mapping[str, str]) -> tuple[object, ...]:

@@ -20,6 +20,9 @@ from pghaven.repository.repository import Repository
 from pghaven.units import parse_time_utc
 
 KIND: Final = "drill"
+FROM_BACKUP: Final = "backup"
+FROM_SNAPSHOT: Final = "snapshot"
+"""Where the files came from: only a drill of a backup tells how fast the repository gives them."""
 DRILL_AGE_WARNED: Final = timedelta(days=30)
 """A proof that is older counts as stale: the backups, the WAL and the host that it speaks of are others by now."""
 
@@ -32,7 +35,7 @@ class DrillEvidence:
     the last transaction that came back, None when that is not known; ``failures`` say in words what failed.
     ``seconds`` are those of its parts: ``plan``, ``fetch``, ``replay``, ``first_query`` (from the beginning to the
     first answer) and ``total``; ``fetched_bytes`` of stored frames were read for ``written_bytes`` of files, and
-    ``replayed_bytes`` of WAL were replayed."""
+    ``replayed_bytes`` of WAL were replayed. ``source`` is what ``backup`` is a label of."""
 
     name: str
     began_at: datetime
@@ -49,6 +52,11 @@ class DrillEvidence:
     written_bytes: int
     fetched_bytes: int
     replayed_bytes: int
+    source: str = FROM_BACKUP
+
+    @property
+    def is_of_backup(self) -> bool:
+        return self.source == FROM_BACKUP
 
     def is_stale(self, now: datetime) -> bool:
         return now - self.began_at > DRILL_AGE_WARNED
@@ -110,4 +118,5 @@ def _parse(name: str, body: Mapping[str, Any]) -> DrillEvidence:
         written_bytes=int(body["written_bytes"]),
         fetched_bytes=int(body["fetched_bytes"]),
         replayed_bytes=int(body["replayed_bytes"]),
+        source=str(body.get("source", FROM_BACKUP)),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -9,12 +10,15 @@ from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.timeline import Timeline
 from pghaven.proof.catalog import ListedBackup, ShownState
-from pghaven.proof.problems import find_problems
+from pghaven.proof.problems import IMPORTANCE, find_problems
 from pghaven.proof.receiving import describe_receiver
+from pghaven.proof.standing import describe_standby
 from pghaven.proof.states import Problem, RepositorySilence, RepositoryState, ServerSilence, ServerState
 from pghaven.proof.windows import Gap, Reach, Window
+from pghaven.repository.drills import DrillEvidence
 from pghaven.server.probe import ArchiverFacts
 from pghaven.server.slots import SlotActivity
+from pghaven.server.standbys import Standby
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 SIZE = 1 << 24
@@ -155,7 +159,8 @@ def test_damaged_pages_quarantine_and_a_fence_are_told() -> None:
 def test_a_silent_repository_keeps_its_own_hint() -> None:
     silence = RepositorySilence(name="main", url="file:///r", reason="gone", hint="Mount it.")
     problem = only(problems(repository=silence))
-    assert (problem.text, problem.hint) == ('repository "main" cannot be used: gone', "Mount it.")
+    assert problem.text == 'repository "main" cannot be used: gone'
+    assert problem.hint == "Mount it. Then look again: pghaven check main"
 
 
 # -- a receiver -------------------------------------------------------------------------------------------------------
@@ -195,3 +200,110 @@ def test_a_receiver_that_is_wanted_is_missed() -> None:
     assert receiver_texts(SERVER) == []
     (text,) = receiver_texts(replace(SERVER, is_receiver_wanted=True))
     assert "no WAL is received" in text
+
+
+# -- standbys ---------------------------------------------------------------------------------------------------------
+
+STANDBY = Standby(
+    name="second",
+    address="10.0.0.2",
+    state="streaming",
+    sync_state="async",
+    slot="second",
+    wal_status="reserved",
+    replayed_lsn=Lsn(6 * SIZE - 1024),
+    behind_bytes=1024,
+    replay_seconds=0.25,
+    held_bytes=1024,
+)
+AWAY = replace(STANDBY, state="away", address=None, replayed_lsn=None, behind_bytes=None, replay_seconds=None)
+
+
+def test_a_standby_that_is_close_behind_is_no_problem() -> None:
+    assert problems(replace(SERVER, standbys=(STANDBY,))) == ()
+    assert describe_standby(STANDBY) == "second at 10.0.0.2: streaming, 1.00 KiB behind, 0.2 s late"
+    synchronous = replace(STANDBY, sync_state="quorum", behind_bytes=0, replay_seconds=None)
+    assert describe_standby(synchronous) == "second at 10.0.0.2: synchronous, streaming, nothing behind"
+    assert describe_standby(AWAY) == "second: away, the server keeps 1.00 KiB of WAL for it"
+
+
+def test_standbys_that_do_not_protect_are_told() -> None:
+    late, lost = replace(STANDBY, replay_seconds=3600.0), replace(AWAY, wal_status="lost")
+    filling = replace(AWAY, held_bytes=5 << 30)
+    texts = [only(problems(replace(SERVER, standbys=(one,)))).text for one in (late, lost, filling)]
+    assert texts == [
+        'standby "second" is 1 h 0 min behind',
+        'standby "second" cannot follow any more: its slot was invalidated, and its WAL removed',
+        'nobody uses slot "second", and the server keeps 5.00 GiB of WAL for it',
+    ]
+    assert problems(replace(SERVER, standbys=(AWAY,))) == ()
+
+
+# -- order, and what to do --------------------------------------------------------------------------------------------
+
+
+def list_every_kind() -> tuple[Problem, ...]:
+    """Of each kind that can be made of these values at least one."""
+    failing = replace(ARCHIVER, failed_count=3, last_failed_name="X", last_failed_time=NOW)
+    idle = replace(SLOT, is_active=False)
+    servers: list[ServerState | ServerSilence] = [
+        replace(SERVER, archiver=failing),
+        replace(SERVER, archive_mode="off"),
+        replace(SERVER, waiting=40),
+        replace(SERVER, receiver=replace(idle, wal_status="lost")),
+        replace(SERVER, receiver=idle),
+        replace(SERVER, is_receiver_wanted=True),
+        replace(SERVER, standbys=(replace(AWAY, wal_status="lost"), replace(AWAY, held_bytes=5 << 30))),
+        *(ServerSilence(is_running=one, reason="r", hint=None) for one in (True, False, None)),
+    ]
+    gap = Gap(first=segment(3), last=segment(3))
+    old = replace(BACKUP, stopped_at=NOW - timedelta(days=60))
+    short = replace(WINDOW, end_lsn=Lsn(3 * SIZE))
+    drill = DrillEvidence(
+        name="d",
+        began_at=NOW - timedelta(days=60),
+        passed=True,
+        backup="b",
+        manifest_hash="h",
+        system_identifier=77,
+        target="t",
+        timeline=None,
+        reached_lsn=None,
+        reached_at=None,
+        failures=(),
+        seconds={},
+        written_bytes=0,
+        fetched_bytes=0,
+        replayed_bytes=0,
+    )
+    repositories: list[RepositoryState | RepositorySilence] = [
+        RepositorySilence(name="main", url="file:///r", reason="gone", hint=None),
+        replace(REPOSITORY, backups=(), reach=replace(REACH, windows=())),
+        replace(REPOSITORY, backups=(old,)),
+        replace(REPOSITORY, backups=(replace(BACKUP, bad_pages=2, state=ShownState.COMPLETE),)),
+        replace(REPOSITORY, backups=(replace(BACKUP, state=ShownState.DAMAGED, reason="r"), BACKUP)),
+        replace(REPOSITORY, reach=replace(REACH, gaps=(gap,))),
+        replace(REPOSITORY, reach=replace(REACH, gaps=(gap,), windows=(short,))),
+        replace(REPOSITORY, reach=replace(REACH, unusable=(("b", segment(1)),), unknown=(Timeline(3),))),
+        replace(REPOSITORY, reach=replace(REACH, damaged=((segment(2), "r"), (segment(6), "r")))),
+        replace(REPOSITORY, fenced="passed over", quarantined=3, single_writer=True, older=("r",)),
+        replace(REPOSITORY, drills=(drill,)),
+        replace(REPOSITORY, drills=(replace(drill, passed=False, failures=("rows: r",)),)),
+    ]
+    found = [*(problem for one in servers for problem in problems(one))]
+    return (*found, *(problem for one in repositories for problem in problems(repository=one)))
+
+
+def test_every_problem_comes_with_a_command() -> None:
+    found = list_every_kind()
+    assert len({one.code for one in found}) > 20
+    for one in found:
+        assert re.search(r"pghaven [a-z]+|psql -c|DROP|SELECT", one.hint or ""), one
+        assert one.code in IMPORTANCE, one
+
+
+def test_what_is_lost_by_the_hour_is_told_first() -> None:
+    failing = replace(ARCHIVER, failed_count=3, last_failed_name="X", last_failed_time=NOW)
+    old = replace(BACKUP, stopped_at=NOW - timedelta(days=9), bad_pages=1)
+    found = problems(replace(SERVER, archiver=failing), replace(REPOSITORY, backups=(old,), fenced="passed over"))
+    assert [one.code for one in found] == ["archiving_failed", "fenced", "bad_pages", "backup_old"]
