@@ -36,8 +36,7 @@ from pghaven.server.scratch import open_scratch_place
 from pghaven.setup.program import find_program, try_program
 from pghaven.wal.commands import render_restore_command
 
-
-_PLACE = "/var/tmp"
+_PLACE = "/var/tmp"  # noqa: S108  a new directory in it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
