@@ -19,11 +19,13 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a step has come. ``total_bytes`` is zero when unknown."""
+    """How far a step has come. ``total_bytes`` is zero when unknown. ``seconds_left`` is for all of the operation, not
+    this step alone; None where nobody has estimated it."""
 
     phase: str
     done_bytes: int
     total_bytes: int
+    seconds_left: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

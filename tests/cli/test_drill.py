@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 from collections.abc import Iterator
@@ -16,8 +17,10 @@ from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.page import checksums
 from pghaven.server.postmaster import list_server_processes
 from tests.cli.site import NAME, Site
+from tests.support.agent import running_agent
 from tests.support.cluster import adopt
-from tests.support.places import own
+from tests.support.places import copy_tree, own
+from tests.support.planting import forge_file, forge_segment
 from tests.support.waiting import wait_until
 
 FAILED = CheckFailed.exit_status
@@ -119,11 +122,15 @@ def alter(path: Path, *, with_checksum: bool) -> None:
     """Change a row of the first page behind the server's back: the first row's value is followed by four bytes that
     mean nothing."""
     content = bytearray(path.read_bytes())
+    alter_page(content, with_checksum=with_checksum)
+    path.write_bytes(content)
+
+
+def alter_page(content: bytearray, *, with_checksum: bool = False) -> None:
     content[PAGE - 8] ^= 0x80
     if with_checksum:
         found = checksums(np.frombuffer(bytes(content[:PAGE]), np.uint8), np.zeros(1, np.uint32))
         content[CHECKSUM_AT] = int(found[0]).to_bytes(2, "little")
-    path.write_bytes(content)
 
 
 @pytest.mark.ends
@@ -154,6 +161,117 @@ def test_what_is_whole_and_wrong_is_found(pg_version: int, site: Site, drills: P
     assert "postgres: public.broken: invalid page in block 0" in found["rows"]
     assert 'lacks matching index tuple within index "forgotten_pkey"' in found["indexes"]
     assert found["own check few"] == 'gave "f", expected was "t"\n'
+
+
+def test_what_was_forged_in_the_repository_with_all_its_hashes_is_found(
+    pg_version: int, site: Site, drills: Path
+) -> None:
+    """A page that is not the server's: with the checksum that it had, and with one that fits."""
+    site.set_up()
+    for name in ("broken", "forged"):
+        site.cluster.sql(f"CREATE TABLE {name} (i int PRIMARY KEY); INSERT INTO {name} SELECT generate_series(1, 100)")
+    paths = [str(site.cluster.value(f"SELECT pg_relation_filepath('{name}')")) for name in ("broken", "forged")]
+    label = site.json("backup")["label"]
+    site.json("mark")
+    site.archive_all()
+    quick = ("--at", "latest", "--skip", "indexes", "--skip", "collations")
+    assert drill(site, drills, *quick)["passed"] is True
+    forge_file(site.repository, NAME, label, paths[0], alter_page)
+    forge_file(site.repository, NAME, label, paths[1], lambda content: alter_page(content, with_checksum=True))
+    result = drill(site, drills, *quick, status=FAILED)
+    found = failures(result)
+    assert verdicts(result)["files"] == "OK", "every hash is right"
+    assert set(found) == {"marker", "pages", "rows"}
+    assert "table postgres.public.broken could not be read: invalid page in block 0" in found["marker"]
+    assert "table postgres.public.forged has as many rows as at the source (100), but not the same" in found["marker"]
+    assert f"{Path(paths[0]).name}" in found["pages"]
+    assert "checksum verification failed" in found["pages"]
+    assert Path(paths[1]).name not in found["pages"], "its checksum is right"
+    assert "postgres: public.broken: invalid page in block 0" in found["rows"]
+
+
+def test_a_cluster_that_comes_up_short_fails(pg_version: int, site: Site, drills: Path) -> None:
+    """WAL in the archive that ends in the midst of a segment, though its hash is right."""
+    site.set_up()
+    site.cluster.sql("CREATE TABLE t (i int)")
+    site.ok("backup")
+    site.cluster.sql("INSERT INTO t SELECT generate_series(1, 200000)")
+    last = site.find_segment(site.archive_all())
+    site.cluster.sql("INSERT INTO t SELECT generate_series(1, 1000)")
+    site.archive_all()
+    middle = [one for one in sorted(last.parent.iterdir()) if one.name < last.name and "." not in one.name][-2]
+    quick = [word for name in ("pages", "rows", "indexes", "collations") for word in ("--skip", name)]
+    forge_segment(site.repository, NAME, middle, cut_short)
+    result = drill(site, drills, "--at", "latest", *quick, status=FAILED)
+    found = failures(result)
+    assert set(found) == {"recovery"}, result["checks"]
+    assert "recovery ended before configured recovery target was reached" in found["recovery"]
+    assert result["reached"] is None
+
+
+def cut_short(content: bytearray) -> None:
+    """From some page on a segment holds nothing more."""
+    at = len(content) // 4
+    content[at:] = bytes(len(content) - at)
+
+
+def test_a_standby_of_the_backup_follows_and_is_promoted(pg_version: int, site: Site, drills: Path) -> None:
+    site.set_up()
+    site.cluster.sql("CREATE TABLE t (i int)")
+    site.ok("backup")
+    site.json("mark")
+    site.cluster.sql("INSERT INTO t SELECT generate_series(1, 10)")
+    site.archive_all()
+    result = drill(site, drills, "--standby", "--skip", "collations")
+    found = {one["name"]: one["text"] for one in result["checks"]}
+    assert "and was promoted to timeline 2" in found["standby"]
+    assert {"marker", "point", "pages", "rows", "indexes"} <= set(found)
+    assert (result["as_standby"], result["policy"], result["reached"]["timeline"]) == (True, "latest", 2)
+    assert Lsn.parse(result["reached"]["lsn"]) >= Lsn.parse(result["promised_lsn"])
+    error = site.error("drill", NAME, "--standby", "--at", "backup", status=2)
+    assert error["message"] == "--standby follows the archive to its end"
+
+
+def test_a_repository_in_an_older_state_is_told_of(site: Site, drills: Path) -> None:
+    site.set_up()
+    site.ok("backup")
+    earlier = site.place / "earlier"
+    copy_tree(site.repository, earlier)
+    site.ok("expire")
+    site.ok("backup")
+    site.ok("expire")
+    shutil.rmtree(site.repository)
+    earlier.rename(site.repository)
+    quick = [word for name in ("pages", "rows", "indexes", "collations") for word in ("--skip", name)]
+    shown = site.json("drill", NAME, "--directory", str(drills), "--at", "backup", *quick, status=3)
+    assert [one["code"] for one in shown["notices"]] == ["older_state"]
+
+
+def test_the_agent_marks_and_drills_by_the_configuration(site: Site, drills: Path) -> None:
+    """And a backup writes a marker; neither does so without consent."""
+    skipped = '["pages", "rows", "indexes", "collations"]'
+    drill_options = f'directory = "{drills}"\nskip = {skipped}\ntarget = "latest"\n'
+    site.write_config(f"[cluster.{NAME}.drill]\n{drill_options}")
+    site.set_up()
+    site.cluster.sql("CREATE TABLE t (i int)")
+    assert site.json("backup")["marker_lsn"] is None
+    assert list(site.repository.rglob("markers/*/*")) == []
+    site.write_config(f'[cluster.{NAME}.drill]\n{drill_options}markers = true\nmarker_every = "1h"\nevery = "7d"\n')
+    assert site.json("backup")["marker_lsn"] is not None
+    assert len(list(site.repository.rglob("markers/*/*"))) == 1
+    with running_agent(site.config, Path(site.cluster.data_directory)) as agent:
+        wait_until(lambda: "a drill from" in agent.log.read_text(), "the drill", 120.0)
+        text = agent.log.read_text()
+    assert re.search(r"drill of main: a drill from \S+ passed, in ", text), text
+    (result,) = site.repository.rglob("*-drill")
+    assert len(list(site.repository.rglob("markers/*/*"))) == 1, "the one of the backup is not an hour old"
+    for path in site.repository.rglob("markers/*/*"):
+        path.unlink()
+    with running_agent(site.config, Path(site.cluster.data_directory)) as agent:
+        wait_until(
+            lambda: text.count("a marker was written") < agent.log.read_text().count("a marker was written"), "it"
+        )
+    assert list(site.repository.rglob("*-drill")) == [result], "the last drill is not a week old"
 
 
 @pytest.mark.ends

@@ -47,6 +47,28 @@ def shop(ground: Ground, make_cluster: ClusterFactory, pghaven_command: PghavenC
     return site
 
 
+def test_a_kept_snapshot_is_drilled(shop: Site) -> None:
+    """What it proves is of the snapshot: how fast the repository is, it does not tell."""
+    place = shop.place / "drills"
+    place.mkdir()
+    own(place)
+    shop.ok("backup")
+    label = shop.json("snapshot", "create", NAME)["label"]
+    shop.json("mark")
+    shop.cluster.sql("INSERT INTO near SELECT generate_series(1, 7)")
+    shop.archive_all()
+    words = ("--from-snapshot", label, "--directory", str(place), "--at", "latest", "--skip", "collations")
+    (result,) = shop.json("drill", NAME, *words)["drills"]
+    assert (result["passed"], result["source"], result["backup"]) == (True, "snapshot", label)
+    verdicts = {one["name"]: one["verdict"] for one in result["checks"]}
+    assert {verdicts[name] for name in ("plan", "files", "marker", "point", "pages", "rows", "indexes")} == {"OK"}
+    assert list(place.iterdir()) == []
+    (repository,) = shop.json("status")["clusters"][0]["repositories"]
+    assert repository["last_drill"]["source"] == "snapshot"
+    assert repository["recovery_time"]["measured_seconds"] is None
+    assert shop.error("drill", NAME, "--from-snapshot", "x", "--backup", "y", status=2)["code"] == "usage"
+
+
 COUNT = "SELECT (SELECT count(*) FROM near) || ' ' || (SELECT count(*) FROM far)"
 
 

@@ -13,6 +13,7 @@ from functools import partial
 
 from pghaven.agent.desk import Desk, DeskSettings
 from pghaven.agent.services import Service
+from pghaven.cli.agent_proof import list_proof_services
 from pghaven.cli.opening import list_places
 from pghaven.cli.wal_run import PushCall, count_push_processes, push, report
 from pghaven.config.values import ClusterConfig, Config
@@ -43,6 +44,7 @@ def _list_of(config: Config, cluster: ClusterConfig) -> Iterator[Service]:
     yield service("catching up", partial(_catch_up, config, cluster), _CATCH_UP_SECONDS)
     if cluster.receive:
         yield service("receive", partial(_receive, config, cluster))
+    yield from list_proof_services(config, cluster)
 
 
 def _push_all(config: Config, cluster: ClusterConfig, listener: Listener) -> None:

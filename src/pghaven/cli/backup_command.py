@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from pghaven.backup.easing import Eased
     from pghaven.backup.session import BackupResult
     from pghaven.cli.backup_several import StoredIn
+    from pghaven.config.values import ClusterConfig, Config
+    from pghaven.events import Listener
+    from pghaven.postgres.lsn import Lsn
 
 
 @click.command("backup")
@@ -87,8 +90,19 @@ def command(
         result, stored = back_up(
             limits, chosen.name, names, settings.processes, lambda opened: run_backup(opened, settings, limits)
         )
-    body = {**render_body(result), "repositories": stored}
+        marker = _mark(config, chosen, listener)
+    body = {**render_body(result), "repositories": stored, "marker_lsn": marker}
     return invocation.show("backup", body, render_text(result) + render_stored(stored))
+
+
+def _mark(config: Config, cluster: ClusterConfig, listener: Listener) -> Lsn | None:
+    """Where a marker was written, if the configuration consents to any."""
+    if not cluster.drill.markers:
+        return None
+    from pghaven.cli.marking import mark_by_itself
+
+    done = mark_by_itself(config, cluster, listener)
+    return None if done is None else done.marker.lsn
 
 
 def render_stored(stored: tuple[StoredIn, ...]) -> str:

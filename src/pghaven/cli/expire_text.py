@@ -81,6 +81,10 @@ def _iter_pairs(result: ExpireResult) -> Iterator[tuple[str, str]]:
         yield "removed WAL incidents", f"{len(result.incidents)}, with states of audits, that are over"
     if result.evidence:
         yield "removed results of verify", f"{len(result.evidence)}, of which newer ones say the same"
+    if result.drills:
+        yield "removed results of drills", f"{len(result.drills)}, of which newer ones say the same"
+    if result.markers:
+        yield "removed markers", f"{len(result.markers)}, whose WAL is gone"
     several = sum(1 for one in result.wal if one.removal is not None) > 1
     for one in result.wal:
         where = f" of system {one.plan.system_identifier}" if several else ""
@@ -146,6 +150,8 @@ def render_body(repository: str, result: ExpireResult) -> Mapping[str, object]:
             "backups": result.compaction.plan.backups,
         },
         "evidence": result.evidence,
+        "drills": result.drills,
+        "markers": result.markers,
         "incidents": result.incidents,
         "obstacle": None
         if result.obstacle is None

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import click
 
 from pghaven.cli.invocation import Invocation
-from pghaven.cli.opening import each_repository
 
 if TYPE_CHECKING:
     from pghaven.drill.marking import MarkResult
-    from pghaven.repository.repository import Repository
 
-_ARRIVAL_SECONDS = 600.0
 _SHOWN = 5
 
 
@@ -28,25 +24,11 @@ def command(invocation: Invocation, cluster: str | None, databases: tuple[str, .
     All rows are read once, in one snapshot; their number and a checksum are kept in every repository of the cluster. A
     drill that passes the marker compares. Nothing is written into any table; one WAL segment is finished early.
     """
-    from pghaven.drill.marking import MarkSettings, write_marker
-    from pghaven.server.identity import find_owner
+    from pghaven.cli.marking import mark_cluster
 
     chosen = invocation.get_cluster(cluster)
-    directory = chosen.data_directory
-    owner = find_owner(directory) if os.path.isdir(directory) else None
-    settings = MarkSettings(
-        cluster=chosen.name,
-        conninfo=chosen.conninfo,
-        os_user=None if owner is None else owner.name,
-        databases=databases,
-        table_bytes_max=chosen.drill.marker_table_limit,
-        timeout_seconds=_ARRIVAL_SECONDS,
-    )
     with invocation.reporter as listener:
-        opened: list[tuple[str, Repository]] = each_repository(
-            invocation.config, chosen, None, listener, lambda _name, repository: repository
-        )
-        result = write_marker([repository for _, repository in opened], settings, listener)
+        result = mark_cluster(invocation.config, chosen, databases, listener)
     return invocation.show("mark", _body(result), _render(chosen.name, result))
 
 

@@ -19,6 +19,7 @@ from pghaven.events import Event, Notice, Progress, Step
 from pghaven.units import render_duration, render_rate, render_size
 
 REDRAW_SECONDS = 0.1
+LINE_SECONDS = 10.0
 RATE_WINDOW_SECONDS = 10.0
 RATE_SAMPLE_SECONDS = 0.25
 DEFAULT_COLUMNS = 80
@@ -48,7 +49,8 @@ def render_hint(hint: str) -> str:
 class Reporter:
     """A listener that shows events, and a block at whose end the terminal's line is clean again.
 
-    ``notices`` are all that were heard, for the result and the exit status.
+    ``notices`` are all that were heard, for the result and the exit status. What is not a terminal gets a line of
+    progress every ten seconds if it asked for steps.
     """
 
     def __init__(self, *, quiet: bool = False, verbose: bool = False, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -94,16 +96,20 @@ class Reporter:
             self._draw(make_printable(step.text))
 
     def _show_progress(self, progress: Progress) -> None:
-        if not self._live:
+        if not self._live and (self._quiet or not self._verbose):
             return
         now = self._clock.monotonic()
         if self._rate.phase != progress.phase:
             self._rate = _Rate(progress.phase)
             self._drawn_at = float("-inf")
         self._rate.note(now, progress.done_bytes)
-        if now - self._drawn_at >= REDRAW_SECONDS:
+        if now - self._drawn_at >= (REDRAW_SECONDS if self._live else LINE_SECONDS):
             self._drawn_at = now
-            self._draw(render_progress(progress, self._rate.bytes_per_second))
+            line = render_progress(progress, self._rate.bytes_per_second)
+            if self._live:
+                self._draw(line)
+            else:
+                write_error(f"pghaven: {line}\n")
 
     def _print_above(self, text: str) -> None:
         line = self._line
@@ -132,6 +138,9 @@ def render_progress(progress: Progress, bytes_per_second: float | None) -> str:
         parts.append(render_size(done))
     if bytes_per_second:
         parts.append(render_rate(bytes_per_second))
+    if progress.seconds_left is not None:
+        parts.append(f"{render_duration(max(1, round(progress.seconds_left)))} left in all")
+    elif bytes_per_second:
         if total > done:
             parts.append(f"{render_duration(max(1, round((total - done) / bytes_per_second)))} left")
     return "  ".join(parts)

@@ -176,9 +176,18 @@ class RestoreJob:
         self.repository = repository
         self.sources = find_sources(invocation.config, cluster, repository, limits)
         self.limits = limits
+        self.tell: Listener = limits
 
     def run(self, request: RestoreRequest, *, start: bool, dry_run: bool) -> int:
-        from pghaven.cli.restore_text import plan_body, recovery_body, render_plan, render_recovered, render_restored
+        from pghaven.cli.remaining import Remaining
+        from pghaven.cli.restore_text import (
+            estimate,
+            plan_body,
+            recovery_body,
+            render_plan,
+            render_recovered,
+            render_restored,
+        )
 
         invocation = self.invocation
         with invocation.reporter as listener:
@@ -194,10 +203,11 @@ class RestoreJob:
             return invocation.show("restore", {"plan": plan_body(sourced, rates), "dry_run": True}, text)
         if not invocation.json and not invocation.quiet:
             write_out(text)
-        with invocation.reporter as listener:
+        self.tell = Remaining(estimate(plan, rates), self.limits, starts=start)
+        with invocation.reporter:
             sourced, result = self.carry_out(sourced)
             plan = sourced.plan
-            recovery = self._recover(plan, listener) if start else None
+            recovery = self._recover(plan) if start else None
         body: dict[str, object] = {
             "plan": plan_body(sourced, rates),
             "dry_run": False,
@@ -226,7 +236,7 @@ class RestoreJob:
         """Also the plan that was completed in the end."""
         from pghaven.restore.sources import run_sourced
 
-        return run_sourced(self.sources, sourced, self.make_settings, self.limits)
+        return run_sourced(self.sources, sourced, self.make_settings, self.tell)
 
     def make_settings(self, sourced: SourcedPlan) -> RestoreSettings:
         from pghaven.postgres.datadir import RESTORE_PLAN_FILE
@@ -247,10 +257,10 @@ class RestoreJob:
             pace=self.limits.pace,
         )
 
-    def _recover(self, plan: RestorePlan, listener: Listener) -> Recovery:
+    def _recover(self, plan: RestorePlan) -> Recovery:
         from pghaven.restore.recover import run_recovery
 
-        return run_recovery(plan, self.cluster.pg_bin, listener)
+        return run_recovery(plan, self.cluster.pg_bin, self.tell)
 
     def _find_last_transaction(self, sourced: SourcedPlan, recovery: Recovery) -> datetime | None:
         from pghaven.proof.reached import find_last_transaction

@@ -65,7 +65,7 @@ def estimate(plan: RestorePlan, rates: Rates | None) -> Estimate:
     return Estimate(
         copy_seconds=compare_seconds + facts.total_bytes / files,
         compare_seconds=compare_seconds + missing_seconds,
-        replay_seconds=plan.wal.segment_count * facts.wal_segment_size / replay,
+        replay_seconds=max(0, plan.wal.end_lsn - facts.start_lsn) / replay,
         other_seconds=other,
         basis=basis,
     )

@@ -66,7 +66,7 @@ class SnapshotJob(RestoreJob):
     def carry_out(self, sourced: SourcedPlan) -> tuple[SourcedPlan, RestoreResult]:
         from pghaven.restore.execute import run_restore
 
-        return sourced, run_restore(sourced.plan, self.make_settings(sourced), self.limits)
+        return sourced, run_restore(sourced.plan, self.make_settings(sourced), self.tell)
 
     def make_settings(self, sourced: SourcedPlan) -> RestoreSettings:
         from pghaven.instant.files import SnapshotCopy
@@ -129,7 +129,7 @@ class CloneJob(SnapshotJob):
         try:
             sourced = replace(sourced, plan=put_clone_in_place(sourced.plan, self.kept, parts))
             settings = replace(super().make_settings(sourced), source=SnapshotClone(self.kept, parts))
-            return sourced, run_restore(sourced.plan, settings, self.limits)
+            return sourced, run_restore(sourced.plan, settings, self.tell)
         except BaseException:
             with suppress(PghavenError):
                 remove_clones(self.kept, target)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from pghaven.config.schema import DIRECTORY, DURATION, SIZE, TEXTS, Invalid, Kind, option, render_value
+from pghaven.config.schema import DIRECTORY, DURATION, SIZE, SWITCH, TEXTS, Invalid, Kind, option, render_value
 
 DRILL_POLICIES: Final = ("random", "latest", "backup")
 DRILL_QUESTIONS: Final = ("marker", "pages", "rows", "indexes", "extensions", "collations")
@@ -139,10 +139,34 @@ class DrillConfig:
         ),
         example='[{name = "orders", database = "shop", sql = "SELECT count(*) > 0 FROM orders"}]',
     )
+    every_seconds: float | None = option(
+        DURATION,
+        default_words="never by itself",
+        doc=(
+            "How often `pghaven agent` drills the cluster: it does when the last drill, passed or not, is older. It "
+            "takes room and time on the host where the agent runs."
+        ),
+        example='"7d"',
+    )
+    markers: bool = option(
+        SWITCH,
+        default=False,
+        doc=(
+            "Consent to markers: `pghaven backup` writes one after each backup, and `pghaven agent` one whenever the "
+            "last is older than `marker_every`. Each reads the tables once and finishes a WAL segment early."
+        ),
+        example="true",
+    )
+    marker_every_seconds: float = option(
+        DURATION,
+        default="1d",
+        doc="How often `pghaven agent` writes a marker, with `markers`.",
+        example='"6h"',
+    )
     marker_table_limit: int = option(
         SIZE,
         default="1GiB",
-        doc="`pghaven mark` counts the rows of tables up to this size; larger ones it passes over, and says so.",
+        doc="A marker has the rows of tables up to this size; larger ones are passed over, and named.",
         example='"100GiB"',
     )
 

@@ -18,6 +18,7 @@ from pghaven.errors import Cancelled, CheckFailed, ServerUnsuitable
 from pghaven.events import Listener, Notice, Step
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import Timeline, parse_history
+from pghaven.restore.following import SETTINGS, ReplayWatch
 from pghaven.restore.request import RestorePlan
 from pghaven.server.connection import Connection, connect, fetch_one, server_errors
 from pghaven.server.identity import find_owner
@@ -69,15 +70,17 @@ def run_recovery(plan: RestorePlan, pg_bin: str | None, listener: Listener, *, c
             "unix_socket_directories": made or target,
             "unix_socket_permissions": "0700",  # a data directory may be open to its group
             "recovery_init_sync_method": "syncfs",  # the restore has just flushed all files; one by one takes minutes
+            **SETTINGS,
         }
+        watch = ReplayWatch(plan, listener, clock)
         if action != "pause":
             settings["hot_standby"] = "off"  # a pause needs it; otherwise nobody may look in before the end
         instance.start(settings, timeout_seconds=None)
         if action == "pause":
-            return _await_pause(plan, instance, began, clock)
+            return _await_pause(plan, instance, began, clock, watch)
         if action == "shutdown":
-            return _await_shutdown(plan, instance, began, clock)
-        reached, timeline = await_promotion(plan, instance, clock)
+            return _await_shutdown(plan, instance, began, clock, watch)
+        reached, timeline = await_promotion(plan, instance, clock, watch=watch)
         require_reached(plan, instance, reached)
         listener(Step(text=f"recovery reached {reached} after {render_duration(clock.monotonic() - began)}"))
         instance.stop("fast", timeout_seconds=600)
@@ -128,17 +131,24 @@ def _private_directory(target: str) -> str:
 
 
 def await_promotion(
-    plan: RestorePlan, instance: Instance, clock: Clock, *, deadline: float | None = None
+    plan: RestorePlan,
+    instance: Instance,
+    clock: Clock,
+    *,
+    deadline: float | None = None,
+    watch: ReplayWatch | None = None,
 ) -> tuple[Lsn, Timeline]:
     """Wait until recovery has ended and the server writes a timeline of its own; returns where that one begins, and
-    its number.
+    its number. ``watch`` is asked to look meanwhile.
 
     Raises ServerUnsuitable with the server's words when it ends, CheckFailed when it is on another timeline than the
     plan's, Cancelled at the ``deadline`` (of the monotonic clock).
     """
     while True:
         left = None if deadline is None else max(0.0, deadline - clock.monotonic())
-        running = instance.wait_ready(timeout_seconds=left)
+        running = instance.wait_ready(timeout_seconds=left, on_wait=None if watch is None else lambda _: watch())
+        if watch is not None:
+            watch()
         if running.status == STATUS_READY:
             break
         if left == 0.0:
@@ -169,12 +179,13 @@ def require_reached(plan: RestorePlan, instance: Instance, reached: Lsn) -> None
     )
 
 
-def _await_pause(plan: RestorePlan, instance: Instance, began: float, clock: Clock) -> Recovery:
+def _await_pause(plan: RestorePlan, instance: Instance, began: float, clock: Clock, watch: ReplayWatch) -> Recovery:
     """Wait until recovery is paused at its target; the server stays up for looking, for its own user only."""
-    instance.wait_ready(timeout_seconds=None)
+    instance.wait_ready(timeout_seconds=None, on_wait=lambda _: watch())
     with _look_in(instance, plan.request.target_dir) as connection:
         while True:
             instance.wait_ready(timeout_seconds=None)
+            watch()
             with server_errors(connection, "watch recovery"):
                 state, text = fetch_one(
                     connection, "SELECT pg_get_wal_replay_pause_state(), pg_last_wal_replay_lsn()::text"
@@ -193,10 +204,11 @@ def _await_pause(plan: RestorePlan, instance: Instance, began: float, clock: Clo
     )
 
 
-def _await_shutdown(plan: RestorePlan, instance: Instance, began: float, clock: Clock) -> Recovery:
+def _await_shutdown(plan: RestorePlan, instance: Instance, began: float, clock: Clock, watch: ReplayWatch) -> Recovery:
     from pghaven.postgres.control import parse_control
 
     while instance.child_pid is not None:
+        watch()
         clock.sleep(_POLL_SECONDS)
     with open(f"{plan.request.target_dir}/global/pg_control", "rb") as file:
         control = parse_control(file.read())

@@ -20,7 +20,7 @@ from pghaven.repository.collect import BackupCollector, CollectResult, CollectRu
 from pghaven.repository.compact import CompactionPlan, CompactionResult, CompactionRules, Compactor
 from pghaven.repository.entry import Purpose
 from pghaven.repository.layout import make_label
-from pghaven.repository.oldevidence import find_old_evidence
+from pghaven.repository.oldevidence import find_old_drills, find_old_evidence, find_old_markers
 from pghaven.repository.oldincidents import find_old_incidents
 from pghaven.repository.removal import BY_HAND, Removal, RetireOrder
 from pghaven.repository.walcollect import WalCollector, WalRemoval
@@ -68,8 +68,9 @@ class ExpireResult:
 
     ``obstacle`` is why the collectors removed nothing although there was something to remove: what backups need could
     not be read. ``collected`` is None then, without a policy, and where another process is collecting at this moment.
-    ``evidence`` are results of verifications of which newer ones say the same, ``incidents`` those of the WAL that are
-    over, and states of audits that newer ones go on from.
+    ``evidence`` are results of verifications of which newer ones say the same, and ``drills`` those of drills;
+    ``markers`` are those whose WAL is gone; ``incidents`` those of the WAL that are over, and states of audits that
+    newer ones go on from.
     """
 
     cluster: str
@@ -82,6 +83,8 @@ class ExpireResult:
     wal: tuple[WalOutcome, ...] = ()
     compaction: CompactionOutcome | None = None
     evidence: tuple[str, ...] = ()
+    drills: tuple[str, ...] = ()
+    markers: tuple[str, ...] = ()
     incidents: tuple[str, ...] = ()
     obstacle: Damaged | None = None
 
@@ -153,21 +156,21 @@ def _run(
 
 
 def _trim_evidence(catalog: BackupCatalog, result: ExpireResult) -> ExpireResult:
-    """The result with what was removed of the results of verifications, of audits and of incidents, or would be."""
+    """The result with what was removed of the results of verifications and drills, of markers, audits and incidents, or
+    would be."""
     assert result.collected is not None
     going = {one.label for one in (*result.collected.abandoned, *result.collected.condemned)}
     labels = {one.backup.label for one in result.plan.verdicts} - going
     repository, cluster = catalog.repository, catalog.cluster
     old = find_old_evidence(repository, cluster, labels)
-    incidents = [
-        name
-        for lineage in repository.list_lineages(cluster)
-        for name in find_old_incidents(repository, cluster, lineage)
-    ]
+    drills = find_old_drills(repository, cluster, labels)
+    lineages = repository.list_lineages(cluster)
+    incidents = [name for one in lineages for name in find_old_incidents(repository, cluster, one)]
+    markers = [name for one in lineages for name in find_old_markers(repository, cluster, one.system_identifier)]
     if result.is_done:
-        for name in (*old, *incidents):
+        for name in (*old, *drills, *incidents, *markers):
             repository.store.delete(name)
-    return replace(result, evidence=old, incidents=tuple(incidents))
+    return replace(result, evidence=old, drills=drills, incidents=tuple(incidents), markers=tuple(markers))
 
 
 def _is_only_by_hand(catalog: BackupCatalog) -> bool:

@@ -7,13 +7,18 @@ from datetime import timedelta
 import pytest
 
 from pghaven.clock import ManualClock
+from pghaven.postgres.lsn import Lsn
+from pghaven.postgres.timeline import Timeline
 from pghaven.repository import layout
+from pghaven.repository.drills import store_drill
 from pghaven.repository.evidence import BackupProof, Scope, load_evidence, render_proofs, store_evidence
-from pghaven.repository.oldevidence import KEPT_FOR, find_old_evidence
+from pghaven.repository.horizon import raise_horizon
+from pghaven.repository.markers import Marker, store_marker
+from pghaven.repository.oldevidence import KEPT_FOR, find_old_drills, find_old_evidence, find_old_markers
 from pghaven.repository.repository import Repository
 from pghaven.store.memory import MemoryStore
 from pghaven.units import render_time_utc
-from tests.support.synthetic import CLUSTER, START, make_repository
+from tests.support.synthetic import CLUSTER, START, SYSTEM_IDENTIFIER, make_repository
 
 ONE, TWO = "20260301T130000Z-0001", "20260301T140000Z-0002"
 
@@ -103,3 +108,61 @@ def test_what_cannot_be_read_or_is_of_another_kind_stays(repository: Repository,
     assert find_old_evidence(repository, CLUSTER, {ONE}) == (old,)
     repository.store.delete(old)
     assert load_evidence(repository, CLUSTER) == before
+
+
+def drill(repository: Repository, label: str | None, *, passed: bool = True, source: str = "backup") -> str:
+    """The result of a drill of this moment; an hour later it is over."""
+    body = {
+        "began_at": render_time_utc(repository.clock.now()),
+        "passed": passed,
+        "source": source,
+        "backup": label,
+        "manifest": "aa",
+        "system_identifier": None,
+        "target": {"text": "t"},
+        "reached": None,
+        "checks": [],
+        "seconds": {},
+        "written_bytes": "0",
+        "fetched_bytes": "0",
+        "replayed_bytes": "0",
+    }
+    name = store_drill(repository, CLUSTER, body)
+    clock = repository.clock
+    assert isinstance(clock, ManualClock)
+    clock.advance(3600)
+    return name
+
+
+def test_the_newest_drill_of_each_backup_and_the_newest_failure_stay(
+    repository: Repository, clock: ManualClock
+) -> None:
+    first, gone = drill(repository, ONE), drill(repository, "20260301T120000Z-0000")
+    failed, again = drill(repository, ONE, passed=False), drill(repository, ONE, passed=False)
+    snapshot, last, other = drill(repository, "s", source="snapshot"), drill(repository, ONE), drill(repository, TWO)
+    assert find_old_drills(repository, CLUSTER, {ONE, TWO}) == ()
+    later(clock)
+    assert find_old_drills(repository, CLUSTER, {ONE, TWO}) == (failed, gone, first)
+    assert {again, snapshot, last, other}.isdisjoint({failed, gone, first})
+    assert find_old_evidence(repository, CLUSTER, {ONE, TWO}) == (), "drills are not judged as verifications"
+
+
+def test_a_marker_goes_with_its_wal(repository: Repository, clock: ManualClock) -> None:
+    def mark(lsn: int, timeline: int = 1) -> str:
+        marker = Marker(
+            name="",
+            written_at=repository.clock.now(),
+            timeline=Timeline(timeline),
+            lsn=Lsn(lsn),
+            tables=(),
+            passed_over=(),
+        )
+        clock.advance(3600)
+        return store_marker(repository, CLUSTER, SYSTEM_IDENTIFIER, marker)
+
+    before, at, behind, elsewhere = mark(0x1000), mark(0x2000), mark(0x2001), mark(0x1000, timeline=2)
+    later(clock)
+    assert find_old_markers(repository, CLUSTER, SYSTEM_IDENTIFIER) == (), "no WAL was removed"
+    raise_horizon(repository, CLUSTER, SYSTEM_IDENTIFIER, {Timeline(1): Lsn(0x2000)})
+    assert find_old_markers(repository, CLUSTER, SYSTEM_IDENTIFIER) == (at, before)
+    assert {behind, elsewhere}.isdisjoint({at, before})

@@ -1,0 +1,81 @@
+"""What the agent does so that restores stay proven: markers and drills, where the configuration says how often.
+
+The one idea: whether one is due is asked of the repositories, so an agent that is started again, or a second way of
+doing it (a timer, a hand), makes none too many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from functools import partial
+
+from pghaven.agent.services import Service
+from pghaven.clock import SYSTEM_CLOCK
+from pghaven.config.values import ClusterConfig, Config
+from pghaven.events import Listener, Notice
+from pghaven.units import render_duration
+
+_LOOK_SECONDS = 600.0
+
+
+def list_proof_services(config: Config, cluster: ClusterConfig) -> Iterator[Service]:
+    own = cluster.drill
+    if own.markers:
+        yield Service(
+            name=f"markers of {cluster.name}",
+            data_directory=cluster.data_directory,
+            run=partial(_mark_if_due, config, cluster),
+            every_seconds=min(_LOOK_SECONDS, own.marker_every_seconds),
+        )
+    if own.every_seconds is not None:
+        yield Service(
+            name=f"drill of {cluster.name}",
+            data_directory=cluster.data_directory,
+            run=partial(_drill_if_due, config, cluster, own.every_seconds),
+            every_seconds=min(_LOOK_SECONDS, own.every_seconds),
+        )
+
+
+def _mark_if_due(config: Config, cluster: ClusterConfig, listener: Listener) -> None:
+    from pghaven.cli.marking import find_last_marker, mark_by_itself
+
+    if not _is_due(find_last_marker(config, cluster, listener), cluster.drill.marker_every_seconds):
+        return
+    done = mark_by_itself(config, cluster, listener)
+    if done is not None:
+        text = f"a marker was written at {done.marker.lsn}: {len(done.marker.tables)} tables were counted"
+        listener(Notice(level="info", code="marker", text=text))
+
+
+def _drill_if_due(config: Config, cluster: ClusterConfig, every_seconds: float, listener: Listener) -> None:
+    from pghaven.cli.drill_job import DrillJob, Wishes
+    from pghaven.cli.limiting import Limits
+
+    if not _is_due(_find_last_drill(config, cluster, listener), every_seconds):
+        return
+    job = DrillJob(config, cluster, Limits(config, cluster, listener))
+    result = job.run(job.make_settings(Wishes()))
+    if result.passed:
+        took = render_duration(result.seconds["total"])
+        listener(Notice(level="info", code="drill", text=f"a drill from {result.backup} passed, in {took}"))
+        return
+    failures = "; ".join(f"{one.name}: {one.text}" for one in result.checks if one.verdict.value == "FAILED")
+    hint = f"All that was asked: {result.evidence}. Once the cause is mended: pghaven drill {cluster.name}"
+    listener(Notice(level="warning", code="drill", text=f"a drill FAILED: {failures}", hint=hint))
+
+
+def _find_last_drill(config: Config, cluster: ClusterConfig, listener: Listener) -> datetime | None:
+    from pghaven.cli.opening import each_repository
+    from pghaven.repository.drills import load_drills
+    from pghaven.repository.repository import Repository
+
+    def ask(_name: str, repository: Repository) -> datetime | None:
+        return max((one.began_at for one in load_drills(repository, cluster.name)), default=None)
+
+    found = [moment for _, moment in each_repository(config, cluster, None, listener, ask)]
+    return max((one for one in found if one is not None), default=None)
+
+
+def _is_due(last: datetime | None, every_seconds: float) -> bool:
+    return last is None or SYSTEM_CLOCK.now() - last >= timedelta(seconds=every_seconds)
