@@ -53,7 +53,7 @@ def test_a_kept_snapshot_is_drilled(shop: Site) -> None:
     place.mkdir()
     own(place)
     shop.ok("backup")
-    label = shop.json("snapshot", "create", NAME)["label"]
+    label = shop.json("snapshot", "create")["label"]
     shop.json("mark")
     shop.cluster.sql("INSERT INTO near SELECT generate_series(1, 7)")
     shop.archive_all()

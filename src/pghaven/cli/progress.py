@@ -140,9 +140,8 @@ def render_progress(progress: Progress, bytes_per_second: float | None) -> str:
         parts.append(render_rate(bytes_per_second))
     if progress.seconds_left is not None:
         parts.append(f"{render_duration(max(1, round(progress.seconds_left)))} left in all")
-    elif bytes_per_second:
-        if total > done:
-            parts.append(f"{render_duration(max(1, round((total - done) / bytes_per_second)))} left")
+    elif bytes_per_second and total > done:
+        parts.append(f"{render_duration(max(1, round((total - done) / bytes_per_second)))} left")
     return "  ".join(parts)
 
 
