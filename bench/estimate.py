@@ -1,21 +1,23 @@
 """How well a restore knows how long it will take: its estimates while it runs, against how long it took.
 
-    python -m bench.estimate --major 17 [--quick]
+    python -m bench.estimate --major 17 [--rounds 2] [--quick] [--tool pghaven]
 
-A drill measures the rates first, as it would on a host that is looked after; then the same cluster is restored and
-started, and each estimate of the time that is left is kept with the moment it was made. What counts is the worst of
-those made after the first tenth of all the time.
+A drill measures the rates first, as on a host that is looked after; then the same cluster is restored and started to
+the end of its archive. Each estimate of the time that is left is kept with the moment it was made; what counts is the
+worst of those made after the first tenth of all the time.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from bench.common import MIB, make_directory, remove, run
+from bench.data import BenchServer
+from bench.rounds import run_stand_alone
+from bench.tools import Pghaven, Tool
 from pghaven.cli.invocation import Invocation
 from pghaven.cli.limiting import Limits
 from pghaven.cli.progress import Reporter
@@ -23,9 +25,14 @@ from pghaven.cli.restore_command import RestoreJob
 from pghaven.cli.restore_request import PlaceOptions, TargetOptions, make_request
 from pghaven.clock import SYSTEM_CLOCK
 from pghaven.events import Event, Progress
+from pghaven.server.instance import Instance
 
+NAME = "estimate"
 WITHIN = 0.30
 AFTER = 0.10
+_WAL_MIB = 400
+_ROWS_PER_MIB = 8000
+_QUESTIONS = ("marker", "pages", "rows", "indexes", "extensions", "collations")
 
 
 class Recorder(Reporter):
@@ -85,24 +92,51 @@ def find_worst(seconds: float, told: Sequence[tuple[float, float]]) -> tuple[flo
     return max(late, default=(1.0, 0.0))
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", help="the configuration of a cluster that has a backup, WAL, and a drill")
-    parser.add_argument("cluster")
-    parser.add_argument("target", type=Path)
-    given = parser.parse_args()
-    seconds, told = restore(given.config, given.cluster, given.target)
-    worst, at = find_worst(seconds, told)
-    found = {
-        "seconds": round(seconds, 2),
-        "estimates": len(told),
-        "worst_share": round(worst, 3),
-        "worst_at": round(at, 2),
-        "told": [[round(moment, 2), round(left, 2)] for moment, left in told],
-    }
-    sys.stdout.write(json.dumps(found) + "\n")
-    return 0 if worst <= WITHIN else 1
+def run_rounds(server: BenchServer, tools: Sequence[Tool], rounds: int) -> tuple[dict[str, Any], ...]:
+    """A backup, WAL behind it, a drill, and then as many restores as there are rounds."""
+    ours = next(tool for tool in tools if isinstance(tool, Pghaven))
+    server.archive_with(ours.reset())
+    run(ours.backup_command(), log=ours.log)
+    server.sql("DROP TABLE IF EXISTS filling; CREATE TABLE filling (i int, t text)")
+    for _ in range(4):
+        rows = _WAL_MIB * _ROWS_PER_MIB // 4
+        server.sql(f"INSERT INTO filling SELECT i, md5(i::text) FROM generate_series(1, {rows}) i")
+    name = server.sql("SELECT pg_walfile_name(pg_switch_wal())")
+    while server.sql(f"SELECT last_archived_wal >= '{name}' FROM pg_stat_archiver") != "t":
+        time.sleep(0.2)
+    skipped = [word for one in _QUESTIONS for word in ("--skip", one)]
+    place = make_directory(server.directory / "drills")
+    run(ours.words("drill", "main", "--at", "latest", "--directory", str(place), *skipped), log=ours.log)
+    found = []
+    target = server.directory / "restored"
+    for _ in range(rounds):
+        remove(target)
+        seconds, told = restore(str(ours.config), "main", target)
+        Instance(str(target), server.programs, log_path=str(server.directory / "restored.log")).stop("immediate")
+        worst, at = find_worst(seconds, told)
+        print(f"  {seconds:.1f} s; worst estimate after {at:.1f} s: off by {100 * worst:.0f} %", flush=True)
+        found.append(
+            {
+                "seconds": round(seconds, 2),
+                "worst_share": round(worst, 3),
+                "worst_at_seconds": round(at, 2),
+                "told": [[round(moment, 2), round(left, 2)] for moment, left in told[:: max(1, len(told) // 40)]],
+            }
+        )
+    remove(target)
+    return ({"wal_bytes": _WAL_MIB * MIB, "within": WITHIN, "after": AFTER, "rounds": found},)
+
+
+def render(result: Mapping[str, Any], title: str) -> str:
+    lines = [f"Estimates of a running restore: {title}", ""]
+    for one in result["rounds"]:
+        verdict = "within" if one["worst_share"] <= WITHIN else "NOT within"
+        lines.append(
+            f"took {one['seconds']} s; after the first tenth at worst {100 * one['worst_share']:.0f} % off, "
+            f"{verdict} {100 * WITHIN:.0f} %"
+        )
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_stand_alone(NAME, run_rounds, (render,))
