@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import os
 import socket
 from collections.abc import Iterator
@@ -373,6 +374,25 @@ def test_a_standby_that_cannot_start_is_told_to_be_whole(site: Site) -> None:
         restored = adopt(site.target, site.cluster.programs)  # with a socket of its own
         restored.start()
         assert restored.value("SELECT pg_is_in_recovery()") is True
+    finally:
+        site.remove_target()
+
+
+def test_a_restore_that_runs_says_how_long_is_left_replay_included(site: Site) -> None:
+    site.set_up()
+    site.cluster.sql("CREATE TABLE t (i int)")
+    site.ok("backup")
+    site.cluster.sql("INSERT INTO t SELECT generate_series(1, 300000)")
+    site.archive_all()
+    try:
+        ended = site.run("-v", "restore", NAME, "--target-dir", str(site.target), "--start")
+        assert ended.status == 0, ended
+        for phase in ("restoring", "replaying WAL"):
+            found = re.search(
+                rf"^pghaven: {phase}  (\d+) %  .* of .*  [\d.]+ m?s left in all$", ended.err, re.MULTILINE
+            )
+            assert found is not None, ended.err
+        assert site.ask_restored("SELECT count(*) FROM t") == 300000
     finally:
         site.remove_target()
 

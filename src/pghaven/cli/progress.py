@@ -49,8 +49,8 @@ def render_hint(hint: str) -> str:
 class Reporter:
     """A listener that shows events, and a block at whose end the terminal's line is clean again.
 
-    ``notices`` are all that were heard, for the result and the exit status. What is not a terminal gets a line of
-    progress every ten seconds if it asked for steps.
+    ``notices`` are all that were heard, for the result and the exit status. What is not a terminal gets a line
+    every ten seconds, if it asked for steps, of what tells how long all of it will take.
     """
 
     def __init__(self, *, quiet: bool = False, verbose: bool = False, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -96,7 +96,7 @@ class Reporter:
             self._draw(make_printable(step.text))
 
     def _show_progress(self, progress: Progress) -> None:
-        if not self._live and (self._quiet or not self._verbose):
+        if not self._live and (self._quiet or not self._verbose or progress.seconds_left is None):
             return
         now = self._clock.monotonic()
         if self._rate.phase != progress.phase:

@@ -21,7 +21,7 @@ REPLAYING = "replaying WAL"
 """The phase of the progress that is told."""
 
 SETTINGS = {"update_process_title": "on"}
-_LOOK_SECONDS = 0.25
+_LOOK_SECONDS = 0.1
 _TITLE = re.compile(r"startup +(?:process +)?recovering ([0-9A-F]{24})")
 
 
