@@ -154,7 +154,7 @@ class _Drill:
                 backup_label=settings.backup_label,
                 tablespaces_below=self._place.make_directory("tablespaces"),
             )
-            sourced = self._sourced = self._source.plan(request)
+            sourced = self._sourced = _without_port(self._source.plan(request))
             self._name, self._repository = sourced.name, sourced.repository
             if self._source.kind == FROM_BACKUP:
                 catalog = BackupCatalog(sourced.repository, settings.cluster)
@@ -320,6 +320,12 @@ class _Drill:
             fetched_bytes=self._bytes[1],
             replayed_bytes=0 if reached is None or facts is None else reached.lsn - facts.start_lsn,
         )
+
+
+def _without_port(sourced: SourcedPlan) -> SourcedPlan:
+    """The plan without its word on the port of the restored server: a drill's listens on none."""
+    kept = tuple(one for one in sourced.plan.notices if one.code != "port")
+    return replace(sourced, plan=replace(sourced.plan, notices=kept))
 
 
 def _open_first(sources: Sources) -> tuple[str, Repository]:
