@@ -40,6 +40,8 @@ from tests.support.waiting import wait_until
 NAME = "shop"
 VERSIONS = (18, 17)
 _TAIL_BYTES = 6000
+# For machines that do much else meanwhile; healthy takes some seconds.
+_SECONDS = 150.0
 # Times that are protocol and not waiting: the lease stays what Patroni allows at least.
 _FAST = {"failover_after": "20s", "check_every": "1s"}
 _SERVER = ["shared_buffers = 16MB", "max_connections = 30", "jit = off", "huge_pages = off"]
@@ -145,7 +147,7 @@ class Engine:
         """From nothing to healthy, and known to the repository."""
         self.apply()
         self.local.start_all(proxy=proxy)
-        self.local.wait_healthy()
+        self.local.wait_healthy(timeout_seconds=_SECONDS)
         self.register()
 
     def register(self) -> None:
@@ -184,7 +186,7 @@ class Engine:
 
     # -- asking ------------------------------------------------------------------------------------------------------
 
-    def wait_leader(self, *, other_than: str | None = None, timeout_seconds: float = 60.0) -> str:
+    def wait_leader(self, *, other_than: str | None = None, timeout_seconds: float = _SECONDS) -> str:
         """The node that accepts writes; waits until there is one (other than the named one)."""
 
         def find() -> str | None:
@@ -197,7 +199,7 @@ class Engine:
         wait_until(lambda: self.value(name, "SELECT NOT pg_is_in_recovery()"), "the end of recovery", 30.0)
         return name
 
-    def wait_healthy(self, count: int | None = None, timeout_seconds: float = 60.0) -> float:
+    def wait_healthy(self, count: int | None = None, timeout_seconds: float = _SECONDS) -> float:
         return self.local.wait_healthy(count, timeout_seconds)
 
     def conninfo(self, name: str) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.ha.engine import EngineFactory
 
 
+@pytest.mark.slow
 def test_three_nodes_come_up_fail_over_and_come_back(make_engine: EngineFactory) -> None:
     engine = make_engine(nodes=3)
     first = engine.wait_leader()

@@ -97,10 +97,9 @@ def check_command(invocation: Invocation, repository: str | None) -> int:
     chosen = _choose(invocation, repository)
     with invocation.reporter as listener:
         opened, _ = chosen.open()
-        for name, flaw in chosen.keys.find_flaws(opened.key_set.number).items():
+        for flaw in chosen.keys.find_flaws(opened.key_set):
             hint = "The next change of the keys writes them anew: pghaven repo key rotate"
-            text = flaw if name in flaw else f'"{name}": {flaw}'
-            listener(Notice(level="warning", code="key_copy", text=text, hint=hint))
+            listener(Notice(level="warning", code="key_copy", text=flaw, hint=hint))
     body = {
         "repository": chosen.place.name,
         "url": chosen.place.url,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final, cast
 
 from pghaven.errors import NotFound, UsageError
@@ -103,7 +102,6 @@ def find_places(config: Config, cluster: ClusterConfig, secrets: Secrets) -> Loc
         archive_command=render_archive_command(program, config.source, cluster.name),
         # For a standby a repository that is out of reach is the end of what is archived: it goes on streaming.
         restore_command=f"({restore}) || exit 1",
-        hooks=find_spec("pghaven.cli.ha_hook") is not None,
         backup_cluster=fetched,
     )
 

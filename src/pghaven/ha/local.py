@@ -185,10 +185,11 @@ class LocalCluster:
         """The node that leads and accepts writes, by its own word."""
         for node in self.spec.servers:
             try:
-                if self.api.call(node, "GET", "/primary").status == 200:
-                    return node
+                answer = self.api.call(node, "GET", "/primary")
             except ServerUnsuitable:
                 continue
+            if answer.status == 200 and "location" in (answer.body.get("xlog") or {}):
+                return node
         return None
 
     def is_healthy(self, count: int | None = None) -> bool:

@@ -15,7 +15,7 @@ from pghaven.ha.spec import NAMESPACE, REST_USER, HaNode, HaSpec, LocalPlaces, r
 from pghaven.ha.yamltext import render_yaml
 
 FILE_NAME: Final = "patroni.yml"
-_PRE_PROMOTE_SECONDS: Final = 5
+_PRE_PROMOTE_SECONDS: Final = 15
 _SUMMARIES_SINCE: Final = 17
 _IDENT_MAP: Final = "pghaven"
 _HEAD: Final = "# Written by: pghaven ha apply. Changes are lost; change the configuration of pghaven and apply it.\n"

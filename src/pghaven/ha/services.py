@@ -59,8 +59,6 @@ def render_proxy_file(spec: HaSpec, node: HaNode) -> str:
     lag = f"{spec.proxy_max_lag >> 10}kB"
     lines = [
         "# Written by: pghaven ha apply. Changes are lost; change the configuration of pghaven and apply it.",
-        "global",
-        "    maxconn 10000",
         "defaults",
         "    mode tcp",
         "    retries 2",
@@ -136,6 +134,7 @@ def render_proxy_unit(spec: HaSpec, node: HaNode, places: LocalPlaces) -> str:
     lines = {
         "Type": "simple",
         "DynamicUser": "yes",
+        "LimitNOFILE": "65536",
         "ExecStart": _join(render_proxy_command(places, node)),
         "Restart": "always",
         "RestartSec": "1",

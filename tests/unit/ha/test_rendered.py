@@ -73,7 +73,7 @@ def test_a_delayed_node_is_never_promoted_or_synchronous_or_read() -> None:
 def test_a_hook_that_cannot_run_does_not_hold_up_a_promotion() -> None:
     postgresql = describe_patroni(SPEC, NODES[0], PLACES)["postgresql"]
     assert isinstance(postgresql, dict)
-    assert postgresql["pre_promote"].startswith("/bin/sh -c 'timeout -k 1 5 pghaven ")
+    assert postgresql["pre_promote"].startswith("/bin/sh -c 'timeout -k 1 15 pghaven ")
     assert postgresql["pre_promote"].endswith("|| true'")
 
 

@@ -1,0 +1,199 @@
+"""What a cluster is told to do: switch over, fail over, pause, make a member anew.
+
+The one idea: what would be lost is measured and told before it is, and every act waits until it has come true, by the
+word of the members themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, TypeVar
+
+from pghaven.clock import Clock
+from pghaven.errors import Cancelled, Refused, ServerUnsuitable
+from pghaven.ha.etcd import Etcd
+from pghaven.ha.rest import RestApi
+from pghaven.ha.spec import HaNode, HaSpec
+from pghaven.ha.view import OWN_KEY, ClusterView, Member, find_last_position, look
+from pghaven.units import render_size, render_time_utc
+
+Result = TypeVar("Result")
+
+_POLL_SECONDS: Final = 0.1
+_SWITCH_SECONDS: Final = 120.0
+_TELL_SECONDS: Final = 90.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Switched:
+    """``lost_bytes`` is what was written and is on no promoted node; None when that is not known."""
+
+    old: str | None
+    new: str
+    seconds: float
+    lost_bytes: int | None = 0
+
+
+class Acts:
+    """Acts on one cluster."""
+
+    def __init__(self, spec: HaSpec, api: RestApi, clock: Clock) -> None:
+        self._spec = spec
+        self._api = api
+        self._clock = clock
+
+    def switch_over(self, target: str | None) -> Switched:
+        """Hand the lead to another node without loss. Raises Refused with the reason when that is not possible."""
+        view = look(self._spec, self._api)
+        leading = view.leading
+        if leading is None or leading.silence is not None:
+            raise Refused(
+                "there is no primary that answers, so nothing can be handed over",
+                hint=f"If its host is dead: pghaven ha failover {self._spec.cluster}",
+            )
+        if target == leading.name:
+            raise Refused(f'node "{target}" is the primary already')
+        if target is not None:
+            self._require_candidate(view, target)
+        began = self._clock.monotonic()
+        body = {"leader": leading.name, **({} if target is None else {"candidate": target})}
+        self._api.tell(self._spec.servers, "POST", "/switchover", body, timeout_seconds=_TELL_SECONDS)
+        new = self._await_primary(leading.name)
+        return Switched(old=leading.name, new=new, seconds=self._clock.monotonic() - began)
+
+    def fail_over(self, target: str | None, *, accept_loss: bool, primary_is_dead: bool) -> Switched:
+        """Promote a node although the primary may have more. Raises Refused, with the bytes."""
+        view = look(self._spec, self._api)
+        chosen = self._choose(view, target)
+        lost = self.measure_loss(view, chosen)
+        if lost != 0 and not accept_loss:
+            what = "how much cannot be told, because the primary's last position is not known"
+            if lost is not None:
+                what = f"{render_size(lost)} of WAL that the primary has written and this node does not have"
+            raise Refused(
+                f'promoting "{chosen.name}" may lose commits: {what}',
+                hint="If that is accepted: --accept-loss. A switchover loses nothing, where the primary still answers.",
+            )
+        leading = view.leading
+        if primary_is_dead and leading is not None and leading.silence is None:
+            raise Refused(
+                f'"{leading.name}" is said to be dead, but answers as the primary', hint="Leave the option out."
+            )
+        began = self._clock.monotonic()
+        old = view.leader
+        if primary_is_dead:
+            Etcd(self._spec.dcs_hosts, self._spec.cluster).delete("leader")
+        if old is None or not primary_is_dead:
+            body = {"candidate": chosen.name}
+            self._api.tell(self._spec.servers, "POST", "/failover", body, timeout_seconds=_TELL_SECONDS)
+        new = self._await_primary(old)
+        return Switched(old=old, new=new, seconds=self._clock.monotonic() - began, lost_bytes=lost)
+
+    def measure_loss(self, view: ClusterView, chosen: Member) -> int | None:
+        """Bytes of WAL that the primary is known to have and this member has not."""
+        last = find_last_position(self._spec, view)
+        return None if last is None or chosen.written is None else max(0, last - chosen.written)
+
+    def pause(self, until: datetime | None) -> None:
+        """Have Patroni leave everything as it is; ``until`` is when ``status`` begins to warn."""
+        own = None if until is None else {"pause_until": render_time_utc(until)}
+        self._api.tell(self._spec.servers, "PATCH", "/config", {"pause": True, OWN_KEY: own})
+
+    def resume(self) -> None:
+        self._api.tell(self._spec.servers, "PATCH", "/config", {"pause": None, OWN_KEY: None})
+
+    def make_independent(self) -> str:
+        """Have a cluster that follows another become one of its own; its primary's name."""
+        self._api.tell(self._spec.servers, "PATCH", "/config", {"standby_cluster": None})
+        return self._await_primary(None)
+
+    def make_anew(self, name: str, *, from_leader: bool, timeout_seconds: float) -> float:
+        """Fill a member's data directory again and wait until it streams; seconds. Raises Refused for the primary."""
+        view, node = look(self._spec, self._api), self._spec.get_server(name)
+        if view.leader == name:
+            raise Refused(f'node "{name}" is the primary: it is what the others are made from')
+        if view.leader is None:
+            raise Refused("there is no primary that a member could follow")
+        began = self._clock.monotonic()
+        self._api.tell([node], "POST", "/reinitialize", {"force": True, "from-leader": from_leader})
+        # What it said of itself a moment ago is over.
+        self._wait(lambda: self._state_of(node) not in ("running", "streaming"), "the member's end", _SWITCH_SECONDS)
+        self._wait(lambda: self._streams(name), f'"{name}" to stream', timeout_seconds)
+        return self._clock.monotonic() - began
+
+    def await_streaming(self, name: str, timeout_seconds: float) -> bool:
+        """Whether a member follows the primary, within this time."""
+        try:
+            self._wait(lambda: self._streams(name), f'"{name}" to stream', timeout_seconds)
+        except Cancelled:
+            return False
+        return True
+
+    # -- what is true ------------------------------------------------------------------------------------------------
+
+    def _require_candidate(self, view: ClusterView, name: str) -> None:
+        node, member = self._spec.get_server(name), view.find(name)
+        if not node.may_lead:
+            raise Refused(f'node "{name}" is never promoted: it is delayed, or its priority is 0')
+        if member is None or member.silence is not None:
+            raise Refused(f'node "{name}" does not answer', hint="Does Patroni's service run there?")
+
+    def _choose(self, view: ClusterView, target: str | None) -> Member:
+        if target is not None:
+            self._require_candidate(view, target)
+            found = view.find(target)
+            assert found is not None
+            return found
+        able = [
+            one
+            for one in view.members
+            if one.silence is None and one.name != view.leader and self._spec.get_node(one.name).may_lead
+        ]
+        if not able:
+            raise Refused("no node that may lead answers", hint="Name one with --to, or start Patroni's services.")
+        return max(able, key=lambda one: (one.written or 0, self._spec.get_node(one.name).priority))
+
+    def _await_primary(self, old: str | None) -> str:
+        def find() -> str | None:
+            for node in self._spec.servers:
+                if node.name != old and self._leads(node):
+                    return node.name
+            return None
+
+        found = self._wait(find, "another primary", _SWITCH_SECONDS)
+        assert found is not None
+        return found
+
+    def _leads(self, node: HaNode) -> bool:
+        try:
+            answer = self._api.call(node, "GET", "/primary")
+        except ServerUnsuitable:
+            return False
+        # It says so as soon as it is told to lead; only a server that has left recovery has a position to write at.
+        return answer.status == 200 and "location" in (answer.body.get("xlog") or {})
+
+    def _state_of(self, node: HaNode) -> str:
+        try:
+            return str(self._api.call(node, "GET", "/patroni").body.get("state"))
+        except ServerUnsuitable:
+            return "silent"
+
+    def _streams(self, name: str) -> bool:
+        try:
+            member = look(self._spec, self._api).find(name)
+        except ServerUnsuitable:
+            return False
+        return member is not None and member.state in ("streaming", "in archive recovery")
+
+    def _wait(self, condition: Callable[[], Result], what: str, timeout_seconds: float) -> Result:
+        deadline = self._clock.monotonic() + timeout_seconds
+        while not (result := condition()):
+            if self._clock.monotonic() > deadline:
+                raise Cancelled(
+                    f"waited {timeout_seconds:g} s in vain for {what}",
+                    hint=f"See: pghaven ha status {self._spec.cluster}",
+                )
+            self._clock.sleep(_POLL_SECONDS)
+        return result

@@ -1,0 +1,239 @@
+"""What can be wrong before anything has failed: one line each, with what to do.
+
+The one idea: each of these has kept a cluster from failing over, or let it do so wrongly, and none of them shows while
+all is quiet.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from pghaven.errors import PghavenError, ServerUnsuitable
+from pghaven.ha.dynamic import find_drift, render_dynamic
+from pghaven.ha.etcd import Etcd
+from pghaven.ha.files import plan_files
+from pghaven.ha.rest import RestApi
+from pghaven.ha.spec import HaNode, HaSpec, LocalPlaces
+from pghaven.ha.view import ClusterView, look
+from pghaven.proof.results import CheckResult, fail, good, skip, warn
+from pghaven.server.connection import connect, server_errors
+from pghaven.server.identity import OsUser, child_identity
+from pghaven.setup.program import try_program
+
+ENGINE_VERSION: Final = "4.1."
+"""The versions of Patroni that the tests have run with begin so."""
+_LEASE_SECONDS_MIN: Final = 20
+_WATCHDOG: Final = "/dev/watchdog"
+_TRY_SECONDS: Final = 30
+_SLOTS = """SELECT slot_name FROM pg_replication_slots
+    WHERE slot_type = 'physical' AND NOT active AND NOT temporary ORDER BY 1"""
+_STALE_FAILOVER_SLOTS = """SELECT slot_name FROM pg_replication_slots
+    WHERE failover AND NOT synced AND pg_is_in_recovery() ORDER BY 1"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HaCheckSettings:
+    """``nodes`` are those of this host; ``user`` is the service's, None when it is ourselves."""
+
+    spec: HaSpec
+    places: LocalPlaces
+    nodes: tuple[HaNode, ...]
+    user: OsUser | None
+    conninfo: str
+
+
+def run_ha_checks(settings: HaCheckSettings, api: RestApi) -> tuple[CheckResult, ...]:
+    """Every check; one that cannot be made is a failure or skipped, never silence."""
+    results = [*_check_etcd(settings), *_check_program(settings)]
+    for node in settings.nodes:
+        if not node.witness:
+            results += [*_check_files(settings, node), *_check_environment(settings, node)]
+    results += _check_watchdog(settings)
+    try:
+        view = look(settings.spec, api)
+    except ServerUnsuitable as error:
+        return (*results, fail("patroni", error.message, error.hint), skip("shared configuration", "nobody answers"))
+    results += [*_check_members(settings, api, view), *_check_shared(settings, view), *_check_slots(settings)]
+    return tuple(results)
+
+
+def _check_etcd(settings: HaCheckSettings) -> Iterator[CheckResult]:
+    spec = settings.spec
+    hosts, silent = spec.dcs_hosts, Etcd(spec.dcs_hosts, spec.cluster).find_silent()
+    for host, reason in silent.items():
+        lost = len(silent) * 2 >= len(hosts)
+        text = f"{host} does not answer: {reason}"
+        hint = "Start etcd there." + (" Without a majority of its members nobody can lead." if lost else "")
+        yield fail("etcd", text, hint) if lost else warn("etcd", text, hint)
+    if not silent:
+        yield good("etcd", f"all {len(hosts)} members answer")
+    if len(hosts) < 3:
+        text = f"it has {len(hosts)} members, so it survives the loss of none"
+        yield warn("etcd", text, "Run it on three hosts; a node with witness = true needs no server.")
+
+
+def _check_program(settings: HaCheckSettings) -> Iterator[CheckResult]:
+    """A service's user that cannot execute the interpreter leaves Patroni bootstrapping for ever, without a word."""
+    engine, name = settings.places.engine[0], settings.places.service_user
+    try:
+        done = subprocess.run(
+            [*settings.places.engine, "--version"],
+            capture_output=True,
+            text=True,
+            timeout=_TRY_SECONDS,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env={"PATH": "/usr/bin:/bin"},
+            **child_identity(settings.user),
+        )
+    except (OSError, subprocess.TimeoutExpired, PghavenError) as error:
+        hint = "Install it where that user can run it: pip install 'pghaven[ha]', or name its directory as engine."
+        yield fail("engine", f'user "{name}" cannot run {engine}: {error}', hint)
+        return
+    found = re.search(r"[0-9]+\.[0-9.]+", done.stdout)
+    if done.returncode != 0 or found is None:
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        text = f'user "{name}" cannot run {engine}: {lines[-1] if lines else f"exit status {done.returncode}"}'
+        yield fail("engine", text, "Every directory above it and its interpreter must be open to that user.")
+    elif not found[0].startswith(ENGINE_VERSION):
+        text = f"Patroni is {found[0]}; pghaven is tested with {ENGINE_VERSION}x"
+        yield fail("engine", text, "pip install 'pghaven[ha]' brings the right one.")
+    else:
+        yield good("engine", f'user "{name}" runs Patroni {found[0]}')
+    failure = try_program(
+        settings.places.program, settings.places.config_path, settings.places.backup_cluster, settings.user
+    )
+    if failure is not None:
+        yield fail("program", failure.reason, failure.hint)
+    else:
+        yield good("program", f'user "{name}" runs pghaven and reaches the repository')
+
+
+def _check_files(settings: HaCheckSettings, node: HaNode) -> Iterator[CheckResult]:
+    spec = settings.spec
+    stale = [one for one in plan_files(spec, node, settings.places) if one.change != "same"]
+    for one in stale:
+        what = "is not written yet" if one.change == "new" else "is not what the configuration says"
+        yield fail("files", f"{one.path} {what}", f"Run: pghaven ha apply {spec.cluster} --node {node.name}")
+    if not stale:
+        yield good("files", f'the files of node "{node.name}" are what the configuration says')
+
+
+def _check_environment(settings: HaCheckSettings, node: HaNode) -> Iterator[CheckResult]:
+    """PGPASSWORD and its kind in Patroni's environment go before its own passwords, and standbys cannot log in."""
+    pid = _find_patroni(settings.places.path(node, "patroni.yml"))
+    if pid is None:
+        yield skip("environment", f'Patroni of node "{node.name}" does not run on this host')
+        return
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            names = {entry.partition(b"=")[0].decode(errors="replace") for entry in file.read().split(b"\0")}
+    except OSError as error:
+        yield skip("environment", f"cannot be read: {(error.strerror or str(error)).lower()}")
+        return
+    wrong = sorted(name for name in names if name.startswith("PG") and not name.startswith("PGHAVEN"))
+    if wrong:
+        text = f'Patroni of node "{node.name}" has {", ".join(wrong)} in its environment'
+        yield fail("environment", text, "Take them out of its unit or shell and restart it; its unit unsets them.")
+    else:
+        yield good("environment", f'no PG… variables mislead Patroni of node "{node.name}"')
+
+
+def _find_patroni(file: str) -> int | None:
+    for name in os.listdir("/proc"):
+        if not name.isdecimal():
+            continue
+        try:
+            with open(f"/proc/{name}/cmdline", "rb") as found:
+                words = found.read().split(b"\0")
+        except OSError:
+            continue
+        if os.fsencode(file) in words and any(word.endswith(b"/patroni") for word in words):
+            return int(name)
+    return None
+
+
+def _check_watchdog(settings: HaCheckSettings) -> Iterator[CheckResult]:
+    fencing = settings.spec.fencing
+    if fencing == "none":
+        text = "nothing stops a primary whose Patroni is dead or hangs"
+        yield warn("fencing", text, 'Set fencing = "watchdog-required" where the host has a watchdog.')
+        return
+    tried = subprocess.run(["test", "-w", _WATCHDOG], check=False, capture_output=True, **child_identity(settings.user))
+    if tried.returncode == 0:
+        yield good("fencing", f"{_WATCHDOG} is there and open to Patroni")
+        return
+    what = "does not exist" if not os.path.exists(_WATCHDOG) else "cannot be written by the service's user"
+    text, hint = f"{_WATCHDOG} {what}", "Load a module for it: modprobe softdog. The unit of Patroni opens it."
+    yield fail("fencing", text, hint) if fencing == "watchdog-required" else warn("fencing", text, hint)
+
+
+def _check_members(settings: HaCheckSettings, api: RestApi, view: ClusterView) -> Iterator[CheckResult]:
+    spec = settings.spec
+    for member in view.members:
+        if member.silence is not None:
+            yield fail("patroni", member.silence, "Does its service run there?")
+        elif member.version is not None and not member.version.startswith(ENGINE_VERSION):
+            text = f'node "{member.name}" runs Patroni {member.version}; pghaven is tested with {ENGINE_VERSION}x'
+            yield fail("patroni", text, "pip install 'pghaven[ha]' there brings the right one.")
+        else:
+            yield good("patroni", f'node "{member.name}" answers, {member.state}')
+    known = {node.name: node for node in spec.servers}
+    for one in api.ask(spec.servers, "/cluster").get("members", []):
+        name, place = str(one.get("name")), f"{one.get('host')}:{one.get('port')}"
+        node = known.get(name)
+        if node is None:
+            text = f'the cluster has a member "{name}" at {place} that the configuration does not know'
+            yield fail("names", text, "Add its [[…ha.node]], or stop its Patroni.")
+        elif one.get("port") and place != f"{node.address}:{node.port}":
+            text = f'the member "{name}" is at {place}, and in the configuration at {node.address}:{node.port}'
+            yield fail("names", text, "Two nodes may have one name; give each its own.")
+
+
+def _check_shared(settings: HaCheckSettings, view: ClusterView) -> Iterator[CheckResult]:
+    spec = settings.spec
+    if view.config is None:
+        yield fail("shared configuration", "nobody tells what is in etcd")
+        return
+    ttl = view.config.get("ttl")
+    if isinstance(ttl, int) and ttl < _LEASE_SECONDS_MIN:
+        text = f"ttl is {ttl} in etcd; Patroni takes {_LEASE_SECONDS_MIN} instead"
+        yield fail("shared configuration", text, f"Run: pghaven ha apply {spec.cluster}")
+    drifts = find_drift(render_dynamic(spec, settings.places), view.config)
+    for drift in drifts:
+        text = f"{drift.path} is {drift.found!r} in etcd, and {drift.wanted!r} in the configuration"
+        yield warn("shared configuration", text, f"Run: pghaven ha apply {spec.cluster}")
+    if not drifts:
+        yield good("shared configuration", "is what the configuration says")
+    for member in view.members:
+        if member.pending_restart:
+            text = f'settings of node "{member.name}" wait for a restart of its server'
+            yield warn("shared configuration", text, f"patronictl restart {spec.cluster} {member.name}")
+
+
+def _check_slots(settings: HaCheckSettings) -> Iterator[CheckResult]:
+    """Slots that nobody reads keep WAL until the disk is full, or until it is more than a slot may keep."""
+    members = {re.sub(r"[^a-z0-9_]", "_", node.name) for node in settings.spec.servers}
+    try:
+        with connect(settings.conninfo) as connection, server_errors(connection, "list replication slots"):
+            idle = [str(row[0]) for row in connection.execute(_SLOTS.encode()).fetchall()]
+            stale: list[str] = []
+            if connection.info.server_version >= 17_00_00:
+                stale = [str(row[0]) for row in connection.execute(_STALE_FAILOVER_SLOTS.encode()).fetchall()]
+    except PghavenError as error:
+        yield skip("slots", f"this host's server does not answer: {error.message}")
+        return
+    strange = [name for name in idle if name not in members]
+    for name in strange:
+        text = f'nobody reads the slot "{name}", and it is no member\'s'
+        yield warn("slots", text, f"If it is left over: SELECT pg_drop_replication_slot('{name}')")
+    for name in stale:
+        text = f'the slot "{name}" is left from when this standby was the primary, and is not synchronised any more'
+        yield fail("slots", text, f"Drop it here: SELECT pg_drop_replication_slot('{name}')")
+    if not strange and not stale:
+        yield good("slots", "every slot is somebody's")
