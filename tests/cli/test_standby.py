@@ -152,12 +152,23 @@ def test_a_primary_that_answers_is_not_passed_over_unless_it_is_said(site: Stand
 
 def test_a_standby_that_was_passed_over_is_broken_and_says_how_to_mend_it(site: StandbySite) -> None:
     one, two = site.create("one"), site.create("two")
-    site.cluster.crash()
-    for standby in (one, two):  # both at once, as two people who do not know of each other
-        standby.value("SELECT pg_promote()")
-    one.value("INSERT INTO t VALUES (2)")
-    shown = site.standby("status", NAME, "--data", str(two.data_directory), status=3)
+    site.standby("promote", NAME, "--data", str(one.data_directory), "--while-primary-runs")
+    shown = site.standby("status", NAME, "--data", str(one.data_directory), status=3)
     assert shown["problems"][0]["text"].startswith("it is no standby")
+    site.cluster.sql("INSERT INTO t VALUES (99)")  # of the branch that was left, and the second one follows it there
+    two.wait_rows(1, 99)
+    shown = site.standby("status", NAME, "--data", str(two.data_directory), status=17)
+    assert shown["verdict"] == "critical"
+    (told,) = [problem for problem in shown["problems"] if problem["gravity"] == "critical"]
+    assert "goes on with timeline 2" in told["text"]
+    assert "pghaven standby rejoin" in told["hint"]
+    refused = site.refuse("promote", NAME, "--data", str(two.data_directory), "--while-primary-runs", status=12)
+    assert "Another server was promoted" in refused["hint"]
+    asked = ("rejoin", NAME, "--data", str(two.data_directory), "--upstream", one.conninfo)
+    assert site.standby(*asked, "--stop", "--start")["rejoined"]["way"] == "rewind"
+    one.value("INSERT INTO t VALUES (2)")
+    two.wait_rows(1, 2)
+    assert two.value("SHOW port") == str(two.port)
 
 
 def test_a_former_primary_that_cannot_be_rewound_is_restored_over_what_it_has(
