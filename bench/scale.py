@@ -4,7 +4,8 @@
 
 Makes the listing that a walk of such a data directory would give and the results that workers would send, then runs the
 real code over them: jobs, collector, block map, manifest written and read, and a restore's jobs; then a second backup
-on top, of which ``--changed`` is the share of pages that changed, each by itself at a random place. Each part is timed
+on top, of which ``--changed`` is the share of pages that changed, each by itself at a random place; and what a
+verification keeps of such backups. Each part is timed
 and its peak of memory taken (VmHWM, set back between parts). ``--pages`` adds the worst a block map may become: a file
 every 8 KiB of which lies somewhere else.
 
@@ -22,9 +23,11 @@ import time
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -38,8 +41,12 @@ from pghaven.backup.pipeline import ReadResult, WorkerPacks
 from pghaven.postgres.changed import ChangedBlocks, ChangedBlocksBuilder
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import Timeline
-from pghaven.repository.blockmap import BlockMap, invert
+from pghaven.proof.verify_records import read_records
+from pghaven.repository import layout
+from pghaven.repository.backups import BackupCatalog
+from pghaven.repository.blockmap import BlockMap, invert, invert_in_two
 from pghaven.repository.container import Container, FinishedContainer, Kind
+from pghaven.repository.entry import Intent, summarize
 from pghaven.repository.manifest import (
     BackupFacts,
     Manifest,
@@ -49,13 +56,19 @@ from pghaven.repository.manifest import (
     render_relation,
 )
 from pghaven.repository.pack import PACK_BYTES, PackRef
+from pghaven.repository.packtable import PackTable
+from pghaven.repository.repository import create_repository
 from pghaven.repository.seal import OPEN_KEYRING
-from pghaven.runtime.spill import PART_ROWS, Spool
+from pghaven.runtime.spill import PART_ROWS, Spool, let_go
+from pghaven.runtime.whoami import read_own_identity
+from pghaven.store.api import ObjectInfo
+from pghaven.store.posix import PosixStore
 
 GIB = 1 << 30
-_RATIO = 4
-_PACK_PLAIN = PACK_BYTES * _RATIO
+_PACK_PLAIN = PACK_BYTES * 4
 _CONTEXT = b"scale"
+CLUSTER = "scale"
+_JOBS_BETWEEN = 16
 _WORKERS = 2
 
 
@@ -136,10 +149,12 @@ def make_listing(files: int, total_bytes: int) -> Listing:
 
 
 class Workers:
-    """Answers jobs as two workers would that compress everything fourfold."""
+    """Answers jobs as two workers would whose packs hold so many plain bytes."""
 
-    def __init__(self) -> None:
+    def __init__(self, pack_plain: int) -> None:
+        self._pack_plain = pack_plain
         self._plain = [0] * _WORKERS
+        self._told = [0] * _WORKERS
         self._turn = 0
 
     def answer(self, job: Job) -> ReadResult:
@@ -148,8 +163,8 @@ class Workers:
         for number, start, length in _list_parts(job):
             done = 0
             while done < length:
-                pack, offset = divmod(self._plain[worker], _PACK_PLAIN)
-                size = min(length - done, _PACK_PLAIN - offset)
+                pack, offset = divmod(self._plain[worker], self._pack_plain)
+                size = min(length - done, self._pack_plain - offset)
                 for column, value in zip(columns, (number, start + done, size, pack, offset), strict=True):
                     column.append(value)
                 done += size
@@ -161,12 +176,18 @@ class Workers:
             vanished=(),
             suspects=(),
             hashes=tuple((part.number, os.urandom(16)) for part in job.files if not part.is_main),
+            packs=self._take_packs(worker, self._plain[worker] // self._pack_plain),
         )
 
     def close(self) -> Iterator[WorkerPacks]:
         for worker, plain in enumerate(self._plain):
-            packs = tuple(map(_make_pack, range(-(-plain // _PACK_PLAIN))))
+            packs = self._take_packs(worker, -(-plain // self._pack_plain))
             yield WorkerPacks(worker=worker, packs=packs, pieces=(b"", b"", b"", b"", b""))
+
+    def _take_packs(self, worker: int, count: int) -> tuple[PackRef, ...]:
+        """Those up to this number that were not told yet."""
+        begin, self._told[worker] = self._told[worker], count
+        return tuple(_make_pack(number, self._pack_plain) for number in range(begin, count))
 
 
 def _list_parts(job: Job) -> Iterator[tuple[int, int, int]]:
@@ -178,13 +199,13 @@ def _list_parts(job: Job) -> Iterator[tuple[int, int, int]]:
         yield from ((part.number, block * 8192, 8192) for block in np.frombuffer(column, np.uint32).tolist())
 
 
-def _make_pack(number: int) -> PackRef:
+def _make_pack(number: int, plain: int) -> PackRef:
     return PackRef(
         label="20260301T130000Z-0001",
         id=os.urandom(32),
         size_bytes=PACK_BYTES + number % 1000,
         tail_bytes=8000 + number % 100,
-        plain_length=_PACK_PLAIN,
+        plain_length=plain,
     )
 
 
@@ -199,7 +220,7 @@ def make_facts(files: int, total: int) -> BackupFacts:
     now = datetime.now(UTC)
     return BackupFacts(
         label="scale",
-        cluster="scale",
+        cluster=CLUSTER,
         system_identifier=1,
         server_version_num=170000,
         catalog_version=1,
@@ -229,20 +250,20 @@ def make_facts(files: int, total: int) -> BackupFacts:
         bad_pages=(),
         file_count=files,
         total_bytes=total,
-        stored_bytes=total // _RATIO,
+        stored_bytes=total // 4,
     )
 
 
 # -- the two sides -----------------------------------------------------------------------------------------------------
 
 
-def run_backup_side(files: int, total_bytes: int, path: Path) -> list[dict[str, Any]]:
+def run_backup_side(files: int, total_bytes: int, ratio: float, path: Path) -> list[dict[str, Any]]:
     rows = Rows()
     with rows.part("listing (columns only, no walk)") as remarks:
         listing = make_listing(files, total_bytes)
         total = listing.total_bytes
         remarks.append(f"{total / 1e12:.1f} TB")
-    collector, workers = Collector(len(listing.size)), Workers()
+    collector, workers = Collector(len(listing.size)), Workers(int(PACK_BYTES * ratio))
     with rows.part("jobs made, results collected") as remarks:
         jobs = 0
         for job in iter_jobs(listing, 8192):
@@ -271,7 +292,7 @@ def run_backup_side(files: int, total_bytes: int, path: Path) -> list[dict[str, 
     return rows.rows
 
 
-def run_incremental_side(files: int, total_bytes: int, share: float, path: Path) -> list[dict[str, Any]]:
+def run_incremental_side(files: int, total_bytes: int, ratio: float, share: float, path: Path) -> list[dict[str, Any]]:
     rows = Rows()
     with rows.part("parent's manifest read") as remarks:
         parent = parse_manifest(
@@ -296,7 +317,7 @@ def run_incremental_side(files: int, total_bytes: int, share: float, path: Path)
         )
         plan = plan_changes(listing, ground)
         remarks.append(f"{plan.read_bytes / 1e9:.1f} GB")
-    collector, workers = Collector(len(listing.size)), Workers()
+    collector, workers = Collector(len(listing.size)), Workers(int(PACK_BYTES * ratio))
     with rows.part("results collected"):
         for job in plan.jobs:
             collector.take(workers.answer(job))
@@ -348,10 +369,76 @@ def run_restore_side(path: Path) -> list[dict[str, Any]]:
         )
         remarks.append(f"{len(manifest.files.size)} files")
     with rows.part("inverted to packs") as remarks:
-        packs = invert(manifest.block_map)
-        remarks.append(f"{len(packs)} packs")
+        first, second = invert_in_two(manifest.block_map)
+        remarks.append(f"{len(first)} packs, {len(second) if second is not None else 0} of them twice")
     with rows.part("a restore's jobs") as remarks:
-        remarks.append(f"{sum(1 for _ in packs)} runs")
+        count = 0
+        for number, side in enumerate(chain(first, second or ())):
+            count += len(side.file)
+            assert manifest.packs[side.pack].plain_length
+            if not number % _JOBS_BETWEEN:
+                let_go()
+        remarks.append(f"{count} runs")
+    return rows.rows
+
+
+def make_intent(facts: BackupFacts) -> Intent:
+    me = read_own_identity()
+    return Intent(
+        host=me.host,
+        boot_id=me.boot_id,
+        process=me.pid,
+        process_start=me.start,
+        started_at=facts.started_at,
+        system_identifier=facts.system_identifier,
+        timeline=facts.timeline,
+        start_lsn=str(facts.start_lsn),
+        parent=None,
+    )
+
+
+class ListedPacks(PosixStore):
+    """A directory beside which a listing tells of packs that are not there."""
+
+    packs: ClassVar[PackTable]
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        if prefix != layout.packs_prefix(CLUSTER):
+            yield from super().list(prefix)
+            return
+        for pack in self.packs:
+            yield ObjectInfo(
+                name=layout.pack_name(CLUSTER, pack.label, pack.id),
+                size_bytes=pack.size_bytes,
+                modified=datetime.now(UTC),
+            )
+
+
+def run_verify_side(path: Path, manifests: int = 3) -> list[dict[str, Any]]:
+    """What a verification knows of backups that need the same packs, but for reading these."""
+    rows = Rows()
+    with tempfile.TemporaryDirectory(dir=path.parent) as root:
+        store = ListedPacks.open(f"file://{root}", root)
+        catalog = BackupCatalog(create_repository(store), CLUSTER)
+        manifest = parse_manifest(
+            Container(path.read_bytes(), kind=Kind.MANIFEST, context=_CONTEXT, keyring=OPEN_KEYRING)
+        )
+        ListedPacks.packs = PackTable.of(manifest.packs)
+        for number in range(manifests):
+            label = f"20260301T13000{number}Z-0001"
+            facts = replace(manifest.facts, label=label)
+            catalog.announce(label, make_intent(facts))
+            catalog.commit(label, replace(manifest, facts=facts), summarize(facts, "", ""))
+        del manifest
+        let_go()
+        with rows.part(f"{manifests} manifests and a list of packs read") as remarks:
+            records = read_records(catalog.repository, CLUSTER, None, {})
+            remarks.append(f"{len(records.packs)} packs")
+        with rows.part("what is stored of what is needed") as remarks:
+            found = records.stored_packs.find_all(records.packs.table)
+            remarks.append(f"{int((found >= 0).sum())} packs")
+        with rows.part("a verification's jobs") as remarks:
+            remarks.append(f"{sum(1 for _ in records.packs.table)} packs")
     return rows.rows
 
 
@@ -389,34 +476,39 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=1_000_000)
     parser.add_argument("--terabytes", type=float, default=10)
     parser.add_argument("--changed", type=float, default=0.001, help="share of pages; default: %(default)s")
+    parser.add_argument(
+        "--ratio", type=float, default=4, help="of compression: with 1 there are four times as many packs"
+    )
     parser.add_argument("--pages", type=int, default=0, metavar="GIB")
     parser.add_argument("--side", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
         name, *rest = options.side
         sides: dict[str, Any] = {
-            "backup": lambda: run_backup_side(int(rest[0]), int(float(rest[1])), Path(rest[2])),
+            "backup": lambda: run_backup_side(int(rest[0]), int(float(rest[1])), float(rest[2]), Path(rest[3])),
             "incremental": lambda: run_incremental_side(
-                int(rest[0]), int(float(rest[1])), float(rest[2]), Path(rest[3])
+                int(rest[0]), int(float(rest[1])), float(rest[2]), float(rest[3]), Path(rest[4])
             ),
             "restore": lambda: run_restore_side(Path(rest[0])),
+            "verify": lambda: run_verify_side(Path(rest[0])),
             "pages": lambda: run_pages_side(int(rest[0])),
         }
         print(sides[name]())
         return
     with tempfile.TemporaryDirectory(prefix="pghaven-scale-") as directory:
         path = Path(directory) / "manifest"
-        rows = [("backup", row) for row in run_side("backup", options.files, options.terabytes * 1e12, path)]
+        order = (options.files, options.terabytes * 1e12, options.ratio)
+        rows = [("backup", row) for row in run_side("backup", *order, path)]
         rows += [("restore", row) for row in run_side("restore", path)]
-        size = options.terabytes * 1e12
-        rows += [("incremental", row) for row in run_side("incremental", options.files, size, options.changed, path)]
+        rows += [("incremental", row) for row in run_side("incremental", *order, options.changed, path)]
         rows += [("its restore", row) for row in run_side("restore", path)]
+        rows += [("verify", row) for row in run_side("verify", path)]
     if options.pages:
         rows += [("pages", row) for row in run_side("pages", options.pages)]
     table = render_table(
-        ["side", "part", "seconds", "peak MiB", "held MiB", ""],
+        ["side", "part", "seconds", "peak MiB", "process MiB", ""],
         [
-            [side, *(str(row[name]) for name in ("part", "seconds", "peak_mib", "held_mib", "remark"))]
+            [side, *(str(row[name]) for name in ("part", "seconds", "peak_mib", "process_mib", "remark"))]
             for side, row in rows
         ],
     )
@@ -425,6 +517,7 @@ def main() -> None:
         "files": options.files,
         "terabytes": options.terabytes,
         "changed": options.changed,
+        "ratio": options.ratio,
         "rows": rows,
     }
     save("scale", result, table)

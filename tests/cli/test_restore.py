@@ -161,7 +161,7 @@ def test_a_target_after_the_end_of_the_archive_is_refused(journal: Journal) -> N
     ("options", "message"),
     [
         (("--target-xid", "4000000000"), "transaction 4000000000 does not end in the archived WAL"),
-        (("--target-name", "no such point"), 'no "no such point" is in the archived WAL'),
+        (("--target-name", "no such point"), 'no restore point "no such point" is in the archived WAL'),
         (("--target-timeline", "7"), "the history file of timeline 7 is not in the archive"),
     ],
 )

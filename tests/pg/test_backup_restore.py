@@ -414,6 +414,7 @@ def test_configuration_outside_the_data_directory_is_kept_and_used(
         file.write(
             f"data_directory = '{cluster.data_directory}'\nhba_file = '{outside}/pg_hba.conf'\n"
             f"ident_file = '{outside}/pg_ident.conf'\ninclude 'extra.conf'\nmaintenance_work_mem = '33MB'\n"
+            f"external_pid_file = '{outside}/server.pid'\n"
         )
     for path in (outside, *outside.iterdir()):
         os.chown(path, *owner_of(cluster.data_directory))
@@ -435,7 +436,46 @@ def test_configuration_outside_the_data_directory_is_kept_and_used(
         "work_mem": "5MB",
     }
     assert restored.value("SHOW hba_file") == str(directory / "pg_hba.conf")
+    assert restored.value("SHOW external_pid_file") == ""
     assert "maintenance_work_mem" in (directory / "pghaven.config" / "0-postgresql.conf").read_text()
+    restored.stop()
+
+    # What was restored in place has such files of its own, and so have its backups.
+    for name in ("postgresql.conf", "pg_hba.conf", "pg_ident.conf"):
+        (cluster.data_directory / name).write_bytes((directory / name).read_bytes())
+    (cluster.data_directory / "postgresql.conf").write_text(
+        (directory / "postgresql.conf").read_text().replace(str(directory), str(cluster.data_directory))
+    )
+    for name in ("postgresql.conf", "pg_hba.conf", "pg_ident.conf"):
+        os.chown(cluster.data_directory / name, *owner_of(cluster.data_directory))
+    site.backup()
+    site.settle()
+    second = site.restore()
+    again = adopt(second)
+    again.start()
+    again.wait_for("SELECT NOT pg_is_in_recovery()")
+    assert again.value("SHOW data_directory") == str(second)
+    assert settings_of(again, "maintenance_work_mem", "work_mem") == {
+        "maintenance_work_mem": "33MB",
+        "work_mem": "5MB",
+    }
+
+
+def test_a_data_directory_that_names_itself_is_not_started_from_its_copy(
+    make_cluster: ClusterFactory, protect: Protect, adopt: Adopt
+) -> None:
+    """postgresql.conf may say where the data is; in a copy that would be the original."""
+    cluster = make_cluster(start=False)
+    with open(cluster.data_directory / "postgresql.conf", "a") as file:
+        file.write(f"data_directory = '{cluster.data_directory}'\n")
+    cluster.start()
+    site = protect(cluster)
+    site.backup()
+    site.settle()
+    first = adopt(site.restore())
+    first.start()
+    first.wait_for("SELECT NOT pg_is_in_recovery()")
+    assert first.value("SHOW data_directory") == str(first.data_directory)
 
 
 def protect_without_conf(protect: Protect, cluster: TestCluster) -> Protected:

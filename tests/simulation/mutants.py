@@ -22,7 +22,7 @@ from pghaven.repository.compact import CompactionPlan, CompactionResult, Compact
 from pghaven.repository.entry import BackupEntry, BackupState, ManifestPlace
 from pghaven.repository.liveness import seems_dead
 from pghaven.repository.manifest import Manifest, render_manifest
-from pghaven.repository.pack import PackRef
+from pghaven.repository.packtable import PackTable
 from pghaven.repository.removal import Removal
 from pghaven.repository.repository import Repository
 from pghaven.repository.walcollect import WalCollector, WalNeed
@@ -196,11 +196,11 @@ class IntentUnseen(BackupCatalog):
 class UnreadableIsEmpty(BackupCatalog):
     """A manifest that cannot be read needs nothing."""
 
-    def load_pack_table(self, entry: BackupEntry, place: ManifestPlace) -> tuple[PackRef, ...]:
+    def load_pack_table(self, entry: BackupEntry, place: ManifestPlace) -> PackTable:
         try:
             return super().load_pack_table(entry, place)
         except PghavenError:
-            return ()
+            return PackTable.of(())
 
 
 # -- WAL ----------------------------------------------------------------------------------------------------------

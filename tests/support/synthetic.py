@@ -315,7 +315,7 @@ def store_files(
             facts,
             file_count=len(files.size),
             total_bytes=int(files.size.sum()),
-            stored_bytes=sum(pack.size_bytes for pack in collector.packs),
+            stored_bytes=collector.stored_bytes,
         ),
         files=files,
         block_map=collected.block_map,

@@ -7,6 +7,7 @@ unchanged files keep of their parent's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from pghaven.repository.blockmap import HOLE, BlockMap, Placements, used_packs
 from pghaven.repository.manifest import FLAG_PAGES_VERIFIED, HASH_BYTES, FileColumns, Manifest
 from pghaven.repository.mapmaking import Inheritance, build_block_map
 from pghaven.repository.pack import PackRef
+from pghaven.repository.packtable import PackRows, PackTable, join_packs
 from pghaven.runtime.columns import Column
 from pghaven.runtime.names import Names
 from pghaven.runtime.spill import Spool, in_parts, let_go, make_column
@@ -52,7 +54,7 @@ class Collected:
 
     files: FileColumns
     block_map: BlockMap
-    packs: tuple[PackRef, ...]
+    packs: PackTable
     reused_bytes: int
 
 
@@ -62,7 +64,7 @@ class Collector:
     ``known`` are the packs of an interrupted backup that the workers were told of.
     """
 
-    def __init__(self, count: int, known: tuple[PackRef, ...] = ()) -> None:
+    def __init__(self, count: int, known: Sequence[PackRef] = ()) -> None:
         self.read_bytes = 0
         self.suspects: list[SuspectPage] = []
         self._known = known
@@ -70,14 +72,16 @@ class Collector:
         self._is_unchanged: npt.NDArray[np.bool_] = make_column(count, np.bool_)
         self._hashes: npt.NDArray[np.uint8] = make_column(count * HASH_BYTES, np.uint8)
         self._columns: dict[int, tuple[Column, ...]] = {}
-        self._packs: dict[int, tuple[PackRef, ...]] = {}
+        self._packs: dict[int, PackRows] = {}
+        self._closed: set[int] = set()
 
     def take(self, result: ReadResult | WorkerPacks) -> None:
         columns = self._columns.setdefault(result.worker, tuple(Column(kind) for kind in _TYPES))
         for column, data in zip(columns, result.pieces, strict=True):
             column.extend(data)
+        self._packs.setdefault(result.worker, PackRows()).extend(result.packs)
         if isinstance(result, WorkerPacks):
-            self._packs[result.worker] = result.packs
+            self._closed.add(result.worker)
             return
         self.read_bytes += result.read_bytes
         self.suspects.extend(result.suspects)
@@ -89,25 +93,30 @@ class Collector:
         let_go()
 
     @property
-    def packs(self) -> tuple[PackRef, ...]:
-        """All packs that were written, in the order of the workers."""
-        return tuple(pack for worker in sorted(self._packs) for pack in self._packs[worker])
+    def pack_count(self) -> int:
+        """How many packs were written."""
+        return sum(map(len, self._packs.values()))
+
+    @property
+    def stored_bytes(self) -> int:
+        """What these take in the store."""
+        return sum(rows.size_bytes for rows in self._packs.values())
 
     def finish(self, listing: Listing, *, verified: bool, parentage: Parentage | None = None) -> Collected:
         numbers = self._number_kept()
         source = self._sources(numbers, parentage)
-        written, parents = self.packs, parentage.parent.packs if parentage is not None else ()
-        pieces, reused_bytes = self._pieces(len(written) + len(parents))
+        written, parents = self.pack_count, parentage.parent.packs if parentage is not None else ()
+        pieces, reused_bytes = self._pieces(written + len(parents))
         inheritance = None
         if parentage is not None:
             inheritance = Inheritance(
                 parent=parentage.parent.block_map,
                 source=source,
                 size=_pick(listing.size.to_array(), numbers),
-                pack_of_parent=np.arange(len(written), len(written) + len(parents), dtype=np.uint32),
+                pack_of_parent=np.arange(written, written + len(parents), dtype=np.uint32),
             )
         block_map, sizes = build_block_map(pieces, len(numbers), inheritance)
-        packs = (*written, *parents, *self._known)
+        packs = self._join_packs(parents)
         block_map, used = used_packs(block_map, len(packs))
         files = self._files(listing, numbers, sizes)
         if parentage is not None:
@@ -117,9 +126,14 @@ class Collector:
         return Collected(
             files=files,
             block_map=block_map,
-            packs=tuple(packs[number] for number in used.tolist()),
+            packs=packs.choose(used),
             reused_bytes=reused_bytes,
         )
+
+    def _join_packs(self, parents: Sequence[PackRef]) -> PackTable:
+        """All packs that were written, in the order of the workers, then the parent's, then the known ones."""
+        written = [self._packs[worker].finish() for worker in sorted(self._packs)]
+        return join_packs(*written, parents, self._known)
 
     def _number_kept(self) -> npt.NDArray[np.uint32]:
         """The numbers in the listing of the files that were there."""
@@ -170,7 +184,7 @@ class Collector:
 
         Each worker's packs are counted on from those of the one before, known ones from ``first_known`` on.
         """
-        assert self._columns.keys() <= self._packs.keys(), "a worker has not told its packs"
+        assert self._columns.keys() == self._closed, "a worker has not told all its packs"
         numbers = make_column(len(self._has_vanished), np.uint32)
         reached = 0
         for part in in_parts(len(numbers)):

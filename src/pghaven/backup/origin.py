@@ -28,12 +28,12 @@ from pghaven.events import Listener, Notice
 from pghaven.postgres.changed import ChangedBlocks
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import History, Timeline, parse_history
-from pghaven.repository import layout
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.entry import BackupEntry, BackupState, Purpose
 from pghaven.repository.evidence import Evidence, Verdict, judge_backup, load_evidence
 from pghaven.repository.known import KnownFrames, load_known_frames
 from pghaven.repository.manifest import Manifest
+from pghaven.repository.packtable import find_short_pack
 from pghaven.repository.walstore import WalArchive
 from pghaven.runtime.spill import in_parts, make_column
 from pghaven.runtime.whoami import read_own_identity
@@ -241,17 +241,12 @@ class Origin:
                 return None
             self._give_up(f'backup "{label}" cannot be read: {error.message}', is_damage=True)
             return None
-        sizes = {
-            info.name: info.size_bytes
-            for writer in sorted({pack.label for pack in manifest.packs})
-            for info in place.store.list(layout.packs_prefix(place.cluster, writer))
-        }
-        for pack in manifest.packs:
+        if (short := find_short_pack(place, manifest.packs)) is not None:
+            pack, is_there = short
+            what = "cut off" if is_there else "missing"
             name = place.name(pack.label, pack.id)
-            if sizes.get(name, 0) < pack.size_bytes:
-                what = "cut off" if name in sizes else "missing"
-                self._give_up(f'"{name}", which backup "{label}" needs, is {what}', is_damage=True)
-                return None
+            self._give_up(f'"{name}", which backup "{label}" needs, is {what}', is_damage=True)
+            return None
         return manifest
 
     # -- how changes are found --------------------------------------------------------------------------------------

@@ -49,7 +49,8 @@ class ReadResult:
     """What became of one job. ``pieces`` are five columns as bytes: file u4, offset u8, length u8, pack u4, offset u8;
     pack numbers are this worker's own, or those of known packs (``gather``). They may be of earlier jobs' files.
 
-    ``unchanged`` files hold what their parent holds; ``hashes`` are those of the contents of others.
+    ``unchanged`` files hold what their parent holds; ``hashes`` are those of the contents of others. ``packs`` are
+    those that have become durable since the last job, in the order of their numbers.
     """
 
     worker: int
@@ -59,11 +60,12 @@ class ReadResult:
     suspects: tuple[SuspectPage, ...]
     unchanged: tuple[int, ...] = ()
     hashes: tuple[tuple[int, bytes], ...] = ()
+    packs: tuple[PackRef, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerPacks:
-    """A worker's last word: its packs in the order of their numbers, all durable, and its last pieces."""
+    """A worker's last word: its last packs, all of them durable by now, and its last pieces."""
 
     worker: int
     packs: tuple[PackRef, ...]
@@ -105,6 +107,7 @@ class BackupWorker:
             suspects=tuple(self._checker.take_suspects()),
             unchanged=tuple(reading.unchanged),
             hashes=tuple(reading.hashes),
+            packs=self._packs.take_stored(),
         )
 
     def close(self) -> ReadResult | WorkerPacks:

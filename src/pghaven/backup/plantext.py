@@ -8,7 +8,6 @@ from __future__ import annotations
 from pghaven.backup.changes import ChangePlan
 from pghaven.backup.listing import Listing
 from pghaven.events import Listener, Notice, Step
-from pghaven.repository.pack import PACK_BYTES
 from pghaven.units import render_size
 
 # What a worker process holds: interpreter and NumPy, two packs, the read buffer and what compression needs. The
@@ -16,18 +15,15 @@ from pghaven.units import render_size
 # are the most that tests/unit/backup/test_memory.py finds, and some room.
 WORKER_MEMORY_BYTES = 130 << 20
 COORDINATOR_MEMORY_BYTES = 110 << 20
-# What is kept of a pack, in the worker that wrote it and in the coordinator.
-_PACK_MEMORY_BYTES = 500
 
 
-def find_memory(read_bytes: int, processes: int) -> int:
-    """The most memory in bytes that all processes of a backup hold together, whatever the number of files."""
-    packs = read_bytes // PACK_BYTES * _PACK_MEMORY_BYTES
-    return COORDINATOR_MEMORY_BYTES + processes * WORKER_MEMORY_BYTES + packs
+def find_memory(processes: int) -> int:
+    """The most memory in bytes that all processes of a backup hold together, however many files and bytes there are."""
+    return COORDINATOR_MEMORY_BYTES + processes * WORKER_MEMORY_BYTES
 
 
 def tell_plan(plan: ChangePlan, listing: Listing, changes: str, processes: int, tell: Listener) -> None:
-    memory = find_memory(plan.read_bytes, processes)
+    memory = find_memory(processes)
     found = {"full": "", "lsn": ", comparing pages by their LSN", "summaries": ", as WAL summaries say"}[changes]
     text = (
         f"reading {render_size(plan.read_bytes)} of {render_size(listing.total_bytes)} in {len(listing.size)} files"

@@ -316,14 +316,13 @@ class _Session:
             explain=lambda: explain_archiver(connection, facts.in_recovery),
         )
         collected = copy.collector.finish(copy.listing, verified=facts.data_checksums, parentage=copy.plan.parentage)
-        files, written = collected.files, copy.collector.packs
+        files = collected.files
         first, last = wait_for_wal(archive, wait, self._tell)
         lineage.confirm()
         span = (copy.backup.start_lsn, stopped.stop_lsn)
         bad_pages = judge_suspects(copy.collector.suspects, copy.listing, span, names, self._tell)
         name = (self._settings.cluster, self._label)
-        stored = sum(pack.size_bytes for pack in written)
-        backup_facts = make_facts(name, copy, bad_pages, int(files.size.sum()), stored)
+        backup_facts = make_facts(name, copy, bad_pages, int(files.size.sum()), copy.collector.stored_bytes)
         manifest = Manifest(
             facts=replace(backup_facts, file_count=len(files.size)),
             files=files,
@@ -341,7 +340,7 @@ class _Session:
             facts=manifest.facts,
             first_segment=str(first),
             last_segment=str(last),
-            pack_count=len(written),
+            pack_count=copy.collector.pack_count,
             manifest_bytes=manifest_bytes,
             vanished_count=len(copy.listing.size) - len(files.size),
             read_bytes=copy.collector.read_bytes,

@@ -226,6 +226,10 @@ def render_restored(result: RestoreResult, handover: Handover) -> str:
         ("start it with", handover.start_command),
         ("as the user", handover.user),
         ("it will", "follow its primary" if plan.request.standby else f"replay WAL up to {plan.wal.end_lsn} first"),
+        (
+            "until then",
+            None if plan.request.standby else "it may show an earlier state; SELECT pg_is_in_recovery() tells",
+        ),
         ("archiving", "as configured" if plan.request.archiving else "off, as fits a copy; see postgresql.auto.conf"),
     ]
     if plan.request.standby:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from pghaven.store.settings import holds_password
+from pghaven.store.settings import SCHEMES, holds_password
 from pghaven.units import parse_duration, parse_rate, parse_size, render_rate
 
 # A section's name becomes a part of object names in the repository and of environment variables.
@@ -196,6 +196,10 @@ def _parse_url(value: object) -> str:
     if not _URL.fullmatch(text):
         example = f"file://{text}" if os.path.isabs(text) else "file:///var/lib/pghaven"
         raise Invalid(f'must be a URL such as "{example}", not "{text}"')
+    scheme = text.partition("://")[0]
+    if scheme not in SCHEMES:
+        *others, last = [f"{one}://" for one in SCHEMES]
+        raise Invalid(f'must begin with {", ".join(others)} or {last}, not "{scheme}://"')
     return text
 
 

@@ -49,7 +49,7 @@ class Assembly:
         self._paths: list[str] = []
         self._hashes: dict[int, bytes] = {}
         self._columns: dict[int, tuple[array[int], ...]] = {}
-        self._packs: dict[int, tuple[PackRef, ...]] = {}
+        self._packs: dict[int, list[PackRef]] = {}
 
     def add_file(self, path: str) -> int:
         """A file's number, by which pieces name it; ``path`` is relative to the dump."""
@@ -63,8 +63,7 @@ class Assembly:
         columns = self._columns.setdefault(result.worker, tuple(array(kind) for kind in _TYPES))
         for column, data in zip(columns, result.pieces, strict=True):
             column.frombytes(data)
-        if isinstance(result, WorkerPacks):
-            self._packs[result.worker] = result.packs
+        self._packs.setdefault(result.worker, []).extend(result.packs)
 
     def finish(self) -> Assembled:
         above = {os.fsencode(parent) for path in self._paths for parent in _above(path)}

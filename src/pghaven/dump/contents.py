@@ -7,7 +7,7 @@ another order are they compared one by one, as what they are: a set in which a r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from blake3 import blake3
@@ -50,7 +50,7 @@ class ContentsSettings:
     encoding: str
     session: tuple[tuple[str, str], ...]
     place: PackPlace
-    packs: tuple[PackRef, ...]
+    packs: Sequence[PackRef]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,7 +90,7 @@ def cut_out_file(manifest: Manifest, number: int) -> EarlierFile:
 class EarlierReader:
     """Reads bytes of earlier files back, each proven by its frame's hash; some frames are kept for the next time."""
 
-    def __init__(self, place: PackPlace, packs: tuple[PackRef, ...]) -> None:
+    def __init__(self, place: PackPlace, packs: Sequence[PackRef]) -> None:
         self._place = place
         self._packs = packs
         self._indexes: dict[int, Index] = {}

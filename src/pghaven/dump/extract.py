@@ -26,7 +26,7 @@ _READ_BYTES = 4 << 20
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExtractSettings:
     place: PackPlace
-    packs: tuple[PackRef, ...]
+    packs: Sequence[PackRef]
 
 
 @dataclass(frozen=True, slots=True)

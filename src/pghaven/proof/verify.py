@@ -2,8 +2,9 @@
 
     records (here) → packs and WAL (workers) → what the damage means → evidence
 
-The one idea: each object is read once, however many backups need it, and damage never ends the work. Memory: one
-manifest, some 300 bytes for each pack and WAL segment there is, and what ``verify_worker`` says in each worker.
+The one idea: each object is read once, however many backups need it, and damage never ends the work. Memory: parts of
+the columns of manifests and packs, one stored manifest, some 70 bytes for each WAL segment there is, and what
+``verify_worker`` says in each worker.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+
+import numpy as np
 
 from pghaven.clock import SYSTEM_CLOCK, Clock
 from pghaven.events import Listener, Progress, Step
@@ -130,7 +133,7 @@ class _Verifier:
 
     def read_contents(self, crew: Crew[VerifyJob, WorkResult]) -> None:
         """All packs and WAL, in the workers."""
-        total = sum(ref.size_bytes for ref in self._records.packs)
+        total = self._records.packs.table.total_bytes
         if self._settings.only is None:
             total += sum(wal.total_bytes for wal in self.archives)
         self._tell(Step(text=f"verifying {render_size(total)} in {len(self._records.packs)} packs and the WAL archive"))
@@ -150,7 +153,7 @@ class _Verifier:
     def _iter_jobs(self) -> Iterator[VerifyJob]:
         batch: list[PackRef] = []
         size_bytes = 0
-        for ref in self._records.packs:
+        for ref in self._records.packs.table:
             batch.append(ref)
             size_bytes += ref.size_bytes
             if size_bytes >= _JOB_BYTES:
@@ -235,25 +238,25 @@ class _Verifier:
         records = self._records
         place = self._catalog.pack_place
         found = []
-        for ref in records.packs:
-            stored = records.stored_packs.get(place.name(ref.label, ref.id), 0)
-            if stored > ref.size_bytes and ref not in self._pack_flaws:
-                reason = f"it has {stored} bytes, {ref.size_bytes} were stored"
+        packs = records.packs.table
+        stored = np.append(records.stored_packs.table.size_bytes, np.uint64(0))  # the last is for those that are not
+        sizes = stored[records.stored_packs.find_all(packs)]
+        for number in np.flatnonzero(sizes > packs.size_bytes).tolist():
+            ref = packs[number]
+            if ref not in self._pack_flaws:
+                reason = f"it has {int(sizes[number])} bytes, {ref.size_bytes} were stored"
                 found.append(
                     warning(place.name(ref.label, ref.id), reason, "no restore reads what lies behind its end")
                 )
         if not self._pack_flaws:
             return found
         entries = {subject.label: subject.entry for subject in records.subjects}
-        users = {ref: self._list_users(records.packs[ref]) for ref in self._pack_flaws}
+        users = {ref: records.needs.list_users(records.packs.find(ref.label, ref.id)) for ref in self._pack_flaws}
 
         def load(label: str) -> Manifest | str:
             return try_read(self._repository.store, lambda: self._catalog.load_manifest(entries[label]))
 
         return found + judge_packs(self._pack_flaws, users, load, lambda ref: place.name(ref.label, ref.id))
-
-    def _list_users(self, bits: int) -> tuple[str, ...]:
-        return tuple(one.label for number, one in enumerate(self._records.subjects) if bits >> number & 1)
 
     def _find_removed(self, findings: Sequence[Finding]) -> set[str]:
         """Of the backups that look damaged those that are being removed since, or lie in other packs now."""

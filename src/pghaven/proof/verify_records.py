@@ -7,10 +7,14 @@ document does not hide what else is damaged. What comes of it is which backups t
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from pghaven.errors import Damaged, NotFound, ServerUnsuitable
 from pghaven.postgres.control import parse_control
@@ -32,7 +36,9 @@ from pghaven.repository.liveness import seems_dead
 from pghaven.repository.manifest import BackupFacts, Manifest
 from pghaven.repository.pack import PackRef
 from pghaven.repository.packcheck import try_read
+from pghaven.repository.packtable import PackNumbers, PackRows
 from pghaven.repository.repository import Lineage, Repository
+from pghaven.runtime.columns import Column
 from pghaven.units import render_size, render_time
 
 _DOCUMENT = re.compile(r"intent|decision|(?:alive|retire|fate|hold|release)/[0-9]{8}")
@@ -68,16 +74,35 @@ class Subject:
         return self.entry.label
 
 
+class PackNeeds:
+    """Which packs each subject needs: 4 bytes for each, not in memory where these are many."""
+
+    def __init__(self) -> None:
+        self._numbers = Column("I")
+        self._parts: list[tuple[str, int, int]] = []
+
+    def add(self, label: str, numbers: npt.NDArray[np.int64]) -> None:
+        begin = len(self._numbers)
+        self._numbers.extend(numbers.astype(np.uint32).tobytes())
+        self._parts.append((label, begin, len(self._numbers)))
+
+    def list_users(self, number: int) -> tuple[str, ...]:
+        """The labels that need this pack. Nothing may be added after it."""
+        numbers = self._numbers.to_array()
+        return tuple(label for label, begin, end in self._parts if np.any(numbers[begin:end] == number))
+
+
 @dataclass(slots=True, kw_only=True)
 class Records:
-    """``packs`` has for each pack that is needed a bit for each subject, by its place among them. ``stored_packs`` are
-    the sizes of those in the store, by name. ``is_complete`` is False when it is not known what some backup needs."""
+    """``packs`` are those that are needed, ``needs`` their numbers subject by subject. ``stored_packs`` are those in
+    the store, of which their sizes are known. ``is_complete`` is False when it is not known what some backup needs."""
 
     lineages: list[Lineage] = field(default_factory=list)
     damaged_lineages: dict[int, str] = field(default_factory=dict)
     subjects: list[Subject] = field(default_factory=list)
-    packs: dict[PackRef, int] = field(default_factory=dict)
-    stored_packs: dict[str, int] = field(default_factory=dict)
+    packs: PackNumbers = field(default_factory=PackNumbers)
+    needs: PackNeeds = field(default_factory=PackNeeds)
+    stored_packs: PackNumbers = field(default_factory=PackNumbers)
     findings: list[Finding] = field(default_factory=list)
     documents: int = 0
     manifests: int = 0
@@ -100,8 +125,7 @@ def read_records(repository: Repository, cluster: str, only: str | None, known: 
             f'there is no cluster "{cluster}" in repository {repository.store.url}', hint=f"Clusters there: {there}."
         )
     reader.compactions = {found[1] for one in entries for part in one.parts if (found := parse_generation(part))}
-    for info_ in repository.store.list(layout.packs_prefix(cluster)):
-        records.stored_packs[info_.name] = info_.size_bytes
+    reader.list_packs()
     chosen = entries if only is None else [_choose(entries, cluster, only)]
     for entry in chosen:
         reader.take_label(entry)
@@ -128,6 +152,7 @@ class _Reader:
         self.catalog = BackupCatalog(repository, cluster)
         self.records = Records()
         self.compactions: set[str] = set()  # those of which some backup has a manifest
+        self._others: defaultdict[str, list[int]] = defaultdict(list)  # sizes of what is no pack among the packs
 
     # -- lineages ---------------------------------------------------------------------------------------------------
 
@@ -230,9 +255,7 @@ class _Reader:
         """A label without an intent is being removed, or it was lost: then everything else is there."""
         restored = _with_decision(entry, decision)
         manifest = try_read(self._repository.store, lambda: self.catalog.load_manifest(restored))
-        if isinstance(manifest, str) or not all(
-            self._pack_name(ref) in self.records.stored_packs for ref in manifest.packs
-        ):
+        if isinstance(manifest, str) or np.any(self.records.stored_packs.find_all(manifest.packs) < 0):
             return False
         name = self._name(entry.label, "intent")
         self.records.findings.append(damage(name, "it is missing, and all else is there", _NOT_OFFERED, (entry.label,)))
@@ -251,13 +274,11 @@ class _Reader:
             records.subjects.append(Subject(entry=entry, manifest_hash=manifest_hash, need=_need_of_summary(entry)))
             records.findings.append(damage(name, manifest, "the backup cannot be restored", (entry.label,)))
             return
-        bit = 1 << len(records.subjects)
         need = _need_of_facts(manifest.facts) if entry.purpose is not Purpose.DUMP else None
         records.subjects.append(Subject(entry=entry, manifest_hash=manifest_hash, need=need))
         assert not isinstance(place, str)
         self._check_facts(entry, manifest, place[0])
-        for ref in manifest.packs:
-            records.packs[ref] = records.packs.get(ref, 0) | bit
+        records.needs.add(entry.label, records.packs.add(manifest.packs))
 
     def _check_facts(self, entry: BackupEntry, manifest: Manifest, name: str) -> None:
         """What a manifest says besides where bytes lie: by the decision's summary, and the control file's CRC."""
@@ -298,26 +319,38 @@ class _Reader:
 
     # -- packs ------------------------------------------------------------------------------------------------------
 
+    def list_packs(self) -> None:
+        """What is stored, known or not."""
+        prefix = layout.packs_prefix(self._cluster)
+        rows = PackRows()
+        for info_ in self._repository.store.list(prefix):
+            rest = info_.name.removeprefix(prefix)
+            if (key := layout.parse_pack_name(rest)) is not None:
+                rows.add(PackRef(label=key[0], id=key[1], size_bytes=info_.size_bytes, tail_bytes=0, plain_length=0))
+            else:
+                self._others[rest.partition("/")[0]].append(info_.size_bytes)
+        self.records.stored_packs.add(rows.finish())
+
     def note_unneeded_packs(self, entries: Sequence[BackupEntry]) -> None:
         """Packs that no backup refers to, by the label that wrote them; those of one at work may yet be needed."""
         records = self.records
         if not records.is_complete:
             return
         at_work = {one.label for one in entries if one.state is BackupState.UNDECIDED}
-        needed = {self._pack_name(ref) for ref in records.packs}
-        counts: dict[str, tuple[int, int]] = {}
-        for name, size_bytes in records.stored_packs.items():
-            label = name.split("/")[3]
-            if name not in needed and label not in at_work:
-                count, total = counts.get(label, (0, 0))
-                counts[label] = count + 1, total + size_bytes
-        for label, (count, total) in counts.items():
+        stored = records.stored_packs.table
+        is_needed = np.zeros(len(stored) + 1, bool)  # the last is for those that are not stored
+        is_needed[records.stored_packs.find_all(records.packs.table)] = True
+        sizes = {label: self._others[label].copy() for label in self._others}
+        for number, label in enumerate(stored.labels):
+            mine = (stored.writer == number) & ~is_needed[:-1]
+            sizes.setdefault(label, []).extend(stored.size_bytes[mine].tolist())
+        for label in sorted(sizes):
+            count, total = len(sizes[label]), sum(sizes[label])
+            if not count or label in at_work:
+                continue
             what = "1 pack" if count == 1 else f"{count} packs"
             text = f"{what} ({render_size(total)}) that no backup refers to"
             records.findings.append(info(layout.packs_prefix(self._cluster, label), text))
-
-    def _pack_name(self, ref: PackRef) -> str:
-        return layout.pack_name(self._cluster, ref.label, ref.id)
 
     def _name(self, label: str, part: str) -> str:
         return layout.backup_object_name(self._cluster, label, part)

@@ -92,7 +92,8 @@ def _parse_segment(file_name: str, archive: WalArchive) -> SegmentName | None:
 
 def iter_wal_jobs(wal: LineageWal, *, only_needed: bool) -> Iterator[VerifyJob]:
     """Every file of the archive and of the quarantine, or only what the backups need."""
-    needed = {str(segment) for _, _, walk in _walk_all(wal, wal.held) for segment in _files_of(walk)}
+    walks = _walk_all(wal, wal.held) if only_needed else ()
+    needed = {str(segment) for _, _, walk in walks for segment in _files_of(walk)}
     batch: list[WalObject] = []
     size_bytes = 0
     for file in _iter_objects(wal):

@@ -36,7 +36,8 @@ from pghaven.repository.entry import (
     render_intent,
 )
 from pghaven.repository.manifest import BackupFacts, Manifest, parse_manifest, parse_pack_table, render_manifest
-from pghaven.repository.pack import PackPlace, PackRef
+from pghaven.repository.pack import PackPlace
+from pghaven.repository.packtable import PackTable
 from pghaven.repository.repository import Repository
 from pghaven.store.api import Store
 from pghaven.store.metered import find_server_store
@@ -296,7 +297,7 @@ class BackupCatalog:
         place = next(self.iter_manifests(entry))
         return self._name(entry.label, place.part), place.hash
 
-    def load_pack_table(self, entry: BackupEntry, place: ManifestPlace) -> tuple[PackRef, ...]:
+    def load_pack_table(self, entry: BackupEntry, place: ManifestPlace) -> PackTable:
         """The packs that a manifest names, proven, without reading the rest of it. Raises Damaged, ObjectMissing."""
         name = self._name(entry.label, place.part)
         index = self._repository.load_index(name, Kind.MANIFEST)

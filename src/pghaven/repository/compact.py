@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 import numpy as np
+import numpy.typing as npt
 
 from pghaven.errors import Damaged, Locked, ObjectMissing, PghavenError
 from pghaven.repository.backups import BackupCatalog
@@ -35,6 +36,7 @@ from pghaven.repository.entry import (
 from pghaven.repository.liveness import SIGN_OF_LIFE_SECONDS, seems_dead
 from pghaven.repository.manifest import Manifest
 from pghaven.repository.pack import PACK_BYTES, PackRef, PackWriter, iter_pack_frames, load_pack_index
+from pghaven.repository.packtable import join_packs
 from pghaven.repository.relocate import LiveBytes, Moves, PackLine, relocate
 from pghaven.repository.unreadable import advise
 from pghaven.runtime.whoami import ProcessIdentity
@@ -54,10 +56,8 @@ FREE_SHARE = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompactionRules:
-    """Packs of which less than ``live_share_max`` of the plain bytes is in use are written anew, the deadest first, and
-    at the most ``live_bytes_max`` in all, if that frees at least ``freed_bytes_min``. ``level`` is zstd's; ``is_dead``
-    judges the writer of another compaction.
-    """
+    """Packs of which less than ``live_share_max`` of the plain bytes is in use are written anew, the deadest first, at
+    most ``live_bytes_max`` in all, if that frees at least ``freed_bytes_min``. ``is_dead`` judges other writers."""
 
     live_share_max: float = LIVE_SHARE_MAX
     freed_bytes_min: int = FREED_BYTES_MIN
@@ -132,14 +132,14 @@ class Compactor:
         line = PackLine()
         # Whole cells are moved, so a cell of which anything is in use counts: what was moved is not found sparse again.
         live = LiveBytes(line, dense_at=self._rules.live_share_max, grain=CELL_BYTES)
-        users: list[tuple[str, set[int]]] = []
+        users: list[tuple[str, npt.NDArray[np.int64]]] = []
         for entry in reversed(self._read_live()):  # the newest use most, and then the others need not be counted
             if entry.label in going:
                 continue
             manifest = self._catalog.load_manifest(entry)
             line.add(manifest.packs)
             live.add(manifest.block_map, manifest.packs)
-            users.append((entry.label, set(line.numbers_of(manifest.packs).tolist())))
+            users.append((entry.label, line.numbers_of(manifest.packs)))
         sparse = {
             number: SparsePack(pack=line.packs[number], live_bytes=size)
             for number, size in live.bytes_of_sparse().items()
@@ -154,7 +154,7 @@ class Compactor:
             chosen = []
         return CompactionPlan(
             packs=tuple(sparse[number] for number in chosen),
-            backups=tuple(label for label, numbers in reversed(users) if not numbers.isdisjoint(chosen)),
+            backups=tuple(label for label, numbers in reversed(users) if np.isin(chosen, numbers).any()),
         )
 
     def _find_room(self) -> int:
@@ -391,9 +391,9 @@ class _FrameFiller:
 def _rewrite(manifest: Manifest, line: PackLine, moves: Moves, written: tuple[PackRef, ...]) -> Manifest:
     """The same backup over the packs that were written."""
     block_map = relocate(manifest.block_map, manifest.packs, line, moves)
-    packs = (*manifest.packs, *written)
+    packs = join_packs(manifest.packs, written)
     block_map, kept = used_packs(block_map, len(packs))
-    return replace(manifest, block_map=block_map, packs=tuple(packs[number] for number in kept.tolist()))
+    return replace(manifest, block_map=block_map, packs=packs.choose(kept))
 
 
 def _next_generation(entry: BackupEntry) -> int:

@@ -27,6 +27,7 @@ from pghaven.repository.container import FRAME_BYTES, Container, ContainerWriter
 from pghaven.repository.manifest_check import check_manifest, check_packs
 from pghaven.repository.manifest_columns import iter_byte_planes, read_blob, read_column
 from pghaven.repository.pack import PackRef
+from pghaven.repository.packtable import ID_BYTES, PackTable
 from pghaven.repository.seal import Keyring
 from pghaven.runtime.names import Names
 from pghaven.runtime.spill import Spool, in_parts, let_go
@@ -163,7 +164,7 @@ class Manifest:
     facts: BackupFacts
     files: FileColumns
     block_map: BlockMap
-    packs: tuple[PackRef, ...]
+    packs: Sequence[PackRef]  # a PackTable, where there are many
     relations: Buffer  # JSON lines: [database oid, database, tablespace oid, file node, schema, name, kind]
     config_files: tuple[ConfigFile, ...]
     control: bytes  # global/pg_control: read last, restored last
@@ -172,8 +173,7 @@ class Manifest:
 def render_manifest(manifest: Manifest, *, context: bytes, keyring: Keyring) -> FinishedContainer:
     """The stored form of a manifest. Raises Damaged for one that no reader would take."""
     check_manifest(manifest)
-    files, block_map, packs = manifest.files, manifest.block_map, manifest.packs
-    writers = {label: number for number, label in enumerate(dict.fromkeys(pack.label for pack in packs))}
+    files, block_map, packs = manifest.files, manifest.block_map, PackTable.of(manifest.packs)
     let_go()
     columns: dict[str, npt.NDArray[Any]] = {
         "directory_mode": files.directory_mode,
@@ -187,16 +187,16 @@ def render_manifest(manifest: Manifest, *, context: bytes, keyring: Keyring) -> 
         "run_length": block_map.length,
         "run_pack": block_map.pack,
         "run_offset": block_map.offset,
-        "pack_writer": np.array([writers[pack.label] for pack in packs], np.uint32),
-        "pack_size": np.array([pack.size_bytes for pack in packs], np.uint64),
-        "pack_tail": np.array([pack.tail_bytes for pack in packs], np.uint32),
-        "pack_plain": np.array([pack.plain_length for pack in packs], np.uint64),
+        "pack_writer": packs.writer,
+        "pack_size": packs.size_bytes,
+        "pack_tail": packs.tail_bytes,
+        "pack_plain": packs.plain_length,
     }
     blobs: dict[str, Buffer] = {
         "directories": _join_names(files.directories),
         "file_names": files.names.joined,
         "file_hashes": files.content_hash.reshape(-1).data,
-        "pack_ids": b"".join(pack.id for pack in packs),
+        "pack_ids": packs.ids.reshape(-1).data,
         "relations": manifest.relations,
         "config_contents": b"".join(file.content for file in manifest.config_files),
         "control": manifest.control,
@@ -214,7 +214,7 @@ def render_manifest(manifest: Manifest, *, context: bytes, keyring: Keyring) -> 
     meta = {
         "facts": render_facts(manifest.facts),
         "columns": described,
-        "pack_writers": list(writers),
+        "pack_writers": list(packs.labels),
         "config_files": [[file.role, file.path, file.mode, len(file.content)] for file in manifest.config_files],
     }
     return writer.finish(meta)
@@ -238,7 +238,7 @@ def parse_manifest(container: Container) -> Manifest:
         columns = {name: read_column(plain, described[name], dtype) for name, dtype in _COLUMN_TYPES.items()}
         blobs = {name: read_blob(plain, described[name]) for name in _BLOBS}
         config_files = _parse_config_files(meta["config_files"], bytes(blobs["config_contents"]))
-        packs = _parse_packs(columns, bytes(blobs["pack_ids"]), meta["pack_writers"])
+        packs = _parse_packs(columns, blobs["pack_ids"], meta["pack_writers"])
         content_hash = np.frombuffer(blobs["file_hashes"], np.uint8).reshape(-1, HASH_BYTES)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         raise Damaged(f"it is not a backup's manifest ({error!r})") from error
@@ -275,7 +275,7 @@ def parse_manifest(container: Container) -> Manifest:
 
 def parse_pack_table(
     meta: Mapping[str, Any], fetch: Callable[[Sequence[tuple[int, int]]], Sequence[bytes]]
-) -> tuple[BackupFacts, tuple[PackRef, ...]]:
+) -> tuple[BackupFacts, PackTable]:
     """What a manifest says of its packs alone. ``fetch`` gives plain bytes at (offset, length). Raises Damaged."""
     try:
         facts = parse_facts(meta["facts"])
@@ -305,16 +305,20 @@ def _parse_names(blob: Buffer, count: int) -> Names:
         raise Damaged(f"it has another number of names than of files: {error}") from error
 
 
-def _parse_packs(columns: Mapping[str, npt.NDArray[Any]], ids: bytes, writers: Sequence[object]) -> tuple[PackRef, ...]:
-    rows = [columns[name].tolist() for name in _PACK_COLUMNS]
-    if any(len(row) * 32 != len(ids) for row in rows):
+def _parse_packs(columns: Mapping[str, npt.NDArray[Any]], ids: Buffer, writers: Sequence[object]) -> PackTable:
+    writer, size, tail, plain = (columns[name] for name in _PACK_COLUMNS)
+    if any(len(column) * ID_BYTES != len(ids) for column in (writer, size, tail, plain)):
         raise Damaged("its table of packs is incomplete")
-    labels = [layout.check_label(label) for label in writers]
-    return tuple(
-        PackRef(
-            label=labels[writer], id=ids[32 * i : 32 * i + 32], size_bytes=size, tail_bytes=tail, plain_length=plain
-        )
-        for i, (writer, size, tail, plain) in enumerate(zip(*rows, strict=True))
+    labels = tuple(layout.check_label(label) for label in writers)
+    if len(writer) and int(writer.max()) >= len(labels):
+        raise Damaged("its table of packs names a label that it does not list")
+    return PackTable(
+        labels=labels,
+        writer=writer,
+        ids=np.frombuffer(ids, np.uint8).reshape(-1, ID_BYTES),
+        size_bytes=size,
+        tail_bytes=tail,
+        plain_length=plain,
     )
 
 

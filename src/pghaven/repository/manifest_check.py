@@ -17,7 +17,7 @@ from pghaven.errors import Damaged
 from pghaven.postgres.segment import is_valid_segment_size
 from pghaven.repository.blockmap import check_block_map, exact_sum
 from pghaven.repository.container import FOOTER_BYTES, HEADER_BYTES
-from pghaven.repository.pack import PackRef
+from pghaven.repository.packtable import PackTable
 from pghaven.runtime.spill import in_parts, let_go
 
 if TYPE_CHECKING:
@@ -35,14 +35,14 @@ _NOT_FILES = frozenset({b"global/pg_control", b"pghaven.restore.json"})
 
 def check_manifest(manifest: Manifest) -> None:
     """Raises Damaged saying what is wrong with it."""
-    facts, files, packs = manifest.facts, manifest.files, manifest.packs
+    facts, files, packs = manifest.facts, manifest.files, PackTable.of(manifest.packs)
     _check_facts(facts, manifest.config_files)
     _check_columns(facts, files)
     let_go()
     taken = _check_directories(facts, files.directories)
     _check_names(files, taken)
     check_packs(packs)
-    check_block_map(manifest.block_map, files.size, np.array([pack.plain_length for pack in packs], np.uint64))
+    check_block_map(manifest.block_map, files.size, packs.plain_length)
     let_go()
     if facts.file_count != len(files.size) or facts.total_bytes != exact_sum(files.size):
         raise Damaged("its files are not as many or as large as it says")
@@ -131,11 +131,12 @@ def _can_be_name(name: bytes) -> bool:
     return name not in (b"", b".", b"..") and len(name) <= _NAME_BYTES_MAX and b"\0" not in name
 
 
-def check_packs(packs: Sequence[PackRef]) -> None:
+def check_packs(packs: PackTable) -> None:
     """Raises Damaged for packs whose sizes cannot be."""
-    for pack in packs:
-        inside = HEADER_BYTES + pack.tail_bytes <= pack.size_bytes <= _SIZE_BYTES_MAX
-        if not inside or pack.tail_bytes < FOOTER_BYTES or pack.plain_length > _SIZE_BYTES_MAX:
+    for part in in_parts(len(packs)):
+        size, tail = packs.size_bytes[part], packs.tail_bytes[part]
+        inside = (HEADER_BYTES + tail.astype(np.uint64) <= size) & (size <= _SIZE_BYTES_MAX) & (tail >= FOOTER_BYTES)
+        if not np.all(inside & (packs.plain_length[part] <= _SIZE_BYTES_MAX)):
             raise Damaged("its table of packs holds sizes that cannot be")
 
 

@@ -102,14 +102,19 @@ class PackWriter:
         container.add_frame(frame, cells)
         return self._sequence, offset
 
+    def take_stored(self) -> tuple[PackRef, ...]:
+        """The packs that have become durable since the last time, in the order of their numbers."""
+        stored, self._stored = tuple(self._stored), []
+        return stored
+
     def close(self) -> tuple[PackRef, ...]:
-        """Store what is left; returns all packs in the order of their numbers, all of them durable."""
+        """Store what is left; returns all packs that were not taken, in the order of their numbers, all durable."""
         if self._container is not None:
             self._finish()
         self._collect()
         if self._thread is not None:
             self._thread.shutdown()
-        return tuple(self._stored)
+        return self.take_stored()
 
     def abort(self) -> None:
         """Stop without storing what is left; packs already stored stay, for a collector."""

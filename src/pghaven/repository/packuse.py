@@ -59,17 +59,17 @@ def explain_packs(catalog: BackupCatalog) -> tuple[PackUse, ...]:
             for pack in catalog.load_pack_table(entry, place):
                 earlier[pack.label, pack.id].append(entry.label)
     in_use = live.bytes_of_sparse()
-    numbers = {(pack.label, pack.id): number for number, pack in enumerate(line.packs)}
+    plain = line.packs.plain_length
     sources = find_sources(entries.values())
     found = []
     for key, size_bytes in sorted(stored.items()):
-        number = numbers.get(key)
+        number = line.find(*key)
         found.append(
             PackUse(
                 label=key[0],
                 id=key[1].hex(),
                 size_bytes=size_bytes,
-                plain_bytes=None if number is None else line.packs[number].plain_length,
+                plain_bytes=None if number is None else int(plain[number]),
                 live_bytes=None if number is None else in_use.get(number, 0),
                 backups=tuple(users[key]),
                 reason=_explain(entries, sources, key[0], (users[key], earlier[key])),

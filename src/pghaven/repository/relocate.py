@@ -15,6 +15,7 @@ import numpy.typing as npt
 from pghaven.repository.blockmap import HOLE, U4, U8, BlockMap
 from pghaven.repository.mapmaking import join_runs
 from pghaven.repository.pack import PackRef
+from pghaven.repository.packtable import PackNumbers, PackTable
 
 _NOWHERE = np.uint64((1 << 64) - 1)
 _NONE = np.zeros(0, np.uint64)
@@ -24,36 +25,42 @@ class PackLine:
     """Packs on one line, in the order in which they are added; each has a number, and a place where it begins."""
 
     def __init__(self, packs: Iterable[PackRef] = ()) -> None:
-        self.packs: list[PackRef] = []
-        self._begins: list[int] = []
-        self._numbers: dict[tuple[str, bytes], int] = {}
-        self._end = 0
-        self.add(packs)
+        self._numbers = PackNumbers()
+        self._is_forgotten = np.zeros(0, bool)
+        self.begins: U8 = _NONE
+        self.add(PackTable.of(packs))
 
-    def add(self, packs: Iterable[PackRef]) -> None:
-        for pack in packs:
-            if (pack.label, pack.id) not in self._numbers:
-                self._numbers[pack.label, pack.id] = len(self.packs)
-                self.packs.append(pack)
-                self._begins.append(self._end)
-                self._end += pack.plain_length + 1  # so that intervals of two packs never touch
+    @property
+    def packs(self) -> PackTable:
+        return self._numbers.table
+
+    def add(self, packs: Sequence[PackRef]) -> None:
+        before = len(self._numbers)
+        self._numbers.add(packs)
+        if len(self._numbers) > before:
+            # One more than they are long, so that intervals of two packs never touch.
+            ends = np.cumsum(self.packs.plain_length + np.uint64(1), dtype=np.uint64)
+            self.begins = np.concatenate((_NONE, np.zeros(1, np.uint64), ends[:-1]))
+            self._is_forgotten = np.concatenate((self._is_forgotten, np.zeros(len(ends) - before, bool)))
 
     def forget(self, numbers: Iterable[int]) -> None:
         """Take packs off the line; the others stay where they are."""
-        for number in numbers:
-            pack = self.packs[number]
-            del self._numbers[pack.label, pack.id]
-
-    @property
-    def begins(self) -> U8:
-        return np.array(self._begins, np.uint64)
+        self._is_forgotten[list(numbers)] = True
 
     def begin_of(self, number: int) -> int:
-        return self._begins[number]
+        return int(self.begins[number])
+
+    def find(self, label: str, pack_id: bytes) -> int | None:
+        """The number of a pack, None for one that is not on the line."""
+        number = self._numbers.find(label, pack_id)
+        return None if number < 0 or self._is_forgotten[number] else number
 
     def numbers_of(self, packs: Sequence[PackRef]) -> npt.NDArray[np.int64]:
         """The number of each pack, -1 for those that are not on the line."""
-        return np.array([self._numbers.get((pack.label, pack.id), -1) for pack in packs], np.int64)
+        numbers = np.array(self._numbers.find_all(packs))
+        known = numbers >= 0
+        numbers[known] = np.where(self._is_forgotten[numbers[known]], -1, numbers[known])
+        return numbers
 
     def lay(self, block_map: BlockMap, packs: Sequence[PackRef]) -> U8:
         """Where each run of a map over ``packs`` begins on the line; the largest number for what is not on it."""
@@ -89,9 +96,8 @@ class LiveBytes:
         begin = self._line.lay(block_map, packs)
         here = begin != _NOWHERE
         begin, end = begin[here], begin[here] + block_map.length[here]
-        more = len(self._line.packs) - len(self._is_dense)
-        self._is_dense = np.concatenate((self._is_dense, np.zeros(more, bool)))
-        plain = np.array([pack.plain_length for pack in self._line.packs], np.uint64)
+        plain = self._line.packs.plain_length
+        self._is_dense = np.concatenate((self._is_dense, np.zeros(len(plain) - len(self._is_dense), bool)))
         pack = self._pack_at(begin)
         base = self._line.begins[pack]
         begin -= (begin - base) % self._grain

@@ -46,6 +46,7 @@ from pghaven.restore.fetch import (
     FetchSettings,
     FileSource,
     cut_jobs,
+    describe_means,
     number_files,
     open_fetcher,
 )
@@ -100,8 +101,7 @@ def run_restore(
     """Restore; the directory is ready to start when this returns, and durable.
 
     Raises StoreUnreachable for a full disk or a lost repository, Damaged naming the object; then the directory cannot
-    be started, and the same plan can be run again.
-    """
+    be started, and the same plan can be run again."""
     began = clock.monotonic()
     for notice in plan.notices:
         listener(notice)
@@ -126,8 +126,7 @@ def run_restore(
 def find_owner_ids(manifest: Manifest) -> tuple[int, int] | None:
     """Who is to own the restored files: as root the owner they had, by name; else None, ourselves.
 
-    Raises NotFound when this host has no such user.
-    """
+    Raises NotFound when this host has no such user."""
     if os.geteuid() != 0 or not manifest.facts.owners:
         return None
     import grp
@@ -196,7 +195,8 @@ class _Writer:
             return self._settings.source.fill(plan, self._settings.owner, self._tell)
         total = plan.manifest.facts.total_bytes
         verb = "comparing and restoring" if self._is_in_place else "restoring"
-        self._tell(Step(text=f"{verb} {render_size(total)} from {len(plan.manifest.packs)} packs"))
+        means = describe_means(self._settings.processes, self._is_in_place)
+        self._tell(Step(text=f"{verb} {render_size(total)} from {len(plan.manifest.packs)} packs, with {means}"))
         settings = FetchSettings(
             place=self._settings.place, roots=self._roots, in_place=self._is_in_place, pace=self._settings.pace
         )

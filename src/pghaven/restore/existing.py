@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,10 +21,14 @@ from pghaven.repository.manifest import Manifest
 from pghaven.repository.walstore import WalArchive
 from pghaven.restore.oldwal import find_unarchived
 from pghaven.restore.request import Existing, RestoreRequest
+from pghaven.runtime.names import list_names
+from pghaven.runtime.spill import in_parts
 
 # Neither removed nor worth a word: pg_control goes before all others, the plan file is written anew.
 _PASSED_OVER = frozenset({"global/pg_control", RESTORE_PLAN_FILE, "pghaven.recovery.log", "lost+found"})
 _NAMED = 5
+_FILES_AT_ONCE = 4096
+_NO_FILE = (None, 0)
 GENERATED_FILES = (
     RESTORE_PLAN_FILE,
     "backup_label",
@@ -68,6 +72,36 @@ def find_existing(places: Mapping[str, str], links: Mapping[str, str], manifest:
     return scan.found
 
 
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """What lies under a name; links are not followed."""
+
+    path: bytes
+    status: os.stat_result
+
+    @property
+    def is_link(self) -> bool:
+        return stat.S_ISLNK(self.status.st_mode)
+
+    @property
+    def is_directory(self) -> bool:
+        return stat.S_ISDIR(self.status.st_mode)
+
+    @property
+    def is_file(self) -> bool:
+        return stat.S_ISREG(self.status.st_mode)
+
+
+def _find_entry(directory: bytes, name: bytes) -> _Entry | None:
+    path = os.path.join(directory, name)
+    try:
+        return _Entry(path, os.lstat(path))
+    except FileNotFoundError:
+        return None
+    except PermissionError:
+        raise NotPermitted(f'could not look at "{os.fsdecode(path)}": permission denied') from None
+
+
 class _Scan:
     def __init__(self, links: Mapping[str, str], manifest: Manifest) -> None:
         self.found = Found()
@@ -77,82 +111,85 @@ class _Scan:
         self._version = f"PG_{manifest.facts.major}_{manifest.facts.catalog_version}"
         self._number = {os.fsdecode(path): number for number, path in enumerate(manifest.files.directories)}
 
-    def _wanted(self, relative: str) -> dict[bytes, int]:
-        """The files that the backup has in a directory, with their sizes; they stand one after another in it."""
+    def _iter_wanted(self, relative: str) -> Iterator[tuple[bytes, int]]:
+        """The files that the backup has in a directory, by their names, with their sizes."""
         number = self._number.get(relative)
         if number is None:
-            return {}
+            return
         first, last = np.searchsorted(self._files.directory, [number, number + 1]).tolist()
-        return dict(zip(self._files.names[first:last], self._files.size[first:last].tolist(), strict=True))
+        for part in in_parts(last - first, _FILES_AT_ONCE):
+            here = slice(first + part.start, first + part.stop)
+            yield from zip(self._files.names[here], self._files.size[here].tolist(), strict=True)
 
     def walk(self, relative: str, path: bytes) -> None:
-        wanted = self._wanted(relative)
         prefix = f"{relative}/" if relative else ""
         try:
-            entries = sorted(os.scandir(path), key=lambda entry: entry.name)
+            names = list_names(os.fsdecode(path))
         except (FileNotFoundError, NotADirectoryError):
             return  # somebody is at it; whatever it becomes, nothing is written through it
         except PermissionError:
             raise NotPermitted(f'could not look into "{os.fsdecode(path)}": permission denied') from None
-        for entry in entries:
-            name = prefix + os.fsdecode(entry.name)
-            if name in _PASSED_OVER:
+        # Both in order of their bytes, so neither is ever in memory as a whole.
+        wanted = self._iter_wanted(relative)
+        next_name, next_size = next(wanted, _NO_FILE)
+        for own_name in names:
+            while next_name is not None and next_name < own_name:
+                next_name, next_size = next(wanted, _NO_FILE)
+            name = prefix + os.fsdecode(own_name)
+            entry = _find_entry(path, own_name) if name not in _PASSED_OVER else None
+            if entry is None:
                 continue
-            size = wanted.get(entry.name)
             if relative == TABLESPACES and name in self._links:
                 self._take_tablespace(name, entry)
-            elif size is not None:
-                self._take_file(name, entry, size)
+            elif own_name == next_name:
+                self._take_file(name, entry, next_size)
             elif name in self._number:
                 self._take_directory(name, entry)
             else:
                 self._take_other(name, entry)
 
-    def _take_tablespace(self, name: str, entry: os.DirEntry[bytes]) -> None:
-        if not entry.is_symlink():
+    def _take_tablespace(self, name: str, entry: _Entry) -> None:
+        if not entry.is_link:
             self.found.in_the_way.append(name)
         elif os.fsdecode(os.readlink(entry.path)) != self._links[name]:
             self.found.replaced.append(name)
 
-    def _take_file(self, name: str, entry: os.DirEntry[bytes], size: int) -> None:
-        found = self.found
-        if entry.is_dir(follow_symlinks=False):
+    def _take_file(self, name: str, entry: _Entry, size: int) -> None:
+        found, status = self.found, entry.status
+        if entry.is_directory:
             found.in_the_way.append(name)
             return
-        status = entry.stat(follow_symlinks=False)
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+        if not entry.is_file or status.st_nlink != 1:
             found.replaced.append(name)  # also one that has another name: writing to it would change that as well
             return
         found.file_count += 1
         found.local_bytes += min(status.st_size, size)
         found.free_bytes[self.root] += status.st_blocks * 512
 
-    def _take_directory(self, name: str, entry: os.DirEntry[bytes]) -> None:
-        if entry.is_dir(follow_symlinks=False):
+    def _take_directory(self, name: str, entry: _Entry) -> None:
+        if entry.is_directory:
             self.walk(name, entry.path)
-        elif entry.is_file(follow_symlinks=False):
+        elif entry.is_file:
             self.found.in_the_way.append(name)
         else:
             self.found.replaced.append(name)
 
-    def _take_other(self, name: str, entry: os.DirEntry[bytes]) -> None:
+    def _take_other(self, name: str, entry: _Entry) -> None:
         """What has no name of the backup's."""
-        found = self.found
-        is_directory = entry.is_dir(follow_symlinks=False)
-        if entry.is_symlink():
+        found, status = self.found, entry.status
+        if entry.is_link:
             # One that PostgreSQL would write through must not stay, wherever it leads.
             known = is_tablespace_link(name) or self._is_own(name) or is_own_directory(name, self._version)
             (found.removed if known else found.foreign).append(name)
-        elif is_directory and is_own_directory(name, self._version):
+        elif entry.is_directory and is_own_directory(name, self._version):
             self.walk(name, entry.path)
             found.removed.append(name)
-        elif is_directory or not entry.is_file(follow_symlinks=False) or not self._is_own(name):
+        elif not entry.is_file or not self._is_own(name):
             found.foreign.append(name)
         elif is_wal_file(name):
             found.wal.append(name)
         else:
             found.removed.append(name)
-            status = entry.stat(follow_symlinks=False)
             found.free_bytes[self.root] += status.st_blocks * 512 if status.st_nlink == 1 else 0
 
     def _is_own(self, name: str) -> bool:

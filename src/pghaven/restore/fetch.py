@@ -23,6 +23,7 @@ from pghaven.restore.request import RestorePlan
 from pghaven.restore.targetfiles import OPEN_FILES_MAX, Directories, FileTarget, settle, write_at, writing_error
 from pghaven.runtime.direct import DirectWriter, open_direct
 from pghaven.runtime.pace import Pace
+from pghaven.units import render_size
 
 _FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _REWRITE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -38,6 +39,24 @@ class FetchSettings:
     roots: tuple[tuple[str, str], ...]
     in_place: bool = False
     pace: Pace | None = None
+
+
+# What a worker process holds, and the one that hands out the work; tests/unit/restore/test_memory.py finds less.
+WORKER_MEMORY_BYTES = 64 << 20
+COORDINATOR_MEMORY_BYTES = 110 << 20
+
+
+def find_memory(processes: int, is_in_place: bool) -> int:
+    """The most memory in bytes that all processes of a restore hold together, however many files and bytes there are.
+
+    New files are written in two passes, and the second one's workers are there from the beginning.
+    """
+    return COORDINATOR_MEMORY_BYTES + processes * (1 if is_in_place else 2) * WORKER_MEMORY_BYTES
+
+
+def describe_means(processes: int, is_in_place: bool) -> str:
+    """With what a restore works, in words."""
+    return f"{processes} processes, using at most {render_size(find_memory(processes, is_in_place))} of memory"
 
 
 Run = tuple[int, int, int, int]

@@ -7,6 +7,7 @@ held; our settings stand in one marked block at the end of ``postgresql.auto.con
 from __future__ import annotations
 
 import os
+import re
 
 from pghaven.events import Listener, Notice
 from pghaven.postgres.datadir import CONFIG_COPY_DIRECTORY, RESTORE_PLAN_FILE
@@ -21,6 +22,10 @@ from pghaven.restore.request import RestorePlan
 from pghaven.restore.targetfiles import Directories
 from pghaven.runtime.durable import OwnerOf, write_durably
 
+_MADE = "# Added by pghaven:"
+# Includes lie elsewhere in the copy, and a file with the server's process number is the original's.
+_NOT_HERE = re.compile(r"\s*(include|external_pid_file)", re.IGNORECASE)
+_DATA_DIRECTORY = re.compile(r"^[ \t]*data_directory[ \t]*=?[ \t]*'((?:[^']|'')*)'", re.IGNORECASE | re.MULTILINE)
 _NAMES = {"config": "postgresql.conf", "hba": "pg_hba.conf", "ident": "pg_ident.conf"}
 
 
@@ -48,17 +53,23 @@ class Handover:
     def write_configuration(self, listener: Listener) -> None:
         """Configuration that lay outside the data directory (Debian's /etc/postgresql).
 
-        The originals are put into ``pghaven.config/``; files that the data directory itself lacks are made from them,
-        so that it can be started as it is.
+        The originals are put into ``pghaven.config/``; files that the data directory itself lacks, or has from an
+        earlier restore, are made from them, so that it can be started as it is, and starts nothing else.
         """
         outside = self._plan.manifest.config_files
+        own = self._read(_NAMES["config"])
+        if not any(file.role == "config" for file in outside) and (settled := _settle(own, self._plan)) != own:
+            self._replace("", _NAMES["config"], settled)
+            text = f"postgresql.conf said where the files of another directory lie: {self._plan.request.target_dir} now"
+            listener(Notice(level="info", code="configuration", text=text))
         if not outside:
             return
         owner = (self._owner.uid, self._owner.gid) if self._owner else (-1, -1)
         self._places.make(CONFIG_COPY_DIRECTORY, 0o700, owner)
         for number, file in enumerate(outside):
             self._replace(CONFIG_COPY_DIRECTORY, f"{number}-{os.path.basename(file.path)}", file.content)
-        made = [file for file in outside if file.role in _NAMES and not self._exists(_NAMES[file.role])]
+        is_made = _MADE in own
+        made = [file for file in outside if file.role in _NAMES and (is_made or not self._exists(_NAMES[file.role]))]
         for file in made:
             content = _inside(file, self._plan.request.target_dir, outside) if file.role == "config" else file.content
             self._replace("", _NAMES[file.role], content)
@@ -116,25 +127,41 @@ class Handover:
 
 def _inside(file: ConfigFile, target: str, outside: tuple[ConfigFile, ...]) -> bytes:
     """The main configuration file for use inside the data directory: where files lie is overridden at its end."""
-    lines = [
-        "",
-        f"# Added by pghaven: this is a copy of {file.path} for starting this directory by itself.",
-        f"data_directory = {quote_setting(target)}",
-        f"hba_file = {quote_setting(target + '/pg_hba.conf')}",
-        f"ident_file = {quote_setting(target + '/pg_ident.conf')}",
-        "external_pid_file = ''",
-    ]
-    lines[2:2] = [
+    includes = [
         f"include_if_exists = {quote_setting(f'{CONFIG_COPY_DIRECTORY}/{number}-{os.path.basename(other.path)}')}"
         for number, other in enumerate(outside)
         if other.role == "include"
     ]
+    lines = ["", f"{_MADE} this is a copy of {file.path} for starting this directory by itself.", *includes]
     body = file.content.decode("utf-8", "surrogateescape")
     kept = [
-        f"# {line}  # (pghaven: see the end of this file)" if _is_include(line) else line for line in body.splitlines()
+        f"# {line}  # (pghaven: see the end of this file)" if _NOT_HERE.match(line) else line
+        for line in body.splitlines()
     ]
-    return "\n".join([*kept, *lines, ""]).encode("utf-8", "surrogateescape")
+    return "\n".join([*kept, *lines, *_render_places(target), ""]).encode("utf-8", "surrogateescape")
 
 
-def _is_include(line: str) -> bool:
-    return line.lstrip().startswith(("include", "include_dir", "include_if_exists"))
+def _render_places(target: str) -> list[str]:
+    return [
+        f"data_directory = {quote_setting(target)}",
+        f"hba_file = {quote_setting(target + '/pg_hba.conf')}",
+        f"ident_file = {quote_setting(target + '/pg_ident.conf')}",
+    ]
+
+
+def _settle(text: str, plan: RestorePlan) -> str:
+    """A postgresql.conf that lay in the data directory, without its naming another directory as that: whoever starts
+    this one would start that one."""
+    target, original = plan.request.target_dir, plan.manifest.facts.data_directory
+    named = [match[1].replace("''", "'") for match in _DATA_DIRECTORY.finditer(text)]
+    if not named or named[-1] == target:
+        return text
+    places = _render_places(target)
+    if _MADE not in text:
+        # Somebody's own: only what lay in the old directory is looked for in the new one.
+        roles = {file.role for file in plan.manifest.config_files}
+        places = [places[0]] + [
+            line for line, role in zip(places[1:], ("hba", "ident"), strict=True) if role not in roles
+        ]
+    head = f"{_MADE} the data directory was {original}."
+    return "\n".join([text.rstrip("\n"), "", head, *places, ""])

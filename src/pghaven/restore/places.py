@@ -243,15 +243,30 @@ def _require_empty(path: str, *, is_target: bool) -> None:
         raise Refused(
             f'the {what} "{path}" is not empty',
             detail=f"It holds {len(entries)} entries, among them {', '.join(entries[:5])}.",
-            hint="Move what is there away, or restore to another directory"
-            + ("." if is_target else " with --tablespace-mapping."),
+            hint=_advise(path, is_target=is_target),
         )
+
+
+def _advise(path: str, *, is_target: bool) -> str:
+    if not is_target:
+        return "Move what is there away, or restore to another directory with --tablespace-mapping."
+    if has_control(path):
+        return (
+            "Move what is there away, restore to another directory, or write over it, keeping what is right of it, "
+            "with --delta."
+        )
+    return "Move what is there away, or restore to another directory."
 
 
 def _require_parent(path: str) -> None:
     parent = os.path.dirname(path)
     if not os.path.isdir(parent):
         raise Refused(f'"{parent}" does not exist, so "{path}" cannot be made', hint=f'Make the directory "{parent}".')
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise NotPermitted(
+            f'could not make "{path}": you may not write to "{parent}"',
+            hint="Run the restore as root, or have somebody make the directory and give it to you.",
+        )
 
 
 def _require_own(unfinished: Mapping[str, Any], target: str, existing: Found, original: str) -> None:

@@ -37,7 +37,7 @@ from pghaven.restore.walsearch import (
     find_restore_points,
     find_transaction_end,
 )
-from pghaven.restore.way import Way, explain_damage, look_before_damage
+from pghaven.restore.way import AFTER_END_HINT, Way, explain_damage, look_before_damage
 from pghaven.units import parse_time_utc, render_time
 
 
@@ -234,7 +234,9 @@ class Planner:
             self._found = look_before_damage(way, self._locate, self._warn)
             if self._found is not None:
                 return self._found.start_lsn
-        what = f"transaction {target.xid} does not end" if target.xid is not None else f'no "{target.name}" is'
+        what = f'no restore point "{target.name}" is'
+        if target.xid is not None:
+            what = f"transaction {target.xid} does not end"
         raise Refused(
             f"{what} in the archived WAL that follows the oldest backup",
             detail=self._reachable(windows),
@@ -324,8 +326,7 @@ class Planner:
             raise Refused(
                 f"{render_time(target.time)} is after the end of the archive",
                 detail=self._reachable([way]),
-                hint="Choose an earlier target, or leave the target out to restore up to the end."
-                + self._gap_hint(way),
+                hint=AFTER_END_HINT + self._gap_hint(way),
             )
         self._note("quiet", "nothing was committed after the target time: the end of the archive is the target")
         return self._plan_latest(way)
@@ -338,8 +339,7 @@ class Planner:
             raise Refused(
                 f"WAL position {target.lsn} is after the end of the archive",
                 detail=self._reachable([way]),
-                hint="Choose an earlier target, or leave the target out to restore up to the end."
-                + self._gap_hint(way),
+                hint=AFTER_END_HINT + self._gap_hint(way),
             )
         if target.lsn > end.start_lsn:
             # The server looks for a record that begins at or after its target; there is none, this is the last one.

@@ -21,6 +21,11 @@ from pghaven.units import parse_time_utc, render_time
 
 _Found = TypeVar("_Found")
 
+AFTER_END_HINT = (
+    "Choose an earlier target, or leave the target out to restore up to the end. Where the server still runs, "
+    "SELECT pg_switch_wal() has it archive what it wrote last."
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:

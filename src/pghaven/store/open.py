@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING
 from pghaven.errors import NotPermitted, StoreUnreachable, UsageError
 from pghaven.runtime.durable import OwnerOf, make_directories_durably
 from pghaven.store.api import Store
-from pghaven.store.settings import StoreSettings, refuse_password
+from pghaven.store.settings import SCHEMES, StoreSettings, refuse_password
 
 if TYPE_CHECKING:
     from pghaven.store.objects import ObjectStore
 
-SCHEMES = ("file", "sftp", "s3", "gs", "az")
 
 _OBJECTS = ("s3", "gs", "az")
 

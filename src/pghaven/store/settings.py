@@ -37,6 +37,7 @@ class StoreSettings:
 SETTINGS = tuple(field.name for field in fields(StoreSettings))
 
 
+SCHEMES = ("file", "sftp", "s3", "gs", "az")
 _OBJECT_STORE_HINT = "Passwords and keys are read from files and the environment; see docs/guide/object-stores.md."
 _SSH_HINT = "ssh logs in with a key: ssh-keygen makes one, ssh-copy-id puts it onto the server."
 

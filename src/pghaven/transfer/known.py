@@ -8,7 +8,7 @@ taken over on the strength of names, sizes or times.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from pghaven.errors import Damaged, ObjectMissing
 from pghaven.repository import layout
@@ -84,7 +84,7 @@ def list_held(place: PackPlace) -> dict[str, int]:
 
 def match_packs(
     source: BackupCatalog, target: BackupCatalog, copy: BackupEntry
-) -> tuple[dict[bytes, PackRef], tuple[PackRef, ...]]:
+) -> tuple[dict[bytes, PackRef], Sequence[PackRef]]:
     """What a backup in the target tells of its packs: which are copies of which of the source's, and all there are.
 
     Raises Damaged, ObjectMissing when the target's own records cannot be read.

@@ -93,6 +93,13 @@ def test_the_error_counts_the_problems_and_lists_them_as_detail() -> None:
     assert caught.value.exit_status == 2
 
 
+def test_an_unknown_kind_of_store_is_told_with_all_other_problems() -> None:
+    problems = problems_of('[repository.main]\nurl = "ftp://host/path"\nmore = 1\n')
+    assert problems[0].startswith('/etc/p.toml:2: "url" in [repository.main] must begin with file://, ')
+    assert problems[0].endswith('not "ftp://"')
+    assert "more" in problems[1]
+
+
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
