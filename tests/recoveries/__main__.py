@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -21,6 +22,8 @@ from tests.support.httpproxy import FaultyProxy, proxying
 from tests.support.objectservers import ObjectServers
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "design" / "restore-commands.md"
+KEPT = Path(__file__).with_name("results.json")
+"""What the page was made of, so that it can be made again of some cases that were run anew and all others."""
 _NOT_TRIED = "–"
 _HEAD = """# What a `restore_command` does when something is wrong
 
@@ -37,7 +40,7 @@ _KEY = """
   when what was wrong had been mended it was started again, and had all rows. **waits**: a standby went on asking, and
   had all rows in the end.
 - **SHORT**: it came up without rows that are in the archive, with nothing but a line in its log. **ASTRAY**: it came
-  up with rows of a history that was left.
+  up with rows of a history that was left. BEHIND: a standby goes on without rows that are there.
 - –: not tried, since the tool has no such thing, or nobody has written down here how to do it to it.
 
 The fourth of six segments, with a row each, is the one that something is wrong with, unless the case says otherwise.
@@ -84,11 +87,11 @@ def network(tools: Sequence[Tool]) -> Iterator[tuple[FaultyProxy, dict[str, Tool
 def describe(case: Case, outcome: Outcome) -> str:
     statuses = [status for _, status in outcome.calls if status]
     if outcome.end == STOPS:
-        back = "" if outcome.comes_back else ", and did not come back"
+        back = ", and did not come back" if outcome.comes_back is False else ""
         return f"stops ({statuses[-1] if statuses else 0}){back}"
     if not outcome.lost(case):
         return outcome.end
-    told = "ASTRAY" if set(outcome.rows) - set(case.rows) else "SHORT"
+    told = "ASTRAY" if set(outcome.rows) - set(case.rows) else "SHORT" if outcome.end == OPENS else "BEHIND"
     return f"**{told}**: {len(set(outcome.rows) & set(case.rows))} of {len(case.rows)} rows" + _worst(outcome)
 
 
@@ -123,7 +126,8 @@ def main() -> int:
     given = parser.parse_args()
     cases = [case for case in CASES if given.case is None or case.name in given.case]
     tools = list_tools(given.command)
-    results: dict[str, dict[str, str]] = {case.name: {} for case in CASES}
+    kept: dict[str, dict[str, str]] = json.loads(KEPT.read_text()) if given.case and KEPT.exists() else {}
+    results = {case.name: kept.get(case.name, {}) for case in CASES}
     places.scratch()
     failed = False
     try:
@@ -146,6 +150,7 @@ def main() -> int:
         places.remove_scratch()
     page = render(results, tools, recorded)
     if given.write:
+        KEPT.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
         PAGE.write_text(page)
     elif given.command is None:
         print(page)

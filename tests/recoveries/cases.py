@@ -46,6 +46,7 @@ class Scene:
 class Case:
     """``ends`` is how the recovery may end; one that opens has ``rows`` and no others. ``needs`` is what the tool must
     be able to, ``names`` what is archived, ``copies`` in how many repositories, ``settings`` what the server is told.
+    ``mends`` is False where nothing is wrong that could be mended.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Case:
     copies: int = 1
     settings: Mapping[str, str] = field(default_factory=dict)
     signal: str = "recovery.signal"
+    mends: bool = True
     absent: str | None = None
     """A file whose absence the command must have proven, with status 1."""
 
@@ -291,6 +293,7 @@ CASES = (
         says="the archive ends before the planned end",
         ends=STOPS,
         expected=lambda recorded: Expected(end=recorded.end_of(recorded.left)),
+        mends=False,
         needs=frozenset({"plan"}),
     ),
     Case(

@@ -56,7 +56,7 @@ class Judge:
         self._make_cluster = make_cluster
         self._recorded = recorded
         self._place = place
-        self._archives: dict[tuple[str, int, tuple[str, ...]], Path] = {}
+        self._archives: dict[tuple[Tool, int, tuple[str, ...]], Path] = {}
         self._count = 0
 
     def judge(self, case: Case, tool: Tool, proxy: FaultyProxy | None = None) -> Outcome:
@@ -73,7 +73,7 @@ class Judge:
         case.spoil(Scene(tool=tool, recorded=self._recorded, place=place, calls=calls, proxy=proxy))
         try:
             outcome = self._recover(case, server, calls)
-            if outcome.end == STOPS:
+            if outcome.end == STOPS and case.mends:
                 if proxy is not None:
                     proxy.calm()
                 self._mend(template, place, calls)
@@ -88,7 +88,7 @@ class Judge:
     def _archive(self, case: Case, tool: Tool) -> Path:
         """What the tool has archived for a case, spoiled by nothing."""
         names = case.names(self._recorded)
-        key = (tool.name, case.copies, names)
+        key = (tool, case.copies, names)
         if key not in self._archives:
             place = self._place / f"a{len(self._archives)}"
             place.mkdir()
