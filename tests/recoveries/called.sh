@@ -1,4 +1,4 @@
-# Calls a restore_command as PostgreSQL does, notes how it ended, and does around it, once, what the case has asked for.
+# Calls a restore_command as PostgreSQL does, notes how it ended, and does around it what the case has asked for.
 # $1: the directory of this recovery; $2, $3: what PostgreSQL puts in place of %f and %p.
 RC=$1 RC_FILE=$2 RC_PATH=$3
 export RC_FILE RC_PATH
@@ -17,7 +17,7 @@ else
 fi
 if [ -f "$RC/after-$2" ]; then
     . "$RC/after-$2" >&2
-    rm -f "$RC/before-$2" "$RC/after-$2"
+    if [ -f "$RC/once" ]; then rm -f "$RC/before-$2" "$RC/after-$2"; fi
 fi
 echo "$2 $status" >>"$RC/calls"
 exit $status

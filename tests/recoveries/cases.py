@@ -108,6 +108,11 @@ def _take_away(scene: Scene) -> None:
     scene.around(f"mv {vault} {vault}.away", f"mv {vault}.away {vault}")
 
 
+def _take_away_once(scene: Scene) -> None:
+    _take_away(scene)
+    (scene.calls / "once").touch()
+
+
 def _leave_mount_point(scene: Scene) -> None:
     vault = scene.tool.vault(scene.place)
     scene.around(f"mv {vault} {vault}.away; mkdir {vault}", f"rmdir {vault}; mv {vault}.away {vault}")
@@ -197,19 +202,19 @@ CASES = (
         spoil=_plant_foreign,
         needs=frozenset({"plant"}),
     ),
-    Case(name="repository away", says="the archive is not there for one call", ends=STOPS, spoil=_take_away),
-    Case(name="not mounted", says="an empty mount point, for one call", ends=STOPS, spoil=_leave_mount_point),
-    Case(name="forbidden", says="the archive may not be read, for one call", ends=STOPS, spoil=_forbid),
+    Case(name="repository away", says="the archive is not there while it is asked for", ends=STOPS, spoil=_take_away),
+    Case(name="not mounted", says="an empty mount point while it is asked for", ends=STOPS, spoil=_leave_mount_point),
+    Case(name="forbidden", says="the archive may not be read while it is asked for", ends=STOPS, spoil=_forbid),
     Case(
         name="key missing",
-        says="the key or passphrase is missing or wrong, for one call",
+        says="the key or passphrase is missing or wrong while it is asked for",
         ends=STOPS,
         spoil=_hide_key,
         needs=frozenset({"key"}),
     ),
     Case(
         name="descriptor",
-        says="what the repository is described by is damaged, for one call",
+        says="what the repository is described by is damaged while it is asked for",
         ends=STOPS,
         spoil=_spoil_descriptor,
         needs=frozenset({"key"}),
@@ -268,7 +273,7 @@ CASES = (
         name="standby",
         says="the archive is not there for one call of a standby",
         ends=WAITS,
-        spoil=_take_away,
+        spoil=_take_away_once,
         signal="standby.signal",
         settings={"hot_standby": "on", "wal_retrieve_retry_interval": "100ms"},
     ),
