@@ -17,7 +17,7 @@ import numpy.typing as npt
 from pghaven.backup.gather import KNOWN_PACKS
 from pghaven.backup.listing import Listing
 from pghaven.backup.pagecheck import SuspectPage
-from pghaven.backup.pipeline import ReadResult, WorkerPacks
+from pghaven.backup.results import ReadResult, WorkerPacks
 from pghaven.repository.blockmap import HOLE, BlockMap, Placements, used_packs
 from pghaven.repository.manifest import FLAG_PAGES_VERIFIED, HASH_BYTES, FileColumns, Manifest
 from pghaven.repository.mapmaking import Inheritance, build_block_map

@@ -17,14 +17,15 @@ from blake3 import blake3
 
 from pghaven.backup.gather import FrameStore, Gatherer, Pieces
 from pghaven.backup.jobs import BATCH_BYTES, RANGE_BYTES, BlocksJob, Job, PagesJob, Part, ReadJob, ScanJob
-from pghaven.backup.pagecheck import PageChecker, Pages, SuspectPage, open_file, pages_at, read_into
+from pghaven.backup.pagecheck import PageChecker, Pages, open_file, pages_at, read_into
+from pghaven.backup.results import ReadResult, WorkerPacks
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.page import BUILD_LSN, all_visible, page_lsns, pages_to_store
 from pghaven.repository.blockmap import BULK_BYTES, EXTENT_BYTES, HOLE
 from pghaven.repository.container import CELL_BYTES, CELL_HASH_BYTES, FRAME_BYTES, hash_cells
 from pghaven.repository.known import KnownFrames
 from pghaven.repository.manifest import HASH_BYTES
-from pghaven.repository.pack import PackPlace, PackRef, PackWriter
+from pghaven.repository.pack import PackPlace, PackWriter
 from pghaven.runtime.pace import Pace
 
 _NOWHERE = (HOLE, 0)
@@ -42,34 +43,6 @@ class WorkerSettings:
     verify: bool
     known: KnownFrames | None = None
     pace: Pace | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReadResult:
-    """What became of one job. ``pieces`` are five columns as bytes: file u4, offset u8, length u8, pack u4, offset u8;
-    pack numbers are this worker's own, or those of known packs (``gather``). They may be of earlier jobs' files.
-
-    ``unchanged`` files hold what their parent holds; ``hashes`` are those of the contents of others. ``packs`` are
-    those that have become durable since the last job, in the order of their numbers.
-    """
-
-    worker: int
-    read_bytes: int
-    pieces: tuple[bytes, bytes, bytes, bytes, bytes]
-    vanished: tuple[int, ...]
-    suspects: tuple[SuspectPage, ...]
-    unchanged: tuple[int, ...] = ()
-    hashes: tuple[tuple[int, bytes], ...] = ()
-    packs: tuple[PackRef, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerPacks:
-    """A worker's last word: its last packs, all of them durable by now, and its last pieces."""
-
-    worker: int
-    packs: tuple[PackRef, ...]
-    pieces: tuple[bytes, bytes, bytes, bytes, bytes]
 
 
 class BackupWorker:

@@ -43,9 +43,10 @@ from pghaven.backup.jobs import Job
 from pghaven.backup.listing import list_data_directory
 from pghaven.backup.origin import Origin, Tries, find_tries
 from pghaven.backup.ownmap import find_maps, keep_map
-from pghaven.backup.pipeline import ReadResult, WorkerPacks, WorkerSettings, open_worker
+from pghaven.backup.pipeline import WorkerSettings, open_worker
 from pghaven.backup.plantext import tell_plan
 from pghaven.backup.relationnames import RelationReader
+from pghaven.backup.results import ReadResult, WorkerPacks
 from pghaven.backup.rivals import make_way
 from pghaven.backup.source import know_source
 from pghaven.errors import PghavenError

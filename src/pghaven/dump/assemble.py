@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pghaven.backup.gather import KNOWN_PACKS
-from pghaven.backup.pipeline import ReadResult, WorkerPacks
+from pghaven.backup.results import ReadResult, WorkerPacks
 from pghaven.repository.blockmap import HOLE, BlockMap, Placements, used_packs
 from pghaven.repository.manifest import HASH_BYTES, FileColumns
 from pghaven.repository.mapmaking import build_block_map

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from pghaven.repository.codec import Buffer
 from pghaven.repository.container import FRAME_BYTES
@@ -17,6 +18,8 @@ from pghaven.repository.container import FRAME_BYTES
 MEAN_BYTES = 256 << 10
 MIN_BYTES = 64 << 10
 _LOOK_BYTES = 16
+# So much at once stays in a processor's own memory.
+_SCAN_BYTES = 256 << 10
 _NEWLINE = 10
 # Odd numbers without meaning; they must stay as they are, or nothing that is stored is found again.
 _FIRST, _SECOND, _THIRD = (np.uint64(one) for one in (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9))
@@ -48,19 +51,28 @@ def find_landmarks(data: Buffer) -> list[int]:
 
 def scan_rows(data: Buffer) -> tuple[list[int], int]:
     """The landmarks, and how many rows end in the data."""
-    if not len(data):
-        return [], 0
-    content = np.frombuffer(data, np.uint8)
-    begins = np.flatnonzero(content == _NEWLINE) + 1
-    count = len(begins)
-    lengths = np.diff(begins, prepend=0)
-    inside = begins <= len(content) - _LOOK_BYTES
-    begins, lengths = begins[inside], lengths[inside]
+    content = np.frombuffer(data, np.uint8) if len(data) else np.zeros(0, np.uint8)
+    found: list[int] = []
+    count, last = 0, 0
+    for at in range(0, len(content), _SCAN_BYTES):
+        begins = np.flatnonzero(content[at : at + _SCAN_BYTES] == _NEWLINE)
+        if not len(begins):
+            continue
+        begins += at + 1
+        lengths = np.diff(begins, prepend=last)
+        count, last = count + len(begins), int(begins[-1])
+        inside = begins <= len(content) - _LOOK_BYTES
+        found += _choose(content, begins[inside], lengths[inside])
+    return found, count
+
+
+def _choose(content: npt.NDArray[np.uint8], begins: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> list[int]:
+    """Which of these rows choose themselves."""
     if not len(begins):
-        return [], count
+        return []
     looks = np.lib.stride_tricks.sliding_window_view(content, _LOOK_BYTES)[begins]
     words = np.ascontiguousarray(looks).view("<u8")
     mixed = (words[:, 0] * _FIRST) ^ (words[:, 1] * _SECOND) ^ lengths.astype(np.uint64)
     mixed = (mixed ^ (mixed >> _SHIFT)) * _THIRD
-    found: list[int] = begins[mixed.astype(np.float64) < lengths * (2.0**64 / MEAN_BYTES)].tolist()
-    return found, count
+    chosen: list[int] = begins[mixed.astype(np.float64) < lengths * (2.0**64 / MEAN_BYTES)].tolist()
+    return chosen

@@ -26,6 +26,7 @@ from pghaven.dump.rows import hash_row, sketch_rows
 from pghaven.dump.worker import RANGE_BYTES, DumpJob, FilesJob, RangeJob
 from pghaven.errors import StoreUnreachable
 from pghaven.repository.manifest import HASH_BYTES
+from pghaven.runtime.mapped import end_of_line, map_bytes
 from pghaven.runtime.watching import ClosedFiles
 
 SPOOL_BYTES_MAX = 1 << 30
@@ -74,20 +75,20 @@ class SpooledFile:
     def is_table_data(self) -> bool:
         return self.name.endswith(".dat") and self.name[:-4].isdecimal()
 
-    def take(self, data: bytes) -> None:
+    def take(self, data: memoryview) -> None:
         assert self.hasher is not None
         if self.is_table_data:
             if not self.done_bytes:
-                self.sketch = sketch_rows(data[:SKETCH_BYTES])
+                self.sketch = sketch_rows(bytes(data[:SKETCH_BYTES]))
             self.taken_landmarks, rows = scan_rows(data)
             self.rows += rows
             for begin in self.taken_landmarks:
-                end = data.find(b"\n", begin)
+                end = end_of_line(data, begin)
                 if end > begin:
-                    self.landmarks.append((hash_row(data[begin:end]), self.done_bytes + begin))
+                    self.landmarks.append((hash_row(bytes(data[begin:end])), self.done_bytes + begin))
         self.hasher.update(data)
         self.done_bytes += len(data)
-        self.last_bytes = (self.last_bytes + data[-len(END_OF_DATA) :])[-len(END_OF_DATA) :]
+        self.last_bytes = (self.last_bytes + bytes(data[-len(END_OF_DATA) :]))[-len(END_OF_DATA) :]
 
     def finish(self) -> None:
         assert self.hasher is not None
@@ -222,10 +223,11 @@ class Spool:
         return self._make_range(file, offset, length, is_last)
 
     def _read(self, file: SpooledFile, length: int) -> None:
-        with open(file.path, "rb") as stream:
-            stream.seek(file.done_bytes)
-            data = stream.read(length)
-        file.take(data)
+        fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            file.take(map_bytes(fd, file.path, file.done_bytes, length))
+        finally:
+            os.close(fd)
 
     def _take_whole(self, file: SpooledFile, size: int) -> Iterator[DumpJob]:
         self._read(file, size)

@@ -9,12 +9,11 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from pghaven.backup.gather import KNOWN_PACKS, FrameStore, Gatherer, Pieces
-from pghaven.backup.pagecheck import read_into
-from pghaven.backup.pipeline import ReadResult, WorkerPacks
+from pghaven.backup.results import ReadResult, WorkerPacks
 from pghaven.dump.cutting import cut_rows
 from pghaven.dump.earlier import EarlierFile, EarlierReader, Places
 from pghaven.dump.rows import SameRows, find_same_rows
@@ -23,6 +22,7 @@ from pghaven.repository.blockmap import HOLE
 from pghaven.repository.container import hash_cells
 from pghaven.repository.known import KnownFrames
 from pghaven.repository.pack import PackPlace, PackWriter
+from pghaven.runtime.mapped import map_bytes
 from pghaven.runtime.pace import Pace
 
 RANGE_BYTES = 16 << 20
@@ -86,18 +86,18 @@ class DumpWorker:
         self._packs = PackWriter(settings.place, settings.label, level=settings.level)
         self._gatherer = Gatherer(FrameStore(self._packs, None))
         self._reader = EarlierReader(settings.place, known.packs if known is not None else ())
-        self._buffer = bytearray(RANGE_BYTES)
         self.worker = os.getpid()
 
     def __call__(self, job: DumpJob) -> DumpPart | WorkerPacks:
         pieces = Pieces()
         if isinstance(job, FilesJob):
             for number, path, size in job.files:
-                self._gatherer.add(pieces, number, 0, self._take((path,), 0, size, is_last=True))
+                with self._taken((path,), 0, size, is_last=True) as data:
+                    self._gatherer.add(pieces, number, 0, data)
             total = sum(size for _, _, size in job.files)
             return DumpPart(result=self._result(pieces, total), stored_anew=total)
-        data = self._take(job.paths, job.offset, job.length, is_last=job.is_last)
-        anew = self._store(pieces, job, data)
+        with self._taken(job.paths, job.offset, job.length, is_last=job.is_last) as data:
+            anew = self._store(pieces, job, data)
         return DumpPart(result=self._result(pieces, job.length), stored_anew=anew)
 
     def close(self) -> DumpPart | WorkerPacks:
@@ -108,26 +108,24 @@ class DumpWorker:
     def _result(self, pieces: Pieces, read_bytes: int) -> ReadResult:
         return ReadResult(worker=self.worker, read_bytes=read_bytes, pieces=pieces.columns(), vanished=(), suspects=())
 
-    def _take(self, paths: tuple[str, ...], offset: int, length: int, *, is_last: bool) -> memoryview:
-        """These bytes, which are then no longer on the disk.
+    @contextmanager
+    def _taken(self, paths: tuple[str, ...], offset: int, length: int, *, is_last: bool) -> Iterator[memoryview]:
+        """These bytes, which are no longer on the disk when the block is left.
 
         Of a file in several parts the name stays: another worker may not have opened it yet.
         """
         if self._pace is not None:
             self._pace.take(length)
         path, is_whole = paths[0], is_last and not offset
-        view = memoryview(self._buffer)[:length]
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            if read_into(fd, path, view, offset) != length:
-                raise Damaged(f'"{path}" became shorter while it was read')
+            yield map_bytes(fd, path, offset, length)
             if not is_whole:
                 _punch(fd, offset, length)
         finally:
             os.close(fd)
         for name in paths if is_whole else ():
             os.unlink(name)
-        return view
 
     # -- a table's data ---------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import replace
 
 from pghaven.backup.gather import Pieces
-from pghaven.backup.pipeline import ReadResult, WorkerPacks
+from pghaven.backup.results import ReadResult, WorkerPacks
 from pghaven.dump.assemble import Assembled, Assembly
 from pghaven.dump.facts import FACTS_FILE, GLOBALS_FILE, DatabaseFacts, DumpFacts, TableFacts, render_facts
 from pghaven.dump.options import NOT_COPY

@@ -57,11 +57,11 @@ def test_who_is_held_back_goes_on_when_there_is_room_or_when_nothing_can_make_an
 
 def test_rows_are_counted_without_what_ends_them() -> None:
     file = SpooledFile(number=0, name="1.dat", path="1.dat")
-    file.take(b"1\tone\n2\ttwo\n\\.")
-    file.take(b"\n\n\n")
+    file.take(memoryview(b"1\tone\n2\ttwo\n\\."))
+    file.take(memoryview(b"\n\n\n"))
     file.finish()
     assert (file.rows, file.is_whole) == (2, True)
     cut = SpooledFile(number=0, name="1.dat", path="1.dat")
-    cut.take(b"1\tone\n2\tt")
+    cut.take(memoryview(b"1\tone\n2\tt"))
     cut.finish()
     assert not cut.is_whole
