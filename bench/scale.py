@@ -37,7 +37,7 @@ from pghaven.backup.collect import Collector
 from pghaven.backup.counterparts import match_files
 from pghaven.backup.jobs import BlocksJob, Job, iter_jobs
 from pghaven.backup.listing import Listing
-from pghaven.backup.pipeline import ReadResult, WorkerPacks
+from pghaven.backup.results import ReadResult, WorkerPacks
 from pghaven.postgres.changed import ChangedBlocks, ChangedBlocksBuilder
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import Timeline
