@@ -207,3 +207,34 @@ def test_the_place_of_a_clone_must_be_free_and_on_the_same_file_system(shop: Sit
     error = shop.error("snapshot", "clone", label, "--target-dir", str(shop.place / "far"), status=12)
     assert "another file system" in error["message"]
     assert "several" not in shop.error("snapshot", "remove", "2099", status=10)["message"]
+
+
+def test_the_configuration_says_which_snapshots_stay(shop: Site) -> None:
+    """After each new one, and when backups expire; what one rule keeps, the other does not take away."""
+    section = "PGHAVEN_CLUSTER__MAIN__SNAPSHOT__"
+    first, second = (shop.json("snapshot", "create")["label"] for _ in range(2))
+    shop.json("snapshot", "create", environment={f"{section}KEEP": "1", f"{section}KEEP_WITHIN": "1h"})
+    assert len(list_names(shop.cluster)) == 2 * 3
+    ended_with = shop.run("expire", "--dry-run", environment={f"{section}KEEP": "2"})
+    assert f"snapshot {first} would be removed: the newest 2 are kept" in ended_with.err
+    assert len(list_names(shop.cluster)) == 2 * 3
+    shop.run("expire", environment={f"{section}KEEP": "2"})
+    assert next(one["label"] for one in shop.json("snapshot", "list")["snapshots"]) == second
+    assert len(list_names(shop.cluster)) == 2 * 2
+    shop.run("snapshot", "create", environment={f"{section}KEEP": "1"})
+    assert len(list_names(shop.cluster)) == 2
+
+
+def test_over_a_cluster_no_snapshot_is_put_and_what_to_do_is_said(shop: Site) -> None:
+    label = shop.json("snapshot", "create")["label"]
+    home = shop.cluster.data_directory
+    options = ("--from-snapshot", label, "--target-dir", str(home))
+    assert "a server is running" in shop.error("restore", NAME, *options, status=12)["message"]
+    shop.cluster.stop()
+    error = shop.error("restore", NAME, *options, status=12)
+    assert "holds a cluster" in error["message"] and f"mv {home} {home}.old" in error["hint"]
+    assert f"mv {home}" in shop.error("restore", NAME, *options, "--delta", status=2)["hint"]
+    home.rename(f"{home}.old")
+    moved = ("--tablespace-mapping", f"{home.parent.parent}/space={home.parent.parent}/space2")
+    shop.ok("restore", NAME, *options, *moved)
+    assert (home / "PG_VERSION").exists()

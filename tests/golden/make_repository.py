@@ -32,8 +32,10 @@ from tests.support.synthetic import (
     open_archive,
     take_backup,
 )
+from tests.support.syntheticdump import DumpOrder, take_dump
 
 GOLDEN = Path(__file__).parent
+Hashes = dict[str, dict[str, str]]
 WRITER = ProcessIdentity(host="db1", boot_id="f00d", pid=4711, start="123")
 CONFIG = ConfigFile(role="config", path="/etc/postgresql/postgresql.conf", mode=0o640, content=b"port = 5433\n")
 
@@ -53,20 +55,21 @@ def rotate(site: SealedSite) -> Repository:
     return site.open()
 
 
-def pack(what: str, root: Path, files: dict[str, dict[str, str]], key: str | None) -> None:
+def pack(what: str, root: Path, found: tuple[Hashes, Hashes], key: str | None) -> None:
     with zipfile.ZipFile(GOLDEN / f"repository-v{FORMAT_VERSION}{what}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(path for path in root.rglob("*") if path.is_file()):
             archive.write(path, path.relative_to(root))
-    text = json.dumps({"files": files, "key": key}, indent=1, sort_keys=True) + "\n"
+    text = json.dumps({"files": found[0], "dumps": found[1], "key": key}, indent=1, sort_keys=True) + "\n"
     (GOLDEN / f"repository-v{FORMAT_VERSION}{what}.json").write_text(text, encoding="utf-8")
 
 
-def fill(repository: Repository, then: Callable[[], Repository] | None = None) -> dict[str, dict[str, str]]:
-    """Two backups, WAL and quarantine; gives the hash of every file that a restore must have, by label and path.
+def fill(repository: Repository, then: Callable[[], Repository] | None = None) -> tuple[Hashes, Hashes]:
+    """Two backups, WAL, quarantine and two dumps; gives the hash of every file that a restore, and that a dump must
+    have, by label and path.
 
     ``then`` is called after the first backup, and gives the repository for what follows.
     """
-    expected: dict[str, dict[str, str]] = {}
+    expected: Hashes = {}
     for number in (1, 2):
         order = BackupOrder(number=number, workers=number, identity=WRITER, config_files=(CONFIG,))
         with tempfile.TemporaryDirectory() as root:
@@ -78,10 +81,24 @@ def fill(repository: Repository, then: Callable[[], Repository] | None = None) -
         if then is not None and number == 1:
             repository = then()
         expected[order.label] = {name: blake3(content).hexdigest() for name, content in sorted(files.items())}
+    dumps = {}
+    for number in (3, 4):
+        backup = BackupOrder(number=number, identity=WRITER)
+        made = take_dump(repository, DumpOrder(backup=backup, like=manifest.facts, tables=make_tables(number)))
+        dumps[backup.label] = {path: blake3(content).hexdigest() for path, content in sorted(made.items())}
     archive = open_archive(repository)
     archive.put("00000002.history", b"1\t0/600000\tno recovery target specified\n", {"host": "db2"})
     archive.put_quarantine("000000010000000000000007", make_segment(7), {"host": "db1"})
-    return expected
+    return expected, dumps
+
+
+def make_tables(number: int) -> dict[str, bytes]:
+    """Rows of two tables, some of which are others in each dump."""
+    filler = b"filler " * 8
+    rows = [b"%d\t%s%s\n" % (row, filler, blake3(b"%d" % row).hexdigest()[:6].encode()) for row in range(12_000)]
+    for row in range(number, len(rows), 500):
+        rows[row] = b"%d\tchanged\n" % row
+    return {"orders": b"".join(rows), "few": b"1\tone\n2\ttwo\n"}
 
 
 if __name__ == "__main__":

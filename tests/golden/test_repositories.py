@@ -11,7 +11,11 @@ import pytest
 from blake3 import blake3
 
 from pghaven.clock import ManualClock
+from pghaven.dump.extract import extract_files
+from pghaven.dump.load import open_dump
+from pghaven.events import ignore
 from pghaven.repository.backups import BackupCatalog
+from pghaven.repository.entry import Purpose
 from pghaven.repository.keytext import find_key_text
 from pghaven.repository.kit import rescue
 from pghaven.repository.repository import Repository, open_repository
@@ -27,10 +31,11 @@ MADE = {"pghaven.restore.json", "recovery.signal", "postgresql.auto.conf"}
 
 @dataclass(frozen=True)
 class Golden:
-    """A golden repository, unpacked, the hash of every file by label and path, and its key."""
+    """A golden repository, unpacked, the hash of every file of backups and of dumps by label and path, and its key."""
 
     root: Path
     expected: dict[str, dict[str, str]]
+    dumps: dict[str, dict[str, str]]
     key: str | None
 
     def open(self) -> Repository:
@@ -46,7 +51,7 @@ def golden(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     with zipfile.ZipFile(path) as archive:
         archive.extractall(root)
     known = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    return Golden(root, known["files"], known["key"])
+    return Golden(root, known["files"], known["dumps"], known["key"])
 
 
 def hashes(files: dict[str, bytes]) -> dict[str, str]:
@@ -66,6 +71,35 @@ def test_every_backup_restores_as_it_was_and_nothing_is_written(golden: Golden, 
         assert hashes(read_tree(tmp_path / label)[0]) == files
     assert isinstance(repository.store, RecordingStore)
     assert repository.store.mutations == ()
+
+
+def test_every_dump_is_what_it_was(golden: Golden, tmp_path: Path) -> None:
+    """The second one has the rows that did not change where the first one has them."""
+    catalog = BackupCatalog(golden.open(), CLUSTER)
+    assert [entry.label for entry in catalog.list_committed(Purpose.DUMP)] == list(golden.dumps)
+    sizes = []
+    for label, files in golden.dumps.items():
+        dump = open_dump(catalog, label)
+        wanted = [(path, str(tmp_path / label / path)) for path in files]
+        extract_files(catalog, dump.manifest, wanted, processes=0, listener=ignore)
+        found = {path: (tmp_path / label / path).read_bytes() for path in files}
+        assert {path: blake3(content).hexdigest() for path, content in found.items()} == files
+        (database,) = dump.facts.databases
+        for table in database.tables:
+            content = found[f"{database.directory}/{table.file}"]
+            assert table.hash == blake3(content).hexdigest()[:32]
+            assert table.rows == content.count(b"\n") - 3
+        sizes.append(dump.manifest.facts.stored_bytes)
+    assert sizes[1] < sizes[0] / 5
+
+
+def test_the_rescue_kit_reads_dumps_too(golden: Golden, tmp_path: Path) -> None:
+    """As files for pg_restore, without what only a data directory has."""
+    reader = rescue.Repository(golden.root, golden.key)
+    for label, files in golden.dumps.items():
+        rescue.Backup(reader, CLUSTER, label).extract(tmp_path / label)
+        found = {str(path.relative_to(tmp_path / label)): path for path in (tmp_path / label).rglob("*")}
+        assert {name: blake3(path.read_bytes()).hexdigest() for name, path in found.items() if path.is_file()} == files
 
 
 def test_the_rescue_kit_reads_it_too(golden: Golden, tmp_path: Path) -> None:

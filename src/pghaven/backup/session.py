@@ -113,6 +113,14 @@ class BackupResult:
     snapshot_seconds: float | None
     eased: Eased | None
 
+    @property
+    def label(self) -> str:
+        return self.facts.label
+
+    @property
+    def stored_bytes(self) -> int:
+        return self.facts.stored_bytes
+
 
 def run_backup(repository: Repository, settings: BackupSettings, listener: Listener) -> BackupResult:
     """Take a backup of a running server whose data directory is on this host.

@@ -66,6 +66,7 @@ def command(
     from pghaven.backup.easing import EaseRules
     from pghaven.backup.session import BackupSettings, run_backup
     from pghaven.cli.backup_several import back_up
+    from pghaven.transfer.request import CopyRequest
 
     if full and changes not in ("auto", "full"):
         raise UsageError(f"--full and --changes {changes} contradict each other", hint="Leave one of them out.")
@@ -87,9 +88,8 @@ def command(
         limits = Limits(config, chosen, listener, limit=limit, io_limit=io_limit)
         settings = replace(settings, pace=limits.pace)
         names = chosen.repositories if repository is None else (repository,)
-        result, stored = back_up(
-            limits, chosen.name, names, settings.processes, lambda opened: run_backup(opened, settings, limits)
-        )
+        request = CopyRequest(cluster=chosen.name, processes=settings.processes)
+        result, stored = back_up(limits, request, names, lambda opened: run_backup(opened, settings, limits))
         marker = _mark(config, chosen, listener)
     body = {**render_body(result), "repositories": stored, "marker_lsn": marker}
     return invocation.show("backup", body, render_text(result) + render_stored(stored))

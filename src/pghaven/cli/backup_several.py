@@ -1,4 +1,4 @@
-"""A backup into several repositories: taken once, into the first that can be reached, and copied to the others.
+"""A backup or dump into several repositories: taken once, into the first that can be reached, and copied to the others.
 
 The one idea: the server is read once, and its backup is over before anything goes to the next repository, however slow
 that is. A copy is proven byte by byte and complete in itself, so it is as good as the first; and what a repository
@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
-from pghaven.backup.session import BackupResult
 from pghaven.cli.limiting import Limits
 from pghaven.cli.opening import refresh_listing
 from pghaven.errors import Cancelled, PghavenError, StoreUnreachable
 from pghaven.events import Notice
 from pghaven.repository.backups import BackupCatalog
-from pghaven.repository.entry import BackupEntry, BackupState
+from pghaven.repository.entry import BackupEntry, BackupState, Purpose
 from pghaven.repository.repository import Repository
 from pghaven.repository.rescuekit import write_kit
 from pghaven.transfer.request import BackupFate, CopyRequest
@@ -25,6 +25,19 @@ from pghaven.transfer.session import run_copy
 _THERE = (BackupFate.COPIED, BackupFate.PRESENT)
 # What was once complete in a repository: one that its policy has expired is not brought back.
 _SHARED = (BackupState.COMMITTED, BackupState.RETIRED)
+
+
+class Made(Protocol):
+    """What was made: its label, and the bytes it took in the repository that it was made in."""
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def stored_bytes(self) -> int: ...
+
+
+Result = TypeVar("Result", bound=Made)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,9 +55,17 @@ class StoredIn:
 
 
 def back_up(
-    limits: Limits, cluster: str, names: Sequence[str], processes: int, take: Callable[[Repository], BackupResult]
-) -> tuple[BackupResult, tuple[StoredIn, ...]]:
-    """Have a backup in all of these repositories; raises what ``take`` raises if none has it."""
+    limits: Limits,
+    request: CopyRequest,
+    names: Sequence[str],
+    take: Callable[[Repository], Result],
+    purpose: Purpose = Purpose.BACKUP,
+) -> tuple[Result, tuple[StoredIn, ...]]:
+    """Have a backup, or a dump, in all of these repositories; raises what ``take`` raises if none has it.
+
+    ``request`` says whose it is and with how many processes it is copied.
+    """
+    cluster = request.cluster
     left = list(names)
     missing: list[StoredIn] = []
     while True:
@@ -58,12 +79,12 @@ def back_up(
                 raise reason from None
             missing.append(StoredIn(repository=name, label=None, reason=reason.message))
     for one in missing:
-        _warn(limits, cluster, one, name)
+        _warn(limits, cluster, one, name, purpose)
     refresh_listing(first, cluster, limits)
-    found = [StoredIn(repository=name, label=result.facts.label, copied_bytes=result.facts.stored_bytes)]
+    found = [StoredIn(repository=name, label=result.label, copied_bytes=result.stored_bytes)]
     for other in left:
-        stored = _copy_into(limits, other, first, CopyRequest(cluster=cluster, labels=(), processes=processes), result)
-        found.append(stored if stored.label is not None else _warn(limits, cluster, stored, name))
+        stored = _copy_into(limits, other, first, request, (result.label, purpose))
+        found.append(stored if stored.label is not None else _warn(limits, cluster, stored, name, purpose))
     order = list(names)
     return result, tuple(sorted([*found, *missing], key=lambda one: order.index(one.repository)))
 
@@ -76,9 +97,7 @@ class _Unusable(Exception):
         self.reason = reason
 
 
-def _take_into(
-    limits: Limits, name: str, take: Callable[[Repository], BackupResult]
-) -> tuple[Repository, BackupResult]:
+def _take_into(limits: Limits, name: str, take: Callable[[Repository], Result]) -> tuple[Repository, Result]:
     try:
         opened = limits.open(name)
         limits.watch(opened, name)
@@ -100,14 +119,16 @@ def _can_open(limits: Limits, name: str) -> bool:
     return True
 
 
-def _copy_into(limits: Limits, name: str, first: Repository, request: CopyRequest, result: BackupResult) -> StoredIn:
-    label = result.facts.label
+def _copy_into(
+    limits: Limits, name: str, first: Repository, request: CopyRequest, made: tuple[str, Purpose]
+) -> StoredIn:
+    label, purpose = made
     try:
         opened = limits.open(name)
         limits.watch(opened, name)
         write_kit(opened)
         catalogs = [BackupCatalog(one, request.cluster) for one in (first, opened)]
-        labels = find_missed(catalogs[0].list_committed(), catalogs[1].list_entries(), label)
+        labels = find_missed(catalogs[0].list_committed(purpose), catalogs[1].list_entries(purpose), label)
         copied = run_copy(
             first,
             opened,
@@ -148,9 +169,10 @@ def find_missed(ours: Sequence[BackupEntry], theirs: Sequence[BackupEntry], newe
     return (newest,)
 
 
-def _warn(limits: Limits, cluster: str, stored: StoredIn, source: str) -> StoredIn:
-    text = f'repository "{stored.repository}" has not got the backup: {stored.reason}'
+def _warn(limits: Limits, cluster: str, stored: StoredIn, source: str, purpose: Purpose) -> StoredIn:
+    what = "dump" if purpose is Purpose.DUMP else "backup"
+    text = f'repository "{stored.repository}" has not got the {what}: {stored.reason}'
     copy = f"pghaven repo copy {cluster} --from {source} --to {stored.repository}"
-    hint = f"The next backup goes there again. To have this one there too, run: {copy}"
+    hint = f"The next {what} goes there again. To have this one there too, run: {copy}"
     limits(Notice(level="warning", code="repository_failed", text=text, hint=hint))
     return stored

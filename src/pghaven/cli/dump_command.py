@@ -1,4 +1,4 @@
-"""``pghaven dump``: take an SQL dump; ``pghaven dump export``: write one out as files.
+"""``pghaven dump``: take an SQL dump.
 
 The one idea: a dump is taken by the bare command, so only a first word that is a known subcommand is one.
 """
@@ -6,18 +6,22 @@ The one idea: a dump is taken by the bare command, so only a first word that is 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
 
+from pghaven.cli.dump_export import command as export_command
 from pghaven.cli.invocation import Invocation
 from pghaven.cli.limiting import Limits, limit_option
-from pghaven.cli.opening import count_processes, each_repository, open_chosen_repository, refresh_listing
-from pghaven.errors import Refused
+from pghaven.cli.opening import count_processes, each_repository, refresh_listing
+from pghaven.errors import PghavenError, UsageError
 
 if TYPE_CHECKING:
+    from pghaven.cli.backup_several import StoredIn
     from pghaven.config.values import ClusterConfig
-    from pghaven.dump.session import DumpResult
+    from pghaven.dump.session import DumpResult, DumpSettings
     from pghaven.repository.repository import Repository
 
 
@@ -40,6 +44,7 @@ def command() -> None:
     "--jobs", type=click.IntRange(1, 256), help="Connections of pg_dump to each database. Default: processes."
 )
 @click.option("--option", "options", multiple=True, metavar="OPTION", help="An option for pg_dump, such as --no-owner.")
+@click.option("--globals-only", is_flag=True, help="Roles and tablespaces alone, no database.")
 @click.option("--repository", metavar="NAME", help="Only into this one of the cluster's repositories.")
 @limit_option
 @click.pass_obj
@@ -50,21 +55,24 @@ def take_command(
     databases: tuple[str, ...],
     jobs: int | None,
     options: tuple[str, ...],
+    globals_only: bool,
     repository: str | None,
     limit: int | None,
 ) -> int:
     """Dump DATABASES of CLUSTER, or all, with its roles and tablespaces, as one dump.
 
     Each database is dumped by pg_dump from one snapshot. Of a later dump only the rows that changed are stored. Ends
-    with 0 only when all of it is in the repository; whatever goes wrong before, there is no dump. The server need not
-    run on this host.
+    with 0 only when all of it is in the repository; whatever goes wrong before, there is no dump. Of several
+    repositories each gets it, with what it has missed before. The server need not run on this host.
     """
-    from pghaven.dump.session import DumpSettings, run_dump
+    from pghaven.dump.session import DumpSettings
+
+    if globals_only and databases:
+        raise UsageError("--globals-only dumps no database, and one is named", hint="Leave one of them out.")
 
     config = invocation.config
     chosen = invocation.get_cluster(cluster)
     processes = count_processes(chosen)
-    results: list[tuple[str, DumpResult]] = []
     with invocation.reporter as listener:
         limits = Limits(config, chosen, listener, limit=limit)
         settings = DumpSettings(
@@ -77,95 +85,67 @@ def take_command(
             processes=processes,
             level=chosen.compression_level,
             spool=find_spool(chosen),
+            globals_only=globals_only,
             pg_bin=chosen.pg_bin,
             pace=limits.pace,
         )
+        names = chosen.repositories if repository is None else (repository,)
+        made, stored = _take(invocation, limits, settings, names)
+    text = "".join(_render(chosen.name, name, one) for name, one in made)
+    bodies = [_body(name, one) for name, one in made]
+    if len(made) == 1 and len(stored) > 1:
+        from pghaven.cli.backup_command import render_stored
 
-        def dump(name: str, _opened: Repository) -> DumpResult:
-            opened = limits.open(name)
-            result = run_dump(opened, settings, limits)
-            refresh_listing(opened, chosen.name, listener)
-            return result
-
-        results += each_repository(config, chosen, repository, listener, dump)
-    text = "".join(_render(chosen.name, name, one) for name, one in results)
-    return invocation.show("dump", {"dumps": [_body(name, one) for name, one in results]}, text)
+        text += render_stored(stored)
+        others = [one for one in stored if one.label is not None and one.repository != made[0][0]]
+        bodies += [
+            bodies[0] | {"repository": one.repository, "label": one.label, "stored_bytes": one.copied_bytes}
+            for one in others
+        ]
+    return invocation.show("dump", {"dumps": bodies, "repositories": stored}, text)
 
 
-@command.command("export")
-@click.argument("label")
-@click.argument("directory", type=click.Path(file_okay=False))
-@click.option("--cluster", metavar="NAME", help="Whose dump it is; needed if several clusters are configured.")
-@click.option("--database", metavar="NAME", help="Only this database of the dump.")
-@click.option("--sql", "as_sql", is_flag=True, help="A file of SQL statements for psql instead of each directory.")
-@click.option("--repository", metavar="NAME", help="Which of the cluster's repositories it is in.")
-@click.pass_obj
-def export_command(
-    invocation: Invocation,
-    *,
-    label: str,
-    directory: str,
-    cluster: str | None,
-    database: str | None,
-    as_sql: bool,
-    repository: str | None,
-) -> int:
-    """Write the dump LABEL out into the new DIRECTORY, for plain pg_restore and psql.
+def _take(
+    invocation: Invocation, limits: Limits, settings: DumpSettings, names: Sequence[str]
+) -> tuple[list[tuple[str, DumpResult]], tuple[StoredIn, ...]]:
+    """One run of pg_dump, and copies of it for the other repositories; a host that cannot read what it has stored
+    cannot copy it either, so it dumps once for each."""
+    from pghaven.cli.backup_several import StoredIn, back_up
+    from pghaven.dump.session import run_dump
+    from pghaven.repository.entry import Purpose
+    from pghaven.transfer.request import CopyRequest
 
-    Each database becomes a directory of its name in pg_dump's directory format ("pg_restore -d … DIRECTORY/NAME"), the
-    roles and tablespaces the file globals.sql. With --sql pg_restore makes each directory the file NAME.sql.
-    """
-    from pghaven.dump.extract import extract_files
-    from pghaven.dump.load import open_dump
-    from pghaven.repository.backups import BackupCatalog
-    from pghaven.runtime.durable import sync_filesystem
+    config, chosen = invocation.config, invocation.get_cluster(settings.cluster)
 
-    chosen = invocation.get_cluster(cluster)
-    if os.path.isdir(directory) and os.listdir(directory):
-        raise Refused(f'directory "{directory}" is not empty', hint="Name one that is new.")
-    with invocation.reporter as listener:
-        opened = open_chosen_repository(invocation.config, chosen, repository, listener)
-        dump = open_dump(BackupCatalog(opened, chosen.name), label)
-        databases = [dump.choose(database)] if database is not None else list(dump.facts.databases)
-        wanted = [("global/globals.sql", os.path.join(directory, "globals.sql"))]
-        names = {}
-        for one in databases:
-            names[one.name] = os.path.join(directory, _file_name(one.name, one.oid))
-            paths = dump.list_files(one.directory)
-            wanted += [(path, os.path.join(names[one.name], os.path.basename(path))) for path in paths]
-        written = extract_files(
-            dump.catalog, dump.manifest, wanted, processes=count_processes(chosen), listener=listener
-        )
-        if as_sql:
-            names = {name: _make_sql(dump.program_major, chosen.pg_bin, path) for name, path in names.items()}
-        sync_filesystem(directory)
-    body = {"cluster": chosen.name, "label": dump.label, "directory": directory, "bytes": written, "databases": names}
-    lines = [f"dump {dump.label} of {chosen.name} is in {directory}: globals.sql and"]
-    lines += [f"  {path}" for path in names.values()]
-    return invocation.show("dump-export", body, "\n".join(lines) + "\n")
+    def dump(name: str, opened: Repository) -> DumpResult:
+        result = run_dump(limits.hold(opened, name), settings, limits)
+        refresh_listing(opened, chosen.name, limits)
+        return result
+
+    if len(names) > 1 and _can_copy(limits, names):
+        request = CopyRequest(cluster=chosen.name, processes=settings.processes)
+        result, stored = back_up(limits, request, names, lambda one: run_dump(one, settings, limits), Purpose.DUMP)
+        first = next(one.repository for one in stored if one.label == result.label)
+        return [(first, result)], stored
+    made = each_repository(config, chosen, names[0] if len(names) == 1 else None, limits, dump)
+    return made, tuple(StoredIn(repository=name, label=one.label, copied_bytes=one.stored_bytes) for name, one in made)
+
+
+command.add_command(export_command)
+
+
+def _can_copy(limits: Limits, names: Sequence[str]) -> bool:
+    """Whether this host can read what it stores in all repositories that can be reached."""
+    for name in names:
+        with suppress(PghavenError):
+            if not limits.open(name).keyring.can_read:
+                return False
+    return True
 
 
 def find_spool(cluster: ClusterConfig) -> str:
     """Where pg_dump's and pg_restore's files pass through."""
     return cluster.dump_spool or os.environ.get("TMPDIR") or "/var/tmp"  # noqa: S108  a directory of its own is made there
-
-
-def _make_sql(major: int, bin_dir: str | None, path: str) -> str:
-    """Of a directory a file of statements beside it, which takes its place."""
-    import shutil
-
-    from pghaven.dump.programs import Calling, find_dump_programs
-
-    calling = Calling.of(find_dump_programs(major, bin_dir), "", None)
-    calling.run("pg_restore", [f"--file={path}.sql", path], doing=f'write "{path}.sql"')
-    shutil.rmtree(path)
-    return f"{path}.sql"
-
-
-def _file_name(name: str, oid: int) -> str:
-    """The database's name where that can be a directory's."""
-    is_plain = name not in ("", ".", "..", "globals.sql") and "/" not in name
-    return name if is_plain else f"database-{oid}"
 
 
 def _body(repository: str, result: DumpResult) -> dict[str, object]:
@@ -195,7 +175,7 @@ def _body(repository: str, result: DumpResult) -> dict[str, object]:
 def _render(cluster: str, repository: str, result: DumpResult) -> str:
     from pghaven.units import render_duration, render_size
 
-    names = ", ".join(one.name for one in result.facts.databases)
+    names = ", ".join(one.name for one in result.facts.databases) or "none: roles and tablespaces alone"
     rows = sum(table.rows for one in result.facts.databases for table in one.tables)
     since = f"; of that {render_size(result.new_bytes)} were not in dump {result.parent}" if result.parent else ""
     return (

@@ -9,11 +9,14 @@ import click
 from pghaven.cli import expire_by_hand as by_hand
 from pghaven.cli.invocation import Invocation
 from pghaven.cli.limiting import Limits, limit_option
-from pghaven.cli.opening import each_repository, find_memory, refresh_listing
-from pghaven.cli.retention_options import make_policy
-from pghaven.errors import Damaged, UsageError
+from pghaven.cli.opening import each_repository, find_memory, open_chosen_repository, refresh_listing
+from pghaven.cli.retention_options import make_keep_rules, make_policy
+from pghaven.errors import Cancelled, Damaged, PghavenError, UsageError
+from pghaven.events import Notice
 
 if TYPE_CHECKING:
+    from pghaven.config.values import ClusterConfig
+    from pghaven.events import Listener
     from pghaven.repository.repository import Repository
     from pghaven.retention.expire import ExpireResult
 
@@ -57,7 +60,8 @@ def command(
     and no window needs is removed too. Every backup is listed with the reason why it is kept or not. --remove expires
     one backup or dump by name in the same two steps, with its copies in the cluster's other repositories, and tells
     what can no longer be restored without it; --undo brings it back in all of them. Ends with 12 when a clock is
-    wrong, with 16 when stored data is damaged so that nothing can be removed. Needs the repository alone, no server.
+    wrong, with 16 when stored data is damaged so that nothing can be removed. Needs the repository alone, no server;
+    but kept snapshots go too, at once, where [cluster.NAME.snapshot] says which stay, on the host that has them.
     """
     from pghaven.repository.backups import BackupCatalog
     from pghaven.repository.older import refuse_older
@@ -91,8 +95,30 @@ def command(
             return result
 
         found += each_repository(invocation.config, chosen, repository, listener, expire)
+        _trim_snapshots(invocation, chosen, repository, limits, dry_run=dry_run)
     from pghaven.cli.expire_text import render_body, render_text
 
     text = "\n".join(render_text(*one) for one in found)
     status = invocation.show("expire", {"results": [render_body(*one) for one in found]}, text)
     return Damaged.exit_status if any(result.obstacle for _, result in found) else status
+
+
+def _trim_snapshots(
+    invocation: Invocation, chosen: ClusterConfig, repository: str | None, listener: Listener, *, dry_run: bool
+) -> None:
+    """Remove the kept snapshots that no rule keeps; without any rule they are nobody's business here."""
+    if chosen.snapshot.keep is None and chosen.snapshot.keep_within_seconds is None:
+        return
+    from pghaven.cli.snapshot_command import open_others
+    from pghaven.instant.points import trim_points
+
+    try:
+        opened = open_chosen_repository(invocation.config, chosen, repository)
+        repositories = (opened, *open_others(invocation, chosen, repository))
+        rules = make_keep_rules(chosen.snapshot)
+        trim_points(repositories, chosen.name, chosen.data_directory, rules, listener, dry_run=dry_run)
+    except Cancelled:
+        raise
+    except PghavenError as error:
+        text = f"no snapshot was removed: {error.message}"
+        listener(Notice(level="warning", code="not_trimmed", text=text, hint=error.hint))

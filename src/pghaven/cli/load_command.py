@@ -13,13 +13,17 @@ from pghaven.cli.opening import count_processes, open_chosen_repository
 from pghaven.errors import UsageError
 
 if TYPE_CHECKING:
+    from pghaven.config.values import ClusterConfig
     from pghaven.dump.load import LoadResult, OpenDump
     from pghaven.dump.programs import Calling
     from pghaven.server.identity import OsUser
 
 
 _NOT_WITH_VERIFY = frozenset(
-    ("into", "create", "target", "schemas", "tables", "schema_only", "data_only", "make_globals")
+    ("into", "create", "target", "schemas", "tables", "schema_only", "data_only", "make_globals", "globals_only")
+)
+_NOT_WITH_GLOBALS = frozenset(
+    ("database", "into", "create", "schemas", "tables", "schema_only", "data_only", "make_globals", "options")
 )
 
 
@@ -36,6 +40,7 @@ _NOT_WITH_VERIFY = frozenset(
 @click.option("--schema-only", is_flag=True, help="No data.")
 @click.option("--data-only", is_flag=True, help="Only data.")
 @click.option("--globals", "make_globals", is_flag=True, help="Make roles and tablespaces that the server lacks.")
+@click.option("--globals-only", is_flag=True, help="Make them, and load no database.")
 @click.option("--option", "options", multiple=True, metavar="OPTION", help="An option for pg_restore, as --no-owner.")
 @click.option("--verify", is_flag=True, help="Into a server made for it; compare all rows, keep nothing.")
 @click.option("--repository", metavar="NAME", help="Which of the cluster's repositories it is in.")
@@ -55,6 +60,7 @@ def command(
     schema_only: bool,
     data_only: bool,
     make_globals: bool,
+    globals_only: bool,
     options: tuple[str, ...],
     verify: bool,
     repository: str | None,
@@ -71,19 +77,19 @@ def command(
         return _verify(
             invocation, label, cluster=cluster, database=database, jobs=jobs, options=options, repository=repository
         )
-    from pghaven.dump.load import LoadSettings, open_dump, run_load
+    if globals_only:
+        return _load_globals(invocation, label, cluster=cluster, target=target, repository=repository)
+    from pghaven.dump.load import LoadSettings, run_load
     from pghaven.dump.options import refuse_own_options
-    from pghaven.repository.backups import BackupCatalog
 
     refuse_own_options(options)
     chosen = invocation.get_cluster(cluster)
-    owner = _find_other_owner(chosen.data_directory)
+    owner = find_other_owner(chosen.data_directory)
     conninfo = target or chosen.conninfo
     with invocation.reporter as listener:
-        opened = open_chosen_repository(invocation.config, chosen, repository, listener)
-        dump = open_dump(BackupCatalog(opened, chosen.name), label)
+        dump = _open_dump(invocation, chosen, repository, label)
         wanted = dump.choose(database)
-        calling = _find_calling(dump, conninfo, owner, chosen.pg_bin if target is None else None)
+        calling = find_calling(dump, conninfo, owner, chosen.pg_bin if target is None else None)
         settings = LoadSettings(
             conninfo=conninfo,
             os_user=owner.name if owner else None,
@@ -102,14 +108,30 @@ def command(
     return invocation.show("load", _body(result), _render(result))
 
 
+def _load_globals(invocation: Invocation, label: str | None, **chosen: Any) -> int:
+    from pghaven.cli.load_globals import load_globals_only
+
+    _refuse_with(click.get_current_context(), _NOT_WITH_GLOBALS, "--globals-only, which loads no database")
+    return load_globals_only(invocation, label, **chosen)
+
+
 def _verify(invocation: Invocation, label: str | None, **chosen: Any) -> int:
     from pghaven.cli.load_verify import verify_dump
 
-    _refuse_with_verify(click.get_current_context())
+    what = "--verify, which loads whole databases, and nowhere else"
+    _refuse_with(click.get_current_context(), _NOT_WITH_VERIFY, what)
     return verify_dump(invocation, label, **chosen)
 
 
-def _find_calling(dump: OpenDump, conninfo: str, owner: OsUser | None, bin_dir: str | None) -> Calling:
+def _open_dump(invocation: Invocation, chosen: ClusterConfig, repository: str | None, label: str | None) -> OpenDump:
+    from pghaven.dump.load import open_dump
+    from pghaven.repository.backups import BackupCatalog
+
+    opened = open_chosen_repository(invocation.config, chosen, repository, invocation.reporter)
+    return open_dump(BackupCatalog(opened, chosen.name), label)
+
+
+def find_calling(dump: OpenDump, conninfo: str, owner: OsUser | None, bin_dir: str | None) -> Calling:
     """The programs for the target's version, or for the dump's where that is newer."""
     from pghaven.dump.programs import Calling, find_dump_programs
     from pghaven.server.connection import connect
@@ -119,14 +141,11 @@ def _find_calling(dump: OpenDump, conninfo: str, owner: OsUser | None, bin_dir: 
     return Calling.of(find_dump_programs(max(major, dump.program_major), bin_dir), conninfo, owner)
 
 
-def _refuse_with_verify(context: click.Context) -> None:
+def _refuse_with(context: click.Context, names: frozenset[str], what: str) -> None:
     for parameter in context.command.params:
         given = context.params.get(parameter.name or "")
-        if parameter.name in _NOT_WITH_VERIFY and given:
-            raise UsageError(
-                f"{parameter.opts[0]} cannot be combined with --verify, which loads whole databases, and nowhere else",
-                hint="Leave one of them out.",
-            )
+        if parameter.name in names and given:
+            raise UsageError(f"{parameter.opts[0]} cannot be combined with {what}", hint="Leave one of them out.")
 
 
 def _name_part(*, schema_only: bool, data_only: bool) -> str:
@@ -135,7 +154,7 @@ def _name_part(*, schema_only: bool, data_only: bool) -> str:
     return "schema" if schema_only else "data" if data_only else "all"
 
 
-def _find_other_owner(data_directory: str) -> OsUser | None:
+def find_other_owner(data_directory: str) -> OsUser | None:
     """As root the one whose server it is: programs run as that user, and peer authentication takes its name."""
     from pghaven.server.identity import find_owner
 

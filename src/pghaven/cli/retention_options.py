@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pghaven.config.retention_values import RetentionConfig
+    from pghaven.config.snapshot_values import SnapshotConfig
+    from pghaven.instant.points import KeepRules
     from pghaven.retention.policy import RetentionPolicy
 
 # Anything longer means the same, and moments that far away can still be written.
@@ -25,6 +27,13 @@ def make_policy(config: RetentionConfig) -> RetentionPolicy:
         yearly=config.keep_yearly,
         grace=_make_span(config.grace_seconds),
     )
+
+
+def make_keep_rules(config: SnapshotConfig) -> KeepRules:
+    from pghaven.instant.points import KeepRules
+
+    within = config.keep_within_seconds
+    return KeepRules(count=config.keep, within=None if within is None else _make_span(within))
 
 
 def _make_span(seconds: float) -> timedelta:

@@ -9,6 +9,7 @@ import click
 from pghaven.cli.invocation import Invocation
 from pghaven.cli.lazy import LazyGroup
 from pghaven.cli.opening import open_chosen_repository
+from pghaven.cli.retention_options import make_keep_rules
 from pghaven.errors import PghavenError
 from pghaven.events import Notice
 
@@ -33,7 +34,7 @@ command = LazyGroup("snapshot", COMMANDS, help="Snapshots of the file systems a 
 _repository_option = click.option("--repository", metavar="NAME", help="Where it is recorded.  [default: the first]")
 
 
-def _open_others(invocation: Invocation, cluster: ClusterConfig, name: str | None) -> list[Repository]:
+def open_others(invocation: Invocation, cluster: ClusterConfig, name: str | None) -> list[Repository]:
     """The cluster's other repositories, which have WAL too. Raises what opening one raises."""
     rest = [one for one in cluster.repositories if one != (name or cluster.repositories[0])]
     return [open_chosen_repository(invocation.config, cluster, one) for one in rest]
@@ -41,7 +42,12 @@ def _open_others(invocation: Invocation, cluster: ClusterConfig, name: str | Non
 
 @click.command("create")
 @click.argument("cluster", required=False)
-@click.option("--keep", type=click.IntRange(1), metavar="N", help="Remove all but the newest N afterwards.")
+@click.option(
+    "--keep",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Remove all but the newest N afterwards, whatever the configuration keeps.",
+)
 @_repository_option
 @click.pass_obj
 def create_command(invocation: Invocation, cluster: str | None, keep: int | None, repository: str | None) -> int:
@@ -49,11 +55,11 @@ def create_command(invocation: Invocation, cluster: str | None, keep: int | None
 
     The server is in backup mode for that instant only. With WAL from the repository the snapshot leads to any moment
     since: pghaven restore --from-snapshot, pghaven snapshot clone. Snapshots from which nothing can be restored ever
-    again are removed.
+    again are removed, and those that the configuration does not keep.
     """
     from pghaven.cli.render import render_block
     from pghaven.instant.keep import KeepSettings, keep_snapshot
-    from pghaven.instant.points import trim_points
+    from pghaven.instant.points import KeepRules, trim_points
     from pghaven.units import render_duration, render_size, render_time
 
     chosen = invocation.get_cluster(cluster)
@@ -67,8 +73,9 @@ def create_command(invocation: Invocation, cluster: str | None, keep: int | None
         opened = open_chosen_repository(invocation.config, chosen, repository, listener)
         result = keep_snapshot(opened, settings, listener)
         try:
-            all_opened = (opened, *_open_others(invocation, chosen, repository))
-            trim_points(all_opened, chosen.name, chosen.data_directory, keep, listener)
+            all_opened = (opened, *open_others(invocation, chosen, repository))
+            rules = KeepRules(count=keep) if keep is not None else make_keep_rules(chosen.snapshot)
+            trim_points(all_opened, chosen.name, chosen.data_directory, rules, listener)
         except PghavenError as error:
             text = f"no snapshot was removed: {error.message}"
             listener(Notice(level="warning", code="not_trimmed", text=text, hint=error.hint))
@@ -113,7 +120,7 @@ def list_command(invocation: Invocation, cluster: str | None, repository: str | 
     chosen = invocation.get_cluster(cluster)
     with invocation.reporter as listener:
         opened = open_chosen_repository(invocation.config, chosen, repository, listener)
-        others = _open_others(invocation, chosen, repository)
+        others = open_others(invocation, chosen, repository)
         points = list_points(opened, chosen.name, chosen.data_directory, others)
     body = {"cluster": chosen.name, "snapshots": [_render_point(one) for one in points]}
     return invocation.show("snapshots", body, _render_points(chosen.name, points))

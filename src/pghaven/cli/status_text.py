@@ -139,7 +139,8 @@ def _describe_repository(state: RepositoryState | RepositorySilence, now: dateti
     if state.dumps:
         last = state.dumps[-1]
         age = "" if last.started_at is None else f", {render_duration((now - last.started_at).total_seconds())} old"
-        pairs.append(("newest dump", f"{last.label}{age}, of {', '.join(last.databases)}; {len(state.dumps)} in all"))
+        of = ", ".join(last.databases) or "roles and tablespaces alone"
+        pairs.append(("newest dump", f"{last.label}{age}, of {of}; {len(state.dumps)} in all"))
     pairs.append(("verified", _describe_verification(state, now)))
     if state.audit is not None:
         done = "complete" if state.audit.is_complete else f"up to {state.audit.next_segment}"

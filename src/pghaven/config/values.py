@@ -28,6 +28,7 @@ from pghaven.config.schema import (
     count,
     option,
 )
+from pghaven.config.snapshot_values import KEEP_ALL_SNAPSHOTS, SnapshotConfig
 from pghaven.errors import NotFound, UsageError
 
 
@@ -279,6 +280,7 @@ class ClusterConfig:
     retention: RetentionConfig = KEEP_ALL
     drill: DrillConfig = NO_DRILLS
     ha: HaConfig = NO_HA
+    snapshot: SnapshotConfig = KEEP_ALL_SNAPSHOTS
 
 
 SECTIONS = (
@@ -310,6 +312,14 @@ SECTIONS = (
                     "Which backups are kept by `pghaven expire`, and how far back WAL. What one rule keeps, no other "
                     "takes away; without any rule nothing expires. A backup that is held stays whatever the rules say, "
                     "and so does the last one."
+                ),
+            ),
+            Section(
+                name="snapshot",
+                type=SnapshotConfig,
+                doc=(
+                    "Which snapshots stay that `pghaven snapshot create` has kept: what one rule keeps, the other does "
+                    "not take away. It is followed after each new one, and by `pghaven expire`."
                 ),
             ),
             Section(name="drill", type=DrillConfig, doc="How `pghaven drill` proves that the cluster comes back."),

@@ -55,7 +55,7 @@ class ExtractWorker:
                     written = os.pwrite(fd, content, at + size - len(content))
                     content = content[written:]
         except OSError as error:
-            raise _writing_failed(job.path, error) from error
+            raise writing_failed(job.path, error) from error
         finally:
             os.close(fd)
         return job.length
@@ -109,6 +109,7 @@ def _iter_jobs(files: Sequence[tuple[str, EarlierFile]]) -> Iterator[ExtractJob]
             yield ExtractJob(target, file.near(begin, begin + length), begin, length)
 
 
-def _writing_failed(path: str, error: OSError) -> TargetFailed:
+def writing_failed(path: str, error: OSError) -> TargetFailed:
+    """The error for a file that could not be written."""
     hint = "Name a directory with more room." if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
     return TargetFailed(f'could not write "{path}": {error.strerror}', hint=hint)

@@ -13,15 +13,16 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from threading import Event
 
 from psycopg import sql
 
 from pghaven.dump.extract import extract_files
 from pghaven.dump.facts import FACTS_FILE, GLOBALS_FILE, DatabaseFacts, DumpFacts, parse_facts
 from pghaven.dump.globals import GlobalChange, compare_globals, make_missing
-from pghaven.dump.origin import read_small_file
+from pghaven.dump.origin import list_dumped, read_small_file
 from pghaven.dump.programs import Calling
 from pghaven.errors import NotFound, PghavenError, Refused, ServerUnsuitable, StoreUnreachable
 from pghaven.events import Listener, Notice, Step
@@ -59,6 +60,11 @@ class OpenDump:
 
     def choose(self, name: str | None) -> DatabaseFacts:
         """The database of this name, or the only one. Raises NotFound."""
+        if not self.facts.databases:
+            raise NotFound(
+                f'dump "{self.label}" has no databases, only roles and tablespaces',
+                hint="Load these with --globals-only, or name another dump.",
+            )
         if name is None and len(self.facts.databases) == 1:
             return self.facts.databases[0]
         found = self.facts.get(name) if name is not None else None
@@ -78,13 +84,16 @@ class OpenDump:
         return tuple(path for path in paths if path.startswith(f"{directory}/"))
 
 
-def open_dump(catalog: BackupCatalog, label: str | None) -> OpenDump:
-    """The dump of this label or beginning of one, else the newest. Raises NotFound, Damaged, NotPermitted."""
+def open_dump(catalog: BackupCatalog, label: str | None, *, with_databases: bool = True) -> OpenDump:
+    """The dump of this label or beginning of one, else the newest, ``with_databases`` one that has any.
+
+    Raises NotFound, Damaged, NotPermitted.
+    """
     catalog.repository.require_readable("no dump can be read")
     if label is not None:
         entry = catalog.find_entry(label, purposes=(Purpose.DUMP,))
     else:
-        entries = catalog.list_committed(Purpose.DUMP)
+        entries = [one for one in catalog.list_committed(Purpose.DUMP) if list_dumped(one) or not with_databases]
         if not entries:
             raise NotFound(
                 f'there is no dump of cluster "{catalog.cluster}"', hint=f"Take one: pghaven dump {catalog.cluster}"
@@ -152,13 +161,12 @@ def run_load(
             )
         if settings.part != "data":
             tell_extensions(connection, database, listener)
-        if settings.make_globals and any(one.is_missing for one in changes):
-            make_missing(connection, changes)
-        with _scratch(settings.scratch) as place:
+        with _created(connection, database, settings) as loading, _scratch(settings.scratch) as place:
+            if settings.make_globals and any(one.is_missing for one in changes):
+                make_missing(connection, changes)
             fetched, tables = _fetch(dump, database, calling, settings, (place, listener))
-            if settings.create:
-                create_database(connection, database, settings.target)
             listener(Step(text=f'loading into database "{settings.target}"'))
+            loading.set()
             try:
                 _restore(calling, settings, os.path.join(place, "dump"))
             except PghavenError:
@@ -257,6 +265,23 @@ def _advise(obstacles: Sequence[str]) -> str | None:
     if any("already" in one for one in obstacles):
         return "Choose another name with --into, or leave --create out to load into it."
     return None
+
+
+@contextmanager
+def _created(connection: Connection, database: DatabaseFacts, settings: LoadSettings) -> Iterator[Event]:
+    """With ``create`` the new database: first of all, so that a locale or an encoding that the server does not have is
+    found before anything else is done. Until what is given is set, nothing is in it, and it goes when the block fails.
+    """
+    loading = Event()
+    if settings.create:
+        create_database(connection, database, settings.target)
+    try:
+        yield loading
+    except BaseException:
+        if settings.create and not loading.is_set():
+            with suppress(PghavenError), server_errors(connection, "remove the database that was made"):
+                connection.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(settings.target)))
+        raise
 
 
 # -- the load --------------------------------------------------------------------------------------------------------

@@ -46,6 +46,8 @@ class DumpOrigin:
         for entry in reversed(catalog.list_committed(Purpose.DUMP)):
             if entry.intent is None or entry.intent.system_identifier != system_identifier:
                 continue
+            if not list_dumped(entry):
+                continue  # roles and tablespaces alone
             manifest_hash = catalog.find_manifest(entry)[1]
             if judge_backup(results, entry.label, manifest_hash).verdict is Verdict.DAMAGED:
                 self._pass_over(entry, "it was found damaged")
@@ -149,6 +151,11 @@ class DumpOrigin:
         if number not in self._files:
             self._files[number] = cut_out_file(self._manifest, number)
         return self._files[number]
+
+
+def list_dumped(entry: BackupEntry) -> tuple[str, ...]:
+    """The databases of a committed dump; none where it has roles and tablespaces alone."""
+    return tuple(entry.summary.get("dump", {}).get("databases", ()))
 
 
 def read_small_file(catalog: BackupCatalog, manifest: Manifest, path: str) -> bytes:

@@ -41,8 +41,9 @@ from pghaven.server.probe import ServerFacts, probe_server
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DumpSettings:
-    """``databases`` are the wanted ones, none for all. ``options`` go to pg_dump as they are. ``jobs`` are pg_dump's
-    connections a database, ``processes`` our own workers; ``spool`` is where pg_dump writes to."""
+    """``databases`` are the wanted ones, none for all; with ``globals_only`` none is dumped. ``options`` go to pg_dump
+    as they are. ``jobs`` are its connections a database, ``processes`` our own workers; ``spool`` is where pg_dump
+    writes to."""
 
     cluster: str
     conninfo: str
@@ -53,6 +54,7 @@ class DumpSettings:
     processes: int
     level: int
     spool: str
+    globals_only: bool = False
     pg_bin: str | None = None
     pace: Pace | None = None
 
@@ -107,7 +109,7 @@ class DumpSession:
             lineage = self._repository.require_lineage(settings.cluster, server.system_identifier)
             programs = find_dump_programs(server.major.major, settings.pg_bin)
             self._tell_version(server, programs)
-            names = list_databases(connection, settings.databases)
+            names = () if settings.globals_only else list_databases(connection, settings.databases)
             calling = Calling.of(programs, settings.conninfo, owner)
             make_way(self.catalog, None, self.tell, Purpose.DUMP)
             origin = DumpOrigin(self.catalog, server.system_identifier, self.tell)

@@ -19,6 +19,7 @@ from pghaven.repository.kept import KeptSnapshot
 from pghaven.repository.manifest import HASH_BYTES, FileColumns, Manifest
 from pghaven.repository.repository import Repository
 from pghaven.restore.given import plan_given
+from pghaven.restore.places import has_control, read_unfinished, refuse_running
 from pghaven.restore.request import RestorePlan, RestoreRequest, Root
 from pghaven.runtime.names import Names
 from pghaven.units import render_size
@@ -37,14 +38,27 @@ def require_usable(point: Point) -> KeptSnapshot:
 def plan_from_snapshot(
     repository: Repository, request: RestoreRequest, kept: KeptSnapshot, others: Sequence[Repository]
 ) -> RestorePlan:
-    """Raises what ``plan_restore`` raises."""
+    """Raises what ``plan_restore`` raises, and Refused for a data directory that is in use: also the cluster's own."""
+    target = request.target_dir
     if request.delta:
         raise UsageError(
             "--delta compares with a backup of the repository, and --from-snapshot takes none",
-            hint="Restore to another directory, which costs no room on the snapshot's file system.",
+            hint=_advise_aside(target),
+        )
+    refuse_running(target)
+    if has_control(target) and read_unfinished(target) is None:
+        raise Refused(
+            f'"{target}" holds a cluster, and files from a snapshot are not put over it', hint=_advise_aside(target)
         )
     plan = plan_given(repository, request, (kept.entry, make_manifest(kept)), others)
     return replace(plan, repositories=())
+
+
+def _advise_aside(target: str) -> str:
+    return (
+        f'Move what is there aside ("mv {target} {target}.old", with the server stopped), and run the same command '
+        "again: where the file system can, files share their blocks with the snapshot, so it takes seconds and no room."
+    )
 
 
 def plan_clone(

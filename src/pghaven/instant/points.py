@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from pghaven.backup.frozen import find_places, find_volumes, parse_snapshot_name, remove_snapshots
@@ -23,6 +23,7 @@ from pghaven.restore.request import RestoreRequest
 from pghaven.runtime.whoami import read_own_identity
 from pghaven.snapshot.driver import FoundSnapshot, Volume
 from pghaven.snapshot.find import find_volume, get_driver
+from pghaven.units import render_duration
 
 
 class PointState(StrEnum):
@@ -52,6 +53,20 @@ class Point:
     @property
     def taken_at(self) -> datetime | None:
         return None if self.kept is None else self.kept.facts.stopped_at
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeepRules:
+    """Which good ones stay: the newest ``count``, and those of the time ``within``; each keeps by itself."""
+
+    count: int | None = None
+    within: timedelta | None = None
+
+    def __str__(self) -> str:
+        rules = [f"the newest {self.count} are kept"] if self.count is not None else []
+        if self.within is not None:
+            rules.append(f"those of the last {render_duration(self.within.total_seconds())} are kept")
+        return ", and ".join(rules)
 
 
 def list_points(
@@ -155,29 +170,48 @@ def remove_point(repository: Repository, cluster: str, data_directory: str, labe
     return point
 
 
+def find_surplus(points: Sequence[Point], rules: KeepRules, now: datetime) -> frozenset[str]:
+    """The labels of the good ones that no rule keeps; none without any rule."""
+    if rules.count is None and rules.within is None:
+        return frozenset()
+    good = [one for one in points if one.state is PointState.GOOD]
+    kept = {one.label for one in good[-rules.count :]} if rules.count is not None else set()
+    if rules.within is not None:
+        kept |= {one.label for one in good if one.taken_at is not None and one.taken_at > now - rules.within}
+    return frozenset(one.label for one in good if one.label not in kept)
+
+
 def trim_points(
-    repositories: Sequence[Repository], cluster: str, data_directory: str, keep: int | None, tell: Listener
+    repositories: Sequence[Repository],
+    cluster: str,
+    data_directory: str,
+    rules: KeepRules,
+    tell: Listener,
+    *,
+    dry_run: bool = False,
 ) -> None:
-    """Remove what nothing can ever be restored from again, and of the good ones all but the newest ``keep``.
+    """Remove what nothing can ever be restored from again, and of the good ones those that no rule keeps.
 
     ``repositories`` are all of the cluster's, the one that knows the snapshots first. WAL that is missing may be filled
     in, and a volume that is away may come back: only WAL that has expired, and a snapshot that its volume, which is
-    here, does not have, are gone for good. What cannot be removed is told.
+    here, does not have, are gone for good. What is removed and what cannot be is told.
     """
     repository, *others = repositories
     points = list_points(repository, cluster, data_directory, others)
-    good = [one.label for one in points if one.state is PointState.GOOD]
-    surplus = set(good[: max(0, len(good) - keep)]) if keep is not None else set()
+    surplus = find_surplus(points, rules, repository.clock.now())
     for point in points:
         useless = _is_gone_for_good(repositories, point)
         if not useless and point.label not in surplus:
+            continue
+        why = f"it is {point.state}: {point.reason}" if useless else str(rules)
+        if dry_run:
+            tell(Notice(level="info", code="snapshot_surplus", text=f"snapshot {point.label} would be removed: {why}"))
             continue
         try:
             remove_point(repository, cluster, data_directory, point.label, tell)
         except PghavenError as error:
             tell(Notice(level="warning", code="snapshot_left", text=error.message, hint=error.hint))
             continue
-        why = f"it is {point.state}: {point.reason}" if useless else f"{keep} are kept"
         tell(Notice(level="info", code="snapshot_removed", text=f"snapshot {point.label} was removed: {why}"))
 
 

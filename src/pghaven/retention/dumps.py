@@ -1,7 +1,8 @@
 """Which dumps stay and which go, by the same policy as backups and apart from them.
 
 The one idea: a dump needs no WAL and nothing needs a dump, so its window and the policy's numbers are counted among
-dumps alone; the newest one always stays.
+dumps alone; the newest one always stays. Those of roles and tablespaces alone are counted by themselves, so that none
+of them takes the place of one with data.
 """
 
 from __future__ import annotations
@@ -36,8 +37,11 @@ def plan_dumps(policy: RetentionPolicy, entries: Sequence[BackupEntry], *, now: 
     held = {entry.label: entry.hold.reason for entry in entries if entry.hold is not None}
     judged = [one for one in dated if one.moment <= now]
     reasons: dict[str, list[str]] = {one.backup.label: [] for one in dated}
-    for label, reason in apply_numbers(policy, judged):
-        reasons[label].append(reason.text)
+    globals_only = {entry.label for entry in entries if not entry.summary.get("dump", {}).get("databases", True)}
+    groups = [[one for one in judged if (one.backup.label in globals_only) is is_bare] for is_bare in (False, True)]
+    for group in groups:
+        for label, reason in apply_numbers(policy, group):
+            reasons[label].append(reason.text)
     for one in dated:
         label = one.backup.label
         if policy.window is not None and one.moment > now - policy.window:
@@ -46,9 +50,9 @@ def plan_dumps(policy: RetentionPolicy, entries: Sequence[BackupEntry], *, now: 
             reasons[label].append("dated in the future")
         if label in held:
             reasons[label].append(f"held: {held[label]}")
-    newest = judged[-1].backup.label if judged else None
-    if newest is not None and not reasons[newest]:
-        reasons[newest].append("the last dump")
+    for newest in [group[-1].backup.label for group in groups if group]:
+        if not reasons[newest]:
+            reasons[newest].append("the last dump")
     too_late = dated and dated[-1].moment > now + CLOCK_TOLERANCE
     return tuple(
         DumpVerdict(

@@ -595,21 +595,21 @@ class Repository:
         """All that was ever begun and not removed; not all of them are backups that are there."""
         return self.children(f"clusters/{cluster}/backups")
 
-    def find_decision(self, cluster: str, label: str) -> dict[str, Any] | None:
-        """The decision of a backup that is there."""
+    def find_decision(self, cluster: str, label: str, kinds: tuple[str, ...] = ("backup",)) -> dict[str, Any] | None:
+        """The decision of a backup that is there; of an SQL dump with that among ``kinds``."""
         prefix = f"clusters/{cluster}/backups/{label}/"
         if not all((self.root / prefix / part).is_file() for part in ("intent", "decision")):
             return None
         decision = self.document(prefix + "decision")
         require(decision["decision"] in ("commit", "abandon"), "no decision")
-        of_backup = self.document(prefix + "intent")["purpose"] == "backup"
-        return decision if decision["decision"] == "commit" and of_backup and not self.is_retired(prefix) else None
+        is_kind = self.document(prefix + "intent")["purpose"] in kinds
+        return decision if decision["decision"] == "commit" and is_kind and not self.is_retired(prefix) else None
 
-    def backups(self, cluster: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    def backups(self, cluster: str, kind: str = "backup") -> Iterator[tuple[str, dict[str, Any]]]:
         """Labels and decisions of the backups that are there; one that cannot be read is told and passed over."""
         for label in self.labels(cluster):
             try:
-                decision = self.find_decision(cluster, label)
+                decision = self.find_decision(cluster, label, (kind,))
             except DAMAGED as error:
                 tell(f"DAMAGED, passed over: {cluster} {label}: {error}")
                 continue
@@ -670,7 +670,7 @@ class Backup:
         if label == "latest":
             known = dict(repository.backups(cluster))
             label = max(known, key=lambda one: str(known[one]["summary"]["stopped_at"]), default=label)
-        decision = repository.find_decision(cluster, label)
+        decision = repository.find_decision(cluster, label, ("backup", "dump"))
         if decision is None:
             raise Unreadable(f"there is no backup {label} of {cluster}")
         name, proof = repository.find_manifest(cluster, label, decision["manifest"])
@@ -870,12 +870,16 @@ class Extraction:
             )
         self._make_directories()
         self._write_files()
-        (self.target / "backup_label").write_text(self._backup.facts["backup_label"], encoding="utf-8", newline="")
-        self._finish(self.target / "backup_label", 0o600)
+        is_dump = self._backup.facts["method"] == "dump"  # files for pg_restore, and no data directory
+        if not is_dump:
+            (self.target / "backup_label").write_text(self._backup.facts["backup_label"], encoding="utf-8", newline="")
+            self._finish(self.target / "backup_label", 0o600)
         self._write_config_files()
         for path, mode in zip(self._backup.directories, self._backup.columns["directory_mode"]):
             self._finish(self.place(path), mode)
         os.sync()
+        if is_dump:
+            return
         (self.target / "global" / "pg_control").write_bytes(self._backup.control)
         self._finish(self.target / "global" / "pg_control", 0o600)
         os.sync()
@@ -1033,6 +1037,10 @@ def list_backups(repository: Repository) -> int:
             version = f"PostgreSQL {int(facts['server_version_num']) // 10000}"
             where = f"{facts['start_lsn']} to {facts['stop_lsn']} on timeline {facts['timeline']}"
             print(cluster, label, facts["stopped_at"], version, f"{facts['total_bytes']} bytes, {where}", sep="  ")
+        for label, decision in repository.backups(cluster, "dump"):
+            facts = decision["summary"]
+            of = ", ".join(facts["dump"]["databases"]) or "roles and tablespaces"
+            print(cluster, label, facts["stopped_at"], f"SQL dump of {of}", f"{facts['total_bytes']} bytes", sep="  ")
     return 0
 
 

@@ -1,0 +1,28 @@
+"""``pghaven load --globals-only``: the roles and tablespaces of a dump."""
+
+from __future__ import annotations
+
+from pghaven.cli.invocation import Invocation
+from pghaven.cli.opening import open_chosen_repository
+
+
+def load_globals_only(
+    invocation: Invocation, label: str | None, *, cluster: str | None, target: str | None, repository: str | None
+) -> int:
+    from pghaven.cli.load_command import find_calling, find_other_owner
+    from pghaven.dump.globalsload import load_globals
+    from pghaven.dump.load import open_dump
+    from pghaven.repository.backups import BackupCatalog
+
+    chosen = invocation.get_cluster(cluster)
+    owner = find_other_owner(chosen.data_directory)
+    conninfo = target or chosen.conninfo
+    with invocation.reporter as listener:
+        opened = open_chosen_repository(invocation.config, chosen, repository, listener)
+        dump = open_dump(BackupCatalog(opened, chosen.name), label, with_databases=False)
+        calling = find_calling(dump, conninfo, owner, chosen.pg_bin if target is None else None)
+        result = load_globals(dump, calling, (conninfo, owner.name if owner else None), listener)
+    text = f"roles and tablespaces of dump {result.label}: {len(result.made)} statements carried out"
+    text += f", {len(result.other)} differ and were left\n" if result.other else "\n"
+    body = {"label": result.label, "made_globals": list(result.made), "other_globals": list(result.other)}
+    return invocation.show("load-globals", body, text)

@@ -1,0 +1,148 @@
+"""Parts of dumps loaded, exported as one file, roles and tablespaces alone, and what stands in a load's way."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.cli.site import NAME, Site
+from tests.support.places import own
+
+_TWO_SCHEMAS = """
+    CREATE ROLE keeper; CREATE SCHEMA one; CREATE SCHEMA two;
+    CREATE TABLE one.a (id int PRIMARY KEY, body text); CREATE TABLE one.b (id int); CREATE TABLE two.c (id int);
+    ALTER TABLE one.a OWNER TO keeper;
+    INSERT INTO one.a SELECT i, repeat(md5(i::text), 10) FROM generate_series(1, 5000) i;
+    INSERT INTO one.b SELECT generate_series(1, 20); INSERT INTO two.c SELECT generate_series(1, 30);
+    SELECT lo_from_bytea(4711, decode(repeat('00ff', 100000), 'hex')); SELECT lo_from_bytea(4712, '')
+"""
+_COUNT = "SELECT (SELECT count(*) FROM one.a) || ' ' || (SELECT count(*) FROM one.b)"
+_TABLES = "SELECT coalesce(string_agg(relname, ' ' ORDER BY 1), '') FROM pg_stat_user_tables"
+
+
+@pytest.fixture
+def shop(site: Site) -> Site:
+    site.write_config(dump_spool=str(site.place))
+    site.set_up()
+    site.cluster.sql("CREATE DATABASE shop")
+    for statement in _TWO_SCHEMAS.split(";"):
+        site.cluster.sql(statement, dbname="shop")
+    site.ok("dump", NAME, "shop")
+    return site
+
+
+def make_empty(site: Site, name: str) -> str:
+    site.cluster.sql(f"CREATE DATABASE {name}")
+    return name
+
+
+def test_parts_of_a_dump_are_loaded_alone(shop: Site) -> None:
+    """A schema, a table of a schema, definitions without data, and data without definitions."""
+    ask = shop.cluster.value
+    into = make_empty(shop, "by_schema")
+    shop.cluster.sql("CREATE SCHEMA two", dbname=into)
+    shop.ok("load", "--into", into, "--schema", "two")
+    assert (ask(_TABLES, dbname=into), ask("SELECT count(*) FROM two.c", dbname=into)) == ("c", 30)
+
+    into = make_empty(shop, "by_table")
+    shop.cluster.sql("CREATE SCHEMA one", dbname=into)
+    shop.ok("load", "--into", into, "--schema", "one", "--table", "b")
+    assert (ask(_TABLES, dbname=into), ask("SELECT count(*) FROM one.b", dbname=into)) == ("b", 20)
+
+    shop.ok("load", "--into", "bare", "--create", "--schema-only", "--jobs", "3")
+    assert (ask(_TABLES, dbname="bare"), ask(_COUNT, dbname="bare")) == ("a b c", "0 0")
+    shop.ok("load", "--into", "bare", "--data-only", "--option=--no-owner")
+    assert ask(_COUNT, dbname="bare") == "5000 20"
+    assert ask("SELECT length(lo_get(4711))", dbname="bare") == 200000
+    error = shop.error("load", "--into", "bare", "--data-only", "--table", "a", status=15)
+    assert 'table "a"' in error["message"] and "duplicate key" in error["message"]
+    assert "contradict" in shop.error("load", "--data-only", "--schema-only", status=2)["message"]
+
+
+def test_what_fails_before_anything_is_loaded_leaves_nothing(shop: Site) -> None:
+    """A database of another encoding; and a locale that the server does not have, found before a role is made."""
+    cluster = shop.cluster
+    cluster.sql("CREATE DATABASE narrow ENCODING LATIN1 LOCALE 'C' TEMPLATE template0")
+    error = shop.error("load", "--into", "narrow", status=12)
+    assert 'database "narrow" has encoding LATIN1, the dump UTF8' in error["message"]
+    # As it is for somebody who takes a dump to a host where nobody has generated the locale.
+    cluster.sql("SET allow_system_table_mods = on; UPDATE pg_database SET datcollate = 'xx_XX' WHERE datname = 'shop'")
+    shop.run("dump", NAME, "shop", "--option=--no-sync")
+    cluster.sql("UPDATE pg_database SET datcollate = datctype WHERE datname = 'shop'")
+    cluster.sql("ALTER TABLE one.a OWNER TO postgres", dbname="shop")
+    cluster.sql("DROP ROLE keeper")
+    error = shop.error("load", "--into", "again", "--create", "--globals", status=15)
+    assert "locale" in error["message"] and 'could not create database "again"' in error["message"]
+    assert cluster.value("SELECT count(*) FROM pg_database WHERE datname = 'again'") == 0
+    assert cluster.value("SELECT count(*) FROM pg_roles WHERE rolname = 'keeper'") == 0
+
+
+def test_a_dump_becomes_one_file_for_plain_pg_restore(shop: Site) -> None:
+    """With large objects, one of them empty; loaded in parallel, which needs to find each table's data by its place."""
+    shop.cluster.sql("CREATE TABLE one.d AS SELECT repeat('x', 200000) AS long", dbname="shop")
+    label = shop.json("dump", NAME, "shop", "postgres")["dumps"][0]["label"]
+    place = shop.place / "files"
+    text = shop.ok("dump", "export", label, str(place), "--format", "custom")
+    assert text.splitlines()[1:] == [f"  {place}/shop.dump", f"  {place}/postgres.dump"]
+    for path in (place, *place.iterdir()):
+        own(path)
+    assert sorted(path.name for path in place.iterdir()) == ["globals.sql", "postgres.dump", "shop.dump"]
+    for number, options in enumerate((["-j", "3"], ["-j", "1", "--no-owner"])):
+        into = make_empty(shop, f"plain{number}")
+        conninfo = f"{shop.cluster.conninfo} dbname={into}"
+        shop.cluster.run("pg_restore", "--exit-on-error", *options, "-d", conninfo, str(place / "shop.dump"))
+        assert shop.cluster.value(_COUNT, dbname=into) == "5000 20"
+        assert shop.cluster.value("SELECT length(long) FROM one.d", dbname=into) == 200000
+        for objects in ("SELECT md5(lo_get(4711))", "SELECT md5(lo_get(4712))"):
+            assert shop.cluster.value(objects, dbname=into) == shop.cluster.value(objects, dbname="shop")
+    assert "contradict" in shop.error("dump", "export", label, "x", "--sql", "--format=custom", status=2)["message"]
+
+
+def test_roles_and_tablespaces_are_dumped_and_loaded_alone(shop: Site) -> None:
+    """Such a dump takes the place of none with data: not as the newest, not in what is kept."""
+    (before,) = [one["label"] for one in shop.json("list")["clusters"][0]["dumps"]]
+    shop.cluster.sql("CREATE ROLE late PASSWORD 'hidden'")
+    assert "roles and tablespaces alone" in shop.ok("dump", NAME, "--globals-only")
+    shop.cluster.sql("DROP ROLE late; ALTER ROLE keeper CREATEDB")
+    ended = shop.run("load", "--globals-only")
+    assert ended.status == 0, ended
+    assert "differs, and is left as it is: ALTER ROLE keeper" in ended.err
+    assert "hidden" not in ended.err
+    assert shop.cluster.value("SELECT count(*) FROM pg_roles WHERE rolname = 'late'") == 1
+    assert shop.cluster.value("SELECT rolcreatedb FROM pg_roles WHERE rolname = 'keeper'") is True
+    assert shop.json("load", "--into", "again", "--create")["label"] == before
+    assert shop.json("dump", NAME, "shop")["dumps"][0]["parent"] == before
+    shop.ok("expire", environment={"PGHAVEN_CLUSTER__MAIN__RETENTION__COUNT": "1"})
+    states = [one["state"] for one in shop.json("list")["clusters"][0]["dumps"]]
+    assert states == ["retired", "complete", "complete"]
+    alone = shop.json("list")["clusters"][0]["dumps"][1]["label"]
+    assert "no databases" in shop.error("load", alone, status=10)["message"]
+    assert "is named" in shop.error("dump", NAME, "shop", "--globals-only", status=2)["message"]
+    assert "cannot be combined" in shop.error("load", "--globals-only", "--create", status=2)["message"]
+
+
+def test_one_run_of_pg_dump_feeds_several_repositories(shop: Site) -> None:
+    """The second one's copy is the same dump, complete when the first repository is gone."""
+    away = shop.place / "away"
+    shop.write_config(
+        f"[repository.away]\nurl = {json.dumps(f'file://{away}')}",
+        repositories=["main", "away"],
+        dump_spool=str(shop.place),
+    )
+    shop.ok("init", NAME, "--apply", "--no-encryption")
+    body = shop.json("dump", NAME, "shop")
+    one, other = body["dumps"]
+    assert [(found["repository"], found["label"]) for found in body["repositories"]] == [
+        ("main", one["label"]),
+        ("away", other["label"]),
+    ]
+    assert other["label"].startswith(one["label"])
+    assert other["databases"] == one["databases"]
+    shop.repository.rename(shop.place / "lost")
+    ended = shop.run("--json", "dump", NAME, "shop")
+    assert ended.status == 3, ended
+    assert "main" in ended.err
+    assert [found["repository"] for found in json.loads(ended.out)["dumps"]] == ["away"]
+    shop.ok("load", other["label"], "--repository", "away", "--into", "copied", "--create")
+    assert shop.cluster.value(_COUNT, dbname="copied") == "5000 20"
