@@ -57,11 +57,11 @@ def command(
 
     CLUSTER can be left out if only one is configured. An expired backup can be brought back with --undo for the time
     that "grace" gives in the configuration; then it is removed with everything that only it needed. WAL that no backup
-    and no window needs is removed too. Every backup is listed with the reason why it is kept or not. --remove expires
-    one backup or dump by name in the same two steps, with its copies in the cluster's other repositories, and tells
-    what can no longer be restored without it; --undo brings it back in all of them. Ends with 12 when a clock is
-    wrong, with 16 when stored data is damaged so that nothing can be removed. Needs the repository alone, no server;
-    but kept snapshots go too, at once, where [cluster.NAME.snapshot] says which stay, on the host that has them.
+    and no window needs is removed too, and kept snapshots by [cluster.NAME.snapshot]. Every backup is listed with the
+    reason why it is kept or not. --remove expires one backup or dump by name in the same two steps, with its copies in
+    the cluster's other repositories, and tells what can no longer be restored without it; --undo brings it back in all
+    of them. Ends with 12 when a clock is wrong, with 16 when stored data is damaged so that nothing can be removed. No
+    server is needed.
     """
     from pghaven.repository.backups import BackupCatalog
     from pghaven.repository.older import refuse_older

@@ -84,8 +84,7 @@ def command(
 
     refuse_own_options(options)
     chosen = invocation.get_cluster(cluster)
-    owner = find_other_owner(chosen.data_directory)
-    conninfo = target or chosen.conninfo
+    owner, conninfo = find_other_owner(chosen.data_directory), target or chosen.conninfo
     with invocation.reporter as listener:
         dump = _open_dump(invocation, chosen, repository, label)
         wanted = dump.choose(database)
