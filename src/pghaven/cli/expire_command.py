@@ -81,7 +81,6 @@ def command(
     if remove is not None:
         return by_hand.remove(invocation, chosen, by_hand.Order(remove, reason, dry_run), repository)
     policy = make_policy(chosen.retention)
-    found: list[tuple[str, ExpireResult]] = []
     with invocation.reporter as listener:
         limits = Limits(invocation.config, chosen, listener, limit=limit)
 
@@ -94,7 +93,7 @@ def command(
                 limits.watch(opened, name)
             return result
 
-        found += each_repository(invocation.config, chosen, repository, listener, expire)
+        found = each_repository(invocation.config, chosen, repository, listener, expire)
         _trim_snapshots(invocation, chosen, repository, limits, dry_run=dry_run)
     from pghaven.cli.expire_text import render_body, render_text
 
