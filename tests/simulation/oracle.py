@@ -79,6 +79,8 @@ class Oracle(Witness):
         self._keep = 1
         self._wanted_from = ""
         self._is_expired_by_hand = False
+        self._lone_wal_goes = False
+        self.removed_lone_wal = 0
         self._rivals: set[int] = set()
         self._content: dict[str, bytes] = {}
 
@@ -91,6 +93,10 @@ class Oracle(Witness):
         return len(self._committed)
 
     # -- what actors say --------------------------------------------------------------------------------------------
+
+    def expect_lone_wal_to_go(self) -> None:
+        """While there is no backup, WAL may go however new it is."""
+        self._lone_wal_goes = True
 
     def expect_policy(self, keep: int) -> None:
         """So many backups are kept, and all WAL from the start of the oldest of them."""
@@ -257,9 +263,21 @@ class Oracle(Witness):
             for number in self._labels[label].segments[self.current_manifest(label)]:
                 if layout.wal_object_name(CLUSTER, SYSTEM_IDENTIFIER, str(segment_name(number))) == name:
                     self._fail("backups keep their WAL", f"{name} of {label} is removed")
-        if not self._simulation.is_skewed and name >= self._wanted_from:
+        if not self._simulation.is_skewed and name >= self._find_wanted():
             self._fail("the policy's WAL stays", name)
         self._removed_wal.add(name)
+        self.removed_lone_wal += next(iter(self.protected()), None) is None
+
+    def _find_wanted(self) -> str:
+        """From where on no WAL may go; behind everything while there is no backup, where it goes then."""
+        if not self._lone_wal_goes:
+            return self._wanted_from
+        starts = [self._labels[label].segments[self.current_manifest(label)].start for label in self.protected()]
+        return min(map(self._name_wal, starts), default="~")
+
+    @staticmethod
+    def _name_wal(number: int) -> str:
+        return layout.wal_object_name(CLUSTER, SYSTEM_IDENTIFIER, str(segment_name(number)))
 
     def _note_policy(self) -> None:
         """From where on all WAL is wanted: the start of the oldest of the backups that count, or ever counted."""

@@ -31,7 +31,8 @@ EVERYBODY = frozenset(
 class Scene:
     """A few, who in a rush do what they do ``rounds`` times, or without one for as long as there are backups to make
     and then watch each other closely. Faults come at the given rates; the ``slow`` stand still while they list, page
-    after page. ``places`` are what an actor's labels begin with, by turns, and so where they are listed.
+    after page. ``places`` are what an actor's labels begin with, by turns, and so where they are listed. With
+    ``lone_wal_goes`` nothing of it stays while there is no backup.
     """
 
     cast: frozenset[str]
@@ -43,6 +44,7 @@ class Scene:
     page: int | None = None
     places: Mapping[str, Sequence[str]] = field(default_factory=dict)
     ends_in_calm: bool = False
+    lone_wal_goes: bool = False
 
 
 def play(
@@ -65,6 +67,8 @@ def run(world: World, rates: Rates | None = None, scene: Scene | None = None) ->
     source = random.Random(f"{simulation.seed}/cast")
     if scene is not None:
         world.grace, world.keep, world.places = scene.grace, scene.keep, scene.places
+        if scene.lone_wal_goes:
+            world.oracle.expect_lone_wal_to_go()
     world.oracle.expect_policy(world.keep)
     _prepare(world, source)
     if source.random() < 0.5:

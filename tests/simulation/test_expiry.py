@@ -11,10 +11,10 @@ import pytest
 from pghaven.postgres.lsn import Lsn
 from pghaven.repository import walcollect
 from pghaven.repository.backups import BackupCatalog
-from pghaven.repository.entry import BackupState
+from pghaven.repository.entry import BackupEntry, BackupState
 from pghaven.repository.horizon import Horizon
-from pghaven.repository.walcollect import WalNeed
-from pghaven.retention import expire, policy
+from pghaven.repository.walcollect import WalCollector, WalNeed
+from pghaven.retention import expire, lonewal, policy
 from pghaven.retention.facts import DatedBackup, KnownBackup, KnownLineage, date_backups
 from pghaven.retention.gather import gather_lineages
 from pghaven.retention.policy import RetentionPlan
@@ -57,6 +57,17 @@ def _tell_no_horizon(*_: object) -> Horizon:
     return Horizon()
 
 
+class _LooksOnce(WalCollector):
+    """Who has announced a backup is asked before the horizon is told, and not after."""
+
+    _seen: list[BackupEntry] | None = None
+
+    def _read_entries(self, need: WalNeed) -> list[BackupEntry]:
+        if self._seen is None:
+            self._seen = super()._read_entries(need)
+        return self._seen
+
+
 @dataclass(frozen=True, kw_only=True)
 class Planted:
     """A mistake in what ``expire`` is made of, and a scene in which it breaks one of these promises.
@@ -77,8 +88,19 @@ def _scene(*more: str, rates: Rates, keep: int = 1, rounds: int | None = 3) -> S
     return Scene(cast=cast, rates=rates, rounds=rounds, keep=keep)
 
 
+# A collector that keeps nothing of WAL without a backup but what its protocol keeps.
+_NO_TAIL: Replacements = {(lonewal, "TAIL_BYTES"): 0}
+
+
 _CALM = Rates(stay=0.3)
 _PAUSES = Rates(pause=0.05, stay=0.8)
+# Somebody expires every backup by hand, and a standby that is behind begins the next one.
+_LONE = Scene(
+    cast=frozenset({"retain-db1", "retain-ops", "load", "expire-newest", "backup-standby"}),
+    rates=_PAUSES,
+    rounds=8,
+    lone_wal_goes=True,
+)
 _STAY = "the policy's backups stay"
 
 PLANTED = (
@@ -111,6 +133,22 @@ PLANTED = (
         breaks=("backups keep their WAL",),
         first_seed=76,
     ),
+    Planted(
+        name="nobody is told what WAL goes while there is no backup",
+        seen_in="clean-up scripts that see an archive without backups",
+        instead={**_NO_TAIL, (walcollect, "raise_horizon"): _tell_no_horizon},
+        scene=replace(_LONE, rounds=3),
+        breaks=("backups keep their WAL",),
+        first_seed=43,
+    ),
+    Planted(
+        name="a first backup is looked for once",
+        seen_in="check, then remove",
+        instead={**_NO_TAIL, (expire, "WalCollector"): _LooksOnce},
+        scene=_LONE,
+        breaks=("backups keep their WAL", "the policy's WAL stays"),
+        first_seed=3,
+    ),
 )
 _EACH = pytest.mark.parametrize("mistake", [pytest.param(one, id=one.name) for one in PLANTED])
 
@@ -130,4 +168,17 @@ def test_a_planted_mistake_is_found(mistake: Planted) -> None:
 @_EACH
 def test_nothing_is_found_where_nothing_is_planted(mistake: Planted) -> None:
     for seed in range(_SEEDS_WITHOUT):
-        play(str(seed), scene=mistake.scene)
+        with planting(_NO_TAIL if mistake.scene.lone_wal_goes else {}):
+            play(str(seed), scene=mistake.scene)
+
+
+def test_wal_without_a_backup_goes_and_the_first_backup_keeps_its_own() -> None:
+    """Both come to pass: WAL goes in a history, and a backup that began beside that is committed."""
+    removed = committed = 0
+    for seed in range(3 * _SEEDS_WITHOUT):
+        with planting(_NO_TAIL):
+            world = play(str(seed), scene=_LONE)
+        removed += world.oracle.removed_lone_wal
+        committed += world.oracle.committed_count
+    assert removed > _SEEDS_WITHOUT
+    assert committed > _SEEDS_WITHOUT

@@ -2,7 +2,8 @@
 
 The one idea: the caller says what its policy needs, and whatever else is there is looked at once more after the horizon
 has been written: a backup that has announced itself keeps everything from its start on, one that is whole keeps the
-WAL between its start and its stop. A timeline later than every backup's has not been judged by anybody, and keeps all.
+WAL between its start and its stop. A timeline later than every backup's has not been judged by anybody, and keeps all;
+where there is no backup at all, whoever asks has judged every timeline, and the first backup that is seen counts.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pghaven.repository.collectplan import LIVE
 from pghaven.repository.entry import BackupEntry, BackupState, Purpose
 from pghaven.repository.hidden import list_pack_labels, refuse_hidden
 from pghaven.repository.horizon import raise_horizon
-from pghaven.repository.partials import iter_needless_pieces, remove_pieces
+from pghaven.repository.partials import iter_needless_pieces, list_partial_timelines, remove_pieces
 from pghaven.repository.unreadable import advise, interpret
 from pghaven.repository.walstore import WalArchive
 
@@ -31,11 +32,15 @@ _FOLDER_BITS = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WalNeed:
-    """What of a lineage's WAL its policy needs: all from ``horizon`` on, and ``spans`` of first and last positions."""
+    """What of a lineage's WAL its policy needs: all from ``horizon`` on, and ``spans`` of first and last positions.
+
+    ``is_alone`` says that there is no backup of this lineage, so that the horizon is meant for all its timelines.
+    """
 
     system_identifier: int
     horizon: Lsn
     spans: tuple[tuple[Lsn, Lsn], ...] = ()
+    is_alone: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +103,7 @@ class WalCollector:
         kept = _find_kept(need, entries)
         files = []
         freed_bytes = 0
-        archive = self._open_archive(need)
+        archive = self.open_archive(need.system_identifier)
         for timeline in timelines:
             for name, file_name, size_bytes in tuple(self._iter_unneeded(archive, timeline, kept)):
                 if is_done:
@@ -118,9 +123,10 @@ class WalCollector:
             freed_bytes=freed_bytes,
         )
 
-    def _open_archive(self, need: WalNeed) -> WalArchive:
-        lineage = self._repository.require_lineage(self._catalog.cluster, need.system_identifier)
-        return WalArchive(self._repository, self._catalog.cluster, need.system_identifier, lineage.wal_segment_size)
+    def open_archive(self, system_identifier: int) -> WalArchive:
+        """The archive of a lineage. Raises NotFound for an unknown one."""
+        lineage = self._repository.require_lineage(self._catalog.cluster, system_identifier)
+        return WalArchive(self._repository, self._catalog.cluster, system_identifier, lineage.wal_segment_size)
 
     def _read_entries(self, need: WalNeed) -> list[BackupEntry]:
         """The backups of this lineage that are whole or under way. Raises Damaged where a listing left one out."""
@@ -140,9 +146,13 @@ class WalCollector:
         return found
 
     def _list_judged(self, need: WalNeed, entries: Sequence[BackupEntry]) -> list[Timeline]:
-        """The timelines with WAL that are not later than every backup's."""
+        """The timelines with WAL that are not later than every backup's. All of them where there is no backup; none
+        where there should be none and is one, since then nobody has judged what it needs."""
+        archive = self.open_archive(need.system_identifier)
+        if need.is_alone:
+            return [] if entries else sorted({*archive.list_timelines(), *list_partial_timelines(archive)})
         newest = max((entry.intent.timeline for entry in entries if entry.intent is not None), default=0)
-        return [timeline for timeline in self._open_archive(need).list_timelines() if timeline <= newest]
+        return [timeline for timeline in archive.list_timelines() if timeline <= newest]
 
     def _iter_unneeded(self, archive: WalArchive, timeline: Timeline, kept: _Kept) -> Iterator[tuple[str, str, int]]:
         """The objects of one timeline that may go, in order: name, file name, size in bytes."""
@@ -178,7 +188,7 @@ def _find_kept(need: WalNeed, entries: Sequence[BackupEntry]) -> _Kept:
     spans = list(need.spans)
     for entry in entries:
         try:
-            if entry.state is BackupState.UNDECIDED and entry.intent is not None:
+            if entry.intent is not None and (need.is_alone or entry.state is BackupState.UNDECIDED):
                 horizon = min(horizon, Lsn.parse(entry.intent.start_lsn))
             else:
                 spans.append((Lsn.parse(entry.summary["start_lsn"]), Lsn.parse(entry.summary["stop_lsn"])))

@@ -27,8 +27,9 @@ from pghaven.repository.walcollect import WalCollector, WalRemoval
 from pghaven.retention.dumps import DumpVerdict, expire_dumps
 from pghaven.retention.full import draw_on_reserve
 from pghaven.retention.gather import gather_lineages
+from pghaven.retention.lonewal import gather_lone_wal, plan_lone_wal
 from pghaven.retention.policy import RetentionPlan, RetentionPolicy, Rule, plan_retention
-from pghaven.retention.walplan import WalPlan, plan_wal
+from pghaven.retention.walplan import WalPlan, is_lone, plan_wal
 from pghaven.runtime.whoami import ProcessIdentity, read_own_identity
 from pghaven.store.reserve import keep_reserve
 
@@ -225,7 +226,12 @@ def _collect(
     wal_collector = WalCollector(catalog)
     wal = []
     for system_identifier in system_identifiers:
-        wanted = plan_wal(result.plan, system_identifier, going=going)
+        if is_lone(result.plan, system_identifier, going=going):
+            is_current = system_identifier == system_identifiers[-1]
+            lone = gather_lone_wal(wal_collector.open_archive(system_identifier), is_current=is_current)
+            wanted = plan_lone_wal(lone, result.plan.policy, now=result.plan.now)
+        else:
+            wanted = plan_wal(result.plan, system_identifier, going=going)
         removal = None
         if wanted.need is not None:
             need = wanted.need

@@ -29,6 +29,8 @@ class WalPlan:
 def plan_wal(plan: RetentionPlan, system_identifier: int, *, going: Collection[str] = ()) -> WalPlan:
     """What of a lineage's WAL stays when this retention plan is carried out and the labels in ``going`` are no more.
 
+    Where ``is_lone`` says that there is no backup of it then, ``lonewal`` plans.
+
     A backup that the plan drops counts as long as it can be brought back, with all WAL after it, since it may have been
     the base of a window.
     """
@@ -39,7 +41,10 @@ def plan_wal(plan: RetentionPlan, system_identifier: int, *, going: Collection[s
     ]
     if reason := _why_nothing_goes(plan, ours):
         return WalPlan(system_identifier=system_identifier, need=None, reason=reason)
-    first = min(filter(_goes_on, ours), key=lambda verdict: verdict.backup.start_lsn)
+    first = min(filter(_goes_on, ours), key=lambda verdict: verdict.backup.start_lsn, default=None)
+    if first is None:
+        reason = "the backup that leads on was expired by hand since, and which one takes its place is not judged yet"
+        return WalPlan(system_identifier=system_identifier, need=None, reason=reason)
     horizon = first.backup.start_lsn
     spans = [
         (verdict.backup.start_lsn, verdict.backup.stop_lsn)
@@ -51,6 +56,12 @@ def plan_wal(plan: RetentionPlan, system_identifier: int, *, going: Collection[s
         need=WalNeed(system_identifier=system_identifier, horizon=horizon, spans=tuple(sorted(spans))),
         reason=f'backup "{first.backup.label}" begins there ({_describe(first)})',
     )
+
+
+def is_lone(plan: RetentionPlan, system_identifier: int, *, going: Collection[str] = ()) -> bool:
+    """Whether there is no backup of a lineage, nor any under way, when the labels in ``going`` are no more."""
+    ours = (one.backup.label for one in plan.verdicts if one.system_identifier == system_identifier)
+    return plan.refusal is None and all(label in going for label in ours)
 
 
 def _goes_on(verdict: Verdict) -> bool:
@@ -66,7 +77,9 @@ def _why_nothing_goes(plan: RetentionPlan, ours: Sequence[Verdict]) -> str | Non
     if plan.refusal is not None:
         return plan.refusal.text
     if not any(verdict.backup.state is BackupState.COMMITTED for verdict in ours):
-        return "there is no backup of this lineage"
+        if any(verdict.backup.state is BackupState.RETIRED for verdict in ours):
+            return "the last backup of this lineage can still be brought back"
+        return "no backup of this lineage is finished yet" if ours else "there is no backup of this lineage"
     policy = plan.policy
     # Until backups reach back as far as they should, WAL from before the first may be all there is of that time; a
     # backup that is kept elsewhere may lead to it.

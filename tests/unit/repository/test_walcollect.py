@@ -16,6 +16,7 @@ from pghaven.postgres.timeline import Timeline
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.entry import Purpose
 from pghaven.repository.horizon import Horizon, raise_horizon, read_horizon
+from pghaven.repository.partials import Piece, put_piece
 from pghaven.repository.removal import Removal, RetireOrder
 from pghaven.repository.repository import Repository
 from pghaven.repository.walcollect import WalCollector, WalNeed, WalRemoval
@@ -330,6 +331,33 @@ def test_a_horizon_whose_number_was_used_and_removed_meanwhile_is_told_all_the_s
     assert documents(catalog) == ["00000003"]
 
 
+# -- without any backup -------------------------------------------------------------------------------------------
+
+ALONE = WalNeed(system_identifier=SYSTEM_IDENTIFIER, horizon=lsn(50), is_alone=True)
+
+
+def test_without_a_backup_wal_of_every_timeline_goes(catalog: BackupCatalog, archive: WalArchive) -> None:
+    fill(archive, 12, 49, 50)
+    fill(archive, 49, 50, timeline=2)
+    piece = Piece(
+        segment=SegmentName(timeline=TWO, number=48, segment_size=SEGMENT_SIZE), receiver="0" * 8, begin=0, end=1
+    )
+    put_piece(archive, piece, b"x", {})
+    assert remove(catalog, ALONE).files == (name(12), name(49), name(49, 2), piece.label)
+    assert held(archive), held(archive, TWO) == ([50], [50])
+    assert read_horizon(catalog.repository, CLUSTER, SYSTEM_IDENTIFIER).positions == {ONE: lsn(50), TWO: lsn(50)}
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_where_a_backup_is_found_nobody_has_judged_what_it_needs(
+    catalog: BackupCatalog, archive: WalArchive, *, is_whole: bool
+) -> None:
+    (add_backup if is_whole else announce)(catalog, NEW)
+    fill(archive, 12, 13)
+    assert remove(catalog, ALONE).files == ()
+    assert held(archive) == [12, 13]
+
+
 # -- at once ------------------------------------------------------------------------------------------------------
 
 
@@ -359,7 +387,7 @@ def test_two_collectors_horizons_hold_what_each_of_them_said() -> None:
     assert count > 20
 
 
-def play_a_backup_against_a_collector(*, is_careless: bool) -> Iterator[bool]:
+def play_a_backup_against_a_collector(*, is_careless: bool, is_first: bool = False) -> Iterator[bool]:
     """For every order: whether the backup went on. Then its WAL must be there."""
     repository = make_repository(MemoryStore())
 
@@ -371,9 +399,11 @@ def play_a_backup_against_a_collector(*, is_careless: bool) -> Iterator[bool]:
         for info in repository.store.list(""):
             store.create(info.name, [repository.store.read(info.name)])
         catalog = open_catalog(store)
-        add_backup(catalog, NEW)
+        if not is_first:
+            add_backup(catalog, NEW)
         fill(open_archive(catalog.repository), 12, 13)
-        return store, [backup, lambda stepped: WalCollector(open_catalog(stepped)).run(need(50))]
+        wanted = ALONE if is_first else need(50)
+        return store, [backup, lambda stepped: WalCollector(open_catalog(stepped)).run(wanted)]
 
     def backup(store: Store) -> bool:
         catalog = open_catalog(store)
@@ -400,9 +430,14 @@ def test_a_backup_that_goes_on_has_its_wal_in_every_order() -> None:
     assert set(play_a_backup_against_a_collector(is_careless=False)) == {True, False}
 
 
-def test_a_backup_that_looks_before_it_is_announced_would_lose_its_wal() -> None:
+def test_the_first_backup_of_all_has_its_wal_in_every_order() -> None:
+    assert set(play_a_backup_against_a_collector(is_careless=False, is_first=True)) == {True, False}
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_backup_that_looks_before_it_is_announced_would_lose_its_wal(*, is_first: bool) -> None:
     with pytest.raises(AssertionError):
-        list(play_a_backup_against_a_collector(is_careless=True))
+        list(play_a_backup_against_a_collector(is_careless=True, is_first=is_first))
 
 
 # -- a store that does not list all it has --------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from pghaven.repository.incidents import Incident, IncidentKind, list_incidents,
 from pghaven.repository.oldevidence import KEPT_FOR
 from pghaven.repository.removal import Removal
 from pghaven.repository.repository import Repository
+from pghaven.retention import lonewal
 from pghaven.retention.byhand import (
     find_next_expiry,
     hold_backup,
@@ -472,6 +473,25 @@ def test_the_last_backup_of_a_lineage_can_be_removed_by_its_name_and_only_so(
     expire(catalog)
     assert states(catalog) == {}
     assert not list(catalog.repository.store.list(layout.packs_prefix(CLUSTER)))
+
+
+def test_the_wal_of_the_last_backup_goes_with_it_in_its_time(
+    catalog: BackupCatalog, clock: ManualClock, source: SourceTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lonewal, "TAIL_BYTES", 3 * SEGMENT_SIZE)
+    (only,) = take(catalog, clock, source, 1)
+    wal = held_wal(catalog)
+    remove_backup(catalog, TWO, only, reason="moved away")
+    (kept,) = expire(catalog).wal
+    assert kept.plan.reason == "the last backup of this lineage can still be brought back"
+    assert held_wal(catalog) == wal
+    clock.advance(GRACE.total_seconds())
+    result = expire(catalog)
+    assert "from " + str(Lsn((wal[-1] - 2) * SEGMENT_SIZE)) in render_text("main", result)
+    assert "there is no backup of this lineage; what came in within the 5-hour grace and the last" in render_text(
+        "main", result
+    )
+    assert held_wal(catalog) == wal[-3:]
 
 
 def test_what_was_removed_by_name_goes_without_any_policy_and_nothing_else_does(

@@ -81,6 +81,14 @@ def test_each_lineage_has_its_own_horizon() -> None:
     assert plan_wal(made, 8).need == WalNeed(system_identifier=8, horizon=Lsn(5 * SIZE + 40))
 
 
+def test_no_wal_goes_when_the_backup_that_leads_on_has_gone_since_the_plan_was_made() -> None:
+    """Expired by hand and removed by another run: what takes its place, the next plan tells."""
+    backups = [backup("held", 9, 3, held="since then"), backup("newest", 1, 9)]
+    made = plan_wal(plan(RetentionPolicy(count=1), *backups), 7, going={"newest"})
+    assert everything_stays(made)
+    assert "was expired by hand since" in made.reason
+
+
 def everything_stays(made: WalPlan) -> bool:
     return made.need is None and not numbers_gone(made, range(20))
 
