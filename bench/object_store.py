@@ -1,9 +1,10 @@
-"""The same backup and restore to a directory, to S3 on this machine, and to S3 at 20 ms, in one run.
+"""The same backup and restore to a directory, to S3 on this machine, and to S3 over a line of 20 ms, in one run.
 
     python -m bench.object_store [--shape mixed|files] [--rounds 3] [--quick] …
 
 S3 is SeaweedFS, which takes its share of the processor: beside the times stands what the store itself can do, measured
-by putting and getting objects of the size of packs from two processes.
+by putting and getting objects of the size of packs from two processes. The line is a proxy that delays each request and
+passes so many bytes a second: a restore fills it if it takes hardly longer than its bytes alone do.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from tests.support.objectservers import ObjectServer, ObjectServers
 
 NAME = "object_store"
 FAR_SECONDS = 0.02
+LINK_RATE = 20 * MIB
 _OBJECT_BYTES = 32 * MIB
 _OBJECTS = 6
 
@@ -51,11 +54,14 @@ class InStore(Pghaven):
         super().__init__(server)
         self.name = name
         self._settings = settings
+        self._url = ""
+        self.stored_bytes = 0
 
     def reset(self) -> str:
         if self._settings is None:
             return super().reset()
         remove(self._repository)
+        self._url = f"{self._settings.url}-{time.monotonic_ns()}"
         values = {
             "data_directory": str(self._server.data),
             "conninfo": self._server.conninfo,
@@ -64,7 +70,7 @@ class InStore(Pghaven):
             "compression_level": LEVEL,
         }
         store = {
-            "url": f"{self._settings.url}-{time.monotonic_ns()}",
+            "url": self._url,
             "endpoint": self._settings.endpoint,
             "credentials_file": self._settings.credentials_file,
         }
@@ -74,6 +80,12 @@ class InStore(Pghaven):
         return str(
             json.loads(run(self._command("--json", "init", "main", "--no-encryption"), log=self.log))["archive_command"]
         )
+
+    def note_size(self) -> None:
+        """What a restore has to fetch: all packs, of the one backup there is."""
+        if self._settings is not None:
+            store = open_store(replace(self._settings, url=self._url))
+            self.stored_bytes = sum(info.size_bytes for info in store.list("clusters/main/packs/"))
 
     def warm(self) -> None:
         if self._settings is None:
@@ -85,12 +97,14 @@ def run_rounds(server: BenchServer, rounds: int) -> dict[str, Any]:
     servers = ObjectServers()
     try:
         store = servers.get("seaweedfs")
-        with proxying(store.port) as proxy:
-            proxy.delay_seconds = FAR_SECONDS
+        with proxying(store.port) as far, proxying(store.port) as line:
+            far.delay_seconds = line.delay_seconds = FAR_SECONDS
+            line.link_rate = LINK_RATE
             places = (
                 InStore(server, "directory", None),
                 InStore(server, "s3", store.settings()),
-                InStore(server, "s3-20ms", store.settings(endpoint=proxy.endpoint)),
+                InStore(server, "s3-20ms", store.settings(endpoint=far.endpoint)),
+                InStore(server, "s3-line", store.settings(endpoint=line.endpoint)),
             )
             results: dict[str, dict[str, Any]] = {}
             taken: dict[str, list[tuple[Measurement, Measurement]]] = {place.name: [] for place in places}
@@ -99,11 +113,13 @@ def run_rounds(server: BenchServer, rounds: int) -> dict[str, Any]:
                     taken[place.name].append(_measure(server, place))
                     print(f"  {number + 1}/{rounds} {place.name}: {taken[place.name][-1][0].wall_seconds:.1f} s")
         for name, pairs in taken.items():
+            place = next(one for one in places if one.name == name)
             results[name] = {
                 "backup": median([backup for backup, _ in pairs]),
                 "restore": median([restore for _, restore in pairs]),
+                "stored_bytes": place.stored_bytes,
             }
-        return {"places": results, "limit": measure_limit(store)}
+        return {"places": results, "limit": measure_limit(store), "link_rate": LINK_RATE}
     finally:
         servers.stop()
 
@@ -114,6 +130,7 @@ def _measure(server: BenchServer, place: InStore) -> tuple[Measurement, Measurem
     prepare(server)
     backup = measure(place.backup_command(), log=place.log, server_pid=server.pid)
     place.warm()
+    place.note_size()
     remove(target)
     restore = measure(place.restore_command(target), log=place.log)
     remove(target)
@@ -169,8 +186,31 @@ def render(results: Mapping[str, Any], title: str) -> str:
     return (
         f"### Backup and restore by place: {title}\n\n{render_table(header, rows)}\n"
         f"The store alone, with two processes and objects of 32 MiB: put {limit['put']:.0f} MiB/s, "
-        f"get {limit['get']:.0f} MiB/s.\n"
+        f"get {limit['get']:.0f} MiB/s.\n\n{_render_shares(results)}"
     )
+
+
+def _render_shares(results: Mapping[str, Any]) -> str:
+    """How far each time is from what nothing could do faster: the directory's, the store's, the line's."""
+    places, limit = results["places"], results["limit"]
+    lines = []
+    for what, verb in (("backup", "put"), ("restore", "get")):
+        wall, here = places["s3"][what]["wall_seconds"], places["directory"][what]["wall_seconds"]
+        alone = places["s3"]["stored_bytes"] / MIB / limit[verb]
+        best = max(here, alone)
+        lines.append(
+            f"- {what} to S3 here: {wall:.2f} s; to a directory {here:.2f} s, the store alone {alone:.2f} s: "
+            f"{wall / best - 1:+.0%} over the longer of the two.\n"
+        )
+    far, line = places["s3-20ms"]["restore"]["wall_seconds"], places["s3-line"]["restore"]["wall_seconds"]
+    alone = places["s3-line"]["stored_bytes"] / results["link_rate"]
+    near = places["s3"]["restore"]["wall_seconds"]
+    lines.append(f"- restore from 20 ms away: {far:.2f} s, from here {near:.2f} s: {far / near - 1:+.0%}.\n")
+    lines.append(
+        f"- restore over a line of {results['link_rate'] / MIB:.0f} MiB/s and 20 ms: {line:.2f} s, "
+        f"its bytes alone take {alone:.2f} s: the line is {alone / line:.0%} full.\n"
+    )
+    return "".join(lines)
 
 
 def main() -> None:

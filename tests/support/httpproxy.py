@@ -13,6 +13,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ Kind = Literal[
     "hanging",  # not done, not answered until the proxy ends
 ]
 
+_LINK_BYTES = 1 << 18
 _HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length"})
 
 
@@ -54,7 +56,8 @@ class _Queue:
 
 
 class FaultyProxy(ThreadingHTTPServer):
-    """Stands before a server on a port of loopback. ``delay_seconds`` is added to every request.
+    """Stands before a server on a port of loopback. ``delay_seconds`` is added to every request; with ``link_rate`` all
+    bodies together pass at so many bytes per second each way, as over one line.
 
     With ``ignores_conditions`` a create replaces what is there, as some stores do; only for servers that look at no
     signature, since conditions are signed.
@@ -67,6 +70,8 @@ class FaultyProxy(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.target_port = target_port
         self.delay_seconds = 0.0
+        self.link_rate: float | None = None
+        self._link_free_at = {"there": 0.0, "back": 0.0}
         self.ignores_conditions = False
         self.choose: Callable[[int], Fault | None] = lambda _number: None
         self.is_hanging = threading.Event()
@@ -109,6 +114,16 @@ class FaultyProxy(ThreadingHTTPServer):
                     return self._queue.waiting.pop(number)
             return self.choose(len(self._queue.asked))
 
+    def pass_link(self, way: Literal["there", "back"], size_bytes: int) -> None:
+        """Take as long as so many bytes take, behind those that are on the line already."""
+        if self.link_rate is None or not size_bytes:
+            return
+        with self._queue.lock:
+            now = time.monotonic()
+            free_at = max(now, self._link_free_at[way]) + size_bytes / self.link_rate
+            self._link_free_at[way] = free_at
+        self.ends.wait(free_at - now)
+
     def handle_error(self, request: object, client_address: object) -> None:
         """Clients that hang up are what tests do here."""
 
@@ -127,6 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._reset()
             return
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.server.pass_link("there", len(body))
         if self.server.delay_seconds:
             self.server.ends.wait(self.server.delay_seconds)
         if fault is not None and fault.kind == "hanging":
@@ -172,7 +188,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", length or str(len(content)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(content)
+            for start in range(0, len(content), _LINK_BYTES):
+                part = content[start : start + _LINK_BYTES]
+                self.server.pass_link("back", len(part))
+                self.wfile.write(part)
 
     def _reset(self) -> None:
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
