@@ -22,6 +22,7 @@ from typing import Any
 
 from pghaven.errors import Damaged, Refused
 from pghaven.repository.codec import Buffer, Compressor, decompress
+from pghaven.repository.large import StoredParts, join_frames
 from pghaven.repository.seal import TAG_BYTES, Keyring, PartSealer, Sealer
 
 FRAME_BYTES = 1 << 20
@@ -162,8 +163,7 @@ class Index:
 
 
 class ContainerWriter:
-    """Builds one container in memory, frame by frame; ``finish`` gives what to store.
-
+    """Builds one container, frame by frame; ``finish`` gives what to store. Memory: the container, 64 MiB at most.
     ``context`` names what the object is (repository, cluster, kind, name) and is needed again to open it.
     ``for_hosts``: every host that writes may read all of it, and not only who holds the key that reads.
     """
@@ -176,7 +176,7 @@ class ContainerWriter:
         self._compressor = compressor
         self._sealer = keyring.new_sealer(for_hosts=for_hosts)
         self._associated = _header(kind) + context
-        self._parts: list[bytes] = [_header(kind)]
+        self._parts = StoredParts(_header(kind))
         self._stored_lengths: list[int] = []
         self._plain_lengths: list[int] = []
         self._codecs = bytearray()
@@ -249,7 +249,7 @@ class ContainerWriter:
         )
         digest = _tail_hash(self._context, self._kind, index_stored, head)
         return FinishedContainer(
-            content=(*self._parts, cells, index_stored, head, digest, _END_MAGIC),
+            content=self._parts.join((cells, index_stored, head, digest, _END_MAGIC)),
             hash=digest,
             size_bytes=self.stored_length + len(cells) + len(index_stored) + FOOTER_BYTES,
             tail_bytes=len(index_stored) + FOOTER_BYTES,
@@ -261,7 +261,7 @@ class ContainerWriter:
 class FinishedContainer:
     """A whole object, ready to be stored. ``tail_bytes`` is what a reader fetches first: index and footer."""
 
-    content: tuple[bytes, ...]
+    content: tuple[Buffer, ...]
     hash: bytes
     size_bytes: int
     tail_bytes: int
@@ -397,4 +397,4 @@ class Container:
 
     def read_all(self) -> bytes:
         """All plain bytes. Raises Damaged."""
-        return b"".join(self.iter_frames())
+        return join_frames(self.iter_frames(), self.index.plain_length)

@@ -32,6 +32,7 @@ from pghaven.repository.descriptor import (
     render_descriptor,
 )
 from pghaven.repository.document import open_body, parse_document, render_document, seal_body
+from pghaven.repository.large import read_in_parts
 from pghaven.repository.seal import OPEN_KEYRING, Keyring, refuse_reading
 from pghaven.store.api import Store
 from pghaven.units import parse_time_utc, render_time_utc
@@ -131,9 +132,9 @@ class Repository:
         self._require_writable()
         self.store.create(name, finished.content)
 
-    def read_container(self, name: str, kind: Kind) -> Container:
-        """Raises ObjectMissing, Damaged."""
-        data = self.store.read(name)
+    def read_container(self, name: str, kind: Kind, *, may_be_large: bool = False) -> Container:
+        """Raises ObjectMissing, Damaged. What ``may_be_large`` costs one request more, and little memory if it is."""
+        data = read_in_parts(self.store, name) if may_be_large else self.store.read(name)
         try:
             return Container(data, kind=kind, context=self.context(name).encode(), keyring=self.keyring)
         except Damaged as error:

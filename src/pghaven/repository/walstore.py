@@ -22,6 +22,7 @@ from pghaven.postgres.waldata import check_segment
 from pghaven.repository import layout
 from pghaven.repository.codec import Compressor
 from pghaven.repository.container import Container, ContainerWriter, FinishedContainer, Kind
+from pghaven.repository.large import LARGE_BYTES, are_frames_of
 from pghaven.repository.repository import Repository
 from pghaven.store.api import Store
 
@@ -108,8 +109,8 @@ class WalArchive:
         """
         repository = self._repository
         if repository.keyring.can_read or is_for_every_host(file_name):
-            there = repository.read_container(name, Kind.WAL)
-            stored, is_same = there.meta, _prove(there, name, file_name) == content
+            there = self._read(name)
+            stored, is_same = there.meta, _holds(there, name, file_name, content)
         else:
             stored = repository.load_index(name, Kind.WAL).meta
             is_same = (stored.get("name"), stored.get("hash")) == (file_name, _hash(content))
@@ -142,7 +143,11 @@ class WalArchive:
 
     def get_at(self, name: str, file_name: str) -> bytes:
         """As ``get``, of what ``put_at`` stored."""
-        return _prove(self._repository.read_container(name, Kind.WAL), name, file_name)
+        return _prove(self._read(name), name, file_name)
+
+    def _read(self, name: str) -> Container:
+        """Memory: what it holds, and LARGE_BYTES at most."""
+        return self._repository.read_container(name, Kind.WAL, may_be_large=self.segment_size > LARGE_BYTES)
 
     def require_whole(self, segment: SegmentName, version: MajorVersion | None = None) -> None:
         """Prove that a segment is archived whole; a host that cannot read it proves what stands beside its contents.
@@ -165,7 +170,7 @@ class WalArchive:
         """The proven contents of what ``list_quarantine`` lists. Raises ObjectMissing, Damaged naming the object."""
         name = f"{layout.quarantine_prefix(self.cluster)}{self.system_identifier}/{entry}"
         file_name = entry.rpartition("-")[0]
-        content = _prove(self._repository.read_container(name, Kind.WAL), name, file_name)
+        content = _prove(self._read(name), name, file_name)
         if layout.quarantine_name(self.cluster, self.system_identifier, file_name, _hash(content)) != name:
             raise Damaged(f'"{name}" is damaged: its name is not that of its contents')
         return content
@@ -265,6 +270,19 @@ def _prove(container: Container, name: str, file_name: str) -> bytes:
     except Damaged as error:
         raise Damaged(f'"{name}" is damaged: {error.message}') from error
     return content
+
+
+def _holds(container: Container, name: str, file_name: str, content: bytes) -> bool:
+    """Whether an object holds this file; what is there is proven, and not held beside it. Raises Damaged."""
+    try:
+        if container.meta.get("name") != file_name:
+            raise Damaged("its contents are not what was archived under this name")  # noqa: TRY301
+        is_same = are_frames_of(container.iter_frames(), content)
+        if is_same and container.meta.get("hash") != _hash(content):
+            raise Damaged("its contents are not what was archived under this name")  # noqa: TRY301
+    except Damaged as error:
+        raise Damaged(f'"{name}" is damaged: {error.message}') from error
+    return is_same
 
 
 def _hash(content: bytes) -> str:

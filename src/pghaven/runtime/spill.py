@@ -140,6 +140,7 @@ def _map(file: BinaryIO, size: int, access: int) -> mmap.mmap:
 
 def _no_room(error: OSError) -> StoreUnreachable:
     return StoreUnreachable(
-        f'could not keep lists of files in "{find_directory()}": {error.strerror}',
-        hint="They take some 200 bytes for each file of the cluster. TMPDIR can name another directory.",
+        f'could not write a working file in "{find_directory()}": {error.strerror}',
+        hint="Lists take some 200 bytes for each file of the cluster, WAL segments above 64 MiB as much as they have. "
+        "TMPDIR can name another directory.",
     )

@@ -26,6 +26,7 @@ from pghaven.errors import (
     StoreUnreachable,
     UsageError,
 )
+from pghaven.runtime.durable import Buffer
 from pghaven.runtime.interruptible import call_interruptibly
 from pghaven.store.answers import Answer, Meaning, Truncated, read_answer
 from pghaven.store.api import Buffers, ObjectInfo, check_name, check_prefix, is_name_part
@@ -81,7 +82,8 @@ class ObjectStore:
                 raise ObjectExists(f'"{name}" exists already in {self.url}')
 
         key = self._key(name)
-        body = b"".join(content)
+        body = content[0] if len(content) == 1 else b"".join(content)  # what is large comes in one piece, and stays so
+        size_bytes = memoryview(body).nbytes
         attempts = 0
 
         def put(client: Client) -> None:
@@ -90,14 +92,22 @@ class ObjectStore:
             obstore.put(client, key, body, mode=mode, use_multipart=False)
 
         try:
-            self._ask("create", name, put, size_bytes=len(body))
+            self._ask("create", name, put, size_bytes=size_bytes)
         except ObjectExists as taken:
             if attempts == 1 or not self._holds(name, body):
                 raise taken from None
 
-    def _holds(self, name: str, body: bytes) -> bool:
+    def _holds(self, name: str, body: Buffer) -> bool:
+        view = memoryview(body).cast("B")
+        found = self.find(name)
+        if found is None or found.size_bytes != len(view):
+            return False
         try:
-            return self.read(name) == body
+            return all(
+                self.read_range(name, offset, len(part)) == part
+                for offset in range(0, len(view), REQUEST_BYTES)
+                if len(part := view[offset : offset + REQUEST_BYTES])
+            )
         except ObjectMissing:
             return False
 

@@ -12,6 +12,7 @@ from enum import StrEnum
 from pghaven.errors import Damaged, ObjectExists, ObjectMissing
 from pghaven.repository import layout
 from pghaven.repository.container import Container, Kind
+from pghaven.repository.large import LARGE_BYTES
 from pghaven.repository.pack import PackPlace, PackRef, store_pack
 from pghaven.repository.recast import Binding, recast, recast_file
 from pghaven.repository.repository import Repository
@@ -99,7 +100,7 @@ class Carrier:
         source, target = self._settings.source, self._settings.target
         name = layout.wal_object_name(self._settings.cluster, job.system_identifier, job.file_name)
         binding = Binding(context=target.context(name).encode(), keyring=target.keyring)
-        container = source.read_container(name, Kind.WAL)
+        container = source.read_container(name, Kind.WAL, may_be_large=job.size_bytes > LARGE_BYTES)
         try:
             finished = recast_file(container, job.file_name, binding)
         except Damaged as error:
