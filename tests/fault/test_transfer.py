@@ -16,13 +16,19 @@ from pghaven.events import ignore
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.timeline import Timeline
+from pghaven.repository import layout
+from pghaven.repository.audits import Audit, keep_audit, load_audit
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.collect import BackupCollector, CollectRules
 from pghaven.repository.compact import CompactionRules, Compactor
 from pghaven.repository.descriptor import Descriptor
+from pghaven.repository.drills import load_drills, store_drill
 from pghaven.repository.entry import BackupState, Purpose
+from pghaven.repository.evidence import load_evidence, store_evidence
 from pghaven.repository.horizon import raise_horizon
 from pghaven.repository.incidents import Incident, IncidentKind, list_incidents, record_incident
+from pghaven.repository.markers import Marker, find_markers, store_marker
+from pghaven.repository.partials import Piece, put_piece, read_partial
 from pghaven.repository.removal import Removal, RetireOrder
 from pghaven.repository.repository import Repository
 from pghaven.repository.seal import OPEN_KEYRING, DataKey, Keyring
@@ -32,6 +38,7 @@ from pghaven.store.recording import RecordingStore
 from pghaven.transfer.beside import BesideOutcome
 from pghaven.transfer.request import BackupFate, CopyRequest, CopyResult
 from pghaven.transfer.session import run_copy
+from pghaven.units import render_time_utc
 from tests.support.beside import StoreBelow
 from tests.support.descent import Descent
 from tests.support.interleave import Actor, Outcome, Scene, play, some_orders
@@ -263,14 +270,53 @@ def test_what_lies_beside_goes_along_once(pair: Pair) -> None:
         kind=IncidentKind.TWO_WRITERS, subject=str(segment(7)), seen_at=START, archived={"host": "db1"}, refused={}
     )
     record_incident(pair.open(mine), CLUSTER, SYSTEM_IDENTIFIER, incident)
+    marker = Marker(name="", written_at=START, timeline=Timeline(1), lsn=Lsn(1), tables=(), passed_over=())
+    store_marker(pair.open(mine), CLUSTER, SYSTEM_IDENTIFIER, marker)
+    pieces = [Piece(segment=segment(9), receiver="0123abcd", begin=one, end=one + 500) for one in (0, 500)]
+    passed = Piece(segment=segment(4), receiver="0123abcd", begin=0, end=10)
+    for piece in (*pieces, passed):
+        put_piece(ours, piece, make_segment(int(piece.segment.number))[piece.begin : piece.end], {"host": "db1"})
     assert pair.copy(mine, target, FIRST.label).beside == BesideOutcome()
-    assert pair.copy(mine, target).beside == BesideOutcome(quarantined=1, incidents=1)
+    assert pair.copy(mine, target).beside == BesideOutcome(quarantined=1, pieces=2, incidents=1, markers=1)
     assert pair.copy(mine, target).beside == BesideOutcome()
     theirs = open_archive(pair.open(target, target=True))
     (entry,) = theirs.list_quarantine()
     assert theirs.get_quarantined(entry) == make_segment(7)
     assert theirs.read_quarantined_facts(entry)["host"] == "db9"
-    assert list_incidents(pair.open(target, target=True), CLUSTER, SYSTEM_IDENTIFIER) == (incident,)
+    there = pair.open(target, target=True)
+    assert list_incidents(there, CLUSTER, SYSTEM_IDENTIFIER) == (incident,)
+    assert [one.lsn for one in find_markers(there, CLUSTER, SYSTEM_IDENTIFIER)] == [1]
+    found = read_partial(theirs, segment(9))
+    assert found is not None
+    assert (found[0].pieces, found[1][:1000]) == (tuple(pieces), make_segment(9)[:1000])
+
+
+def test_what_was_found_goes_along_as_what_was_told_elsewhere(pair: Pair) -> None:
+    """Nobody judges the target's copies by it, nor is anything of it lost in a copy of the copy."""
+    mine, target = pair.fill(), pair.fill(target=True)
+    ours = pair.open(mine)
+    body = {"scope": "full", "only": None, "began_at": render_time_utc(START), "backups": [], "archive_ends": []}
+    names = [store_evidence(ours, CLUSTER, {**body, "damage_count": 7})]
+    names.append(store_drill(ours, CLUSTER, {"passed": False}))
+    audit = Audit(began_at=START, written_at=START, next_segment=None, segments=3, read_bytes=1, flaws=(("a", "b"),))
+    names.append(keep_audit(ours, CLUSTER, SYSTEM_IDENTIFIER, audit))
+    assert pair.copy(mine, target).beside == BesideOutcome(results=3)
+    assert pair.copy(mine, target).beside == BesideOutcome()
+    there = pair.open(target, target=True)
+    assert load_evidence(there, CLUSTER).results == ()
+    assert load_drills(there, CLUSTER) == ()
+    assert load_audit(there, CLUSTER, SYSTEM_IDENTIFIER) is None
+    kept = {info.name: there.read_document(info.name) for info in target.list(layout.evidence_prefix(CLUSTER))}
+    assert {one["name"]: one["said"] for one in kept.values()} == {one: ours.read_document(one) for one in names}
+    assert {one["repository"] for one in kept.values()} == {ours.id}
+
+    other = pair.fill(target=True)
+    request = CopyRequest(cluster=CLUSTER, processes=0, who=dead_process())
+    third = Repository(
+        other, replace(pair.descriptors[1], repository_id="ab" * 16), clock=there.clock, keyring=OPEN_KEYRING
+    )
+    assert run_copy(there, third, request, ignore).beside == BesideOutcome(results=3)
+    assert {name: third.read_document(name) for name in kept} == kept
 
 
 def test_a_damaged_file_in_quarantine_is_told(open_pair: Pair) -> None:

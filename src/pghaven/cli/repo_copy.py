@@ -125,7 +125,10 @@ def _body(result: CopyResult) -> dict[str, object]:
         "backups": result.backups,
         "beside": {
             "quarantined": result.beside.quarantined,
+            "pieces": result.beside.pieces,
             "incidents": result.beside.incidents,
+            "markers": result.beside.markers,
+            "results": result.beside.results,
             "failed": [{"name": name, "reason": why} for name, why in result.beside.failed],
         },
         "wal": {**_wal_body(result), "failed": [{"name": name, "reason": why} for name, why in result.wal.failed]},
@@ -172,12 +175,14 @@ def _text(source: str, target: str, result: CopyResult) -> str:
 
 def _describe_beside(result: CopyResult) -> str | None:
     beside = result.beside
-    parts = []
-    if beside.quarantined:
-        parts.append(f"{beside.quarantined} WAL files in quarantine")
-    if beside.incidents:
-        parts.append(f"{beside.incidents} notes of what happened to the WAL")
-    return ", ".join(parts) or None
+    counted = (
+        (beside.quarantined, "WAL files in quarantine"),
+        (beside.pieces, "pieces of unfinished WAL"),
+        (beside.incidents, "notes of what happened to the WAL"),
+        (beside.markers, "markers"),
+        (beside.results, "results of verify, drills and audits"),
+    )
+    return ", ".join(f"{count} {what}" for count, what in counted if count) or None
 
 
 def _row(one: BackupOutcome) -> tuple[object, ...]:

@@ -25,7 +25,11 @@ from pghaven.units import parse_time_utc
 DRILL_SUFFIX = "-drill"
 """What names of drills' results end in, so that neither kind pushes the other out of sight; see ``drills``."""
 
+COPIED_SUFFIX = "-copied"
+"""What names of results end in that another repository told of its own objects, and that were copied with these."""
+
 _KIND = "verification"
+_COPIED_KIND = "copied"
 _STAMP = "%Y%m%dT%H%M%SZ"
 # How many results are looked back on: with one a day, and one for each backup now and then, that is months.
 _LOOKED_BACK = 100
@@ -130,7 +134,12 @@ def read_result(repository: Repository, name: str) -> Evidence | None:
 
 def _list_children(repository: Repository, cluster: str) -> list[str]:
     children = repository.store.list_children(layout.evidence_prefix(cluster))
-    return [child for child in children if not child.endswith(("/", DRILL_SUFFIX))]
+    return [child for child in children if not child.endswith(("/", DRILL_SUFFIX, COPIED_SUFFIX))]
+
+
+def render_copied(repository_id: str, name: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    """A result as it is kept elsewhere: whose it is, under which name, and all that it said."""
+    return {"kind": _COPIED_KIND, "repository": repository_id, "name": name, "said": dict(body)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
