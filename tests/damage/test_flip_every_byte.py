@@ -6,6 +6,7 @@ The intact repository passes first. A single change anywhere must never give oth
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from pghaven.errors import Damaged, NotFound, PghavenError
+from pghaven.repository import layout
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.pack import load_pack_index
 from pghaven.repository.seal import OPEN_KEYRING
@@ -31,7 +33,12 @@ from tests.support.reference import (
 from tests.support.synthetic import CLUSTER, SEALED
 
 DOCUMENTS = (ObjectKind.DESCRIPTOR, ObjectKind.LINEAGE, ObjectKind.INTENT, ObjectKind.DECISION)
-CONTAINERS = (ObjectKind.MANIFEST, ObjectKind.PACK, ObjectKind.WAL, ObjectKind.QUARANTINE)
+CONTAINERS = (ObjectKind.MANIFEST, ObjectKind.PACK, ObjectKind.WAL, ObjectKind.QUARANTINE, ObjectKind.PIECE)
+# What a restore goes by, and what it does not ask for.
+UNREAD = (
+    *(ObjectKind.TURN, ObjectKind.KIT, ObjectKind.HORIZON, ObjectKind.INCIDENT, ObjectKind.AUDIT, ObjectKind.MARKER),
+    *(ObjectKind.OUTLINE, ObjectKind.EVIDENCE, ObjectKind.SNAPSHOT),
+)
 KINDS = [pytest.param(kind, id=kind) for kind in (*DOCUMENTS, *CONTAINERS)]
 
 
@@ -69,7 +76,7 @@ def assert_without_effect(reference: Reference, name: str, content: bytes | None
 
 def test_the_intact_repository_holds_every_kind_of_object(reference: Reference) -> None:
     assert {kind_of(name) for name in reference.content} == set(ObjectKind)
-    assert min(len(reference.names(kind)) for kind in ObjectKind if kind not in ("descriptor", "alive")) > 1
+    assert min(len(reference.names(kind)) for kind in ObjectKind if kind not in ("descriptor", "alive", "horizon")) > 1
 
 
 def test_the_intact_repository_gives_back_every_file(reference: Reference) -> None:
@@ -119,8 +126,16 @@ def test_a_sign_of_life_counts_by_being_there(reference: Reference) -> None:
         assert_without_effect(reference, name, content)
 
 
-@pytest.mark.parametrize("kind", [ObjectKind.TURN, ObjectKind.KIT])
-def test_no_restore_hangs_on_turns_or_the_kit(reference: Reference, kind: ObjectKind) -> None:
+def test_the_intact_repository_has_something_in_every_folder_there_can_be(reference: Reference) -> None:
+    """Whoever adds a folder to the layout adds damage to it here."""
+    source = Path(layout.__file__).read_text(encoding="utf-8")
+    there = {name.split("/")[2] for name in reference.content if name.startswith(f"clusters/{CLUSTER}/")}
+    known = set(re.findall(r"clusters/\{cluster\}/([a-z]+)/", source)) | {"snapshots"}
+    assert known == there
+
+
+@pytest.mark.parametrize("kind", UNREAD)
+def test_no_restore_hangs_on_what_it_does_not_need(reference: Reference, kind: ObjectKind) -> None:
     for name in ours(reference, kind):
         for content in (b"", b"x", None):
             assert_without_effect(reference, name, content)
@@ -233,7 +248,7 @@ def test_zeros_in_place_of_a_block_are_found(reference: Reference, kind: ObjectK
 # -- absence ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [ObjectKind.MANIFEST, ObjectKind.PACK, ObjectKind.WAL, ObjectKind.QUARANTINE])
+@pytest.mark.parametrize("kind", CONTAINERS)
 def test_a_missing_object_is_missed_by_name(reference: Reference, kind: ObjectKind) -> None:
     for name in ours(reference, kind):
         assert_found(reference, name, None)

@@ -19,22 +19,48 @@ from pghaven.events import ignore
 from pghaven.proof.findings import Finding, Gravity
 from pghaven.proof.verify import VerifySettings, run_verify
 from pghaven.proof.verify_records import read_records
-from pghaven.proof.verify_rest import judge_rest
+from pghaven.proof.verify_rest import find_flaw
 from pghaven.proof.verify_result import VerifyResult
 from pghaven.proof.verify_worker import WalObject, check_wal_object
 from pghaven.repository import layout
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.evidence import Scope
+from pghaven.repository.horizon import read_horizon
 from pghaven.repository.pack import load_pack_index
-from pghaven.repository.packcheck import check_pack
+from pghaven.repository.packcheck import check_pack, try_read
+from pghaven.repository.partials import parse_piece
 from pghaven.repository.rescuekit import find_kit_flaws
 from pghaven.repository.seal import OPEN_KEYRING
+from pghaven.store.memory import MemoryStore
+from tests.support.keys import make_sealed
 from tests.support.places import scratch
 from tests.support.reference import FIRST, FORMER, SECOND, ObjectKind, Reference, kind_of, make_reference
-from tests.support.synthetic import CLUSTER, SEALED, make_lineage, open_archive
+from tests.support.synthetic import (
+    CLUSTER,
+    SEALED,
+    SYSTEM_IDENTIFIER,
+    make_lineage,
+    make_segment,
+    make_source,
+    open_archive,
+    take_backup,
+)
 
 LABELS = [FIRST.label, SECOND.label]
-RECORDS = (ObjectKind.LINEAGE, ObjectKind.INTENT, ObjectKind.DECISION, ObjectKind.SIGN, ObjectKind.MANIFEST)
+RECORDS = (
+    *(ObjectKind.LINEAGE, ObjectKind.INTENT, ObjectKind.DECISION, ObjectKind.SIGN, ObjectKind.MANIFEST),
+    ObjectKind.HOLD,
+)
+REST = (
+    *(ObjectKind.TURN, ObjectKind.INCIDENT, ObjectKind.AUDIT, ObjectKind.MARKER, ObjectKind.OUTLINE),
+    *(ObjectKind.EVIDENCE, ObjectKind.SNAPSHOT),
+)
+# Nothing says that there was one: what it told of is as if it had not come to pass.
+UNMISSED = (
+    *(ObjectKind.SIGN, ObjectKind.QUARANTINE, ObjectKind.PIECE, ObjectKind.HOLD, ObjectKind.HORIZON),
+    *(ObjectKind.INCIDENT, ObjectKind.AUDIT, ObjectKind.MARKER, ObjectKind.OUTLINE, ObjectKind.EVIDENCE),
+    ObjectKind.SNAPSHOT,
+)
 KINDS = [pytest.param(kind, id=kind) for kind in ObjectKind]
 WAL_KINDS = (ObjectKind.WAL, ObjectKind.QUARANTINE)
 
@@ -86,10 +112,17 @@ def find_in_object(reference: Reference, name: str) -> set[str]:
         file = WalObject(name.rpartition("/")[2], 0, is_quarantined=kind is ObjectKind.QUARANTINE)
         found = check_wal_object(open_archive(repository), make_lineage(), file, contents=True)
         return {name} if isinstance(found, str) else set()
+    if kind is ObjectKind.PIECE:
+        archive = open_archive(repository)
+        file = WalObject("", 0, piece=parse_piece(archive, name))
+        return {name} if isinstance(check_wal_object(archive, make_lineage(), file, contents=True), str) else set()
     if kind is ObjectKind.KIT:
         return set(find_kit_flaws(repository))
-    if kind is ObjectKind.TURN:
-        return names_in(judge_rest(repository, CLUSTER)[1])
+    if kind is ObjectKind.HORIZON:
+        found = try_read(repository.store, lambda: read_horizon(repository, CLUSTER, SYSTEM_IDENTIFIER))
+        return {name} if isinstance(found, str) else set()
+    if kind in REST:
+        return set() if find_flaw(repository, name) is None else {name}
     return set()
 
 
@@ -132,7 +165,7 @@ def assert_named(reference: Reference, name: str, content: bytes | None) -> None
 
 
 def test_a_quick_verification_finds_what_is_wrong_with_documents_and_ends(reference: Reference) -> None:
-    for name in ours(reference, *RECORDS, ObjectKind.PACK, ObjectKind.WAL):
+    for name in ours(reference, *RECORDS, ObjectKind.PACK, ObjectKind.WAL, ObjectKind.PIECE):
         good = reference.content[name]
         changed = good[:-50] + bytes([good[-50] ^ 1]) + good[-49:]
         with reference.holding(name, changed):
@@ -179,13 +212,55 @@ def test_bytes_behind_a_pack_do_no_harm_to_a_backup(reference: Reference) -> Non
 # -- absence ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [kind for kind in ObjectKind if kind not in (ObjectKind.SIGN, ObjectKind.QUARANTINE)])
+@pytest.mark.parametrize("kind", [kind for kind in ObjectKind if kind not in UNMISSED])
 def test_a_missing_object_is_named(reference: Reference, kind: ObjectKind) -> None:
     """As after a replay of an older state too: contents never change, so in any other state it was not there."""
     for name in ours(reference, kind):
         if kind_of(name) is ObjectKind.TURN and name.endswith("decision"):
             continue  # a collection that was not ended
         assert_named(reference, name, None)
+
+
+def test_a_piece_that_leads_nowhere_is_named_for_what_is_missing_before_it(reference: Reference) -> None:
+    first, second = sorted(ours(reference, ObjectKind.PIECE))
+    with reference.holding(first, None):
+        result = verify(reference)
+    (finding,) = [one for one in result.findings if one.gravity is Gravity.DAMAGE]
+    assert finding.object == second
+    assert finding.reason == "what came before offset 3000 of its segment is missing"
+
+
+def test_a_damaged_piece_is_damage_only_while_its_segment_is_not_archived(reference: Reference) -> None:
+    name = min(ours(reference, ObjectKind.PIECE))
+    archive = open_archive(reference.open())
+    with reference.holding(name, reference.content[name][:-1] + b"x"):
+        assert [one.object for one in verify(reference).findings if one.gravity is Gravity.DAMAGE] == [name]
+        archive.put("000000020000000000000007", make_segment(7), {})
+        result = verify(reference)
+    assert not result.is_damaged
+    assert names_in(result.findings) == {name}
+    reference.store.delete(layout.wal_object_name(CLUSTER, SYSTEM_IDENTIFIER, "000000020000000000000007"))
+
+
+def test_both_copies_of_the_keys_are_read(tmp_path: Path) -> None:
+    store = MemoryStore()
+    site = make_sealed(store)
+    take_backup(site.open(), make_source(tmp_path), FIRST)
+
+    def verify_sealed() -> set[str]:
+        return names_in(run_verify(site.open(), VerifySettings(cluster=CLUSTER, processes=0), ignore).findings)
+
+    assert verify_sealed() == set()
+    for name in (layout.key_set_name(1), layout.key_set_copy_name(1)):
+        whole = store.read(name)
+        for content in (whole[:-1] + b"x", whole[:50], None):
+            store.delete(name)
+            if content is not None:
+                store.create(name, [content])
+            assert verify_sealed() == {name}
+            if content is not None:
+                store.delete(name)
+            store.create(name, [whole])
 
 
 def test_a_collection_that_was_not_ended_is_told(reference: Reference) -> None:
@@ -221,7 +296,9 @@ def test_a_missing_object_is_damage_unless_it_was_never_known(reference: Referen
     (name,) = [one for one in ours(reference, ObjectKind.DECISION) if FIRST.label in one]
     with reference.holding(name, None):
         assert verify(reference).is_damaged
-    (evidence,) = [info.name for info in reference.store.list(layout.evidence_prefix(CLUSTER))]
+    (evidence,) = [
+        one.name for one in reference.store.list(layout.evidence_prefix(CLUSTER)) if one.name not in reference.content
+    ]
     with reference.without(evidence), reference.holding(name, None):
         result = verify(reference)
     assert not result.is_damaged
@@ -268,7 +345,7 @@ def test_all_of_several_damaged_objects_are_named(reference: Reference) -> None:
 # -- what it means ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [kind for kind in ObjectKind if kind is not ObjectKind.DESCRIPTOR])
+@pytest.mark.parametrize("kind", [kind for kind in ObjectKind if kind not in (ObjectKind.DESCRIPTOR, *REST)])
 def test_a_backup_is_whole_exactly_if_it_can_be_restored(reference: Reference, kind: ObjectKind) -> None:
     generator = random.Random(kind)
     for name in ours(reference, kind):

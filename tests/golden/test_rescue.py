@@ -17,16 +17,19 @@ import pytest
 from blake3 import blake3
 
 from pghaven.errors import Damaged
+from pghaven.postgres.segment import SegmentName
+from pghaven.postgres.timeline import Timeline
 from pghaven.repository.container import Container, Kind
 from pghaven.repository.document import parse_document
 from pghaven.repository.keyset import make_first_key
 from pghaven.repository.keytext import Access
 from pghaven.repository.kit import rescue
+from pghaven.repository.partials import Piece, put_piece
 from pghaven.repository.repository import Repository
 from pghaven.repository.rescuekit import KIT_NUMBER, kit_prefix, read_kit, write_kit
 from pghaven.repository.seal import OPEN_KEYRING
 from pghaven.store.memory import MemoryStore
-from pghaven.store.open import open_store
+from pghaven.store.open import create_root, open_store
 from pghaven.store.recording import RecordingStore
 from tests.golden.test_repositories import REPOSITORIES
 from tests.support.cluster import TestCluster
@@ -40,6 +43,7 @@ from tests.support.synthetic import (
     BackupOrder,
     SourceTree,
     make_repository,
+    make_segment,
     make_source,
     open_archive,
     read_tree,
@@ -237,6 +241,35 @@ def test_it_gets_the_wal_out(site: tuple[Path, Repository, dict[str, SourceTree]
     for name in names:
         assert (tmp_path / "wal" / name).read_bytes() == open_archive(repository).get(name)
     assert list(rescue.find_spans([1, 2, 3, 5, 7, 8])) == [(1, 3), (5, 5), (7, 8)]
+
+
+def test_it_puts_the_unfinished_segment_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    repository = make_repository(create_root(f"file://{tmp_path / 'repository'}"))
+    archive = open_archive(repository)
+    archive.put("000000010000000000000003", make_segment(3), {})
+    content = make_segment(4)
+    pieces = {"00000001": ((0, 5000), (5000, 9000), (9500, 9900)), "00000002": ((0, 8000),), "00000003": ((7, 9999),)}
+    for number, receivers in ((3, {"00000004": ((0, 10),)}), (4, pieces)):
+        segment = SegmentName(timeline=Timeline(1), number=number, segment_size=archive.segment_size)
+        for receiver, spans in receivers.items():
+            for begin, end in spans:
+                piece = Piece(segment=segment, receiver=receiver, begin=begin, end=end)
+                put_piece(archive, piece, make_segment(number)[begin:end], {})
+
+    def extract(target: Path) -> int:
+        return rescue.main(["-r", str(tmp_path / "repository"), "wal", CLUSTER, str(target)])
+
+    assert extract(tmp_path / "wal") == 0
+    assert (tmp_path / "wal" / "000000010000000000000003").read_bytes() == make_segment(3)
+    tail = (tmp_path / "wal" / "000000010000000000000004").read_bytes()
+    assert tail == content[:9000] + bytes(len(content) - 9000)
+    assert "the first 9000 bytes of 000000010000000000000004" in capsys.readouterr().err
+
+    damaged = next((tmp_path / "repository").glob("clusters/*/partials/*/*/*4/00000001-00001388-*"))
+    damaged.chmod(0o600)
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
+    assert extract(tmp_path / "again") == 1
+    assert (tmp_path / "again" / "000000010000000000000004").read_bytes()[:8001] == content[:8000] + b"\0"
 
 
 def test_of_wal_it_takes_what_a_backup_needs(

@@ -14,20 +14,32 @@ from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 
+from pghaven.postgres.lsn import Lsn
+from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.timeline import Timeline
 from pghaven.repository import layout
+from pghaven.repository.audits import Audit, keep_audit
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.blockmap import invert
 from pghaven.repository.collect import BackupCollector, CollectRules
+from pghaven.repository.drills import store_drill
+from pghaven.repository.evidence import store_evidence
+from pghaven.repository.horizon import raise_horizon
+from pghaven.repository.incidents import Incident, IncidentKind, record_incident
+from pghaven.repository.kept import KeptSnapshot, name_snapshot, record_snapshot
 from pghaven.repository.manifest import Manifest
+from pghaven.repository.markers import Marker, store_marker
 from pghaven.repository.pack import load_pack_cells, load_pack_index
+from pghaven.repository.partials import Piece, parse_piece, prove_piece, put_piece
 from pghaven.repository.removal import Removal, RetireOrder
 from pghaven.repository.repository import Repository
 from pghaven.repository.rescuekit import read_kit, write_kit
 from pghaven.repository.seal import Keyring
 from pghaven.restore.fetch import FetchJob, FetchSettings, open_fetcher
 from pghaven.restore.targetfiles import FileTarget
+from pghaven.snapshot.driver import Volume
 from pghaven.store.memory import MemoryStore
+from pghaven.units import render_time_utc
 from tests.support.synthetic import (
     CLUSTER,
     GENERATED,
@@ -66,8 +78,31 @@ class ObjectKind(StrEnum):
     PACK = "pack"
     WAL = "wal"
     QUARANTINE = "quarantine"
+    PIECE = "piece"
+    HOLD = "hold"
+    HORIZON = "horizon"
     TURN = "turn"
+    INCIDENT = "incident"
+    AUDIT = "audit"
+    MARKER = "marker"
+    OUTLINE = "outline"
+    EVIDENCE = "evidence"
+    SNAPSHOT = "snapshot"
     KIT = "kit"
+
+
+_FOLDERS = {
+    "lineages": ObjectKind.LINEAGE,
+    "packs": ObjectKind.PACK,
+    "partials": ObjectKind.PIECE,
+    "collections": ObjectKind.TURN,
+    "horizons": ObjectKind.HORIZON,
+    "incidents": ObjectKind.INCIDENT,
+    "audits": ObjectKind.AUDIT,
+    "markers": ObjectKind.MARKER,
+    "outlines": ObjectKind.OUTLINE,
+    "snapshots": ObjectKind.SNAPSHOT,
+}
 
 
 def kind_of(name: str) -> ObjectKind:
@@ -76,7 +111,7 @@ def kind_of(name: str) -> ObjectKind:
         return ObjectKind.KIT if name in read_kit() else ObjectKind.DESCRIPTOR
     if parts[2] == "backups":
         return ObjectKind(parts[4])
-    return ObjectKind({"lineages": "lineage", "packs": "pack", "collections": "turn"}.get(parts[2], parts[2]))
+    return _FOLDERS.get(parts[2]) or ObjectKind(parts[2])
 
 
 Found = dict[str, bytes]
@@ -151,9 +186,14 @@ class Reference:
             return self.read_wal(name)
         if kind is ObjectKind.PACK:
             return self.fetch(name)
+        if kind is ObjectKind.PIECE:
+            archive = open_archive(self.open(), name.split("/")[1])
+            piece = parse_piece(archive, name)
+            assert piece is not None
+            return {name: str(prove_piece(archive, piece, contents=True)).encode()}
         if kind is ObjectKind.QUARANTINE:
             return {name: open_archive(self.open(), name.split("/")[1]).get_quarantined(name.rpartition("/")[2])}
-        is_of_backup = kind in (ObjectKind.INTENT, ObjectKind.DECISION, ObjectKind.MANIFEST)
+        is_of_backup = kind in (ObjectKind.INTENT, ObjectKind.DECISION, ObjectKind.MANIFEST, ObjectKind.HOLD)
         return self.restore(name.split("/")[3] if is_of_backup else None)
 
     def fetch(self, name: str) -> Found:
@@ -238,6 +278,8 @@ def make_reference(root: Path, keyring: Keyring) -> Reference:
     archive.put_quarantine(LEFT_BEHIND, make_segment(7), {"host": "db1"})
     archive.put_quarantine(LEFT_BEHIND, make_segment(77), {"host": "db1"})
     remember()
+    add_rest(repository)
+    remember()
     scratch = root / "scratch"
     scratch.mkdir()
     catalog = BackupCatalog(repository, CLUSTER)
@@ -254,6 +296,61 @@ def make_reference(root: Path, keyring: Keyring) -> Reference:
             for name, job in _jobs(catalog, catalog.load_manifest(entry))
         },
         scratch=scratch,
+    )
+
+
+def add_rest(repository: Repository) -> None:
+    """What else a repository may hold: pieces of an unfinished segment, a hold, and what no restore reads."""
+    archive = open_archive(repository)
+    catalog = BackupCatalog(repository, CLUSTER)
+    segment = SegmentName(timeline=Timeline(2), number=7, segment_size=archive.segment_size)
+    content = make_segment(7)
+    for begin, end in ((0, 3000), (3000, 5000)):
+        put_piece(archive, Piece(segment=segment, receiver="0123abcd", begin=begin, end=end), content[begin:end], {})
+    for order in (FIRST, SECOND):
+        Removal(catalog).hold(order.label, "for the auditors")
+    raise_horizon(repository, CLUSTER, SYSTEM_IDENTIFIER, {Timeline(1): Lsn(1 << 20)})
+    entries = catalog.list_committed()
+    for number, entry in enumerate(entries):
+        moment = START + timedelta(hours=number)
+        refused = {"hash": f"{number:016x}".ljust(64, "0")}
+        incident = Incident(
+            kind=IncidentKind.TWO_WRITERS, subject=str(segment), seen_at=moment, archived={"host": "a"}, refused=refused
+        )
+        record_incident(repository, CLUSTER, SYSTEM_IDENTIFIER, incident)
+        audit = Audit(
+            began_at=moment, written_at=moment, next_segment=None, segments=number, read_bytes=0, flaws=(), gaps=()
+        )
+        keep_audit(repository, CLUSTER, SYSTEM_IDENTIFIER, audit)
+        marker = Marker(name="", written_at=moment, timeline=Timeline(1), lsn=Lsn(5 << 20), tables=(), passed_over=())
+        store_marker(repository, CLUSTER, SYSTEM_IDENTIFIER, marker)
+        decision = layout.backup_object_name(CLUSTER, entry.label, "decision")
+        copies = {decision: repository.store.read(decision).decode()}
+        repository.create_document(layout.outlines_prefix(CLUSTER) + entry.label, {"documents": copies})
+        body: dict[str, object] = {
+            "scope": "quick",
+            "only": None,
+            "began_at": render_time_utc(moment),
+            "backups": [],
+            "archive_ends": [],
+        }
+        store_evidence(repository, CLUSTER, {**body, "damage_count": 0})
+        store_drill(repository, CLUSTER, {"passed": True, "began_at": render_time_utc(moment), "backup": entry.label})
+        manifest = catalog.load_manifest(entry)
+        record_snapshot(repository, _as_snapshot(manifest, f"snapshot-{number}"))
+
+
+def _as_snapshot(manifest: Manifest, label: str) -> KeptSnapshot:
+    return KeptSnapshot(
+        facts=replace(manifest.facts, cluster=CLUSTER, label=label),
+        name=name_snapshot(CLUSTER, label),
+        volumes=(Volume(kind="zfs", source="tank/pg", root="/srv/pg"),),
+        home="/srv/pg/main",
+        elsewhere={},
+        control=b"\x01\x02",
+        config_files=(),
+        first_segment="000000010000000000000001",
+        last_segment="000000010000000000000002",
     )
 
 

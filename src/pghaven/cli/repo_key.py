@@ -97,9 +97,10 @@ def check_command(invocation: Invocation, repository: str | None) -> int:
     chosen = _choose(invocation, repository)
     with invocation.reporter as listener:
         opened, _ = chosen.open()
-        for flaw in chosen.keys.find_flaws(opened.key_set):
+        for name, flaw in chosen.keys.find_flaws(opened.key_set.number).items():
             hint = "The next change of the keys writes them anew: pghaven repo key rotate"
-            listener(Notice(level="warning", code="key_copy", text=flaw, hint=hint))
+            text = flaw if name in flaw else f'"{name}": {flaw}'
+            listener(Notice(level="warning", code="key_copy", text=text, hint=hint))
     body = {
         "repository": chosen.place.name,
         "url": chosen.place.url,

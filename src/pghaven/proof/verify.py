@@ -192,7 +192,8 @@ class _Verifier:
         for name, reason in self._log.unreadable:
             found.append(warning(name, reason, "no result of a verification older than it counts any more"))
         if self._settings.only is None:
-            documents, rest = judge_rest(self._repository, self._settings.cluster)
+            told = [name for name, _ in self._log.unreadable]
+            documents, rest = judge_rest(self._repository, self._settings.cluster, told)
             self._records.documents += documents
             found += rest
         gone = self._find_removed(found)

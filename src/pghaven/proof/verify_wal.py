@@ -20,6 +20,7 @@ from pghaven.repository import layout
 from pghaven.repository.evidence import ArchiveEnd
 from pghaven.repository.ledger import Walk, walk_path
 from pghaven.repository.packcheck import try_read
+from pghaven.repository.partials import Piece, join_pieces, name_piece, parse_piece
 from pghaven.repository.repository import Lineage, Repository
 from pghaven.repository.walstore import WalArchive
 from pghaven.store.api import ObjectInfo
@@ -44,6 +45,7 @@ class LineageWal:
     histories: dict[Timeline, History] = field(default_factory=dict)
     unreadable: dict[Timeline, str] = field(default_factory=dict)
     total_bytes: int = 0
+    pieces: list[tuple[ObjectInfo, Piece]] = field(default_factory=list)
     flaws: dict[str, str] = field(default_factory=dict)
 
     def name_of(self, file_name: str) -> str:
@@ -63,6 +65,10 @@ def list_wal(repository: Repository, cluster: str, lineage: Lineage, needs: Sequ
             wal.held.setdefault(segment.timeline, set()).add(segment.number)
         elif classify(file_name) is WalFileKind.HISTORY:
             timelines.add(Timeline.parse_history_name(file_name))
+    for info in archive.store.list(layout.partials_prefix(cluster, lineage.system_identifier)):
+        if (piece := parse_piece(archive, info.name)) is not None:
+            wal.total_bytes += info.size_bytes
+            wal.pieces.append((info, piece))
     for timeline in sorted(timelines | set(wal.held)):
         history = try_read(archive.store, lambda: archive.read_history(timeline))  # noqa: B023 called at once
         if isinstance(history, str):
@@ -119,6 +125,8 @@ def _iter_objects(wal: LineageWal) -> Iterator[WalObject]:
     prefix = f"{layout.quarantine_prefix(archive.cluster)}{archive.system_identifier}/"
     for info in archive.store.list(prefix):
         yield WalObject(info.name.removeprefix(prefix), info.size_bytes, is_quarantined=True)
+    for info, piece in wal.pieces:
+        yield WalObject(piece.label, info.size_bytes, piece=piece)
 
 
 # -- walking ---------------------------------------------------------------------------------------------------------
@@ -178,6 +186,7 @@ def judge_wal(wal: LineageWal, horizon: Positions) -> list[Finding]:
         *_judge_histories(wal, lost),
         *_judge_flaws(wal, lost, horizon),
         *_judge_gaps(wal, lost, horizon),
+        *_judge_pieces(wal),
     ]
 
 
@@ -203,7 +212,10 @@ def _judge_flaws(wal: LineageWal, lost: Sequence[WalNeed], horizon: Positions) -
     used: dict[str, Timeline] = {}
     for history, _, walk in _walk_all(wal, wal.held):
         used.update((str(segment), history.timeline) for segment in _files_of(walk) if str(segment) not in used)
+    pieces = {name_piece(wal.archive, piece) for _, piece in wal.pieces}
     for name, reason in wal.flaws.items():
+        if name in pieces:
+            continue
         file_name = name.rpartition("/")[2]
         segment = _parse_segment(file_name, wal.archive)
         if segment is None or name != wal.name_of(file_name) or file_name not in used:
@@ -217,6 +229,29 @@ def _judge_flaws(wal: LineageWal, lost: Sequence[WalNeed], horizon: Positions) -
         if labels:
             meaning = f"{list_labels(labels)} cannot be restored; {meaning}"
         yield damage(name, reason, meaning, labels)
+
+
+def _judge_pieces(wal: LineageWal) -> Iterator[Finding]:
+    """Pieces that are damaged, and such as lead nowhere because what came before them is gone."""
+    archive = wal.archive
+    receivers: dict[tuple[SegmentName, str], list[Piece]] = {}
+    for _, piece in wal.pieces:
+        receivers.setdefault((piece.segment, piece.receiver), []).append(piece)
+    for (segment, _), pieces in receivers.items():
+        is_end = segment.number > max(wal.held.get(segment.timeline, ()), default=-1)
+        reached = max((piece.end for piece in join_pieces(pieces)), default=0)
+        for piece in pieces:
+            name = name_piece(archive, piece)
+            reason = wal.flaws.get(name)
+            if reason is None and piece.end > reached and is_end:
+                reason = f"what came before offset {piece.begin} of its segment is missing"
+            if reason is None or archive.store.find(name) is None:
+                continue  # its receiver has put a larger one in its place
+            if is_end:
+                meaning = f"what was received of timeline {segment.timeline} after {segment.start_lsn} may be lost"
+                yield damage(name, reason, meaning)
+            else:
+                yield warning(name, reason, "no restore reads it: its segment is archived, or a later one")
 
 
 def _is_before(segment: SegmentName, horizon: Positions) -> bool:

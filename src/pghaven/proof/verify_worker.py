@@ -16,6 +16,7 @@ from pghaven.postgres.waldata import check_segment
 from pghaven.repository import layout
 from pghaven.repository.pack import PackPlace, PackRef
 from pghaven.repository.packcheck import PackFlaw, check_pack, try_read
+from pghaven.repository.partials import Piece, name_piece, prove_piece
 from pghaven.repository.repository import Lineage, Repository
 from pghaven.repository.walstore import WalArchive
 
@@ -31,11 +32,15 @@ class WorkerSettings:
 
 @dataclass(frozen=True, slots=True)
 class WalObject:
-    """A file in the archive, or one in quarantine; ``size_bytes`` is the object's, from the listing."""
+    """A file in the archive, or one in quarantine; ``size_bytes`` is the object's, from the listing.
+
+    With a ``piece`` it is that part of an unfinished segment, and ``file_name`` the piece's label.
+    """
 
     file_name: str
     size_bytes: int
     is_quarantined: bool = False
+    piece: Piece | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +119,8 @@ def open_verifier(settings: WorkerSettings) -> VerifyWorker:
 
 
 def name_wal_object(archive: WalArchive, file: WalObject) -> str:
+    if file.piece is not None:
+        return name_piece(archive, file.piece)
     if file.is_quarantined:
         return f"{layout.quarantine_prefix(archive.cluster)}{archive.system_identifier}/{file.file_name}"
     return layout.wal_object_name(archive.cluster, archive.system_identifier, file.file_name)
@@ -121,6 +128,9 @@ def name_wal_object(archive: WalArchive, file: WalObject) -> str:
 
 def check_wal_object(archive: WalArchive, lineage: Lineage, file: WalObject, *, contents: bool) -> int | str:
     """The bytes that were proven, or what is wrong with the object. Raises what ``try_read`` raises."""
+    piece = file.piece
+    if piece is not None:
+        return try_read(archive.store, lambda: prove_piece(archive, piece, contents=contents))
     if contents:
         return try_read(archive.store, lambda: _prove_file(archive, lineage, file))
     if file.is_quarantined:

@@ -143,18 +143,20 @@ class RepositoryKeys:
             name = layout.key_set_name(key_set.number)
             raise Damaged(f'"{name}" is damaged: {error.message}') from error
 
-    def find_flaws(self, key_set: KeySet) -> tuple[str, ...]:
-        """What is wrong with the two copies of a set, as sentences for people."""
-        flaws = []
-        for name in (layout.key_set_name(key_set.number), layout.key_set_copy_name(key_set.number)):
+    def find_flaws(self, number: int) -> dict[str, str]:
+        """What is wrong with the two copies of a set, by their names."""
+        flaws: dict[str, str] = {}
+        bodies = []
+        for name in (layout.key_set_name(number), layout.key_set_copy_name(number)):
             try:
-                if self._read_one(name, key_set.number).body != key_set.body:
-                    flaws.append(f'"{name}" says something else than its copy')
+                bodies.append(self._read_one(name, number).body)
             except ObjectMissing:
-                flaws.append(f'"{name}" is missing')
+                flaws[name] = "it is missing"
             except Damaged as error:
-                flaws.append(error.message)
-        return tuple(flaws)
+                flaws[name] = error.message
+        if bodies[1:] and bodies[0] != bodies[1]:
+            flaws[layout.key_set_copy_name(number)] = "it says something else than the one that it is a copy of"
+        return flaws
 
     # -- writing ----------------------------------------------------------------------------------------------------
 

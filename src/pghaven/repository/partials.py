@@ -21,6 +21,7 @@ from pghaven.errors import Damaged, ObjectMissing, StoreUnreachable
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.timeline import History, Timeline
+from pghaven.postgres.waldata import LONG_HEADER_SIZE, parse_page_header
 from pghaven.repository import layout
 from pghaven.repository.ledger import Walk, list_legs
 from pghaven.repository.walstore import WalArchive
@@ -169,6 +170,45 @@ def extend_walk(walk: Walk, history: History, partials: Mapping[Timeline, Partia
         if end > walk.end_lsn:
             return replace(walk, tail=partial.segment, end_lsn=end)
     return walk
+
+
+def parse_piece(archive: WalArchive, name: str) -> Piece | None:
+    """The piece that an object below ``partials_prefix`` is, by its whole name; None for what is none."""
+    timeline, _, label = name.removeprefix(
+        layout.partials_prefix(archive.cluster, archive.system_identifier)
+    ).partition("/")
+    match = _NAME.fullmatch(label)
+    piece = None if match is None else _parse(match, archive.segment_size)
+    return piece if piece is not None and piece.segment.timeline.hex8 == timeline else None
+
+
+def name_piece(archive: WalArchive, piece: Piece) -> str:
+    """The name of its object."""
+    return _name_of(archive, piece)
+
+
+def prove_piece(archive: WalArchive, piece: Piece, *, contents: bool) -> int:
+    """Read a piece as whoever restores from it would; how many of its bytes were proven. Without ``contents`` only what
+    stands beside them is read. Raises ObjectMissing, Damaged naming the object."""
+    name = _name_of(archive, piece)
+    facts = archive.read_facts_at(name)
+    if (facts.get("name"), facts.get("size")) != (piece.label, piece.end - piece.begin):
+        raise Damaged(f'"{name}" is damaged: it is not the piece it is named as')
+    if not contents:
+        return 0
+    content = archive.get_at(name, piece.label)
+    if len(content) != piece.end - piece.begin:
+        raise Damaged(f'"{name}" is damaged: it has {len(content)} bytes')
+    if not piece.begin:
+        _require_own(archive, name, content)
+    return len(content)
+
+
+def _require_own(archive: WalArchive, name: str, content: bytes) -> None:
+    """Raises Damaged for the beginning of another cluster's segment."""
+    header = parse_page_header(content) if len(content) >= LONG_HEADER_SIZE else None
+    if header is not None and header.system_identifier not in (archive.system_identifier, None):
+        raise Damaged(f'"{name}" is damaged: it is of system identifier {header.system_identifier}')
 
 
 def remove_pieces(archive: WalArchive, pieces: Iterable[Piece]) -> None:

@@ -44,6 +44,7 @@ MIB = 1 << 20
 HEADER_BYTES, FOOTER_BYTES, CELL_BYTES = 16, 120, 8192
 PACK, MANIFEST, WAL = 1, 2, 3
 NOWHERE = 0xFFFFFFFF
+PIECE = re.compile("([0-9A-F]{8})/([0-9A-F]{24})/([0-9a-f]{8})-([0-9A-F]{8})-([0-9A-F]{8})")
 LABEL = re.compile("[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 COLUMNS = {
     "directory_mode": "H",
@@ -1000,6 +1001,57 @@ def extract_wal(repository: Repository, cluster: str, target: Path, backup: Back
         for first, last in find_spans(sorted(numbers)):
             names = [f"{timeline}{one // per_log:08X}{one % per_log:08X}" for one in (first, last)]
             tell(f"timeline {int(timeline, 16)}: {last - first + 1} segments without a gap, {names[0]} to {names[1]}")
+    newest = {timeline: max(numbers) for timeline, numbers in held.items()}
+    for segment, partials in find_tails(repository, cluster, system):
+        number = int(segment[8:16], 16) * per_log + int(segment[16:], 16)
+        if number > newest.get(segment[:8], -1) and (backup is None or number >= backup.first_segment()):
+            size = int(lineages[system]["wal_segment_size"])
+            damaged += extract_tail(repository, f"clusters/{cluster}/partials/{system}/", partials, (target, size))
+    return damaged
+
+
+Pieces = list[tuple[int, int, str]]
+
+
+def find_tails(repository: Repository, cluster: str, system: str) -> Iterator[tuple[str, list[Pieces]]]:
+    """Of each timeline the last segment of which there are pieces, with those of each receiver: (begin, end, name)."""
+    root = repository.root / f"clusters/{cluster}/partials/{system}"
+    found: dict[str, dict[str, dict[str, Pieces]]] = {}
+    for path in sorted(root.glob("*/*/*")):
+        match = PIECE.fullmatch("/".join(path.parts[-3:]))
+        if match is not None and match[1] == match[2][:8]:
+            timeline, segment, receiver, begin, end = match.groups()
+            piece = (int(begin, 16), int(end, 16), f"{timeline}/{segment}/{path.name}")
+            found.setdefault(timeline, {}).setdefault(segment, {}).setdefault(receiver, []).append(piece)
+    for _, segments in sorted(found.items()):
+        last = max(segments)
+        yield last, list(segments[last].values())
+
+
+def extract_tail(repository: Repository, prefix: str, partials: list[Pieces], place: tuple[Path, int]) -> int:
+    """Write the segment as far as one receiver's pieces lead, then zeros; gives how many pieces could not be read."""
+    target, size = place
+    best, damaged = b"", 0
+    for pieces in partials:
+        content = bytearray()
+        for begin, end, name in sorted(pieces, key=lambda one: (one[0], -one[1])):
+            if begin > len(content) or end <= len(content):
+                continue
+            try:
+                index, part = repository.container(prefix + name, WAL, 1 << 30)
+                facts = index.facts
+                require((facts["name"], facts["size"]) == (name.partition("/")[2], end - begin), "another piece")
+                require(len(part) == end - begin and facts["hash"] == digest(part).hex(), "the piece's hash is wrong")
+            except DAMAGED as error:
+                tell(f"DAMAGED, left out: {name}: {error}")
+                damaged += 1
+                continue
+            content[begin:] = part
+        best = max(best, bytes(content), key=len)
+    if best:
+        segment = partials[0][0][2].split("/")[1]
+        write_new(target / segment, best + bytes(size - len(best)))
+        tell(f"timeline {int(segment[:8], 16)}: the first {len(best)} bytes of {segment}, which was not finished")
     return damaged
 
 
