@@ -1,4 +1,4 @@
-"""WAL segments of up to 1 GiB go into a directory or an SFTP server and come back, in little more memory than they have.
+"""WAL segments of up to 1 GiB go into a directory or an SFTP server and come back, in little more memory than theirs.
 
 A process of its own is given so much memory for data and no more by its kernel (RLIMIT_DATA); working files do not
 count. The contents cannot be compressed, so that an object is as large as its segment.
