@@ -24,7 +24,7 @@ from tests.support.places import copy_tree, own
 from tests.support.waiting import wait_until
 
 _CALLED = Path(__file__).with_name("called.sh")
-_LIMIT_SECONDS = 60.0
+_LIMIT_SECONDS = 240.0
 
 
 @dataclass(frozen=True, kw_only=True)
