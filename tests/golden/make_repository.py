@@ -16,8 +16,11 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from pghaven.postgres.segment import SegmentName
+from pghaven.postgres.timeline import Timeline
 from pghaven.repository.descriptor import FORMAT_VERSION
 from pghaven.repository.manifest import ConfigFile, Tablespace
+from pghaven.repository.partials import Piece, put_piece
 from pghaven.repository.repository import Repository
 from pghaven.runtime.whoami import ProcessIdentity
 from pghaven.store.open import create_root
@@ -36,6 +39,7 @@ from tests.support.syntheticdump import DumpOrder, take_dump
 
 GOLDEN = Path(__file__).parent
 Hashes = dict[str, dict[str, str]]
+PIECES = ((0, 20_000), (20_000, 50_000))
 WRITER = ProcessIdentity(host="db1", boot_id="f00d", pid=4711, start="123")
 CONFIG = ConfigFile(role="config", path="/etc/postgresql/postgresql.conf", mode=0o640, content=b"port = 5433\n")
 
@@ -64,8 +68,8 @@ def pack(what: str, root: Path, found: tuple[Hashes, Hashes], key: str | None) -
 
 
 def fill(repository: Repository, then: Callable[[], Repository] | None = None) -> tuple[Hashes, Hashes]:
-    """Two backups, WAL, quarantine and two dumps; gives the hash of every file that a restore, and that a dump must
-    have, by label and path.
+    """Two backups, WAL, quarantine, pieces and two dumps; gives the hash of every file that a restore, and that a
+    dump must have, by label and path.
 
     ``then`` is called after the first backup, and gives the repository for what follows.
     """
@@ -89,6 +93,11 @@ def fill(repository: Repository, then: Callable[[], Repository] | None = None) -
     archive = open_archive(repository)
     archive.put("00000002.history", b"1\t0/600000\tno recovery target specified\n", {"host": "db2"})
     archive.put_quarantine("000000010000000000000007", make_segment(7), {"host": "db1"})
+    segment = SegmentName(timeline=Timeline(1), number=6, segment_size=archive.segment_size)
+    content = make_segment(6)
+    for begin, end in PIECES:
+        piece = Piece(segment=segment, receiver="0123abcd", begin=begin, end=end)
+        put_piece(archive, piece, content[begin:end], {"host": "db1"})
     return expected, dumps
 
 

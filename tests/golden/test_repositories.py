@@ -14,15 +14,19 @@ from pghaven.clock import ManualClock
 from pghaven.dump.extract import extract_files
 from pghaven.dump.load import open_dump
 from pghaven.events import ignore
+from pghaven.postgres.segment import SegmentName
+from pghaven.postgres.timeline import Timeline
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.entry import Purpose
 from pghaven.repository.keytext import find_key_text
 from pghaven.repository.kit import rescue
+from pghaven.repository.partials import read_partial
 from pghaven.repository.repository import Repository, open_repository
 from pghaven.store.open import open_store
 from pghaven.store.recording import RecordingStore
+from tests.golden.make_repository import PIECES
 from tests.support.keys import open_with
-from tests.support.synthetic import CLUSTER, SYSTEM_IDENTIFIER, open_archive, read_tree, restore
+from tests.support.synthetic import CLUSTER, SYSTEM_IDENTIFIER, make_segment, open_archive, read_tree, restore
 
 GOLDEN = Path(__file__).parent
 REPOSITORIES = sorted(GOLDEN.glob("repository-v*.zip"))
@@ -107,6 +111,15 @@ def test_the_rescue_kit_reads_it_too(golden: Golden, tmp_path: Path) -> None:
     for label, files in golden.expected.items():
         rescue.Backup(reader, CLUSTER, label).extract(tmp_path / label)
         assert hashes(read_tree(tmp_path / label)[0]) == files
+
+
+def test_pieces_of_a_segment_are_read(golden: Golden) -> None:
+    archive = open_archive(golden.open())
+    found = read_partial(archive, SegmentName(timeline=Timeline(1), number=6, segment_size=archive.segment_size))
+    assert found is not None
+    partial, content = found
+    assert [(one.begin, one.end) for one in partial.pieces] == list(PIECES)
+    assert content == make_segment(6)[: PIECES[-1][1]] + bytes(archive.segment_size - PIECES[-1][1])
 
 
 def test_wal_and_quarantine_are_read(golden: Golden) -> None:

@@ -356,7 +356,8 @@ def test_every_version_of_the_format_is_read_without_any_package(path: Path, tmp
     for line in lines:
         cluster, label = line.split()[:2]
         run("-r", tmp_path / "repository", *words, "extract", cluster, label, tmp_path / label, bare=key is None)
-        assert (tmp_path / label / "global" / "pg_control").exists()
+        first = "globals.sql" if "SQL dump" in line else "pg_control"
+        assert (tmp_path / label / "global" / first).exists()
 
 
 def test_a_server_comes_back_from_it(

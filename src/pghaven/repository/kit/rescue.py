@@ -1108,7 +1108,10 @@ def extract(repository: Repository, cluster: str, label: str, target: Path) -> i
         tell(f"{path} was a link to {aim}, is now a directory or file of its own")
     if backup.config_files:
         tell(f"configuration from outside the data directory is in {target / 'pghaven.config'}")
-    tell("Before the server is started it needs WAL and recovery settings: RESCUE.md, steps 3 and 4.")
+    if facts["method"] == "dump":
+        tell("This is an SQL dump, for psql and pg_restore: RESCUE.md, at its end.")
+    else:
+        tell("Before the server is started it needs WAL and recovery settings: RESCUE.md, steps 3 and 4.")
     return 0
 
 
