@@ -1,7 +1,7 @@
 # One line each; all set-up from a fresh clone is in .ci/set-up.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs bench chaos simulate clean
+.PHONY: help demo test check docs bench chaos chaos-ha simulate clean
 
 # Read when a recipe runs, after the set-up has written it.
 VENV = $(shell cat .cache/venv)
@@ -9,7 +9,7 @@ PYTEST = $(VENV)/bin/python -m pytest -n $(or $(JOBS),2) --dist worksteal
 ROOMS = $(wildcard $(addprefix tests/,tidy unit contract property golden damage fault simulation rules pg recoveries ha cli docs))
 
 help: ## Show this.
-	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 14
 
 demo: set-up-demo ## See the whole story on a PostgreSQL of its own, in about a minute.
 	@$(VENV)/bin/pghaven demo $(ARGS)
@@ -31,6 +31,9 @@ bench: set-up-test ## Measure against other tools; see bench/README.md.
 
 chaos: set-up-test ## Run the long tests: crashes, kills, seeds.
 	@$(PYTEST) -m slow tests $(ARGS)
+
+chaos-ha: set-up-test ## Play faults on three nodes under Patroni: SEED=1 ROUNDS=17, goes on where it was left.
+	@$(VENV)/bin/python -m tests.chaos --seed $(or $(SEED),1) --rounds $(or $(ROUNDS),17) --state .cache/chaos-$(or $(SEED),1).jsonl --logs .cache/chaos
 
 simulate: set-up-check ## Play histories of the repository's protocol: SECONDS=600 SEED=1000.
 	@$(VENV)/bin/python -m tests.simulation $(or $(SECONDS),60) $(or $(SEED),0)

@@ -21,7 +21,7 @@ from tests.chaos.members import Cluster, Member
 _PAUSE_SECONDS = 0.02
 _AGAIN_SECONDS = 0.2
 _WRITE = (
-    "INSERT INTO ledger (id, padding) VALUES (%s, repeat(md5(random()::text), 60)) "
+    "INSERT INTO ledger (id, padding) VALUES (%s, repeat(md5(random()::text), 8)) "
     "RETURNING pg_walfile_name(pg_current_wal_insert_lsn()), pg_current_wal_insert_lsn()::text"
 )
 

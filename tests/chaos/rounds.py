@@ -34,7 +34,8 @@ from tests.support.places import run_as_plain
 from tests.support.waiting import wait_until
 
 DURABILITIES = ("quorum", "sync", "strict", "async")
-HEAL_SECONDS = 150.0
+HEAL_SECONDS = 240.0
+JUDGED_AGAIN = 3
 BACKUP_EVERY = 4
 RESTORE_EVERY = 8
 
@@ -87,7 +88,7 @@ class Chaos:
             fault.act(cluster, draw)
             cluster.wait_healthy(HEAL_SECONDS)
             healed = time.monotonic()
-            verdict = self.judge(fault, durability, began)
+            verdict = self._judge_in_health(fault, durability, began)
             problems += verdict.problems
             problems += self.judge_archive()
             if self._done % RESTORE_EVERY == RESTORE_EVERY - 1:
@@ -108,6 +109,15 @@ class Chaos:
             timeline=0 if leader is None else int(leader.ask()[1].get("timeline") or 0),
             **told,
         )
+
+    def _judge_in_health(self, fault: Fault, durability: str, began: float) -> Verdict:
+        """It may look healthy a moment before it notices what happened, such as that etcd had been away."""
+        for _ in range(JUDGED_AGAIN):
+            try:
+                return self.judge(fault, durability, began)
+            except psycopg.OperationalError:
+                self._cluster.wait_healthy(HEAL_SECONDS)
+        return self.judge(fault, durability, began)
 
     # -- the ledger -------------------------------------------------------------------------------------------------
 

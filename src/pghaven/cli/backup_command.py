@@ -84,6 +84,9 @@ def command(
         state_directory=chosen.state_directory,
         from_snapshot=method == "snapshot",
     )
+    left = find_left(chosen)
+    if left is not None:
+        return invocation.show("backup-left", {"cluster": chosen.name, **left}, render_left(chosen.name, left))
     with invocation.reporter as listener:
         limits = Limits(config, chosen, listener, limit=limit, io_limit=io_limit)
         settings = replace(settings, pace=limits.pace)
@@ -103,6 +106,23 @@ def _mark(config: Config, cluster: ClusterConfig, listener: Listener) -> Lsn | N
 
     done = mark_by_itself(config, cluster, listener)
     return None if done is None else done.marker.lsn
+
+
+def find_left(cluster: ClusterConfig) -> dict[str, str] | None:
+    """To whom the backup is left, and why; None when it is taken here."""
+    from pghaven.backup.checks import find_owner_name
+    from pghaven.backup.role import BackupFrom, ask_member, ask_members, choose_source
+
+    wanted = BackupFrom(cluster.backup_from)
+    if wanted is BackupFrom.ANY:
+        return None
+    own = ask_member(cluster.conninfo, find_owner_name(cluster.data_directory))
+    choice = choose_source(wanted, own, ask_members(cluster.wal_nodes))
+    return None if choice.left_to is None else {"left_to": choice.left_to, "reason": choice.reason}
+
+
+def render_left(cluster: str, left: dict[str, str]) -> str:
+    return f"no backup of {cluster} is taken here: it is left to {left['left_to']} ({left['reason']})\n"
 
 
 def render_stored(stored: tuple[StoredIn, ...]) -> str:

@@ -10,7 +10,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from pghaven.config.schema import DIRECTORY, DURATION, SIZE, SWITCH, TEXTS, Invalid, Kind, option, render_value
+from pghaven.config.schema import (
+    DIRECTORY,
+    DURATION,
+    SIZE,
+    SWITCH,
+    TEXTS,
+    Invalid,
+    Kind,
+    one_of,
+    option,
+    render_value,
+)
 
 DRILL_POLICIES: Final = ("random", "latest", "backup")
 DRILL_QUESTIONS: Final = ("marker", "pages", "rows", "indexes", "extensions", "collations")
@@ -63,15 +74,6 @@ def _checks_from_text(text: str) -> object:
         return text
 
 
-def _one_of(names: tuple[str, ...]) -> Kind:
-    def parse(value: object) -> str:
-        if value not in names:
-            raise Invalid(f"must be one of {', '.join(names)}, not {render_value(value)}")
-        return str(value)
-
-    return Kind(written=f"one of {', '.join(names)}", parse=parse)
-
-
 def _parse_questions(value: object) -> tuple[str, ...]:
     found: tuple[str, ...] = TEXTS.parse(value)
     for name in found:
@@ -97,7 +99,7 @@ class DrillConfig:
         example='"/srv/drills"',
     )
     target: str = option(
-        _one_of(DRILL_POLICIES),
+        one_of(DRILL_POLICIES),
         default="random",
         doc=(
             "To which point a drill restores unless its command says else: `random`, a moment drawn from all that can "

@@ -284,6 +284,17 @@ def count(minimum: int, maximum: int) -> Kind:
     return Kind(written=f"whole number, {minimum} to {maximum}", parse=parse, from_text=_number_from_text)
 
 
+def one_of(names: tuple[str, ...]) -> Kind:
+    """One of a few words."""
+
+    def parse(value: object) -> str:
+        if value not in names:
+            raise Invalid(f"must be one of {', '.join(names)}, not {render_value(value)}")
+        return str(value)
+
+    return Kind(written=f"one of {', '.join(names)}", parse=parse)
+
+
 TEXT = Kind(written="text", parse=_parse_text)
 SLOT = Kind(written="name of 1 to 63 lower-case letters, digits and underscores", parse=_parse_slot)
 SWITCH = Kind(written="true or false", parse=_parse_switch, from_text=_switch_from_text)

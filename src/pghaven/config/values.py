@@ -26,6 +26,7 @@ from pghaven.config.schema import (
     TEXTS,
     Section,
     count,
+    one_of,
     option,
 )
 from pghaven.config.snapshot_values import KEEP_ALL_SNAPSHOTS, SnapshotConfig
@@ -101,6 +102,12 @@ class ClusterConfig:
         default="10min",
         doc="How long a backup waits at its end for the WAL it needs to reach the repository. Then it fails.",
         example='"30min"',
+    )
+    backup_from: str = option(
+        one_of(("any", "standby", "primary")),
+        default="any",
+        doc="To which server, of this one and those of `wal_nodes` as they are now, `pghaven backup` leaves a backup.",
+        example='"standby"',
     )
     wal_nodes: tuple[str, ...] = option(
         TEXTS,

@@ -42,7 +42,8 @@ def find_gaps(
     """All gaps, by timeline and position. ``histories`` are those that could be read."""
     missing: dict[Timeline, set[tuple[int, int]]] = {}
     for timeline, numbers in held.items():
-        missing.setdefault(timeline, set()).update(_iter_holes(numbers))
+        begun = _find_begin(histories.get(timeline), segment_size)
+        missing.setdefault(timeline, set()).update(_iter_holes({one for one in numbers if one >= begun}))
     for timeline, history in histories.items():
         if held.get(timeline):
             for leg_timeline, first, last in _iter_at_forks(history, held, segment_size):
@@ -57,6 +58,12 @@ def find_gaps(
             if gap.last.end_lsn > horizon.get(timeline, Lsn(0)):
                 found.append(gap)
     return tuple(found)
+
+
+def _find_begin(history: History | None, segment_size: int) -> int:
+    """The segment in which a timeline begins. What is held of it from before is of another one that had its number,
+    begun by a server that was promoted by mistake."""
+    return 0 if history is None else list_legs(history)[-1].begin_lsn // segment_size
 
 
 def _iter_holes(numbers: AbstractSet[int]) -> Iterator[tuple[int, int]]:

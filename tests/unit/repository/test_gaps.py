@@ -45,3 +45,9 @@ def test_the_first_segments_of_the_one_that_took_over() -> None:
 
 def test_what_comes_before_everything_that_is_held_is_no_gap() -> None:
     assert gaps({2: {7, 8}}, fork(2, 1, 5 * SIZE)) == []
+
+
+def test_a_stray_of_another_timeline_of_the_same_number_opens_no_gap() -> None:
+    """One begun by mistake at segment 3, and the one that took over at 7."""
+    assert gaps({1: {1, 2, 3, 4, 5, 6, 7}, 2: {3, 7, 8}}, fork(2, 1, 7 * SIZE + 100)) == []
+    assert gaps({1: {1, 2, 3, 4, 5, 6, 7}, 2: {3, 7, 9}}, fork(2, 1, 7 * SIZE + 100)) == [(2, 8, 8)]

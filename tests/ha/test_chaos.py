@@ -1,0 +1,51 @@
+"""Chaos in short: a few faults in a row on three nodes in namespaces. ``make chaos-ha`` is the rest."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.faults import FAULTS
+from tests.chaos.ledger import Ledger
+from tests.chaos.members import running_cluster
+from tests.chaos.network import find_obstacle
+from tests.chaos.programs import find_engine
+from tests.chaos.rounds import Chaos, draw_round
+from tests.support.fixtures import wanted_versions
+
+SLICE = (
+    "kill the primary's host",
+    "promote a standby by hand",
+    "lose the repository, then the primary",
+)
+LOW_DRAW = 1
+"""A seed whose first draw is low: the lease of who is killed is ended, so that nobody waits for it."""
+
+
+@pytest.mark.timeout(290)
+def test_faults_in_a_row_lose_no_commit_and_break_no_line(request: pytest.FixtureRequest, server_path: Path) -> None:
+    engine = find_engine(wanted_versions(request.config)[-1])
+    obstacle = find_obstacle() or (engine if isinstance(engine, str) else None)
+    if obstacle is not None or isinstance(engine, str):
+        pytest.skip(obstacle or "")
+    assert random.Random(LOW_DRAW).random() < 0.5
+    with running_cluster(server_path, engine) as cluster:
+        ledger = Ledger(cluster)
+        ledger.set_up()
+        with ledger:
+            chaos = Chaos(cluster, ledger)
+            faults = {fault.name: fault for fault in FAULTS}
+            for number, name in enumerate(SLICE):
+                done = chaos.play(number, faults[name], "quorum", random.Random(LOW_DRAW))
+                assert done.problems == (), done
+                assert done.acknowledged > 0
+            assert chaos.judge_restores(random.Random(LOW_DRAW)) == []  # the one backup that there is
+
+
+def test_a_seed_gives_each_fault_and_the_same_again() -> None:
+    drawn = [draw_round(7, number) for number in range(len(FAULTS))]
+    assert {fault.name for fault, _, _ in drawn} == {fault.name for fault in FAULTS}
+    again = [draw_round(7, number) for number in range(len(FAULTS))]
+    assert [(a[0].name, a[1], a[2].random()) for a in drawn] == [(b[0].name, b[1], b[2].random()) for b in again]
