@@ -23,6 +23,8 @@ Result = TypeVar("Result")
 
 _POLL_SECONDS: Final = 0.1
 _SWITCH_SECONDS: Final = 120.0
+_ELECTION_SECONDS: Final = 20.0
+"""More than what is called before a promotion may take."""
 _TELL_SECONDS: Final = 90.0
 
 
@@ -83,12 +85,13 @@ class Acts:
             )
         began = self._clock.monotonic()
         old = view.leader
-        if primary_is_dead:
+        new = None
+        if primary_is_dead and old is not None:
             Etcd(self._spec.dcs_hosts, self._spec.cluster).delete("leader")
-        if old is None or not primary_is_dead:
-            body = {"candidate": chosen.name}
-            self._api.tell(self._spec.servers, "POST", "/failover", body, timeout_seconds=_TELL_SECONDS)
-        new = self._await_primary(old)
+            new = self._await_elected(old, None if target is None else chosen.name)
+        if new is None:
+            self._order(chosen)
+            new = chosen.name
         return Switched(old=old, new=new, seconds=self._clock.monotonic() - began, lost_bytes=lost)
 
     def measure_loss(self, view: ClusterView, chosen: Member) -> int | None:
@@ -155,14 +158,33 @@ class Acts:
             raise Refused("no node that may lead answers", hint="Name one with --to, or start Patroni's services.")
         return max(able, key=lambda one: (one.written or 0, self._spec.get_node(one.name).priority))
 
-    def _await_primary(self, old: str | None) -> str:
-        def find() -> str | None:
-            for node in self._spec.servers:
-                if node.name != old and self._leads(node):
-                    return node.name
-            return None
+    def _order(self, chosen: Member) -> None:
+        """Have a member promoted, whatever the others think. That it was elected meanwhile is as good."""
+        try:
+            body = {"candidate": chosen.name}
+            self._api.tell(self._spec.servers, "POST", "/failover", body, timeout_seconds=_TELL_SECONDS)
+        except Refused:
+            if not self._leads(self._spec.get_server(chosen.name)):
+                raise
+        self._wait(lambda: self._leads(self._spec.get_server(chosen.name)), f'"{chosen.name}" to lead', _SWITCH_SECONDS)
 
-        found = self._wait(find, "another primary", _SWITCH_SECONDS)
+    def _await_elected(self, old: str, wanted: str | None) -> str | None:
+        """Who is elected when a lease ended; None when nobody is, or not who is wanted.
+
+        With synchronous replication nobody may be elected while Patroni has no member noted as synchronous, which is
+        so for a moment after each change of primary: then only an order helps.
+        """
+        try:
+            elected = self._wait(lambda: self._find_leading(old), "an election", _ELECTION_SECONDS)
+        except Cancelled:
+            return None
+        return elected if wanted in (None, elected) else None
+
+    def _find_leading(self, old: str | None) -> str | None:
+        return next((node.name for node in self._spec.servers if node.name != old and self._leads(node)), None)
+
+    def _await_primary(self, old: str | None) -> str:
+        found = self._wait(lambda: self._find_leading(old), "another primary", _SWITCH_SECONDS)
         assert found is not None
         return found
 

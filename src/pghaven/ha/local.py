@@ -193,7 +193,10 @@ class LocalCluster:
         return None
 
     def is_healthy(self, count: int | None = None) -> bool:
-        """Whether there is a leader and everybody else streams; ``count`` members, by default all."""
+        """Whether there is a leader and everybody else streams; ``count`` members, by default all.
+
+        Where commits wait for a standby, one is noted to be waited for too: until then none takes over by itself.
+        """
         members = self.members()
         states = [one.get("state") for one in members]
         leaders = [one for one in members if one.get("role") in ("leader", "standby_leader")]
@@ -202,6 +205,9 @@ class LocalCluster:
         wanted = len(self.spec.servers) if count is None else count
         following = "streaming" if self.spec.followed is None else "in archive recovery"
         standbys = states.count("streaming") + (states.count(following) if following != "streaming" else 0)
+        waits = self.spec.durability != "async" and self.spec.followed is None and wanted > 1
+        if waits and not any(one.get("role") in ("sync_standby", "quorum_standby") for one in members):
+            return False
         return len(leaders) == 1 and len(members) == wanted and standbys >= wanted - 1
 
     def wait_for(self, condition: Callable[[], Result], what: str, timeout_seconds: float = 60.0) -> Result:

@@ -78,7 +78,11 @@ def _judge_members(spec: HaSpec, view: ClusterView) -> Iterator[Reason]:
         else:
             yield from _judge_lag(spec, view, member.name)
     if spec.durability != "async" and leading is not None and not any(one.is_sync for one in view.members):
-        text = f'commits wait for nobody: "{spec.durability}" is configured and no standby is synchronous'
+        waiting = "wait until one is" if spec.durability == "strict" else "wait for nobody"
+        text = (
+            f'"{spec.durability}" is configured and no standby is synchronous: commits {waiting}, '
+            "and nobody takes over by itself"
+        )
         yield Reason(gravity=BROKEN if spec.durability == "strict" else TO_DO, text=text)
 
 
