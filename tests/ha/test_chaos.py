@@ -15,17 +15,17 @@ from tests.chaos.programs import find_engine
 from tests.chaos.rounds import Chaos, draw_round
 from tests.support.fixtures import wanted_versions
 
-SLICE = (
-    "kill the primary's host",
-    "promote a standby by hand",
-    "lose the repository, then the primary",
-)
+SHORT = ("kill the primary's host",)
+LONGER = (*SHORT, "promote a standby by hand", "lose the repository, then the primary")
 LOW_DRAW = 1
 """A seed whose first draw is low: the lease of who is killed is ended, so that nobody waits for it."""
 
 
-@pytest.mark.timeout(290)
-def test_faults_in_a_row_lose_no_commit_and_break_no_line(request: pytest.FixtureRequest, server_path: Path) -> None:
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("names", [SHORT, pytest.param(LONGER, marks=pytest.mark.slow)], ids=["short", "longer"])
+def test_faults_in_a_row_lose_no_commit_and_break_no_line(
+    request: pytest.FixtureRequest, server_path: Path, names: tuple[str, ...]
+) -> None:
     engine = find_engine(wanted_versions(request.config)[-1])
     obstacle = find_obstacle() or (engine if isinstance(engine, str) else None)
     if obstacle is not None or isinstance(engine, str):
@@ -37,7 +37,7 @@ def test_faults_in_a_row_lose_no_commit_and_break_no_line(request: pytest.Fixtur
         with ledger:
             chaos = Chaos(cluster, ledger)
             faults = {fault.name: fault for fault in FAULTS}
-            for number, name in enumerate(SLICE):
+            for number, name in enumerate(names):
                 done = chaos.play(number, faults[name], "quorum", random.Random(LOW_DRAW))
                 assert done.problems == (), done
                 assert done.acknowledged > 0
