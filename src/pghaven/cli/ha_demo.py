@@ -21,7 +21,7 @@ def command(invocation: Invocation) -> int:
     """See a cluster lose its primary and go on: three nodes, etcd, a proxy, a client that writes.
 
     The primary is killed, the client goes on, the old primary comes back, and the whole cluster is taken back to before
-    a mistake. Takes about two minutes, and leaves nothing. Needs etcd, HAProxy and the extra "ha".
+    a mistake. Takes some minutes, and leaves nothing. Needs etcd, HAProxy and the extra "ha".
     """
     from pghaven.demo.failover import run_failover_demo
 
