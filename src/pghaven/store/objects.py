@@ -26,7 +26,6 @@ from pghaven.errors import (
     StoreUnreachable,
     UsageError,
 )
-from pghaven.runtime.durable import Buffer
 from pghaven.runtime.interruptible import call_interruptibly
 from pghaven.store.answers import Answer, Meaning, Truncated, read_answer
 from pghaven.store.api import Buffers, ObjectInfo, check_name, check_prefix, is_name_part
@@ -82,8 +81,8 @@ class ObjectStore:
                 raise ObjectExists(f'"{name}" exists already in {self.url}')
 
         key = self._key(name)
-        body = content[0] if len(content) == 1 else b"".join(content)  # what is large comes in one piece, and stays so
-        size_bytes = memoryview(body).nbytes
+        # What is large comes in one piece, and stays so.
+        body = memoryview(content[0]).cast("B") if len(content) == 1 else memoryview(b"".join(content))
         attempts = 0
 
         def put(client: Client) -> None:
@@ -92,21 +91,18 @@ class ObjectStore:
             obstore.put(client, key, body, mode=mode, use_multipart=False)
 
         try:
-            self._ask("create", name, put, size_bytes=size_bytes)
+            self._ask("create", name, put, size_bytes=len(body))
         except ObjectExists as taken:
             if attempts == 1 or not self._holds(name, body):
                 raise taken from None
 
-    def _holds(self, name: str, body: Buffer) -> bool:
-        view = memoryview(body).cast("B")
-        found = self.find(name)
-        if found is None or found.size_bytes != len(view):
-            return False
+    def _holds(self, name: str, body: memoryview) -> bool:
         try:
-            return all(
-                self.read_range(name, offset, len(part)) == part
-                for offset in range(0, len(view), REQUEST_BYTES)
-                if len(part := view[offset : offset + REQUEST_BYTES])
+            first, size_bytes = self._get(name, 0, REQUEST_BYTES)
+            return size_bytes == len(body) and all(
+                (first if offset == 0 else self.read_range(name, offset, len(part))) == part
+                for offset in range(0, max(1, len(body)), REQUEST_BYTES)
+                for part in (body[offset : offset + REQUEST_BYTES],)
             )
         except ObjectMissing:
             return False
