@@ -101,8 +101,8 @@ PARENT = (
     Plant(
         rule="a parent has all its packs",
         module="pghaven.backup.origin",
-        old="if sizes.get(name, 0) < pack.size_bytes:",
-        new="if False:",
+        old="if (short := find_short_pack(place, manifest.packs)) is not None:",
+        new="if (short := None) is not None:",
         found_by=(),
         servers=(f"{_BASICS}test_a_damaged_backup_is_not_built_on",),
     ),
