@@ -382,7 +382,7 @@ def test_a_restore_that_runs_says_how_long_is_left_replay_included(site: Site) -
     site.set_up()
     site.cluster.sql("CREATE TABLE t (i int)")
     site.ok("backup")
-    site.cluster.sql("INSERT INTO t SELECT generate_series(1, 300000)")
+    site.cluster.sql("INSERT INTO t SELECT generate_series(1, 2000000)")
     site.archive_all()
     try:
         ended = site.run("-v", "restore", NAME, "--target-dir", str(site.target), "--start")
@@ -392,7 +392,7 @@ def test_a_restore_that_runs_says_how_long_is_left_replay_included(site: Site) -
                 rf"^pghaven: {phase}  (\d+) %  .* of .*  [\d.]+ m?s left in all$", ended.err, re.MULTILINE
             )
             assert found is not None, ended.err
-        assert site.ask_restored("SELECT count(*) FROM t") == 300000
+        assert site.ask_restored("SELECT count(*) FROM t") == 2000000
     finally:
         site.remove_target()
 
