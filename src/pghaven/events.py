@@ -6,8 +6,9 @@ The one idea: operations emit events and return results; how they look is decide
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
+
+from pghaven.light import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,9 @@ The one idea: inside the program sizes are bytes (int) and durations seconds (fl
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime, timedelta
+
+from pghaven.light import pattern
 
 _SIZE_UNITS = {
     "b": 1,
@@ -20,7 +21,7 @@ _SIZE_UNITS = {
     "tib": 1 << 40,
 }
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-_QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)\s*")
+_QUANTITY = pattern(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)\s*")
 
 
 def parse_size(text: str) -> int:
@@ -93,7 +94,10 @@ def render_time_utc(moment: datetime) -> str:
 
 def parse_time_utc(text: str) -> datetime:
     """The inverse of ``render_time_utc``. Raises ValueError."""
-    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+    moment = datetime.fromisoformat(text)  # strptime loads the calendar, for every WAL file
+    if moment.isoformat(timespec="microseconds") != f"{text.removesuffix('Z')}+00:00" or not text.endswith("Z"):
+        raise ValueError(f'"{text}" is not a time such as "2026-11-23T03:47:00.000000Z"')
+    return moment
 
 
 def since_epoch(seconds: float) -> datetime:

@@ -29,6 +29,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("runtime",),
     ("postgres",),
     ("errors", "units", "clock", "events"),
+    ("light",),  # for those that PostgreSQL starts for every WAL file
 )
 
 # Not allowed although the rows would allow it.

@@ -63,10 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if status is not None:
                     return status
             # PostgreSQL's own calls, once for every WAL file, do not wait for the library that parses options.
-            from pghaven.cli.wal_run import run_words
-
-            status = run_words(words, spent)
+            status = _run_for_server(words, spent)
             if status is not None:
+                if arguments is None:
+                    _leave(status)
                 return status
         from pghaven.cli.root import run
 
@@ -76,6 +76,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BaseException:  # noqa: BLE001  the root of the program, for what even its error handling let through
         _print_trace()
         return _STATUS_BUG if failure_status is None else failure_status
+
+
+def _run_for_server(words: Sequence[str], spent: float) -> int | None:
+    """A call of PostgreSQL's, without the collector of cycles: so short a process has none worth its price, which the
+    children would pay once more for what it touches. None for any other call."""
+    import gc
+
+    gc.disable()
+    try:
+        from pghaven.cli.wal_run import run_words
+
+        return run_words(words, spent)
+    finally:
+        gc.enable()
+
+
+def _leave(status: int) -> None:
+    """End at once: taking an interpreter apart costs as much as half of what it has loaded."""
+    import os
+
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def find_failure_status(words: Sequence[str]) -> int | None:

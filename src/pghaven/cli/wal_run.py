@@ -11,7 +11,6 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from pghaven.config.loading import load_config
 from pghaven.config.values import ClusterConfig, Config
 from pghaven.errors import EXIT_DONE, EXIT_STOP_RECOVERY, Cancelled, PghavenError
 from pghaven.events import Event, Listener
+from pghaven.light import dataclass, replace
 from pghaven.units import render_duration
 from pghaven.wal.commands import ABSENT_STATUS
 from pghaven.wal.limit import run_within

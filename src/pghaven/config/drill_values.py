@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from pghaven.config.schema import (
@@ -22,6 +21,7 @@ from pghaven.config.schema import (
     option,
     render_value,
 )
+from pghaven.light import dataclass
 
 DRILL_POLICIES: Final = ("random", "latest", "backup")
 DRILL_QUESTIONS: Final = ("marker", "pages", "rows", "indexes", "extensions", "collations")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
 from pghaven.config.schema import (
@@ -25,6 +24,7 @@ from pghaven.config.schema import (
     option,
     render_value,
 )
+from pghaven.light import dataclass, pattern
 
 LEASE_SECONDS_MIN: Final = 20
 DURABILITIES: Final = ("async", "sync", "quorum", "strict")
@@ -32,7 +32,7 @@ FENCINGS: Final = ("watchdog-required", "watchdog", "none")
 SOURCES: Final = ("repository", "basebackup")
 
 _PORT: Final = count(1, 65535)
-_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_NAME: Final = pattern(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
 def _choice(names: tuple[str, ...]) -> Kind:

@@ -7,10 +7,8 @@ any problem is never used.
 from __future__ import annotations
 
 import os
-import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from pghaven.config.ha_values import find_problems
@@ -19,6 +17,7 @@ from pghaven.config.repository_values import RepositoryConfig
 from pghaven.config.schema import SECTION_NAME, SECTION_NAME_RULE, Invalid, Option, Section
 from pghaven.config.values import SECTIONS, ClusterConfig, Config, find_nearest
 from pghaven.errors import ConfigError
+from pghaven.light import pattern, replace
 from pghaven.store.settings import scheme_of
 
 LOCAL_FILE = "pghaven.toml"
@@ -26,7 +25,7 @@ SYSTEM_FILE = "/etc/pghaven/pghaven.toml"
 FILE_VARIABLE = "PGHAVEN_CONFIG"
 
 _WHERE_DESCRIBED = "Every option is described in docs/reference/configuration.md."
-_TOML_PLACE = re.compile(r"(.*) \(at line ([0-9]+), column ([0-9]+)\)")
+_TOML_PLACE = pattern(r"(.*) \(at line ([0-9]+), column ([0-9]+)\)")
 
 
 def load_config(path: str | None = None, *, environment: Mapping[str, str] | None = None) -> Config:
@@ -58,7 +57,7 @@ def parse_config(text: str, source: str, environment: Mapping[str, str] | None =
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as reason:  # not only TOMLDecodeError: endless numbers, nesting
         raise ConfigError(f"configuration file is not valid TOML: {_place_toml_error(source, text, reason)}") from None
-    reading = _Reading(document, source, find_places(text))
+    reading = _Reading(document, source, text)
     reading.apply_overrides(environment or {})
     return reading.finish()
 
@@ -128,9 +127,10 @@ def _place_toml_error(source: str, text: str, error: Exception) -> str:
 class _Reading:
     """One document on its way to a Config, and the problems found in it."""
 
-    def __init__(self, document: dict[str, Any], source: str, places: dict[Path, int]) -> None:
+    def __init__(self, document: dict[str, Any], source: str, text: str) -> None:
         self._source = source
-        self._places = places
+        self._text = text
+        self._places: dict[Path, int] | None = None
         self._problems: list[tuple[int, str]] = []
         # Each section that is written, and each part of one whether it is written or not, by its path.
         self._sections: dict[Path, Section] = {}
@@ -144,6 +144,8 @@ class _Reading:
             self._take_sections(section, document.get(section.name, {}))
 
     def apply_overrides(self, environment: Mapping[str, str]) -> None:
+        if not any(variable.startswith("PGHAVEN_") and "__" in variable for variable in environment):
+            return
         targets: dict[str, list[tuple[Path, Option]]] = {}
         for path, section in self._sections.items():
             for option in section.options.values():
@@ -294,6 +296,8 @@ class _Reading:
         if path in self._overridden:
             self._note_variable(self._overridden[path], text)
             return
+        if self._places is None:
+            self._places = find_places(self._text)
         line = find_line(self._places, path)
         self._problems.append((line or 0, f"{self._source}:{line}: {text}" if line else f"{self._source}: {text}"))
 

@@ -7,16 +7,16 @@ found (a key inside an inline table) is told by the nearest name around it.
 
 from __future__ import annotations
 
-import re
+from pghaven.light import pattern
 
 Path = tuple[str, ...]
 
 _PART = r"""(?:[A-Za-z0-9_-]+|"(?:[^"\\]|\\.)*"|'[^']*')"""
 _DOTTED = rf"{_PART}(?:\s*\.\s*{_PART})*"
-_TABLE = re.compile(rf"\s*\[\[?\s*({_DOTTED})\s*\]\]?\s*(?:#.*)?")
-_KEY = re.compile(rf"\s*({_DOTTED})\s*=(.*)")
-_PARTS = re.compile(_PART)
-_MULTILINE_QUOTES = re.compile(r'"""|\'\'\'')
+_TABLE = pattern(rf"\s*\[\[?\s*({_DOTTED})\s*\]\]?\s*(?:#.*)?")
+_KEY = pattern(rf"\s*({_DOTTED})\s*=(.*)")
+_PARTS = pattern(_PART)
+_MULTILINE_QUOTES = pattern(r'"""|\'\'\'')
 
 
 def find_places(text: str) -> dict[Path, int]:

@@ -5,9 +5,8 @@ The one idea: no price is built in, since it would be wrong somewhere and out of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pghaven.config.schema import PRICE, TEXT, option
+from pghaven.light import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,10 +5,9 @@ The one idea: as in ``values``, a field written with ``option(...)`` is the only
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pghaven.config.price_values import NO_PRICES, PriceConfig
 from pghaven.config.schema import DURATION, ENDPOINT, FILE, RATE, SWITCH, TEXT, URL, option
+from pghaven.light import dataclass
 from pghaven.repository.keysource import KeySource
 from pghaven.store.settings import SETTINGS, StoreSettings
 

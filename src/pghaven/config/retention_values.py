@@ -5,9 +5,8 @@ The one idea: each rule keeps by itself, and none takes away what another keeps.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pghaven.config.schema import DURATION, count, option
+from pghaven.light import dataclass
 
 _KEPT = count(1, 100_000)
 

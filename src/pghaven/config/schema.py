@@ -10,20 +10,20 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
 from typing import Any
 
+from pghaven.light import dataclass, field, fields, pattern
 from pghaven.store.settings import SCHEMES, holds_password
 from pghaven.units import parse_duration, parse_rate, parse_size, render_rate
 
 # A section's name becomes a part of object names in the repository and of environment variables.
-SECTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+SECTION_NAME = pattern(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 SECTION_NAME_RULE = 'a name has 1 to 63 letters, digits, "-" or "_" and begins with a letter or digit'
 
-_URL = re.compile(r"[a-z][a-z0-9+.-]*://.+")
-_ENDPOINT = re.compile(r"https?://[^/?#\s]+(?:/[^?#\s]*)?")
-_SLOT = re.compile(r"[a-z0-9_]{1,63}")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_URL = pattern(r"[a-z][a-z0-9+.-]*://.+")
+_ENDPOINT = pattern(r"https?://[^/?#\s]+(?:/[^?#\s]*)?")
+_SLOT = pattern(r"[a-z0-9_]{1,63}")
+_CONTROL = pattern(r"[\x00-\x1f\x7f]")
 _METADATA_KEY = "pghaven.option"
 
 

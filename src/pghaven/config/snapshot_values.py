@@ -6,9 +6,8 @@ the repository keeps.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pghaven.config.schema import DURATION, count, option
+from pghaven.light import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

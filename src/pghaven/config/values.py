@@ -7,7 +7,6 @@ add a field here and run ``make docs``. An option that nothing reads must not be
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from pghaven.config.drill_values import NO_DRILLS, DrillConfig
 from pghaven.config.ha_values import NO_HA, HaConfig, HaNodeConfig
@@ -31,6 +30,7 @@ from pghaven.config.schema import (
 )
 from pghaven.config.snapshot_values import KEEP_ALL_SNAPSHOTS, SnapshotConfig
 from pghaven.errors import NotFound, UsageError
+from pghaven.light import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

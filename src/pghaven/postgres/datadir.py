@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
+from pghaven.light import pattern
 from pghaven.postgres.relfile import Fork, RelFile, parse_relfile
 
 WAL_DIRECTORY: Final = "pg_wal"
@@ -71,7 +72,7 @@ EXCLUDED_TOP_FILES: Final = frozenset(
 )
 """Left out at the top only: a restore writes its own, according to its own target."""
 
-_RELATION_DIRECTORY = re.compile(r"global|base/[0-9]+|pg_tblspc/[0-9]+/PG_[0-9]+_[0-9]+/[0-9]+", re.ASCII)
+_RELATION_DIRECTORY = pattern(r"global|base/[0-9]+|pg_tblspc/[0-9]+/PG_[0-9]+_[0-9]+/[0-9]+", re.ASCII)
 
 
 def is_excluded_file(relative_path: str) -> bool:

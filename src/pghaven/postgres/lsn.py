@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 from typing import Final, Self
 
-_TEXT = re.compile(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})", re.ASCII)
+from pghaven.light import pattern
+
+_TEXT = pattern(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})", re.ASCII)
 
 
 class Lsn(int):

@@ -8,13 +8,14 @@ looks_like_temp_rel_name (fd.c).
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
+
+from pghaven.light import dataclass, pattern
 
 _NUMBER_MAX = (1 << 32) - 1
 _FORKS = "_(?P<fork>fsm|vm|init)"
-_RELATION = re.compile(rf"(?P<node>[1-9][0-9]{{0,9}})(?:{_FORKS})?(?:\.(?P<segment>[1-9][0-9]{{0,9}}))?", re.ASCII)
-_TEMPORARY = re.compile(rf"t[0-9]+_[0-9]+(?:{_FORKS})?(?:\.[0-9]+)?", re.ASCII)
+_RELATION = pattern(rf"(?P<node>[1-9][0-9]{{0,9}})(?:{_FORKS})?(?:\.(?P<segment>[1-9][0-9]{{0,9}}))?", re.ASCII)
+_TEMPORARY = pattern(rf"t[0-9]+_[0-9]+(?:{_FORKS})?(?:\.[0-9]+)?", re.ASCII)
 
 
 class Fork(StrEnum):

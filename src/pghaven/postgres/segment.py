@@ -7,18 +7,18 @@ which is 1 MiB to 1 GiB and not 16 MiB by assumption. Follows xlog_internal.h of
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Self
 
+from pghaven.light import dataclass, pattern
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import Timeline
 
 SEGMENT_SIZE_MIN: Final = 1 << 20
 SEGMENT_SIZE_MAX: Final = 1 << 30
 
-_SEGMENT = re.compile(r"([0-9A-F]{8})([0-9A-F]{8})([0-9A-F]{8})", re.ASCII)
-_ARCHIVE_NAME = re.compile(r"[0-9A-Za-z.]{1,64}", re.ASCII)
+_SEGMENT = pattern(r"([0-9A-F]{8})([0-9A-F]{8})([0-9A-F]{8})", re.ASCII)
+_ARCHIVE_NAME = pattern(r"[0-9A-Za-z.]{1,64}", re.ASCII)
 
 
 class WalFileKind(StrEnum):
@@ -33,16 +33,16 @@ class WalFileKind(StrEnum):
 
 _KINDS: Final = (
     (WalFileKind.SEGMENT, _SEGMENT),
-    (WalFileKind.HISTORY, re.compile(r"[0-9A-F]{8}\.history", re.ASCII)),
-    (WalFileKind.PARTIAL, re.compile(r"[0-9A-F]{24}\.partial", re.ASCII)),
-    (WalFileKind.BACKUP_HISTORY, re.compile(r"[0-9A-F]{24}\.[0-9A-F]{8}\.backup", re.ASCII)),
+    (WalFileKind.HISTORY, pattern(r"[0-9A-F]{8}\.history", re.ASCII)),
+    (WalFileKind.PARTIAL, pattern(r"[0-9A-F]{24}\.partial", re.ASCII)),
+    (WalFileKind.BACKUP_HISTORY, pattern(r"[0-9A-F]{24}\.[0-9A-F]{8}\.backup", re.ASCII)),
 )
 
 
 def classify(name: str) -> WalFileKind:
     """The kind of file a base name stands for; letters must be upper case, as PostgreSQL writes them."""
-    for kind, pattern in _KINDS:
-        if pattern.fullmatch(name):
+    for kind, form in _KINDS:
+        if form.fullmatch(name):
             return kind
     return WalFileKind.OTHER
 

@@ -8,17 +8,17 @@ settings, but eight upper-case hexadecimal digits in file names. Follows timelin
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Self
 
 from pghaven.errors import Damaged
+from pghaven.light import dataclass, pattern
 from pghaven.postgres.lsn import Lsn
 
-_DECIMAL = re.compile(r"[0-9]{1,10}", re.ASCII)
-_FILE_FORM = re.compile(r"0[0-9A-Fa-f]{7}", re.ASCII)
-_PREFIXED = re.compile(r"0[xX]([0-9A-Fa-f]{1,8})", re.ASCII)
-_HISTORY_NAME = re.compile(r"([0-9A-F]{8})\.history", re.ASCII)
-_HISTORY_LINE = re.compile(r"\s*([0-9]{1,10})\s+([0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8})(?:\s+(.*))?", re.ASCII | re.DOTALL)
+_DECIMAL = pattern(r"[0-9]{1,10}", re.ASCII)
+_FILE_FORM = pattern(r"0[0-9A-Fa-f]{7}", re.ASCII)
+_PREFIXED = pattern(r"0[xX]([0-9A-Fa-f]{1,8})", re.ASCII)
+_HISTORY_NAME = pattern(r"([0-9A-F]{8})\.history", re.ASCII)
+_HISTORY_LINE = pattern(r"\s*([0-9]{1,10})\s+([0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8})(?:\s+(.*))?", re.ASCII | re.DOTALL)
 
 
 class Timeline(int):

@@ -7,10 +7,10 @@ never change after a release, so that a file of a beta version is told apart too
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from pghaven.errors import ServerUnsuitable
+from pghaven.light import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

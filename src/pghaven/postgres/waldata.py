@@ -11,10 +11,10 @@ little-endian.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import Final
 
 from pghaven.errors import Conflict, Damaged, Refused
+from pghaven.light import dataclass
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.timeline import Timeline

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Final
 
+from pghaven.light import dataclass
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.waldata import (
@@ -241,8 +241,8 @@ def _find_written_end(content: bytes) -> int:
     """Where nothing but zeros follows: a segment that was switched away from is not full."""
     end = len(content)
     zeros = bytes(_TAIL_BYTES)
-    while end > 0 and content[max(end - _TAIL_BYTES, 0) : end] == zeros[: min(_TAIL_BYTES, end)]:
-        end -= min(_TAIL_BYTES, end)
+    while end >= _TAIL_BYTES and content.endswith(zeros, 0, end):
+        end -= _TAIL_BYTES
     return (
         end - _TAIL_BYTES + len(content[end - _TAIL_BYTES : end].rstrip(b"\0"))
         if end >= _TAIL_BYTES

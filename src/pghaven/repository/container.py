@@ -15,12 +15,12 @@ import json
 import struct
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from enum import IntEnum
 from itertools import accumulate
 from typing import Any
 
 from pghaven.errors import Damaged, Refused
+from pghaven.light import dataclass
 from pghaven.repository.codec import Buffer, Compressor, decompress
 from pghaven.repository.large import StoredParts, join_frames
 from pghaven.repository.seal import TAG_BYTES, Keyring, PartSealer, Sealer

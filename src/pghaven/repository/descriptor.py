@@ -6,10 +6,10 @@ older than ``min_reader`` or facing an unknown required feature stops here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from pghaven.errors import Damaged, Refused
+from pghaven.light import dataclass
 
 FORMAT_VERSION = 1
 _FORMAT = "pghaven repository"

@@ -8,10 +8,10 @@ early. Of each timeline a horizon only goes up, and each document holds all ther
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from pghaven.errors import Damaged, ObjectExists, ObjectMissing, StoreUnreachable
+from pghaven.light import dataclass, field
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import Timeline
 from pghaven.repository import layout

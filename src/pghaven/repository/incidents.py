@@ -7,12 +7,12 @@ for whoever asks later. Nothing decides by it: it says what was seen, and ``stat
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
 from pghaven.errors import Damaged, ObjectExists, ObjectMissing
+from pghaven.light import dataclass, field
 from pghaven.postgres.segment import SegmentName
 from pghaven.repository import layout
 from pghaven.repository.repository import Repository

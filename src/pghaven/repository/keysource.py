@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pghaven.errors import NotFound, NotPermitted
+from pghaven.light import dataclass, field
 
 if TYPE_CHECKING:
     from pghaven.repository.keyset import KeySet

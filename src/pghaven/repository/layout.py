@@ -12,18 +12,19 @@ import re
 from datetime import datetime
 
 from pghaven.errors import Damaged, UsageError
+from pghaven.light import pattern
 
 DESCRIPTOR = "pghaven.json"
 PROBE = "probe"
 RESERVE_PREFIX = "reserve/"
 KEYS_PREFIX = "keys/"
 CLUSTERS_PREFIX = "clusters/"
-_CLUSTER_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-MADE_LABEL = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{4}")
+_CLUSTER_NAME = pattern(r"[a-z0-9][a-z0-9_-]{0,62}")
+MADE_LABEL = pattern(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{4}")
 """What ``make_label`` makes."""
-_LABEL = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
-TIMELINE_FOLDER = re.compile(r"(?!0{8})[0-9A-F]{8}/")
-_PACK = re.compile(rf"({_LABEL.pattern})/([0-9a-f]{{64}})")
+_LABEL = pattern(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
+TIMELINE_FOLDER = pattern(r"(?!0{8})[0-9A-F]{8}/")
+_PACK = pattern(rf"({_LABEL.pattern})/([0-9a-f]{{64}})")
 
 
 def check_cluster_name(name: str) -> str:

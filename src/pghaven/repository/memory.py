@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pghaven.errors import Refused
+from pghaven.light import dataclass, field, replace
 from pghaven.runtime.durable import OwnerOf, make_directories_durably, write_durably
 
 if TYPE_CHECKING:
@@ -73,6 +73,8 @@ class HostMemory:
 
     def keep(self, repository_id: str, seen: Seen) -> str | None:
         """Remember this instead of what was; why it could not be kept, None when it was."""
+        from dataclasses import asdict
+
         if seen == self.load(repository_id):
             return None
         path = self._path(repository_id)

@@ -6,10 +6,10 @@ its URL travels one way. Only ``setup.register`` has a store of its own, since i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pghaven.clock import SYSTEM_CLOCK, Clock
+from pghaven.light import dataclass
 from pghaven.repository.keysource import NO_KEY, Ask, KeySource, read_material
 from pghaven.repository.memory import HostMemory, check_key_set
 from pghaven.repository.repository import Repository, open_repository

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import pghaven
 from pghaven.clock import SYSTEM_CLOCK, Clock
 from pghaven.errors import Conflict, Damaged, NotFound, NotPermitted, ObjectExists, ObjectMissing, Refused
+from pghaven.light import dataclass, fields
 from pghaven.repository import layout
 from pghaven.repository.container import (
     FOOTER_BYTES,

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Protocol
 
 from pghaven.errors import Damaged, NotPermitted
+from pghaven.light import dataclass, field
 from pghaven.repository.codec import Buffer
 
 KEY_ID_BYTES = 16

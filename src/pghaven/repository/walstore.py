@@ -8,13 +8,13 @@ crash; other content under a taken name means two servers write one history, and
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
 from pghaven.clock import Clock
 from pghaven.errors import Conflict, Damaged, ObjectExists, ObjectMissing, Refused
+from pghaven.light import dataclass
 from pghaven.postgres.segment import SegmentName, WalFileKind, classify
 from pghaven.postgres.timeline import History, Timeline, parse_history
 from pghaven.postgres.version import MajorVersion

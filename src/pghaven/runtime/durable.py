@@ -15,7 +15,8 @@ import os
 import stat
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+
+from pghaven.light import dataclass
 
 Buffer = bytes | bytearray | memoryview
 

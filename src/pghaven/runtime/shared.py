@@ -8,8 +8,8 @@ file system, whoever is killed, and a program without workers pays nothing.
 from __future__ import annotations
 
 import os
-import threading
 import weakref
+from _thread import allocate_lock  # what threading.Lock is, without the rest of threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -33,7 +33,7 @@ class SharedNumbers:
         self._count = count
         self._view = memoryview(bytearray(NUMBER_BYTES * count)).cast("d")
         self._descriptor: int | None = None
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
 
     @contextmanager
     def change(self) -> Iterator[memoryview[float]]:

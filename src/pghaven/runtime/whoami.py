@@ -6,8 +6,8 @@ The one idea: a process number alone is used again; together with the boot and t
 from __future__ import annotations
 
 import os
-import socket
-from dataclasses import dataclass
+
+from pghaven.light import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,12 +22,12 @@ class ProcessIdentity:
 
 def read_own_identity() -> ProcessIdentity:
     pid = os.getpid()
-    return ProcessIdentity(host=socket.gethostname(), boot_id=_boot_id(), pid=pid, start=_start_of(pid) or "unknown")
+    return ProcessIdentity(host=os.uname().nodename, boot_id=_boot_id(), pid=pid, start=_start_of(pid) or "unknown")
 
 
 def is_alive(identity: ProcessIdentity) -> bool | None:
     """Whether that process still runs; None when it belongs to another host or boot and nothing can be said."""
-    if identity.host != socket.gethostname() or identity.boot_id != _boot_id():
+    if identity.host != os.uname().nodename or identity.boot_id != _boot_id():
         return None
     return _start_of(identity.pid) == identity.start
 

@@ -7,13 +7,12 @@ answered (ObjectMissing, None), and anything else that goes wrong is StoreUnreac
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol, runtime_checkable
 
 from pghaven.errors import Refused
+from pghaven.light import dataclass, pattern
 from pghaven.runtime.durable import Buffer
 
 Buffers = Sequence[Buffer]
@@ -24,8 +23,8 @@ MAX_NAME_BYTES = 900
 
 # No part begins with a dot: such names are a directory store's own (temporary files) or the file system's (.nfs…).
 _PART = rf"[A-Za-z0-9_-][A-Za-z0-9._-]{{0,{MAX_PART_BYTES - 1}}}"
-_NAME = re.compile(rf"{_PART}(?:/{_PART})*")
-_PART_ALONE = re.compile(_PART)
+_NAME = pattern(rf"{_PART}(?:/{_PART})*")
+_PART_ALONE = pattern(_PART)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

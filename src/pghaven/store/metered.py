@@ -8,9 +8,9 @@ itself tells of each, since each is charged for.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
+from pghaven.light import dataclass
 from pghaven.runtime.pace import Pace
 from pghaven.runtime.shared import SharedNumbers
 from pghaven.store.api import Buffers, DependsOnServer, KeepsLeftovers, ObjectInfo, Store, TellsRequests

@@ -21,7 +21,6 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import datetime
 from functools import wraps
 from typing import Concatenate, ParamSpec, TypeVar
@@ -36,6 +35,7 @@ from pghaven.errors import (
     StoreFull,
     StoreUnreachable,
 )
+from pghaven.light import dataclass
 from pghaven.runtime.durable import OwnerOf, fsync_directory, write_fully
 from pghaven.store import tree
 from pghaven.store.api import Buffers, ObjectInfo, check_name, check_prefix

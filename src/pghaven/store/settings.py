@@ -6,9 +6,8 @@ passwords are found by the store itself when it opens, in the places of each kin
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-
 from pghaven.errors import UsageError
+from pghaven.light import dataclass, fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,12 +12,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 
 from pghaven.clock import Clock
 from pghaven.errors import Cancelled, PghavenError
 from pghaven.events import ignore
+from pghaven.light import dataclass, field
 from pghaven.postgres.segment import WalFileKind, classify
 from pghaven.repository.place import RepositoryPlace, open_place
 from pghaven.repository.walstore import PutOutcome

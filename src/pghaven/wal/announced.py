@@ -16,10 +16,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
 from pghaven.errors import NotPermitted, ServerUnsuitable
+from pghaven.light import dataclass, replace
 from pghaven.postgres.datadir import PUSH_STATE_DIRECTORY, RESTORE_PLAN_FILE, WAL_DIRECTORY
 from pghaven.postgres.timeline import Timeline
 from pghaven.runtime.durable import OwnerOf, make_directories_durably, write_durably

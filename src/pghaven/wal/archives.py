@@ -7,9 +7,9 @@ the cluster's lineage been found there.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from pghaven.errors import NotFound, PghavenError, UsageError
+from pghaven.light import dataclass
 from pghaven.postgres.version import MajorVersion, find_by_major
 from pghaven.repository.place import RepositoryPlace
 from pghaven.repository.repository import Lineage, Repository

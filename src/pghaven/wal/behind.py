@@ -15,10 +15,10 @@ import json
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from pghaven.clock import SYSTEM_CLOCK
+from pghaven.light import dataclass
 from pghaven.postgres.datadir import PUSH_STATE_DIRECTORY
 from pghaven.postgres.segment import WalFileKind, classify, is_valid_archive_name
 from pghaven.runtime.durable import OwnerOf, write_durably, write_fully

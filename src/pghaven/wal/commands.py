@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 
 from pghaven.errors import EXIT_STOP_RECOVERY, UsageError
+from pghaven.light import pattern
 from pghaven.wal.marks import MARK_TEST
 from pghaven.wal.spool import name_key, render_take
 
@@ -20,7 +21,7 @@ import its program; ``sh`` turns this, and nothing else, into the 1 that Postgre
 # Until PostgreSQL 15 a longer archive_command is cut off without a word (MAXPGPATH in shell_archive.c); a name of up
 # to 64 characters takes the place of %f, and a path with it that of %p, twice.
 _ARCHIVE_COMMAND_BYTES_MAX = 1023 - 3 * 80
-_PLAIN = re.compile(r"[A-Za-z0-9_@+=:,./-]+", re.ASCII)
+_PLAIN = pattern(r"[A-Za-z0-9_@+=:,./-]+", re.ASCII)
 
 
 def render_archive_command(executable: str | Sequence[str], config_path: str, cluster: str) -> str:

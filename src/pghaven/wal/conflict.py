@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from pghaven.errors import Conflict, PghavenError
+from pghaven.light import dataclass
 from pghaven.repository.incidents import Incident, IncidentKind, record_incident
 from pghaven.repository.repository import Repository
 from pghaven.repository.walstore import PutOutcome, WalArchive

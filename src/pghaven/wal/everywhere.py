@@ -14,7 +14,6 @@ import os
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -22,6 +21,7 @@ from typing import Any
 from pghaven.clock import SYSTEM_CLOCK, Clock
 from pghaven.errors import Cancelled, Conflict, PghavenError
 from pghaven.events import Event, Listener, Notice, ignore
+from pghaven.light import dataclass, field
 from pghaven.postgres.segment import WalFileKind
 from pghaven.repository.place import RepositoryPlace, open_place
 from pghaven.repository.walstore import PutOutcome, WalArchive
@@ -41,8 +41,6 @@ from pghaven.wal.children import (
 from pghaven.wal.limit import unblock_interrupts
 from pghaven.wal.marks import Marks
 from pghaven.wal.push import WalFile, open_for, push_into, read_wal_file
-from pghaven.wal.refill import Refill
-from pghaven.wal.room import tell_room
 
 REST = timedelta(seconds=30)
 """A repository that may be missed, and was, is not tried again for so long."""
@@ -130,6 +128,8 @@ def push_everywhere(request: PushRequest, listener: Listener = ignore) -> PushRe
     try:
         return push.conclude()
     except PghavenError:
+        from pghaven.wal.room import tell_room
+
         tell_room(wal_directory, request.clock, listener)
         raise
 
@@ -383,6 +383,8 @@ class _Push:
                 self._fill_in(lane, lane.behind.names, opened.archive, tell)
 
     def _fill_in(self, lane: _Lane, names: Sequence[str], archive: WalArchive, tell: Tell) -> None:
+        from pghaven.wal.refill import Refill
+
         until = self._clock.monotonic() + _REFILL_SECONDS
         cluster, claim = self._request.cluster, self._file.claim
         others = [other.place for other in self._lanes if other is not lane]

@@ -8,10 +8,10 @@ know it) is told apart from a sound one without asking anybody.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from pghaven.errors import Damaged, ObjectMissing
 from pghaven.events import Listener, Notice
+from pghaven.light import dataclass
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.timeline import History, Timeline

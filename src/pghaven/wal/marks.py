@@ -15,18 +15,18 @@ dash and bash.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Collection
 from contextlib import suppress
 
 from pghaven.clock import SYSTEM_CLOCK, Clock
+from pghaven.light import pattern
 from pghaven.postgres.datadir import PUSH_STATE_DIRECTORY, WAL_DIRECTORY
 from pghaven.postgres.segment import is_valid_archive_name
 from pghaven.runtime.durable import OwnerOf
 
 _MARKS = "marks"
 _HELD = "held-{}"
-_OURS = re.compile(r"marks|held-.+")
+_OURS = pattern(r"marks|held-.+")
 _HELD_SECONDS = 600.0
 _READY = ".ready"
 _HISTORY = ".history"

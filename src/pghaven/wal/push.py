@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 
 from pghaven.clock import Clock
 from pghaven.errors import Conflict, Damaged, NotFound, NotPermitted, Refused, StoreUnreachable
 from pghaven.events import Listener, Notice
+from pghaven.light import dataclass
 from pghaven.postgres.segment import (
     SEGMENT_SIZE_MAX,
     SegmentName,

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from pghaven.errors import NotFound, ObjectMissing, Refused
+from pghaven.light import dataclass, field
 from pghaven.postgres.segment import SegmentName, WalFileKind, classify
 from pghaven.postgres.timeline import Timeline
 from pghaven.repository.branches import APART_HINT, describe_apart, find_apart, timeline_of

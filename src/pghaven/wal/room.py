@@ -7,10 +7,10 @@ that of the very time in which archiving failed, and needs no record of its own.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 from pghaven.clock import SYSTEM_CLOCK, Clock
 from pghaven.events import Listener, Notice
+from pghaven.light import dataclass
 from pghaven.postgres.segment import WalFileKind, classify
 from pghaven.units import render_duration, render_rate, render_size
 from pghaven.wal.marks import Marks

@@ -17,9 +17,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 from pghaven.clock import SYSTEM_CLOCK, Clock
+from pghaven.light import dataclass
 from pghaven.postgres.datadir import PUSH_STATE_DIRECTORY, WAL_DIRECTORY
 from pghaven.postgres.segment import WalFileKind, classify
 from pghaven.runtime.whoami import find_parent
