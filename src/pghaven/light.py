@@ -49,10 +49,10 @@ class _Field:
 
 def _dataclass(
     *, frozen: bool = False, slots: bool = False, kw_only: bool = False, order: bool = False
-) -> Callable[[type], type]:
+) -> Callable[[type], Any]:
     """As ``dataclasses.dataclass``; ``slots`` must be true."""
 
-    def make(plain: type) -> type:
+    def make(plain: type) -> Any:
         assert slots, "a class without slots is the standard library's"
         return _make(plain, frozen=frozen, kw_only=kw_only, order=order)
 
@@ -100,7 +100,7 @@ if not TYPE_CHECKING:
     dataclass, field, fields, pattern, replace = _dataclass, _Field, _fields, _Pattern, _replace
 
 
-def _make(plain: type, *, frozen: bool, kw_only: bool, order: bool) -> type:
+def _make(plain: type, *, frozen: bool, kw_only: bool, order: bool) -> Any:
     body = dict(plain.__dict__)
     own = _take_fields(body)
     names = tuple(one.name for one in own)

@@ -16,7 +16,7 @@ from tests.support.protected import Protected
 from tests.support.receiving import burn, current_lsn, receiving
 
 
-@pytest.mark.parametrize("size_mib", [2, 64])
+@pytest.mark.parametrize("size_mib", [2, 64, pytest.param(1024, marks=pytest.mark.slow)])
 def test_pushed_received_and_fetched_whatever_its_size(
     make_cluster: ClusterFactory, pghaven_command: PghavenCommand, server_path: Path, size_mib: int
 ) -> None:

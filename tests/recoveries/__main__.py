@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pghaven import __version__
+from tests.recoveries.barman import find_barman
 from tests.recoveries.cases import CASES, OPENS, STOPS, WAITS, Case
 from tests.recoveries.recorded import Recorded, record
 from tests.recoveries.run import Judge, Outcome
@@ -33,7 +34,8 @@ because a store cannot be reached, or because it has found damage, loses transac
 
 This page is written by `python -m tests.recoveries --write`, which has real servers recover through each command while
 something is wrong, and looks at what they did. `--command 'cp {archive}/%f %p'` judges any other command over plain
-copies of WAL files.
+copies of WAL files. Other tools are judged where they are installed: pgBackRest by `archive-get`, Barman by
+`barman-wal-restore` with `barman get-wal`, each as its documentation writes it.
 """
 _KEY = """
 - **opens**: the server came up with all rows. **stops**: it refused to, with the status of the command in parentheses;
@@ -56,6 +58,7 @@ def list_tools(command: str | None) -> list[Tool]:
     ours = pghaven_command()
     tools: list[Tool] = [Pghaven(command=ours), Pghaven(command=ours, planned=False), Plain(name="cp", command=_CP)]
     tools += [found for one in (False, True) if (found := find_pgbackrest(asynchronous=one)) is not None]
+    tools += [found] if (found := find_barman()) is not None else []
     return tools
 
 

@@ -130,7 +130,7 @@ def test_an_open_value_is_given_by_position_and_changed() -> None:
 
 @pytest.mark.parametrize("value", [Value(number=3, things={"a": 1}), Ordered(major=1, minor=2), Open(1, [2])])
 def test_values_are_pickled_and_copied(value: object) -> None:
-    assert pickle.loads(pickle.dumps(value)) == value  # noqa: S301  our own
+    assert pickle.loads(pickle.dumps(value)) == value
     assert copy.copy(value) == value
     assert copy.deepcopy(value) == value
 

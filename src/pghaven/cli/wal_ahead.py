@@ -32,6 +32,9 @@ def fetch_ahead(call: GetCall, spool: Spool) -> None:
 
 
 def _run(call: GetCall, spool: Spool, data_directory: str, segment_size: int, startup_process: int) -> None:
+    import gc
+
+    gc.enable()  # a call of the server goes without; this one lives for as long as the recovery does
     from pghaven.wal.directory import read_system_identifier
     from pghaven.wal.prefetch import PrefetchOrder, run_prefetch
 

@@ -44,6 +44,9 @@ _CHUNK_BYTES: Final = 64 << 10
 _TAIL_BYTES: Final = 64 << 10
 _CANDIDATES: Final = 2000
 _TRIES: Final = 300
+# How many bytes of a header are judged at all positions, and how many positions they may leave to look at the others.
+_LANES_FIRST: Final = 4
+_FEW: Final = 64
 # No record is longer (XLogRecordMaxSize is larger, but a gigabyte of record is not looked for here).
 _DISTANCE_MAX: Final = 1 << 26
 
@@ -168,24 +171,36 @@ class _Segment:
 
         All positions are judged at once, by the bytes that are the same in every header here: each is taken from all
         positions as one number, and what is left of their disjunction where it is zero is a candidate. A header that
-        is cut by a page's end is not found by its bytes: those places come with the others.
+        is cut by a page's end is not found by its bytes: those places come with the others. Where the first bytes leave
+        few, the others are looked at in these alone.
         """
         count = max(0, (min(end, len(self._data) - _HEADER.size) - begin + 7) // 8)
         wrong = 0
-        for at, table in self._header_bytes(only_ends=only_ends):
-            wrong |= int.from_bytes(self._data[begin + at : begin + at + count * 8 : 8].translate(table), "little")
+        lanes = list(self._header_bytes(only_ends=only_ends))
+        for lane, table in lanes[:_LANES_FIRST]:
+            wrong |= self._judge(begin + lane, count, table)
         judged = wrong.to_bytes(count, "little")
+        rest = lanes[_LANES_FIRST:]
+        if judged.count(0) > _FEW:
+            for lane, table in rest:
+                wrong |= self._judge(begin + lane, count, table)
+            judged, rest = wrong.to_bytes(count, "little"), []
         found: list[int] = []
         at = judged.find(0) if forward else judged.rfind(0)
         while at >= 0 and len(found) < _CANDIDATES:
             position = begin + at * 8
-            if SHORT_HEADER_SIZE <= position % self._block <= self._block - _HEADER.size:
+            is_whole = SHORT_HEADER_SIZE <= position % self._block <= self._block - _HEADER.size
+            if is_whole and not any(table[self._data[position + lane]] for lane, table in rest):
                 found.append(position)
             at = judged.find(0, at + 1) if forward else judged.rfind(0, 0, at)
         first_edge = begin // self._block + 1
         for edge in range(first_edge * self._block, end + 1, self._block):
             found += [position for position in (edge - 16, edge - 8) if begin <= position < end]
         return sorted(found, reverse=not forward)
+
+    def _judge(self, begin: int, count: int, table: bytes) -> int:
+        """One byte of so many positions, as one number that is zero where it can stand there."""
+        return int.from_bytes(self._data[begin : begin + count * 8 : 8].translate(table), "little")
 
     def _header_bytes(self, *, only_ends: bool) -> Iterator[tuple[int, bytes]]:
         """Places in a header, and for each the table that makes a byte zero if it can stand there."""

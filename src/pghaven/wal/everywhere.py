@@ -386,9 +386,8 @@ class _Push:
         from pghaven.wal.refill import Refill
 
         until = self._clock.monotonic() + _REFILL_SECONDS
-        cluster, claim = self._request.cluster, self._file.claim
-        others = [other.place for other in self._lanes if other is not lane]
-        sources = [open_archive(open_place(place), cluster, claim).archive for place in others]
+        others = (open_place(one.place) for one in self._lanes if one is not lane)
+        sources = [open_archive(other, self._request.cluster, self._file.claim).archive for other in others]
         refill = Refill(target=archive, sources=sources, wal_directory=self._wal_directory)
         for name in names:
             if name != self._file.name and self._clock.monotonic() < until:
