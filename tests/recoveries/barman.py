@@ -22,7 +22,7 @@ from tests.recoveries.tools import Expected, repositories
 from tests.support.places import own, run_as_plain
 
 # The words behind the host are the command for it, as ssh(1) takes them.
-_HERE = '#!/bin/sh\nuntil [ "$1" = postgres@localhost ]; do shift; done\nshift\nPATH={programs}:$PATH\nexec sh -c "$*"\n'
+_HERE = '#!/bin/sh\nuntil [ "$1" = postgres@localhost ]; do shift; done; shift\nPATH={programs}:$PATH\nexec sh -c "$*"\n'
 
 
 @dataclass(frozen=True, kw_only=True)
