@@ -22,7 +22,12 @@ from tests.recoveries.tools import Expected, repositories
 from tests.support.places import own, run_as_plain
 
 # The words behind the host are the command for it, as ssh(1) takes them.
-_HERE = '#!/bin/sh\nuntil [ "$1" = postgres@localhost ]; do shift; done; shift\nPATH={programs}:$PATH\nexec sh -c "$*"\n'
+_HERE = """#!/bin/sh
+until [ "$1" = postgres@localhost ]; do shift; done
+shift
+PATH={programs}:$PATH
+exec sh -c "$*"
+"""
 
 
 @dataclass(frozen=True, kw_only=True)

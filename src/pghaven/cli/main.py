@@ -96,9 +96,12 @@ def _leave(status: int) -> None:
     """End at once: taking an interpreter apart costs as much as half of what it has loaded."""
     import os
 
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:  # closed before we were started
+                stream.flush()
+    finally:
+        os._exit(status)
 
 
 def find_failure_status(words: Sequence[str]) -> int | None:
