@@ -24,6 +24,7 @@ from bench.common import BenchError, become_reaper, make_directory, read_tree_se
 from bench.data import BenchServer
 from bench.rounds import run_stand_alone
 from bench.tools import PgBackRest, Pghaven, Tool
+from pghaven.wal.marks import Marks
 
 NAME = "wal_push"
 SEGMENTS = 200
@@ -92,6 +93,7 @@ def list_ways(server: BenchServer, tools: Sequence[Tool]) -> list[Way]:
             ways.append(Way(name="pghaven, agent", reset=tool.reset, beside=_agent(tool, server)))
             ways.append(Way(name="pghaven", reset=tool.reset))
             ways.append(Way(name="pghaven, one at a time", reset=_one_at_a_time(tool)))
+            ways.append(Way(name="pghaven, marks are there", reset=tool.reset, beside=_marked(server)))
         elif isinstance(tool, PgBackRest):
             ways.append(Way(name=f"pgBackRest {tool.version}", reset=_pgbackrest(tool, "")))
             ways.append(Way(name=f"pgBackRest {tool.version}, async", reset=_pgbackrest(tool, " --archive-async")))
@@ -109,6 +111,20 @@ def _agent(tool: Pghaven, server: BenchServer) -> Callable[[], AbstractContextMa
         finally:
             process.terminate()
             process.wait()
+
+    return beside
+
+
+def _marked(server: BenchServer) -> Callable[[], AbstractContextManager[int | None]]:
+    """What the archiver pays where all was pushed ahead: the marks are left, and nothing is pushed but the last."""
+
+    @contextmanager
+    def beside() -> Iterator[int | None]:
+        wal_directory = server.data / "pg_wal"
+        marks = Marks(str(wal_directory))
+        for name in marks.list_waiting():
+            marks.mark(name, (wal_directory / name).stat().st_mtime_ns)
+        yield None
 
     return beside
 
