@@ -19,6 +19,7 @@ from pghaven.repository.drills import DrillEvidence
 from pghaven.server.probe import ArchiverFacts
 from pghaven.server.slots import SlotActivity
 from pghaven.server.standbys import Standby
+from pghaven.wal.room import WalRoom
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 SIZE = 1 << 24
@@ -180,6 +181,14 @@ SLOT = SlotActivity(
 
 def receiver_texts(server: ServerState) -> list[str]:
     return [problem.text for problem in find_problems("main", server, [], NOW)]
+
+
+def test_while_wal_is_not_archived_it_is_told_how_long_it_will_last() -> None:
+    room = WalRoom(waiting=40, waiting_bytes=40 * SIZE, free_bytes=36 << 30, bytes_per_second=1 << 20)
+    failing = replace(ARCHIVER, failed_count=3, last_failed_name="0" * 24, last_failed_time=NOW)
+    for archiver in (failing, ARCHIVER):
+        problem = only(problems(replace(SERVER, archiver=archiver, waiting=40, room=room)))
+        assert "pg_wal has room for 10 h 14 min at the present 1.00 MiB/s" in problem.text
 
 
 def test_a_receiver_that_streams_is_no_problem_and_archives_in_place_of_the_archiver() -> None:
