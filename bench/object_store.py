@@ -4,7 +4,8 @@
 
 S3 is SeaweedFS, which takes its share of the processor: beside the times stands what the store itself can do, measured
 by putting and getting objects of the size of packs from two processes. The line is a proxy that delays each request and
-passes so many bytes a second: a restore fills it if it takes hardly longer than its bytes alone do.
+passes so many bytes a second: a restore fills it if it takes hardly longer than its bytes alone do. Requests are those
+that each command tells; a list is of a thousand backups, here and 20 ms away.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from typing import Any
 
 from bench.common import MIB, Measurement, make_temporary_file, measure, median, remove, render_table, run
 from bench.data import BenchServer, prepare
+from bench.listing import BACKUPS, fill
 from bench.rounds import run_stand_alone
 from bench.tools import LEVEL, PROCESSES, Pghaven, Tool
+from pghaven.store.api import Store
 from pghaven.store.open import open_store
 from pghaven.store.settings import StoreSettings
 from tests.support.httpproxy import proxying
@@ -57,6 +60,24 @@ class InStore(Pghaven):
         self._url = ""
         self.stored_bytes = 0
 
+    def backup_command(self) -> Sequence[str]:
+        return [*super().backup_command(), "--json"]
+
+    def restore_command(self, target: Path) -> Sequence[str]:
+        return [*super().restore_command(target), "--json"]
+
+    def list_command(self) -> Sequence[str]:
+        return self._command("list", "main", "--json")
+
+    def read_requests(self) -> dict[str, int]:
+        """What the command that ran last told of its requests."""
+        told: list[dict[str, int]] = json.loads(self.log.read_text().splitlines()[-1])["requests"]
+        return told[0]
+
+    def open(self) -> Store:
+        assert self._settings is not None
+        return open_store(replace(self._settings, url=self._url))
+
     def reset(self) -> str:
         if self._settings is None:
             return super().reset()
@@ -84,8 +105,7 @@ class InStore(Pghaven):
     def note_size(self) -> None:
         """What a restore has to fetch: all packs, of the one backup there is."""
         if self._settings is not None:
-            store = open_store(replace(self._settings, url=self._url))
-            self.stored_bytes = sum(info.size_bytes for info in store.list("clusters/main/packs/"))
+            self.stored_bytes = sum(info.size_bytes for info in self.open().list("clusters/main/packs/"))
 
     def warm(self) -> None:
         if self._settings is None:
@@ -107,34 +127,51 @@ def run_rounds(server: BenchServer, rounds: int) -> dict[str, Any]:
                 InStore(server, "s3-line", store.settings(endpoint=line.endpoint)),
             )
             results: dict[str, dict[str, Any]] = {}
+            asked: dict[str, dict[str, dict[str, int]]] = {}
             taken: dict[str, list[tuple[Measurement, Measurement]]] = {place.name: [] for place in places}
             for number in range(rounds):
                 for place in places:
-                    taken[place.name].append(_measure(server, place))
-                    print(f"  {number + 1}/{rounds} {place.name}: {taken[place.name][-1][0].wall_seconds:.1f} s")
+                    backup, restore, asked[place.name] = _measure(server, place)
+                    taken[place.name].append((backup, restore))
+                    walls = f"{backup.wall_seconds:.1f} s, {restore.wall_seconds:.1f} s"
+                    print(f"  {number + 1}/{rounds} {place.name}: {walls}")
+            lists = [measure_list(place) for place in places[1:3]]
         for name, pairs in taken.items():
             place = next(one for one in places if one.name == name)
             results[name] = {
                 "backup": median([backup for backup, _ in pairs]),
                 "restore": median([restore for _, restore in pairs]),
                 "stored_bytes": place.stored_bytes,
+                "requests": asked[name],
             }
-        return {"places": results, "limit": measure_limit(store), "link_rate": LINK_RATE}
+        return {"places": results, "lists": lists, "limit": measure_limit(store), "link_rate": LINK_RATE}
     finally:
         servers.stop()
 
 
-def _measure(server: BenchServer, place: InStore) -> tuple[Measurement, Measurement]:
+def _measure(server: BenchServer, place: InStore) -> tuple[Measurement, Measurement, dict[str, dict[str, int]]]:
     target = server.directory / "target"
     server.archive_with(place.reset())
     prepare(server)
     backup = measure(place.backup_command(), log=place.log, server_pid=server.pid)
+    asked = {"backup": place.read_requests()}
     place.warm()
     place.note_size()
     remove(target)
     restore = measure(place.restore_command(target), log=place.log)
+    asked["restore"] = place.read_requests()
     remove(target)
-    return backup, restore
+    return backup, restore, asked
+
+
+def measure_list(place: InStore) -> dict[str, Any]:
+    """A list of a thousand backups; the first one has nothing kept from an earlier one either."""
+    place.reset()
+    fill(place.open())
+    taken = measure(place.list_command(), log=place.log)
+    asked = place.read_requests()
+    count = sum(asked[kind] for kind in ("put", "get", "head", "list", "delete"))
+    return {"place": place.name, "backups": BACKUPS, "seconds": taken.wall_seconds, "requests": count}
 
 
 def measure_limit(store: ObjectServer) -> dict[str, float]:
@@ -202,6 +239,11 @@ def _render_shares(results: Mapping[str, Any]) -> str:
             f"- {what} to S3 here: {wall:.2f} s; to a directory {here:.2f} s, the store alone {alone:.2f} s: "
             f"{wall / best - 1:+.0%} over the longer of the two.\n"
         )
+        requests, size = places["s3"]["requests"][what], places["s3"]["stored_bytes"]
+        lines.append(
+            f"- its requests: {requests[verb]} {verb}, one for {size / MIB / requests[verb]:.1f} MiB of packs; "
+            f"{requests['head']} head, {requests['list']} list.\n"
+        )
     far, line = places["s3-20ms"]["restore"]["wall_seconds"], places["s3-line"]["restore"]["wall_seconds"]
     alone = places["s3-line"]["stored_bytes"] / results["link_rate"]
     near = places["s3"]["restore"]["wall_seconds"]
@@ -210,6 +252,10 @@ def _render_shares(results: Mapping[str, Any]) -> str:
         f"- restore over a line of {results['link_rate'] / MIB:.0f} MiB/s and 20 ms: {line:.2f} s, "
         f"its bytes alone take {alone:.2f} s: the line is {alone / line:.0%} full.\n"
     )
+    lines += [
+        f"- a list of {one['backups']} backups, {one['place']}: {one['seconds']:.2f} s, {one['requests']} requests.\n"
+        for one in results["lists"]
+    ]
     return "".join(lines)
 
 

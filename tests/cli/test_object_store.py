@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,7 @@ def test_from_init_to_a_restored_server(site: Site, server: ObjectServer) -> Non
     ended = site.run("init", NAME, "--apply", "--recovery-copy", str(site.place / "apart" / "recovery.key"))
     assert ended.status == 3, ended  # the same file system
     assert "created and sealed, cluster registered" in ended.out
+    assert "tried: a taken name is not given again" in ended.out
     live_through(site)
     # Keys of the store are in no object, and neither in the server's log nor in what was shown.
     store = open_store(server.settings(url=site.url))
@@ -91,6 +93,27 @@ def test_no_key_of_the_store_is_in_a_process_list(site: Site, server: ObjectServ
                 proxy.ends.set()
     assert any(site.config.name.encode() in line and b"backup" in line for line in lines)
     assert not any(SECRET_KEY.encode() in line for line in lines)
+
+
+@pytest.mark.pg
+@pytest.mark.parametrize("what", ["backup", "restore"])
+def test_an_interrupt_ends_a_command_whose_transfers_hang(site: Site, server: ObjectServer, what: str) -> None:
+    """All its workers wait for the store, which would be given two minutes; a later run is as if nothing had been."""
+    target = ("--target-dir", str(site.target)) if what == "restore" else ()
+    words = (what, NAME, *target)
+    with proxying(server.port) as proxy:
+        use_store(site, server.settings(endpoint=proxy.endpoint))
+        site.set_up()
+        if what == "restore":
+            site.ok("backup")
+            site.archive_all()
+        proxy.strike("hanging", 100, method="PUT" if what == "backup" else "GET", contains="/packs/")
+        with site.start_words("--config", str(site.config), *words) as process:
+            assert proxy.is_hanging.wait(60)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 18
+        proxy.calm()
+        assert site.run(*words).status == 0
 
 
 @pytest.mark.pg

@@ -23,6 +23,19 @@ def test_it_counts_what_lies_there(protected: Site) -> None:
     assert "[repository.main.prices] is empty" in protected.ok("repo", "info")
 
 
+def test_the_requests_of_operations_are_those_that_are_made(protected: Site) -> None:
+    (found,) = protected.json("repo", "info")["repositories"]
+    wrote, restores, wal, verifies = found["operations"]
+    newest = protected.json("list")["clusters"][0]["backups"][-1]
+    assert newest["label"] in wrote["operation"]
+    assert wrote["put"] > 3
+    assert wal["put"] == 1
+    asked = protected.json("verify")["requests"][0]
+    assert restores["get"] < verifies["get"]
+    assert asked["get"] <= verifies["get"] + 20, "what is read twice, such as keys and the list of what there is"
+    assert "requests for" in protected.ok("repo", "info")
+
+
 def test_its_estimate_is_shown_as_arithmetic(protected: Site) -> None:
     shown = protected.json("repo", "info", environment=PRICES)
     (found,) = shown["repositories"]

@@ -1,4 +1,4 @@
-"""WAL segments of up to 1 GiB go into a directory or an SFTP server and come back, in little more memory than theirs.
+"""WAL segments of up to 1 GiB go into every kind of store and come back, in little more memory than they take.
 
 A process of its own is given so much memory for data and no more by its kernel (RLIMIT_DATA); working files do not
 count. The contents cannot be compressed, so that an object is as large as its segment.
@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from pghaven.store.api import Store
-from pghaven.store.open import open_store
+from pghaven.store.open import create_root, open_store
+from tests.support.fixtures import ObjectServerFactory
 from tests.support.places import PROJECT
 from tests.support.sftpserver import SftpServer
 from tests.support.synthetic import CLUSTER, SYSTEM_IDENTIFIER, make_repository
@@ -22,8 +23,7 @@ from tests.support.synthetic import CLUSTER, SYSTEM_IDENTIFIER, make_repository
 MIB = 1 << 20
 ROOM = 240 * MIB
 """What Python, its libraries and their threads take, and parts that are on their way: less than one more of them."""
-# What an object store's client holds of an object that is fetched is not bounded so tightly yet.
-PLACES = ["posix", "sftp"]
+PLACES = ["posix", "sftp", "seaweedfs", "azurite", "gcs"]
 
 # Stores a segment, has it told as there already, and gets it back; at each moment one segment is in memory, or two.
 PROGRAM = """
@@ -47,8 +47,11 @@ assert blake3(archive.get(name)).digest() == expected
 def make_store(request: pytest.FixtureRequest, place: str, root: Path) -> Store:
     if place == "posix":
         return open_store(f"file://{root}")
-    server: SftpServer = request.getfixturevalue("sftp_server")
-    return server.open_store(server.make_directory())
+    if place == "sftp":
+        server: SftpServer = request.getfixturevalue("sftp_server")
+        return server.open_store(server.make_directory())
+    object_server: ObjectServerFactory = request.getfixturevalue("object_server")
+    return create_root(object_server(place).settings())
 
 
 def run(store: Store, size: int, limit: int) -> subprocess.CompletedProcess[str]:

@@ -137,7 +137,7 @@ def test_a_listing_that_ends_where_a_page_does_is_made_again(
         """With a name that none of ours has, and which sorts before them; the page is full with it all the same."""
         settings = server.settings(url=store.url)
         place, prefix = settings.url.split("/", 3)[2:]
-        obstore.put(Clients(settings, place).get(0, listing=False), f"{prefix}/a/!", b"x")
+        obstore.put(Clients(settings, place).get(0), f"{prefix}/a/!", b"x")
 
     def create_share(worker: int) -> None:
         for number in range(worker, 1010, 4):

@@ -1,7 +1,8 @@
 """Google Cloud Storage's XML API as far as pghaven speaks it, in memory; ``python -m tests.support.fakegcs BUCKET…``.
 
 The one idea: there is no emulator of this API, so what is answered here follows its reference: a put with
-x-goog-if-generation-match: 0 is a create, errors have a code in their body, listings come in pages and sorted.
+x-goog-if-generation-match: 0 is a create, also as a copy; large ones come in parts, which know no conditions; errors
+have a code in their body, listings come in pages and sorted.
 
 Prints the port it listens on.
 """
@@ -42,6 +43,7 @@ class FakeGcs(ThreadingHTTPServer):
     def __init__(self, buckets: list[str]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.buckets: dict[str, dict[str, _Object]] = {name: {} for name in buckets}
+        self.uploads: dict[str, dict[int, bytes]] = {}
         self.lock = threading.Lock()
         self.generations = itertools.count(1000)
 
@@ -58,7 +60,19 @@ class _Handler(BaseHTTPRequestHandler):
         content = self.rfile.read(int(self.headers["Content-Length"]))
         if (found := self._find_bucket()) is None:
             return
-        objects, key, _ = found
+        objects, key, query = found
+        if "uploadId" in query:
+            self._take_part(query, content)
+            return
+        if source := self.headers.get("x-goog-copy-source"):
+            bucket, _, source_key = unquote(source).lstrip("/").partition("/")
+            if (copied := self.server.buckets[bucket].get(source_key)) is None:
+                self._refuse(404, "NoSuchKey")
+                return
+            content = copied.content
+        self._put(objects, key, content)
+
+    def _put(self, objects: dict[str, _Object], key: str, content: bytes) -> None:
         wanted = self.headers.get("x-goog-if-generation-match")
         with self.server.lock:
             current = objects.get(key)
@@ -67,12 +81,39 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             made = _Object(content, next(self.server.generations), _now())
             objects[key] = made
-        self._answer(200, headers={"ETag": made.e_tag, "x-goog-generation": str(made.generation)})
+        body = f"<Done><ETag>{escape(made.e_tag)}</ETag></Done>".encode()
+        self._answer(200, body, {"ETag": made.e_tag, "x-goog-generation": str(made.generation)})
+
+    def do_POST(self) -> None:
+        """An upload in parts: its beginning or its end."""
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if (found := self._find_bucket()) is None:
+            return
+        objects, key, query = found
+        if "uploadId" not in query:
+            upload = str(next(self.server.generations))
+            self.server.uploads[upload] = {}
+            self._answer(200, f"<Begun><UploadId>{upload}</UploadId></Begun>".encode())
+        elif (parts := self.server.uploads.pop(query["uploadId"], None)) is None:
+            self._refuse(404, "NoSuchUpload")
+        else:
+            self._put(objects, key, b"".join(parts[number] for number in sorted(parts)))
+
+    def _take_part(self, query: dict[str, str], content: bytes) -> None:
+        if (parts := self.server.uploads.get(query["uploadId"])) is None:
+            self._refuse(404, "NoSuchUpload")
+            return
+        parts[int(query["partNumber"])] = content
+        self._answer(200, headers={"ETag": f'"{hashlib.md5(content, usedforsecurity=False).hexdigest()}"'})
 
     def do_DELETE(self) -> None:
         if (found := self._find_bucket()) is None:
             return
-        objects, key, _ = found
+        objects, key, query = found
+        if "uploadId" in query:
+            self.server.uploads.pop(query["uploadId"], None)
+            self._answer(204)
+            return
         with self.server.lock:
             gone = objects.pop(key, None)
         if gone is None:

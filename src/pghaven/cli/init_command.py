@@ -122,6 +122,7 @@ def render_body(result: InitResult) -> dict[str, object]:
 
 def render_text(result: InitResult) -> str:
     from pghaven.cli.render import render_block
+    from pghaven.store.probe import KEPT
 
     place = result.place
     pairs: list[tuple[str, object]] = [
@@ -135,6 +136,8 @@ def render_text(result: InitResult) -> str:
         if not repository.is_new and not repository.newly_registered:
             done = "cluster was registered before"
         pairs.append((f"repository {repository.name}", f"{repository.url} ({done})"))
+        if repository.probe is not None:
+            pairs.append((f"store of {repository.name}", f"tried: {KEPT}"))
         if repository.key_file is not None:
             pairs.append((f"key of {repository.name}", repository.key_file))
     text = f"cluster {place.cluster.name}\n" + render_block(pairs, indent="  ")

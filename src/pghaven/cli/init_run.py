@@ -38,7 +38,7 @@ from pghaven.setup.register import (
 from pghaven.setup.restart import render_restart_command
 from pghaven.setup.sealing import NO_RECOVERY, RecoveryOrder
 from pghaven.setup.settings import SetupPlan, plan_setup, read_written_command
-from pghaven.store.probe import require_promises
+from pghaven.store.probe import Probe, require_promises
 from pghaven.wal.commands import render_archive_command
 from pghaven.wal.marks import Marks
 
@@ -54,12 +54,15 @@ class InitRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InitRepository:
+    """``probe`` is what trying an object store has shown; None for a directory, and for one with a single writer."""
+
     name: str
     url: str
     is_new: bool
     newly_registered: bool
     is_sealed: bool = False
     key_file: str | None = None
+    probe: Probe | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +152,7 @@ def _register(
         prepared = prepare_repository(
             RepositoryPlace(name=config.name, store=config.store, key=config.key), user, clock, make
         )
-        require_promises(prepared.repository.store, PROBE)
+        probe = require_promises(prepared.repository.store, PROBE)
         newly = prepared.repository.register_lineage(
             place.cluster.name, make_lineage(facts, clock), new_lineage=request.new_lineage
         )
@@ -162,6 +165,7 @@ def _register(
             newly_registered=newly,
             is_sealed=prepared.repository.descriptor.is_sealed,
             key_file=config.key_file,
+            probe=probe,
         )
         done.append((told, prepared))
     return done

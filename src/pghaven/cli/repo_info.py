@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -10,11 +11,12 @@ from pghaven.cli.invocation import Invocation
 from pghaven.cli.opening import find_place
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from pghaven.config.repository_values import RepositoryConfig
-    from pghaven.repository.bill import Charge, Prices
+    from pghaven.repository.bill import Charge, Demand, Prices
     from pghaven.repository.census import Census
+    from pghaven.repository.pack import PackRef
     from pghaven.repository.packuse import PackUse
     from pghaven.repository.repository import Repository
 
@@ -26,11 +28,13 @@ if TYPE_CHECKING:
 def command(invocation: Invocation, repository: str | None, packs: bool) -> int:
     """Show what lies in each configured repository, and what it costs in a month.
 
-    Everything is listed once. What it costs follows from the prices in [repository.NAME.prices], and is shown as the
-    arithmetic that it is. --packs reads all manifests. Needs the repository alone, no server.
+    Everything is listed once; beside it stands how many requests operations take. What it costs follows from the prices
+    in [repository.NAME.prices], and is shown as the arithmetic that it is. --packs reads all manifests. Needs the
+    repository alone, no server.
     """
     from pghaven.cli.asking import ask_passphrase
     from pghaven.repository.backups import BackupCatalog
+    from pghaven.repository.bill import list_demands
     from pghaven.repository.census import take_census
     from pghaven.repository.packuse import explain_packs
     from pghaven.repository.place import open_place
@@ -42,18 +46,39 @@ def command(invocation: Invocation, repository: str | None, packs: bool) -> int:
     for name in names:
         opened = open_place(find_place(config, name), ask=ask_passphrase)
         census = take_census(opened)
-        charges, currency = _estimate(opened, census, config.repositories[name])
+        newest = list(_find_newest(opened))
+        charges, currency = _estimate(newest, census, config.repositories[name])
+        demands = list_demands(census, newest)
         uses = {}
         if packs:
             uses = {one: explain_packs(BackupCatalog(opened, one)) for one in opened.list_clusters()}
-        bodies.append(_body(name, opened, census, charges, currency) | ({"packs": uses} if packs else {}))
-        texts.append(_text(name, opened, census, charges, currency) + "".join(map(_pack_text, uses, uses.values())))
+        body = _body(name, opened, census, charges, currency) | {"operations": demands}
+        bodies.append(body | ({"packs": uses} if packs else {}))
+        texts.append(
+            _text(name, opened, census, demands)
+            + _cost_text(name, charges, currency)
+            + "".join(map(_pack_text, uses, uses.values()))
+        )
     return invocation.show("repo-info", {"repositories": bodies}, "\n".join(texts))
 
 
-def _estimate(repository: Repository, census: Census, config: RepositoryConfig) -> tuple[list[Charge], str]:
-    """Per month, and for restoring the newest backup of each cluster; empty without any price."""
+def _find_newest(repository: Repository) -> Iterator[tuple[str, str, Iterable[PackRef]]]:
+    """The newest backup of each cluster, and the packs it needs; not where these cannot be read."""
+    from pghaven.errors import Damaged, NotPermitted, ObjectMissing
     from pghaven.repository.backups import BackupCatalog
+
+    for cluster in repository.list_clusters():
+        catalog = BackupCatalog(repository, cluster)
+        for entry in catalog.list_committed()[-1:]:
+            with suppress(Damaged, ObjectMissing, NotPermitted):
+                table = catalog.load_pack_table(entry, next(catalog.iter_manifests(entry)))
+                yield cluster, entry.label, table
+
+
+def _estimate(
+    newest: Sequence[tuple[str, str, Iterable[PackRef]]], census: Census, config: RepositoryConfig
+) -> tuple[list[Charge], str]:
+    """Per month, and for restoring the newest backup of each cluster; empty without any price."""
     from pghaven.repository.bill import Prices, estimate_month, estimate_restore
 
     given = config.prices
@@ -65,13 +90,8 @@ def _estimate(repository: Repository, census: Census, config: RepositoryConfig) 
         egress_gb=given.egress_gb,
     )
     charges = list(estimate_month(census, prices))
-    if prices.get_1000 is None and prices.egress_gb is None:
-        return charges, prices.currency
-    for cluster in repository.list_clusters():
-        catalog = BackupCatalog(repository, cluster)
-        for entry in catalog.list_committed()[-1:]:
-            table = catalog.load_pack_table(entry, next(catalog.iter_manifests(entry)))
-            charges += estimate_restore(table, prices, f"backup {entry.label} of {cluster}")
+    for cluster, label, packs in newest:
+        charges += estimate_restore(packs, prices, f"backup {label} of {cluster}")
     return charges, prices.currency
 
 
@@ -105,19 +125,29 @@ def _charge_body(charge: Charge) -> dict[str, object]:
     }
 
 
-def _text(name: str, repository: Repository, census: Census, charges: Sequence[Charge], currency: str) -> str:
+def _text(name: str, repository: Repository, census: Census, demands: Sequence[Demand]) -> str:
     from pghaven.cli.render import Column, render_table
     from pghaven.units import render_size
 
-    right = [Column(title=title, align="right") for title in ("objects", "size")]
+    def right(*titles: str) -> list[Column]:
+        return [Column(title=title, align="right") for title in titles]
+
     rows: list[tuple[object, ...]] = [
         (one.cluster or None, one.kind, one.objects, render_size(one.bytes)) for one in census.counts
     ]
     rows.append(("all", None, census.objects, render_size(census.bytes)))
-    text = f"repository {name}: {repository.store.url}\n" + render_table(["cluster", "kind", *right], rows)
+    text = f"repository {name}: {repository.store.url}\n"
+    text += render_table(["cluster", "kind", *right("objects", "size")], rows)
+    if demands:
+        asked = [(one.operation, one.put or None, one.get or None) for one in demands]
+        text += render_table(["requests for", *right("put", "get")], asked)
+    return text
+
+
+def _cost_text(name: str, charges: Sequence[Charge], currency: str) -> str:
     if not charges:
-        return text + f"what it costs: not known, [repository.{name}.prices] is empty\n"
-    return text + "".join(_charge_text(charges, per, currency) for per in dict.fromkeys(one.per for one in charges))
+        return f"what it costs: not known, [repository.{name}.prices] is empty\n"
+    return "".join(_charge_text(charges, per, currency) for per in dict.fromkeys(one.per for one in charges))
 
 
 def _charge_text(charges: Sequence[Charge], per: str, currency: str) -> str:

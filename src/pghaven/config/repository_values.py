@@ -195,6 +195,18 @@ class RepositoryConfig:
         example="true",
         schemes=_OBJECT_STORES,
     )
+    multipart: bool | None = option(
+        SWITCH,
+        default_words="true without `endpoint`",
+        doc=(
+            "Whether objects above 64 MiB, which only large WAL segments become, are sent in parts, so that on a line "
+            "that breaks only a part is sent again. The store is asked to put them together only under a free name; S3 "
+            "and Google's storage promise that of two such requests at the same moment one is refused. For a store of "
+            "another make, say true if it promises that too: SeaweedFS 4.48 now and then lets both pass."
+        ),
+        example="true",
+        schemes=("s3", "gs"),
+    )
 
     @property
     def key(self) -> KeySource:

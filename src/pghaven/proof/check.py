@@ -54,7 +54,7 @@ from pghaven.setup.program import try_program
 from pghaven.setup.register import find_server_os_user, find_unwritable
 from pghaven.setup.settings import plan_setup, read_written_command
 from pghaven.store.api import Store
-from pghaven.store.probe import probe_store
+from pghaven.store.probe import KEPT, probe_store
 from pghaven.units import render_duration, render_size, render_time
 from pghaven.wal.agentstate import find_agent
 from pghaven.wal.behind import BehindNotes
@@ -180,7 +180,7 @@ class _Checks:
             yield fail("store", error.message, error.hint)
             return
         if probe is not None and probe.keeps_promises:
-            yield good("store", "a taken name is not given again, what was written is read and listed at once")
+            yield good("store", KEPT)
         elif probe is not None:
             yield fail("store", "; ".join(probe.list_failures()), ONE_WRITER_HINT)
 

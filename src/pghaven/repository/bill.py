@@ -1,4 +1,4 @@
-"""What a repository costs in a month, from a table of prices: the arithmetic, line by line.
+"""What a repository costs in a month, from a table of prices, and what its operations ask for: the arithmetic.
 
 The one idea: every amount is shown as the product that it is, so that it can be checked against a real bill and the
 part that is a guess is seen.
@@ -10,12 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pghaven.repository.census import Census
-from pghaven.repository.pack import PackRef
+from pghaven.repository.pack import PackRef, count_reads
 
 GB = 10**9  # what stores charge by
 MONTH_DAYS = 30
-# What one request of a restore fetches at the most; a part of a pack's end, its index, is one more.
-RANGE_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +42,32 @@ class Charge:
         return self.quantity * self.price
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """What one operation asks of the store, without what it lists and what it looks up."""
+
+    operation: str
+    put: int
+    get: int
+
+
+def list_demands(census: Census, restored: Iterable[tuple[str, str, Iterable[PackRef]]]) -> tuple[Demand, ...]:
+    """Of the operations that move most. ``restored``: clusters, the newest backup of each, and the packs it needs.
+
+    What a backup wrote is counted, not estimated: each object was one request, if none had to be made again.
+    """
+    found = []
+    for cluster, label, packs in restored:
+        written = census.written.get((cluster, label), 0)
+        found.append(Demand(operation=f"backup {label} of {cluster}, as it was", put=written, get=0))
+        reads = sum(count_reads(pack.size_bytes) for pack in packs)
+        found.append(Demand(operation="restoring it, without WAL", put=0, get=reads))
+    if found:
+        found.append(Demand(operation="each file of WAL", put=1, get=1))
+        found.append(Demand(operation="verifying all", put=0, get=census.reads))
+    return tuple(found)
+
+
 def estimate_month(census: Census, prices: Prices) -> tuple[Charge, ...]:
     """What storing, and writing as in the last days, costs each month; reading is apart."""
     writes = census.recent_objects * MONTH_DAYS / census.recent_days
@@ -57,7 +81,7 @@ def estimate_month(census: Census, prices: Prices) -> tuple[Charge, ...]:
 def estimate_restore(packs: Iterable[PackRef], prices: Prices, what: str) -> tuple[Charge, ...]:
     """What fetching the packs of one backup costs each time, without WAL; ``what`` names it."""
     packs = tuple(packs)
-    requests = sum(1 + -(-pack.size_bytes // RANGE_BYTES) for pack in packs)
+    requests = sum(count_reads(pack.size_bytes) for pack in packs)
     size = sum(pack.size_bytes for pack in packs)
     rows = (
         ("reading all packs", requests / 1000, "1,000 GET", prices.get_1000),

@@ -48,6 +48,11 @@ class PackRef:
     plain_length: int
 
 
+def count_reads(pack_bytes: int) -> int:
+    """The requests that read all of a pack: its end, which is the index, and ranges."""
+    return 1 + -(-pack_bytes // _RANGE_BYTES_MAX)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackPlace:
     """Where packs of one cluster go to and come from."""

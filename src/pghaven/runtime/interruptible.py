@@ -31,7 +31,12 @@ class _Call(Generic[Result]):
     def wait(self) -> Result:
         self._done.wait()
         if self._failure is not None:
-            raise self._failure
+            try:
+                raise self._failure
+            finally:
+                # It holds this frame, and so all callers' with what they hold, which may be a WAL segment of 1 GiB:
+                # in a circle they would stay until somebody looks for circles.
+                self._failure = None
         return self._result[0]
 
 

@@ -25,7 +25,7 @@ REQUEST_BYTES = 16 << 20
 
 _SOURCE = re.compile(r"source: (\w+)")
 _CONNECT_SECONDS = 10
-_LISTING_RETRIES = 8
+_RETRIES = 8
 
 Options = dict[str, Any]
 """Keyword arguments of every client: ``client_options`` and ``retry_config``."""
@@ -43,14 +43,14 @@ class Clients:
         self._made: dict[tuple[int, int], Client] = {}
         self._keys: object = None
 
-    def get(self, size_bytes: int = 0, *, listing: bool = False) -> Client:
-        """A client whose requests have the time to move this many bytes.
+    def get(self, size_bytes: int = 0, *, patient: bool = False) -> Client:
+        """A client whose requests have the time to move this many bytes; a ``patient`` one makes them again by itself.
 
         Raises UsageError, NotPermitted for what the settings name and cannot be read.
         """
         _require_own_process()
         share = max(1, -(-size_bytes // REQUEST_BYTES))
-        which = (1 << (share - 1).bit_length(), _LISTING_RETRIES if listing else 0)
+        which = (1 << (share - 1).bit_length(), _RETRIES if patient else 0)
         with self._lock:
             if which not in self._made:
                 self._made[which] = self._make(*which)

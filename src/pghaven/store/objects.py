@@ -1,8 +1,8 @@
 """An object store as a store: the authority on which request does what, and when one is made again.
 
-The one idea: one object is one request, created with "only if there is none" and so whole or not at all. A request
+The one idea: an object comes into being by one request, "only if there is none", and so whole or not at all. A request
 without an answer is made again, and a create that then finds the name taken reads what is there: if it is what was to
-be written, it was written by the request whose answer was lost.
+be written, it was written by the request whose answer was lost. What is large is sent in parts before (``inparts``).
 
 Nothing is asked twice for what an answer proved (``answers``); clients are made in ``clients``.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Iterator
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pghaven.clock import SYSTEM_CLOCK, Clock
@@ -30,6 +30,7 @@ from pghaven.runtime.interruptible import call_interruptibly
 from pghaven.store.answers import Answer, Meaning, Truncated, read_answer
 from pghaven.store.api import Buffers, ObjectInfo, check_name, check_prefix, is_name_part
 from pghaven.store.clients import REQUEST_BYTES, Clients
+from pghaven.store.inparts import LARGE_BYTES, Stage, takes_parts
 from pghaven.store.settings import StoreSettings, scheme_of
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class ObjectStore:
         self.place, self._prefix = _parse_place(settings.url)
         self._clients = Clients(settings, self.place)
         self._was_heard = False
+        self._stage = Stage(self._ask, self._tell, self._prefix, scheme_of(self.url))
         self.on_request: Callable[[str, int], None] | None = None
 
     def __reduce__(self) -> tuple[type[ObjectStore], tuple[StoreSettings]]:
@@ -74,27 +76,33 @@ class ObjectStore:
     def create(self, name: str, content: Buffers) -> None:
         import obstore
 
-        mode: Literal["create", "overwrite"] = "create"
-        if self.has_single_writer:
-            mode = "overwrite"
-            if self.find(name) is not None:
-                raise ObjectExists(f'"{name}" exists already in {self.url}')
-
-        key = self._key(name)
         # What is large comes in one piece, and stays so.
         body = memoryview(content[0]).cast("B") if len(content) == 1 else memoryview(b"".join(content))
+        key = self._key(name)
+        is_large = len(body) > LARGE_BYTES and takes_parts(self.settings)
+        if (self.has_single_writer or is_large) and self.find(name) is not None:
+            raise ObjectExists(f'"{name}" exists already in {self.url}')
+        if self.has_single_writer and is_large:
+            self._stage.send("create", name, key, body)
+            return
+        mode: Literal["create", "overwrite"] = "overwrite" if self.has_single_writer else "create"
+        staged = self._stage.put(name, body) if is_large else None
         attempts = 0
 
         def put(client: Client) -> None:
             nonlocal attempts
             attempts += 1
-            obstore.put(client, key, body, mode=mode, use_multipart=False)
+            if staged is None:
+                obstore.put(client, key, body, mode=mode, use_multipart=False)
+            else:
+                self._stage.copy(client, staged, key)
 
-        try:
-            self._ask("create", name, put, size_bytes=len(body))
-        except ObjectExists as taken:
-            if attempts == 1 or not self._holds(name, body):
-                raise taken from None
+        with self._stage.removing(staged):
+            try:
+                self._ask("create", name, put, size_bytes=len(body))
+            except ObjectExists as taken:
+                if attempts == 1 or not self._holds(name, body):
+                    raise taken from None
 
     def _holds(self, name: str, body: memoryview) -> bool:
         try:
@@ -187,7 +195,7 @@ class ObjectStore:
             self._tell("list", max(0, row_count - 1) // _PAGE)  # the pages beyond the first
             return row_count, found
 
-        found = _agreed(lambda: self._ask("list", prefix, collect, listing=True))
+        found = _agreed(lambda: self._ask("list", prefix, collect, patient=True))
         # SeaweedFS sorts what is below a prefix before what follows it by name; for others this costs nothing.
         found.sort(key=lambda info: info.name)
         yield from found
@@ -207,7 +215,7 @@ class ObjectStore:
             self._tell("list", max(0, row_count - 1) // _PAGE)
             return row_count, names
 
-        return tuple(sorted(_agreed(lambda: self._ask("list", prefix, collect, listing=True))))
+        return tuple(sorted(_agreed(lambda: self._ask("list", prefix, collect, patient=True))))
 
     def confirm(self, name: str) -> None:
         self._get_info(name)
@@ -224,6 +232,9 @@ class ObjectStore:
     def free_bytes(self) -> int | None:
         return None
 
+    def remove_leftovers(self, before: datetime) -> int:
+        return self._stage.remove_leftovers(before)
+
     def require_place(self) -> None:
         """Raises StoreUnreachable with what to do when there is no such bucket or container; NotPermitted."""
         self.find("pghaven.json")
@@ -235,7 +246,7 @@ class ObjectStore:
         return (self._prefix + prefix).rstrip("/") or None
 
     def _ask(
-        self, action: str, name: str, call: Callable[[Client], Result], *, size_bytes: int = 0, listing: bool = False
+        self, action: str, name: str, call: Callable[[Client], Result], *, size_bytes: int = 0, patient: bool = False
     ) -> Result:
         """Make a request until there is an answer that will not change, or patience ends."""
         from obstore.exceptions import BaseError
@@ -244,7 +255,7 @@ class ObjectStore:
         pause = _FIRST_PAUSE_SECONDS
         renewed = False
         while True:
-            client = self._clients.get(size_bytes, listing=listing)
+            client = self._clients.get(size_bytes, patient=patient)
             self._tell(action)
             try:
                 result = call_interruptibly(lambda client=client: call(client))  # type: ignore[misc]

@@ -14,6 +14,7 @@ from pghaven.errors import ObjectExists, ObjectMissing, Refused
 from pghaven.store.api import Store
 from pghaven.store.metered import find_server_store
 
+KEPT = "a taken name is not given again, what was written is read and listed at once"
 _CONTENT = b"pghaven tries with this object whether a name can be taken twice.\n"
 
 
@@ -71,8 +72,8 @@ def _is_refused(store: Store, name: str, content: bytes, *, may_be_new: bool = F
     return may_be_new
 
 
-def require_promises(store: Store, name: str) -> None:
-    """Raises Refused for a store that fails the probe, with what can be done; and as ``probe_store``."""
+def require_promises(store: Store, name: str) -> Probe | None:
+    """As ``probe_store``. Raises Refused for a store that fails the probe, with what can be done."""
     probe = probe_store(store, name)
     if probe is not None and not probe.keeps_promises:
         raise Refused(
@@ -80,3 +81,4 @@ def require_promises(store: Store, name: str) -> None:
             detail="Two hosts, or two commands on one, could replace each other's objects without noticing.",
             hint="If no two of them ever write at once, say so: set single_writer = true for this repository.",
         )
+    return probe

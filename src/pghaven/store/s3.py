@@ -25,12 +25,7 @@ def connect(settings: StoreSettings, bucket: str, options: dict[str, Any]) -> tu
     environment = os.environ
     profile = aws.read_profile(settings, environment)
     keys = profile.keys
-    endpoint = (
-        settings.endpoint
-        or environment.get("AWS_ENDPOINT_URL_S3")
-        or environment.get("AWS_ENDPOINT_URL")
-        or profile.endpoint
-    )
+    endpoint = find_endpoint(settings, profile)
     config: dict[str, Any] = {
         "region": settings.region
         or environment.get("AWS_REGION")
@@ -40,6 +35,7 @@ def connect(settings: StoreSettings, bucket: str, options: dict[str, Any]) -> tu
         "virtual_hosted_style_request": not (
             endpoint is not None if settings.path_style is None else settings.path_style
         ),
+        "copy_if_not_exists": "multipart",
         "disable_bulk_delete": True,  # one object at a time is deleted here, and not every store knows the other way
     }
     if endpoint:
@@ -57,6 +53,13 @@ def connect(settings: StoreSettings, bucket: str, options: dict[str, Any]) -> tu
         }
         options = {**options, "credential_provider": lambda: found}
     return S3Store(bucket, **config, **options), keys
+
+
+def find_endpoint(settings: StoreSettings, profile: aws.Profile | None = None) -> str | None:
+    """The address of a store of one's own; None for AWS itself. Raises as ``connect``."""
+    profile = profile or aws.read_profile(settings, os.environ)
+    said = (settings.endpoint, os.environ.get("AWS_ENDPOINT_URL_S3"), os.environ.get("AWS_ENDPOINT_URL"))
+    return next((one for one in (*said, profile.endpoint) if one), None)
 
 
 def _host_style(endpoint: str, bucket: str) -> str:

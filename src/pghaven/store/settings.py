@@ -31,6 +31,7 @@ class StoreSettings:
     request_timeout_seconds: float = 120.0
     retry_timeout_seconds: float = 120.0
     single_writer: bool = False
+    multipart: bool | None = None
 
 
 SETTINGS = tuple(field.name for field in fields(StoreSettings))

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from pghaven.clock import ManualClock
-from pghaven.repository.bill import GB, Prices, estimate_month, estimate_restore
+from pghaven.repository.bill import GB, Prices, estimate_month, estimate_restore, list_demands
 from pghaven.repository.census import NO_CLUSTER, Census, Count, kind_of, take_census
 from pghaven.repository.pack import PackRef
 from pghaven.repository.packuse import PackUse, explain_packs
@@ -96,9 +96,23 @@ def test_a_restore_reads_each_pack_in_ranges_and_its_index() -> None:
         for size in (1, 16 << 20, (16 << 20) + 1)
     ]
     requests, egress = estimate_restore(packs, PRICES, "backup l of main")
-    assert requests.quantity * 1000 == 2 + 2 + 3
+    assert requests.quantity * 1000 == 2 + 3 + 4
     assert egress.quantity * GB == sum(pack.size_bytes for pack in packs)
     assert requests.per == egress.per == "backup l of main"
+
+
+def test_what_operations_ask_for_is_counted_from_what_lies_there(site: Site) -> None:
+    census = take_census(site.catalog.repository)
+    (entry,) = site.catalog.list_committed()[-1:]
+    packs = tuple(site.catalog.load_pack_table(entry, next(site.catalog.iter_manifests(entry))))
+    wrote, restores, wal, verifies = list_demands(census, [(CLUSTER, entry.label, packs)])
+    store = site.catalog.repository.store
+    own = [name for info in store.list("") if f"/{entry.label}/" in (name := info.name)]
+    assert wrote.put == len(own) > 3, "packs, and intent, manifest, decision"
+    assert restores.get == 2 * len(packs), "small packs: an index and a range each"
+    assert (wal.put, wal.get) == (1, 1)
+    assert verifies.get == census.objects + len(site.packs())
+    assert list_demands(census, []) == ()
 
 
 def test_what_was_written_lately_is_told_by_the_store_s_times() -> None:
