@@ -67,6 +67,7 @@ class Collector:
     def __init__(self, count: int, known: Sequence[PackRef] = ()) -> None:
         self.read_bytes = 0
         self.suspects: list[SuspectPage] = []
+        self.unsettled: list[int] = []
         self._known = known
         self._has_vanished: npt.NDArray[np.bool_] = make_column(count, np.bool_)
         self._is_unchanged: npt.NDArray[np.bool_] = make_column(count, np.bool_)
@@ -85,6 +86,7 @@ class Collector:
             return
         self.read_bytes += result.read_bytes
         self.suspects.extend(result.suspects)
+        self.unsettled.extend(result.unsettled)
         self._has_vanished[list(result.vanished)] = True
         self._is_unchanged[list(result.unchanged)] = True
         hashes = self._hashes.data

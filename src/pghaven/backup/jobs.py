@@ -6,6 +6,7 @@ becomes of a file: whether all of it is stored, which of its pages, or only what
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -19,13 +20,17 @@ RANGE_BYTES = 64 << 20
 BATCH_BYTES = 8 << 20
 BATCH_FILES = 1024
 SMALL_FILE_BYTES = 4 << 20
+_TEXT_SUFFIX = ".conf"
+# Configuration that is rewritten while it is read may have become longer than it was when it was listed.
+_TEXT_ROOM_BYTES = 64 << 10
 # Blocks that changed are read in jobs of about this many.
 _BLOCKS_PER_JOB = 4096
 
 
 class Part(NamedTuple):
     """A range of a file. ``block`` is the number of its first block within its relation, or -1 for files without page
-    checksums; ``is_main`` whether LSNs tell what changed in it."""
+    checksums; ``is_main`` whether LSNs tell what changed in it; ``is_text`` whether it is configuration, which is
+    rewritten in place while it is read and is in no WAL."""
 
     number: int
     path: str
@@ -33,6 +38,13 @@ class Part(NamedTuple):
     length: int
     block: int
     is_main: bool
+    is_text: bool = False
+
+    def room(self, block_size: int) -> int:
+        """How many bytes of a buffer it may take. Pages stay aligned in it."""
+        if self.is_text:
+            return self.length + _TEXT_ROOM_BYTES
+        return self.length if self.block < 0 else -(-self.length // block_size) * block_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +123,7 @@ def part_of(listing: Listing, number: int) -> Part:
         length=listing.size[number],
         block=listing.first_block[number],
         is_main=bool(listing.is_main[number]),
+        is_text=listing.first_block[number] < 0 and os.fsdecode(listing.names[number]).endswith(_TEXT_SUFFIX),
     )
 
 
@@ -125,15 +138,17 @@ def iter_ranges(listing: Listing, numbers: Iterable[int], block_size: int) -> It
 
 
 def iter_batches(listing: Listing, numbers: Iterable[int], block_size: int) -> Iterator[tuple[Part, ...]]:
-    """The small ones of these files, as many together as a worker's buffer holds; empty ones need no work."""
+    """The small ones of these files, as many together as a worker's buffer holds; empty ones need no work, but for
+    configuration that may be empty at this moment only."""
     batch: list[Part] = []
     batch_room = 0
     for number in numbers:
-        if not 0 < listing.size[number] <= SMALL_FILE_BYTES:
+        if listing.size[number] > SMALL_FILE_BYTES:
             continue
         part = part_of(listing, number)
-        # Pages stay aligned in the buffer.
-        room = part.length if part.block < 0 else -(-part.length // block_size) * block_size
+        if not part.length and not part.is_text:
+            continue
+        room = part.room(block_size)
         if batch and (batch_room + room > BATCH_BYTES or len(batch) == BATCH_FILES):
             yield tuple(batch)
             batch, batch_room = [], 0

@@ -19,6 +19,8 @@ from pghaven.backup.gather import FrameStore, Gatherer, Pieces
 from pghaven.backup.jobs import BATCH_BYTES, RANGE_BYTES, BlocksJob, Job, PagesJob, Part, ReadJob, ScanJob
 from pghaven.backup.pagecheck import PageChecker, Pages, open_file, pages_at, read_into
 from pghaven.backup.results import ReadResult, WorkerPacks
+from pghaven.backup.settled import read_settled
+from pghaven.clock import SYSTEM_CLOCK, Clock
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.page import BUILD_LSN, all_visible, page_lsns, pages_to_store
 from pghaven.repository.blockmap import BULK_BYTES, EXTENT_BYTES, HOLE
@@ -48,8 +50,9 @@ class WorkerSettings:
 class BackupWorker:
     """One per worker process; called with jobs, closed at the end."""
 
-    def __init__(self, settings: WorkerSettings) -> None:
+    def __init__(self, settings: WorkerSettings, clock: Clock = SYSTEM_CLOCK) -> None:
         self._settings = settings
+        self._clock = clock
         self._block_size = settings.block_size
         self._buffer = bytearray(BATCH_BYTES)
         self._view = memoryview(self._buffer)
@@ -79,6 +82,7 @@ class BackupWorker:
             vanished=tuple(reading.vanished),
             suspects=tuple(self._checker.take_suspects()),
             unchanged=tuple(reading.unchanged),
+            unsettled=tuple(reading.unsettled),
             hashes=tuple(reading.hashes),
             packs=self._packs.take_stored(),
         )
@@ -153,12 +157,20 @@ class BackupWorker:
         if pages and self._settings.verify:
             self._checker.check(pages)
         for part, start, got in places:
-            if not part.is_main:
+            if not part.is_main and got:
                 reading.hashes.append((part.number, _hash(self._view[start : start + got])))
         self._store_batch(reading.pieces, [(part.number, start, got) for part, start, got in places if got], at)
 
     def _read_small(self, reading: _Reading, part: Part, at: int) -> int | None:
         """A whole file into the buffer; returns how much there was, or None when it is gone."""
+        if part.is_text:
+            found = read_settled(part.path, self._view[at : at + part.room(self._block_size)], self._clock)
+            if found is None:
+                reading.vanished.append(part.number)
+                return None
+            if not found.is_settled:
+                reading.unsettled.append(part.number)
+            return found.length
         fd = open_file(part.path)
         if fd is None:
             reading.vanished.append(part.number)
@@ -335,6 +347,7 @@ class _Reading:
         self.pieces = Pieces()
         self.vanished: list[int] = []
         self.unchanged: list[int] = []
+        self.unsettled: list[int] = []
         self.hashes: list[tuple[int, bytes]] = []
 
 

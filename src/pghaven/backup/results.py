@@ -19,7 +19,8 @@ class ReadResult:
     """What became of one job. ``pieces`` are five columns as bytes: file u4, offset u8, length u8, pack u4, offset u8;
     pack numbers are this worker's own, or those of known packs (``gather``). They may be of earlier jobs' files.
 
-    ``unchanged`` files hold what their parent holds; ``hashes`` are those of the contents of others. ``packs`` are
+    ``unchanged`` files hold what their parent holds; ``hashes`` are those of the contents of others; ``unsettled`` ones
+    were changed each time that they were read. ``packs`` are
     those that have become durable since the last job, in the order of their numbers.
     """
 
@@ -29,6 +30,7 @@ class ReadResult:
     vanished: tuple[int, ...]
     suspects: tuple[SuspectPage, ...]
     unchanged: tuple[int, ...] = ()
+    unsettled: tuple[int, ...] = ()
     hashes: tuple[tuple[int, bytes], ...] = ()
     packs: tuple[PackRef, ...] = ()
 

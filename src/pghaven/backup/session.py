@@ -26,7 +26,7 @@ from pghaven.backup.checks import (
     refuse_changing_timeline,
 )
 from pghaven.backup.collect import Collector
-from pghaven.backup.configfiles import read_config_files
+from pghaven.backup.configfiles import read_config_files, tell_unsettled
 from pghaven.backup.copied import BackupEnd, Copy, Ending, make_facts
 from pghaven.backup.damage import find_relations, judge_suspects
 from pghaven.backup.easing import NEVER_EASE, Eased, EaseRules, Easing
@@ -258,6 +258,7 @@ class _Session:
             easing.poll()
             crew.run(plan.jobs, take, look_around)
             found = relations.finish(find_relations(collector.suspects, listing), self._tell)
+        tell_unsettled(collector.unsettled, listing, self._tell)
         config_files = read_config_files(facts, self._tell)
         if ending is None:
             ending = end()

@@ -133,9 +133,9 @@ def test_jobs_cover_every_byte_of_every_file_once(tmp_path: Path) -> None:
     listing = list_data_directory(str(data), ListingRules(tablespace_oids=frozenset(), segment_blocks=131072))
     covered: dict[str, int] = {}
     for job in iter_jobs(listing, PAGE):
-        assert job.size_bytes == sum(length for _, _, _, length, _, _ in job.files)
-        assert job.is_range or sum(-(-length // PAGE) * PAGE for _, _, _, length, _, _ in job.files) <= BATCH_BYTES
-        for number, path, offset, length, block, is_main in job.files:
+        assert job.size_bytes == sum(part.length for part in job.files)
+        assert job.is_range or sum(part.room(PAGE) for part in job.files) <= BATCH_BYTES
+        for number, path, offset, length, block, is_main, _ in job.files:
             assert is_main
             name = os.path.basename(path)
             assert os.fsdecode(listing.names[number]) == name
