@@ -16,6 +16,7 @@ from typing import Final, Literal, TypeVar
 
 from pghaven.clock import SYSTEM_CLOCK, Clock
 from pghaven.errors import Cancelled, ServerUnsuitable
+from pghaven.ha.etcd import Etcd
 from pghaven.ha.rest import RestApi
 from pghaven.ha.services import render_etcd_command, render_patroni_command, render_proxy_command
 from pghaven.ha.spec import HaNode, HaSpec, LocalPlaces
@@ -64,9 +65,11 @@ class LocalCluster:
     # -- starting ----------------------------------------------------------------------------------------------------
 
     def start_all(self, *, proxy: bool = False) -> None:
-        """Start every service of every node; does not wait."""
+        """Start every service of every node; waits for etcd alone, as the units do: Patroni would wait longer."""
         for node in self.spec.dcs_members:
             self.start(node, "etcd")
+        etcd = Etcd(self.spec.dcs_hosts, self.spec.cluster)
+        self.wait_for(lambda: not etcd.find_silent(), "etcd")
         for node in self.spec.servers:
             self.start(node, "patroni")
         if proxy:
@@ -198,8 +201,8 @@ class LocalCluster:
         Where commits wait for a standby, one is noted to be waited for too: until then none takes over by itself.
         """
         members = self.members()
-        states = [one.get("state") for one in members]
         leaders = [one for one in members if one.get("role") in ("leader", "standby_leader")]
+        states = [one.get("state") for one in members if one not in leaders]
         if self.spec.followed is None and any(one.get("state") != "running" for one in leaders):
             return False
         wanted = len(self.spec.servers) if count is None else count

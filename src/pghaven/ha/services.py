@@ -112,7 +112,9 @@ def render_patroni_unit(spec: HaSpec, node: HaNode, places: LocalPlaces) -> str:
         # The watchdog's device is root's; without a module for one there is none, which `ha check` tells.
         device = f"modprobe softdog; chown {places.service_user} /dev/watchdog"
         before = [f"ExecStartPre=-+/bin/sh -c {_quote(device)}"]
-    return _render_unit(f"Patroni of the PostgreSQL cluster {spec.cluster}, node {node.name}", lines, before)
+    # Patroni waits five seconds each time that it finds no etcd that answers.
+    after = (unit_name("etcd", spec, node),) if node in spec.dcs_members else ()
+    return _render_unit(f"Patroni of the PostgreSQL cluster {spec.cluster}, node {node.name}", lines, before, after)
 
 
 def render_etcd_unit(spec: HaSpec, node: HaNode, places: LocalPlaces) -> str:
@@ -142,14 +144,14 @@ def render_proxy_unit(spec: HaSpec, node: HaNode, places: LocalPlaces) -> str:
     return _render_unit(f"The way to the primary of the PostgreSQL cluster {spec.cluster}", lines, [])
 
 
-def _render_unit(description: str, lines: Mapping[str, str], before: Sequence[str]) -> str:
+def _render_unit(description: str, lines: Mapping[str, str], before: Sequence[str], after: Sequence[str] = ()) -> str:
     return "\n".join(
         [
             "# Written by: pghaven ha apply. Changes are lost.",
             "[Unit]",
             f"Description={description}",
             "Wants=network-online.target",
-            "After=network-online.target local-fs.target",
+            " ".join(["After=network-online.target local-fs.target", *after]),
             "",
             "[Service]",
             *before,
