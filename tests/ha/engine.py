@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import secrets
 import socket
 import subprocess
 import sys
@@ -48,37 +49,51 @@ _SERVER = ["shared_buffers = 16MB", "max_connections = 30", "jit = off", "huge_p
 
 
 def take_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody has just now."""
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
+    """Ports of loopback that nobody has just now, and that no client is given: those begin at 32768."""
+    found: list[int] = []
+    while len(found) < count:
+        port = 10000 + secrets.randbelow(22000)
+        with contextlib.suppress(OSError), socket.socket() as tried:
+            tried.bind(("127.0.0.1", port))
+            found += [port] if port not in found else []
+    return found
 
 
 class Engine:
     """``local`` has the processes; everything is named by the node's name."""
 
     def __init__(
-        self, place: Path, programs: Programs, command: PghavenCommand, *, nodes: int = 3, etcd: int = 1, **ha: Any
+        self,
+        place: Path,
+        programs: Programs,
+        command: PghavenCommand,
+        *,
+        nodes: int = 3,
+        etcd: int = 1,
+        name: str = NAME,
+        beside: Engine | None = None,
+        **ha: Any,
     ) -> None:
+        self.name = name
+        self._beside = beside
         self.place = place
         self.programs = programs
         self.command = command
         self.names = tuple(f"db{number}" for number in range(1, nodes + 1))
-        self.repository = place / "repository"
+        self.repository = place / "repository" if beside is None else beside.repository
         self.ports = {name: take_ports(4) for name in self.names}
         self.proxy_ports = take_ports(2)
         self._ha = {**_FAST, "durability": "async", "fencing": "none", **ha}
         self._etcd = self.names[:etcd]
         self.user = places.plain_user()
-        make_secrets(str(place / "secrets.toml"), self.user)
+        # Roles are data: those who follow have the passwords of the cluster that they follow.
+        self._secrets = str((place if beside is None or "follow" not in ha else beside.place) / "secrets.toml")
+        make_secrets(self._secrets, self.user)
         for name in self.names:
             directory = place / name
             directory.mkdir(mode=0o755)
             places.own(directory)
-            (place / f"{name}.toml").write_text(self._render_config(name))
-            places.own(place / f"{name}.toml")
+        self._write_configs()
         self.local = self._make_local()
 
     # -- set-up ------------------------------------------------------------------------------------------------------
@@ -90,9 +105,21 @@ class Engine:
     def data_directory(self, name: str) -> Path:
         return self.place / name / "data"
 
+    def _write_configs(self) -> None:
+        for name in self.names:
+            (self.place / f"{name}.toml").write_text(self._render_config(name))
+            places.own(self.place / f"{name}.toml")
+
+    def configure(self, **ha: Any) -> None:
+        """Change options of the configuration, None to take one out, while everything runs on."""
+        self._ha = {key: value for key, value in {**self._ha, **ha}.items() if value is not None}
+        self._write_configs()
+        changed = self._make_local()
+        self.local.spec, self.local.places = changed.spec, changed.places
+
     def _render_config(self, name: str) -> str:
         ha = {
-            "secrets": str(self.place / "secrets.toml"),
+            "secrets": self._secrets,
             "directory": str(self.place / "ha"),
             "unit_directory": str(self.place / "units"),
             "service_user": self.user.name,
@@ -112,8 +139,10 @@ class Engine:
             "processes": 1,
             "compression_level": 1,
         }
-        lines = [f'[repository.main]\nurl = "file://{self.repository}"', f"[cluster.{NAME}]", *_toml(cluster)]
-        lines += [f"[cluster.{NAME}.ha]", *_toml(ha)]
+        lines = [f'[repository.main]\nurl = "file://{self.repository}"']
+        if self._beside is not None:
+            lines += self._beside.describe_source()
+        lines += [f"[cluster.{self.name}]", *_toml(cluster), f"[cluster.{self.name}.ha]", *_toml(ha)]
         for one in self.names:
             port, rest, client, peer = self.ports[one]
             node = {
@@ -125,16 +154,28 @@ class Engine:
                 "etcd_port": client,
                 "etcd_peer_port": peer,
             }
-            lines += [f"[[cluster.{NAME}.ha.node]]", *_toml(node)]
+            lines += [f"[[cluster.{self.name}.ha.node]]", *_toml(node)]
         return "\n".join(lines) + "\n"
 
+    def describe_source(self) -> list[str]:
+        """This cluster as another one's configuration names it: by its name in the repository."""
+        cluster = {
+            "data_directory": str(self.place / "elsewhere"),
+            "conninfo": f"host={self.place} dbname=postgres",
+            "pg_bin": self.programs.bin_dir,
+            "program": " ".join(self.command.words),
+            "state_directory": str(self.place / "elsewhere-state"),
+            "processes": 1,
+        }
+        return [f"[cluster.{self.name}]", *_toml(cluster)]
+
     def _make_local(self) -> LocalCluster:
-        found, secrets = {}, make_secrets(str(self.place / "secrets.toml"), self.user)
+        found, passwords = {}, make_secrets(self._secrets, self.user)
         for name in self.names:
             config = load_config(str(self.config(name)), environment={})
-            cluster = config.get_cluster(NAME)
+            cluster = config.get_cluster(self.name)
             spec = describe_cluster(cluster)
-            found[name] = find_places(config, cluster, secrets)
+            found[name] = find_places(config, cluster, passwords)
         return LocalCluster(spec, found, str(self.place), user=self.user)
 
     def apply(self) -> None:
@@ -150,10 +191,16 @@ class Engine:
         self.local.wait_healthy(timeout_seconds=_SECONDS)
         self.register()
 
+    def start_etcd(self) -> None:
+        """etcd alone, and wait until it answers."""
+        for node in self.local.spec.dcs_members:
+            self.local.start(node, "etcd")
+        wait_until(lambda: not self.etcd.find_silent(), "etcd", _SECONDS)
+
     def register(self) -> None:
         """``pghaven init``: the repository is made, the cluster registered, the server's settings are right already."""
         leader = self.wait_leader()
-        self.ok(leader, "init", NAME, "--apply", "--no-encryption")
+        self.ok(leader, "init", self.name, "--apply", "--no-encryption")
 
     # -- processes ---------------------------------------------------------------------------------------------------
 
@@ -182,7 +229,7 @@ class Engine:
 
     @property
     def etcd(self) -> Etcd:
-        return Etcd(self.local.spec.dcs_hosts, NAME)
+        return Etcd(self.local.spec.dcs_hosts, self.name)
 
     # -- asking ------------------------------------------------------------------------------------------------------
 
@@ -225,12 +272,12 @@ class Engine:
     def value(self, name: str, query: str, *parameters: object) -> Any:
         return self.sql(name, query, *parameters)[0][0]
 
-    def run(self, name: str, *words: str, timeout_seconds: float = 120.0) -> Ended:
+    def run(self, name: str, *words: str, timeout_seconds: float = 120.0, cwd: Path | None = None) -> Ended:
         """``pghaven --config NODE.toml WORDS`` as this process's user."""
         kept = {key: value for key, value in clean_environment().items() if key != "PYTHONPATH"}
         done = subprocess.run(
             [*self.command.words, "--config", str(self.config(name)), *words],
-            cwd=self.place,
+            cwd=cwd or self.place,
             env=kept,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -298,12 +345,22 @@ class EngineFactory:
         self._cleanup = cleanup
 
     def __call__(
-        self, *, nodes: int = 3, etcd: int = 1, start: bool = True, with_proxy: bool = False, **ha: Any
+        self,
+        *,
+        nodes: int = 3,
+        etcd: int = 1,
+        start: bool = True,
+        with_proxy: bool = False,
+        name: str = NAME,
+        beside: Engine | None = None,
+        **ha: Any,
     ) -> Engine:
-        """A cluster of its own; started and healthy unless told otherwise. ``ha`` are options of the configuration."""
+        """A cluster of its own; started and healthy unless told otherwise. ``ha`` are options of the configuration.
+        One that is made ``beside`` another has that one's repository, and knows it by its name."""
         place = places.make_directory()
         self._cleanup.callback(places.remove_directory, place)
-        engine = Engine(place, self.programs, self._command, nodes=nodes, etcd=etcd, **ha)
+        how = {"nodes": nodes, "etcd": etcd, "name": name, "beside": beside}
+        engine = Engine(place, self.programs, self._command, **how, **ha)
         self._cleanup.callback(_end, engine)
         if start:
             engine.start(proxy=with_proxy)

@@ -137,6 +137,31 @@ def test_a_replica_of_another_directory_is_refused(marked: Shop) -> None:
     assert (marked.member / "global" / "pg_control").exists()
 
 
+def test_a_first_member_is_made_of_a_backup_and_promotes_itself_at_its_target(
+    shop: Shop, make_cluster: ClusterFactory
+) -> None:
+    """With keep_existing_recovery_conf Patroni starts what the hook leaves, and waits until it is a primary."""
+    shop.cluster.sql("CREATE TABLE t AS SELECT i FROM generate_series(1, 1000) i")
+    shop.backup()
+    lsn = str(shop.cluster.value("SELECT pg_current_wal_insert_lsn()"))
+    shop.cluster.sql("INSERT INTO t SELECT i FROM generate_series(1001, 2000) i")
+    shop.settle()
+    words = ["bootstrap", "main", "--node", "db1", "--target-lsn", lsn]
+    appended = ["--scope=shop", f"--datadir={shop.member}"]
+    beyond = [*words[:-1], "F/0", *appended]
+    assert call_hook(shop.command, shop.member_config, beyond).returncode not in (0, 2)
+    assert not shop.member.exists()
+
+    done = call_hook(shop.command, shop.member_config, [*words, *appended])
+    assert done.returncode == 0, done.stderr
+    member = make_cluster.adopt(shop.member)
+    member.append_conf(unix_socket_directories=str(member.socket_directory))
+    member.start()
+    member.wait_for("SELECT NOT pg_is_in_recovery()")
+    assert member.value("SELECT count(*) FROM t") == 1000
+    assert member.value("SHOW archive_mode") == "off"  # a copy, until --archive says that it takes the original's place
+
+
 def test_what_libpq_reads_never_reaches_a_hook(shop: Shop, make_cluster: ClusterFactory) -> None:
     """An inherited PGHOST or PGPASSWORD goes before what the configuration says."""
     assert {"PGPASSWORD", "PGHOST"} <= set(PATRONI_ENVIRONMENT)

@@ -23,6 +23,7 @@ command = LazyGroup(
         "rejoin": ("pghaven.cli.ha_switch:rejoin_command", "Bring a node back that does not follow."),
         "reinit": ("pghaven.cli.ha_switch:reinit_command", "Make a standby anew."),
         "restore": ("pghaven.cli.ha_restore:command", "Take the whole cluster back to a moment, in place."),
+        "clone": ("pghaven.cli.ha_clone:command", "Make a cluster of its own of another one, as it was at a moment."),
         "promote": ("pghaven.cli.ha_switch:promote_command", "Make a cluster that follows another one of its own."),
         "hook": ("pghaven.cli.ha_hook:command", "What Patroni calls; not for people."),
     },

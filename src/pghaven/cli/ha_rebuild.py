@@ -30,6 +30,7 @@ def rebuild(
     from pghaven.seam.called import get_data_directory
     from pghaven.seam.patience import Patience
     from pghaven.wal.announced import note_member
+    from pghaven.wal.directory import make_archive_of_its_own
 
     cluster, node = call
     directory = keys.get("datadir", "")
@@ -40,15 +41,19 @@ def rebuild(
         renewed = Invocation()
         renewed.config_path, renewed.quiet = invocation.config_path, invocation.quiet
         chosen = renewed.get_cluster(cluster)
+        # A second site is made from the backups of the cluster that it follows.
+        source = renewed.get_cluster(chosen.ha.follow or cluster)
         request = RestoreRequest(
-            cluster=cluster,
+            cluster=source.name,
             target_dir=get_data_directory(keys, chosen.data_directory),
             target=RecoveryTarget(kind=TargetKind.LATEST),
             standby=True,
             archiving=True,
             delta=True,
         )
-        restore_into(renewed, chosen, request, listener)
+        restore_into(renewed, source, request, listener)
+        if source.name != cluster:
+            make_archive_of_its_own(request.target_dir, cluster)
         note_member(request.target_dir, node)
 
     try:
@@ -113,8 +118,9 @@ def _save(invocation: Invocation, cluster: str, directory: str, listener: Listen
         return
     try:
         chosen = invocation.get_cluster(cluster)
-        places = list_places(invocation.config, chosen)
-        member = Member(cluster=cluster, data_directory=directory, places=places)
+        source = invocation.get_cluster(chosen.ha.follow or cluster)
+        places = list_places(invocation.config, source)
+        member = Member(cluster=source.name, data_directory=directory, places=places)
         archives = [find_archive(open_place(place), member) for place in places]
         goal, names = keep_aside(directory, archives, SYSTEM_CLOCK.now())
     except PghavenError:

@@ -51,13 +51,12 @@ def command(
     then start Patroni here, and after that on the others: it rewinds them to the new line.
     """
     from pghaven.restore.recover import run_recovery
-    from pghaven.server.instance import Instance
 
     context = open_context(invocation, cluster)
-    node = _choose_node(context, nodes)
-    request = _make_request(context, target, backup)
+    node = choose_first(context, nodes)
+    request = make_target_request(context.spec.cluster, context.places.data_directory, target, backup=backup)
     if not dry_run:
-        _require_silence(context)
+        require_silence(context)
     from pghaven.cli.restore_command import RestoreJob
     from pghaven.cli.restore_text import plan_body, render_plan
 
@@ -73,12 +72,9 @@ def command(
     with invocation.reporter as listener:
         sourced, result = job.carry_out(sourced)
         _announce(context, node)
-        recovery = run_recovery(sourced.plan, context.cluster.pg_bin, listener)
-        listener(Step(text="stopping the server, for Patroni to start it"))
-        instance = Instance(context.places.data_directory, _programs(context), log_path="/dev/null", clock=SYSTEM_CLOCK)
-        instance.stop("fast", timeout_seconds=600)
+        recovery = run_recovery(sourced.plan, context.cluster.pg_bin, listener, opens=False)
         listener(Step(text="having etcd forget what is undone"))
-        _forget(context)
+        begin_anew(context)
     body: dict[str, Any] = {
         "plan": plan_body(sourced, None),
         "dry_run": False,
@@ -88,10 +84,13 @@ def command(
         "restore_seconds": result.total_seconds,
         "recovery_seconds": recovery.seconds,
     }
-    return invocation.show("ha-restore", body, _render_next(context, node, int(recovery.timeline)))
+    text = f"{node.name} is restored and on timeline {recovery.timeline}. Now start Patroni, here first:\n"
+    text += render_starts(context, node) + f"then take a backup: pghaven backup {context.spec.cluster}\n"
+    return invocation.show("ha-restore", body, text)
 
 
-def _choose_node(context: HaContext, names: tuple[str, ...]) -> HaNode:
+def choose_first(context: HaContext, names: tuple[str, ...]) -> HaNode:
+    """The node of this host that the others will be made from. Raises UsageError, Refused."""
     chosen = choose_nodes(context.spec, names)
     if len(chosen) != 1:
         raise UsageError("one node is restored, the others are rewound to it", hint="Name one --node.")
@@ -100,7 +99,16 @@ def _choose_node(context: HaContext, names: tuple[str, ...]) -> HaNode:
     return chosen[0]
 
 
-def _make_request(context: HaContext, target: dict[str, str | None], backup: str | None) -> RestoreRequest:
+def make_target_request(
+    cluster: str,
+    data_directory: str,
+    target: dict[str, str | None],
+    *,
+    backup: str | None,
+    in_place: bool = True,
+    tablespaces: tuple[str, ...] = (),
+) -> RestoreRequest:
+    """What the options ask for: a recovery that ends with a promotion, over what is there or as a copy of it."""
     from pghaven.cli.restore_request import PlaceOptions, TargetOptions, make_request
 
     options = TargetOptions(
@@ -114,20 +122,20 @@ def _make_request(context: HaContext, target: dict[str, str | None], backup: str
         exclusive=False,
     )
     place = PlaceOptions(
-        cluster=context.spec.cluster,
-        target_dir=context.places.data_directory,
-        delta=True,
+        cluster=cluster,
+        target_dir=data_directory,
+        delta=in_place,
         remove_foreign=False,
         backup=backup,
         standby=False,
-        archive=True,
-        tablespaces=(),
+        archive=in_place,
+        tablespaces=tablespaces,
         port=None,
     )
     return make_request(options, place, SYSTEM_CLOCK.now())
 
 
-def _require_silence(context: HaContext) -> None:
+def require_silence(context: HaContext) -> None:
     """Raises Refused while any Patroni answers: it would follow, or promote, what is about to be undone."""
     from pghaven.ha.services import unit_name
 
@@ -153,13 +161,8 @@ def _announce(context: HaContext, node: HaNode) -> None:
     announce_promotion(context.places.data_directory, node.name)
 
 
-def _programs(context: HaContext) -> Any:
-    from pghaven.ha.described import find_server_programs
-
-    return find_server_programs(context.cluster)
-
-
-def _forget(context: HaContext) -> None:
+def begin_anew(context: HaContext) -> None:
+    """Have etcd know nothing of the cluster but its shared configuration."""
     from pghaven.ha.dynamic import render_dynamic
     from pghaven.ha.etcd import Etcd
 
@@ -168,12 +171,10 @@ def _forget(context: HaContext) -> None:
     etcd.put("config", json.dumps(render_dynamic(context.spec, context.places)))
 
 
-def _render_next(context: HaContext, node: HaNode, timeline: int) -> str:
+def render_starts(context: HaContext, node: HaNode) -> str:
+    """The commands that start Patroni on this node, and then on the others."""
     from pghaven.ha.services import unit_name
 
     spec = context.spec
     others = [one for one in spec.servers if one.name != node.name]
-    text = f"{node.name} is restored and on timeline {timeline}. Now start Patroni, here first:\n"
-    for one in (node, *others):
-        text += f"  on {one.name}: systemctl start {unit_name('patroni', spec, one)}\n"
-    return text + f"then take a backup: pghaven backup {spec.cluster}\n"
+    return "".join(f"  on {one.name}: systemctl start {unit_name('patroni', spec, one)}\n" for one in (node, *others))

@@ -30,7 +30,7 @@ def make_request(
     if os.path.isdir(cluster.data_directory):
         owner = find_owner(cluster.data_directory)
         if cluster.receive_conninfo is None:
-            refuse_restored_copy(cluster.data_directory)
+            refuse_restored_copy(cluster.data_directory, cluster.name)
     return ReceiveRequest(
         push=make_push(config, cluster, ""),
         conninfo=cluster.conninfo if cluster.receive_conninfo is None else cluster.receive_conninfo,

@@ -105,9 +105,9 @@ def _check_program(settings: HaCheckSettings) -> Iterator[CheckResult]:
         yield fail("engine", text, "pip install 'pghaven[ha]' brings the right one.")
     else:
         yield good("engine", f'user "{name}" runs Patroni {found[0]}')
-    failure = try_program(
-        settings.places.program, settings.places.config_path, settings.places.backup_cluster, settings.user
-    )
+    followed = settings.spec.followed
+    fetched = settings.spec.cluster if followed is None else followed.cluster
+    failure = try_program(settings.places.program, settings.places.config_path, fetched, settings.user)
     if failure is not None:
         yield fail("program", failure.reason, failure.hint)
     else:

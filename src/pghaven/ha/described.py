@@ -84,8 +84,7 @@ def describe_cluster(cluster: ClusterConfig) -> HaSpec:
 def find_places(config: Config, cluster: ClusterConfig, secrets: Secrets) -> LocalPlaces:
     """Where things are on this host. Raises NotFound when PostgreSQL is not installed here."""
     ha, program = cluster.ha, find_program(cluster.program)
-    fetched = ha.follow or cluster.name
-    restore = render_restore_command(program, config.source, fetched, None)
+    restore = render_restore_command(program, config.source, ha.follow or cluster.name, None)
     programs = find_server_programs(cluster)
     return LocalPlaces(
         directory=f"{ha.directory}/{cluster.name}",
@@ -102,7 +101,6 @@ def find_places(config: Config, cluster: ClusterConfig, secrets: Secrets) -> Loc
         archive_command=render_archive_command(program, config.source, cluster.name),
         # For a standby a repository that is out of reach is the end of what is archived: it goes on streaming.
         restore_command=f"({restore}) || exit 1",
-        backup_cluster=fetched,
     )
 
 

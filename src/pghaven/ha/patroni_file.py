@@ -100,7 +100,7 @@ def _describe_sources(spec: HaSpec, node: HaNode, places: LocalPlaces) -> dict[s
     methods = [names[one] for one in spec.replica_sources if one != "repository" or places.hooks] or ["basebackup"]
     found: dict[str, object] = {"create_replica_methods": methods, "basebackup": [{"checkpoint": "fast"}]}
     if places.hooks:
-        command = _hook(places, "replica", places.backup_cluster, node)
+        command = _hook(places, "replica", spec.cluster, node)
         found["pghaven"] = {"command": command, "keep_data": True, "no_leader": 1}
     return found
 

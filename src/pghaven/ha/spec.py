@@ -151,8 +151,6 @@ class LocalPlaces:
     archive_command: str
     restore_command: str
     hooks: bool = True
-    backup_cluster: str
-    """The cluster in the repository that a data directory is made from."""
 
     def path(self, node: HaNode, name: str) -> str:
         return f"{self.directory}/{node.name}/{name}"

@@ -44,8 +44,11 @@ class Recovery:
     conninfo: str | None
 
 
-def run_recovery(plan: RestorePlan, pg_bin: str | None, listener: Listener, *, clock: Clock = SYSTEM_CLOCK) -> Recovery:
-    """Start the restored server, let it recover, check the point it reached, and let clients in.
+def run_recovery(
+    plan: RestorePlan, pg_bin: str | None, listener: Listener, *, opens: bool = True, clock: Clock = SYSTEM_CLOCK
+) -> Recovery:
+    """Start the restored server, let it recover, check the point it reached, and let clients in; or have it stopped
+    then, where somebody else ``opens`` it.
 
     A recovered server that then fails with its own settings is a warning: what was hard is done, and safe on disk.
     Raises ServerUnsuitable with the server's own words when recovery stops, CheckFailed when it ended before the plan.
@@ -92,7 +95,7 @@ def run_recovery(plan: RestorePlan, pg_bin: str | None, listener: Listener, *, c
         if made is not None and instance.is_running() is None:
             shutil.rmtree(made, ignore_errors=True)
     seconds = clock.monotonic() - began
-    conninfo = _open(plan, instance, listener)
+    conninfo = _open(plan, instance, listener) if opens else None
     return Recovery(
         state="stopped" if conninfo is None else "open",
         reached_lsn=reached,

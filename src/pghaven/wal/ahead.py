@@ -145,7 +145,7 @@ class Ahead:
         with suppress(PghavenError):
             while token := os.read(track.tokens, 1):
                 name = self._names[token[0]]
-                file = read_wal_file(os.path.join(self._wal_directory, name), data_directory)
+                file = read_wal_file(os.path.join(self._wal_directory, name), data_directory, cluster=self._cluster)
                 if opened is None:
                     opened = open_archive(open_place(track.place), self._cluster, file.claim)
                 # What is quarantined is told when its turn comes.

@@ -12,6 +12,7 @@ import struct
 
 from pghaven.errors import NotPermitted, Refused, StoreUnreachable
 from pghaven.postgres.datadir import RESTORE_PLAN_FILE
+from pghaven.runtime.durable import OwnerOf, write_durably
 
 _CONTROL_FILE = "global/pg_control"
 _STANDBY_SIGNAL = "standby.signal"
@@ -55,8 +56,9 @@ def is_standby(directory: str) -> bool:
     return os.path.lexists(os.path.join(directory, _STANDBY_SIGNAL))
 
 
-def refuse_restored_copy(directory: str) -> None:
-    """Raises Refused if the directory was restored and nobody has allowed it to archive.
+def refuse_restored_copy(directory: str, cluster: str | None = None) -> None:
+    """Raises Refused if the directory was restored and nobody has allowed it to archive, or only as another cluster
+    than ``cluster``.
 
     A copy has its source's system identifier and goes on with its timelines, so nothing else would keep it from
     writing into its source's archive.
@@ -71,6 +73,20 @@ def refuse_restored_copy(directory: str) -> None:
         raise _refused(directory, f"{path} cannot be read ({error})") from error
     if not isinstance(plan, dict) or plan.get("archiving") != "allowed":
         raise _refused(directory, f'{path} does not say "archiving": "allowed"')
+    only = plan.get("archives_as")
+    if cluster is not None and only is not None and only != cluster:
+        raise Refused(
+            f'the server in "{os.path.abspath(directory)}" is a copy that archives as "{only}", not as "{cluster}"',
+            hint="Its archive_command names the wrong cluster: the archive is its source's.",
+        )
+
+
+def make_archive_of_its_own(directory: str, cluster: str) -> None:
+    """Have a restored directory archive as this cluster, and as no other. Raises OSError, ValueError."""
+    path = os.path.join(directory, RESTORE_PLAN_FILE)
+    with open(path, encoding="utf-8") as file:
+        plan = {**json.load(file), "archiving": "allowed", "archives_as": cluster}
+    write_durably(path, f"{json.dumps(plan, indent=2)}\n".encode(), 0o600, OwnerOf.path(directory))
 
 
 def _refused(directory: str, reason: str) -> Refused:

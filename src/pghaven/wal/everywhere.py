@@ -120,7 +120,7 @@ def push_everywhere(request: PushRequest, listener: Listener = ignore) -> PushRe
     Raises what ``read_wal_file`` and ``push_into`` raise, and Cancelled when time is up. With several repositories the
     error names each that failed; the others hold the file.
     """
-    file = read_wal_file(request.path, request.data_directory, request.claim)
+    file = read_wal_file(request.path, request.data_directory, request.claim, cluster=request.cluster)
     wal_directory = find_wal_directory(request.path)
     notes = None if wal_directory is None else BehindNotes(wal_directory)
     push = _Push(request, file, wal_directory, notes, listener)

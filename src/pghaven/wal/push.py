@@ -59,11 +59,13 @@ class WalFile:
         return since_epoch(-(-self.mtime_ns // 1000) / 1e6)
 
 
-def read_wal_file(path: str, data_directory: str | None = None, claim: int | None = None) -> WalFile:
+def read_wal_file(
+    path: str, data_directory: str | None = None, claim: int | None = None, *, cluster: str | None = None
+) -> WalFile:
     """Read a file and find out whose it is. ``path`` may be relative to the current directory, as ``%p`` is.
 
     ``data_directory`` is the configured one, for when the current directory is none. ``claim`` is the identifier of the
-    server that the file was received from; then there is no directory.
+    server that the file was received from; then there is no directory. ``cluster`` is whose archive is meant.
     Raises Refused (a name PostgreSQL does not archive, a restored copy), Damaged (not what its name says), NotFound,
     NotPermitted, StoreUnreachable.
     """
@@ -75,7 +77,7 @@ def read_wal_file(path: str, data_directory: str | None = None, claim: int | Non
         )
     directory = find_data_directory(data_directory) if claim is None else None
     if directory is not None:
-        refuse_restored_copy(directory)
+        refuse_restored_copy(directory, cluster)
     content, mtime_ns = _read(path)
     kind = classify(name)
     return WalFile(

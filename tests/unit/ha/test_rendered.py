@@ -41,7 +41,6 @@ PLACES = LocalPlaces(
     config_path="/etc/pghaven/pghaven.toml",
     archive_command="push %p",
     restore_command="get %f %p",
-    backup_cluster="shop",
 )
 
 
@@ -68,6 +67,21 @@ def test_a_delayed_node_is_never_promoted_or_synchronous_or_read() -> None:
     assert isinstance(postgresql, dict)
     assert postgresql["recovery_conf"]["recovery_min_apply_delay"] == "3600s"
     assert "db2" not in render_proxy_file(SPEC, NODES[0]).partition("listen standbys")[2]
+
+
+def test_patroni_is_started_when_the_etcd_of_its_own_host_answers() -> None:
+    unit = render_patroni_unit(SPEC, NODES[0], PLACES)
+    (order,) = [line for line in unit.splitlines() if line.startswith("After=")]
+    assert order.split()[-1] == "pghaven-etcd-shop-db1.service"
+    elsewhere = render_patroni_unit(replace(SPEC, dcs=("10.0.0.9:2379",)), NODES[0], PLACES)
+    assert "pghaven-etcd" not in elsewhere
+
+
+def test_a_second_site_calls_its_hooks_by_its_own_name_and_fetches_from_the_one_it_follows() -> None:
+    described = describe_patroni(replace(SPEC, followed=Followed(cluster="main")), NODES[0], PLACES)
+    postgresql = described["postgresql"]
+    assert isinstance(postgresql, dict)
+    assert " replica shop " in postgresql["pghaven"]["command"]
 
 
 def test_a_hook_that_cannot_run_does_not_hold_up_a_promotion() -> None:

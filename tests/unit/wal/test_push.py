@@ -15,6 +15,7 @@ from pghaven.postgres.datadir import RESTORE_PLAN_FILE
 from pghaven.postgres.lsn import Lsn
 from pghaven.repository.walstore import PutOutcome
 from pghaven.wal.archives import open_archive
+from pghaven.wal.directory import make_archive_of_its_own
 from pghaven.wal.push import push_into, read_wal_file
 from tests.support.walfile import (
     CLUSTER,
@@ -236,6 +237,15 @@ def test_a_restored_copy_may_not_archive(site: WalSite, plan: str) -> None:
 def test_a_restored_server_that_was_allowed_to_may_archive(site: WalSite) -> None:
     (site.data_directory / RESTORE_PLAN_FILE).write_text(json.dumps({"format": 1, "archiving": "allowed"}))
     assert push(site, segment_name(3), make_segment(segment_name(3))) is PutOutcome.STORED
+
+
+def test_a_copy_that_is_a_cluster_of_its_own_archives_as_that_and_as_no_other(site: WalSite) -> None:
+    (site.data_directory / RESTORE_PLAN_FILE).write_text(json.dumps({"format": 1, "archiving": "off"}))
+    make_archive_of_its_own(str(site.data_directory), "copy")
+    path = site.write(segment_name(3), make_segment(segment_name(3)))
+    with pytest.raises(Refused, match='archives as "copy", not as "shop"'):
+        read_wal_file(path, cluster="shop")
+    assert read_wal_file(path, cluster="copy").name == str(segment_name(3))
 
 
 def test_the_configured_directory_counts_when_the_current_one_is_none(
