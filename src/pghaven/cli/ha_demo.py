@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 def command(invocation: Invocation) -> int:
     """See a cluster lose its primary and go on: three nodes, etcd, a proxy, a client that writes.
 
-    The primary is killed, the client goes on, the old primary comes back, and the whole cluster is taken back to before
-    a mistake. Takes some minutes, and leaves nothing. Needs etcd, HAProxy and the extra "ha".
+    The primary hands over, its successor is killed, the client goes on, the old primary comes back, and the whole
+    cluster is taken back to before a mistake. Takes some minutes, and leaves nothing. Needs etcd, HAProxy and the extra
+    "ha".
     """
     from pghaven.demo.failover import run_failover_demo
 
@@ -49,6 +50,7 @@ def _render(result: FailoverResult) -> str:
     return "\n" + render_block(
         [
             ("healthy from nothing", render_duration(result.up_seconds)),
+            ("no writes, switchover", render_duration(result.handover_seconds)),
             ("no writes, primary killed", render_duration(result.gap_seconds)),
             ("acknowledged and lost", f"{result.lost} of {result.acknowledged}"),
             ("old primary back", render_duration(result.rejoin_seconds)),

@@ -44,9 +44,12 @@ _CONNECT_SECONDS: Final = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailoverResult:
-    """Times in seconds. ``lost`` counts commits that were acknowledged and are on the new primary not found."""
+    """Times in seconds; ``handover_seconds`` and ``gap_seconds`` are the longest without an acknowledged write in a
+    switchover and after the primary was killed. ``lost`` counts commits that were acknowledged and are on the new
+    primary not found."""
 
     up_seconds: float
+    handover_seconds: float
     first: str
     second: str
     gap_seconds: float
@@ -90,6 +93,7 @@ class _Story:
         self.ports = {name: _take_ports(4) for name in _NODES}
         self.acknowledged: list[int] = []
         self._refusal = ""
+        self._last, self._longest = clock.monotonic(), 0.0
         secrets = make_secrets(self.path("secrets.toml"), user)
         self.password = secrets.superuser
         places = {}
@@ -113,11 +117,13 @@ class _Story:
     def run(self) -> FailoverResult:
         began = self.clock.monotonic()
         up, first = self._come_up()
+        handover, first = self._hand_over(first)
         second, gap, lost = self._lose(first)
         rejoin = self._rejoin(first)
         restore, wanted, rows = self._take_back(second)
         return FailoverResult(
             up_seconds=up,
+            handover_seconds=handover,
             first=first.name,
             second=second.name,
             gap_seconds=gap,
@@ -147,15 +153,29 @@ class _Story:
         self.tell("it has a repository and a backup")
         return seconds, leader
 
+    def _hand_over(self, first: HaNode) -> tuple[float, HaNode]:
+        """While a client writes."""
+        self._write(1)
+        self._longest = 0.0
+        with self._begin_command(first, "ha", "switchover", NAME) as process:
+            self._write(_BEFORE, until=lambda: process.poll() is not None)
+            self._finish_command(process, "switchover")
+        self._write(1)
+        longest = self._longest
+        second = self._leader(other_than=first)
+        self.tell(f"{first.name} hands over to {second.name}; the client had to wait {longest:.1f} s at most")
+        self.local.wait_healthy(timeout_seconds=_UP_SECONDS)
+        return longest, second
+
     def _lose(self, first: HaNode) -> tuple[HaNode, float, int]:
         self._write(_BEFORE)
         self.tell(
             f"a client has {len(self.acknowledged)} orders acknowledged, through the proxy; {first.name} is killed"
         )
         self.local.kill(first)
-        last = self.clock.monotonic()
+        self._longest = 0.0
         self._write(_AFTER)
-        gap = self._first_after - last
+        gap = self._longest
         second = self._leader(other_than=first)
         there = {row[0] for row in self._execute(second, "SELECT id FROM orders")}
         lost = len(set(self.acknowledged) - there)
@@ -195,26 +215,30 @@ class _Story:
 
     # -- a client ----------------------------------------------------------------------------------------------------
 
-    def _write(self, count: int) -> None:
-        """Have orders acknowledged through the proxy, with a new connection whenever one is lost."""
+    def _write(self, count: int, until: Callable[[], bool] = lambda: True) -> None:
+        """Have orders acknowledged through the proxy, at least ``count`` of them and until something is so, with a new
+        connection whenever one is lost."""
         import psycopg
 
         goal = len(self.acknowledged) + count
+
+        def is_enough() -> bool:
+            return len(self.acknowledged) >= goal and until()
+
         conninfo = f"host=127.0.0.1 port={self.proxy_ports[0]} connect_timeout={_CONNECT_SECONDS} {self._login}"
         number = self.acknowledged[-1] if self.acknowledged else 0
-        is_first = True
         deadline = self.clock.monotonic() + _UP_SECONDS
-        while len(self.acknowledged) < goal:
+        while not is_enough():
             if self.clock.monotonic() > deadline:
                 raise ServerUnsuitable(f"the client could not write any more: {self._refusal}", detail=self.read_logs())
             try:
                 with psycopg.connect(conninfo, autocommit=True) as connection:
-                    while len(self.acknowledged) < goal:
+                    while not is_enough():
                         number += 1  # never twice the same: a commit whose answer was lost may be there
                         connection.execute("INSERT INTO orders VALUES (%s)", [number])
                         self.acknowledged.append(number)
-                        if is_first:
-                            self._first_after, is_first = self.clock.monotonic(), False
+                        now = self.clock.monotonic()
+                        self._longest, self._last = max(self._longest, now - self._last), now
                         self.clock.sleep(_PAUSE_SECONDS)
             except psycopg.Error as error:
                 self._refusal = " ".join(str(error).split())
@@ -244,21 +268,30 @@ class _Story:
     # -- files and commands ------------------------------------------------------------------------------------------
 
     def _command(self, node: HaNode, *words: str) -> None:
-        command = [*self.program, "--config", self.path(f"{node.name}.toml"), *words]
-        done = subprocess.run(
-            command,
-            capture_output=True,
+        with self._begin_command(node, *words) as process:
+            self._finish_command(process, shlex.join(words))
+
+    def _begin_command(self, node: HaNode, *words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*self.program, "--config", self.path(f"{node.name}.toml"), *words],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             text=True,
             stdin=subprocess.DEVNULL,
-            timeout=_COMMAND_SECONDS,
-            check=False,
             env={"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C.UTF-8", "HOME": self.directory},
             **child_identity(self.user),
         )
-        if done.returncode not in (0, 3):
-            raise ServerUnsuitable(
-                f"{shlex.join(words)} failed with status {done.returncode}", detail=done.stderr.strip() or None
-            )
+
+    @staticmethod
+    def _finish_command(process: subprocess.Popen[str], what: str) -> None:
+        """Raises ServerUnsuitable when it fails."""
+        try:
+            _, told = process.communicate(timeout=_COMMAND_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        if process.returncode not in (0, 3):
+            raise ServerUnsuitable(f"{what} failed with status {process.returncode}", detail=told.strip() or None)
 
     def read_logs(self) -> str:
         """The end of each service's log, for a failure."""
