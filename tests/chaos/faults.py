@@ -169,6 +169,14 @@ def cut_dcs(cluster: Cluster, draw: random.Random) -> None:
 def cut_replication(cluster: Cluster, draw: random.Random) -> None:
     """The primary's SQL port for the other nodes; etcd and Patroni's own connections stay."""
     leader = _leader(cluster)
+    _cut_replication(cluster, leader)
+    try:
+        _hold(10)
+    finally:
+        leader.host.heal()
+
+
+def _cut_replication(cluster: Cluster, leader: Member) -> None:
     hosts = [one.host for one in _others(cluster, leader)]
     leader.host.cut(
         [
@@ -176,10 +184,23 @@ def cut_replication(cluster: Cluster, draw: random.Random) -> None:
             *cut_from(hosts, tcp="tcp sport 5432", incoming=False),
         ]
     )
+
+
+def cancel_waits(cluster: Cluster, draw: random.Random) -> None:
+    """No standby answers, clients lose patience and cancel commits that wait for one, and then the primary is lost:
+    shortly enough for Patroni not to have taken the standby for gone."""
+    leader = _leader(cluster)
+    _cut_replication(cluster, leader)
     try:
-        _hold(10)
+        for _ in range(8):
+            leader.value("SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+            _hold(0.3)
+        leader.kill()
     finally:
         leader.host.heal()
+    cluster.drop_leader_key()
+    _await_takeover(cluster, leader)
+    leader.start()
 
 
 def cut_replica(cluster: Cluster, draw: random.Random) -> None:
@@ -284,5 +305,6 @@ FAULTS = (
     Fault(name="fill the primary's disk", act=fill_disk, seconds=LEASE_SECONDS),
     Fault(name="lose the repository, then the primary", act=lose_repository, seconds=LEASE_SECONDS + 10),
     Fault(name="switch over", act=switch_over, loses=False),
+    Fault(name="cancel commits that wait, then lose the primary", act=cancel_waits, seconds=LEASE_SECONDS),
     Fault(name="promote a standby by hand", act=promote_by_hand, loses_always=True, overlaps=True, seconds=60),
 )
