@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from pghaven.server.postmaster import is_running
 from tests.cli.site import NAME
 from tests.support.cluster import Kind, TestCluster
 from tests.support.commands import PghavenCommand
 from tests.support.fixtures import ClusterFactory
-from tests.support.places import end_servers_below
+from tests.support.places import end_servers_below, own
 from tests.support.standbys import StandbySite
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -148,6 +152,49 @@ def test_a_primary_that_answers_is_not_passed_over_unless_it_is_said(site: Stand
     one.value("INSERT INTO t VALUES (3)")
     site.follow_the_first().wait_rows(1, 3)
     assert shown["rejoined"]["saved_wal"] is not None  # the row 99 is in there
+
+
+@pytest.mark.parametrize("is_rewound", [False, True], ids=["before pg_rewind", "after it"])
+def test_a_rejoin_that_was_killed_is_made_good_by_the_next(site: StandbySite, is_rewound: bool) -> None:
+    one = site.create("one")
+    site.cluster.crash()
+    site.standby("promote", NAME, "--data", str(one.data_directory))
+    one.value("INSERT INTO t VALUES (2)")
+    asked = ("standby", "rejoin", NAME, "--upstream", one.conninfo, "--start")
+    told, programs = site.place / "told", make_waiting_programs(site, is_rewound=is_rewound)
+    words = ("--config", str(site.config), *asked)
+    environment = {**site.environment, f"PGHAVEN_CLUSTER__{NAME.upper()}__PG_BIN": str(programs)}
+    with site.start_words(*words, environment=environment) as process:
+        wait_until(lambda: told.exists() or process.poll() is not None, "pg_rewind")
+        process.kill()
+        ended = process.communicate()
+    assert told.exists(), ended
+    os.kill(int(told.read_text()), signal.SIGKILL)
+    assert not is_running(str(site.cluster.data_directory))
+
+    site.json(*asked, environment=site.environment)
+    one.value("INSERT INTO t VALUES (3)")
+    old = site.follow_the_first()
+    old.wait_rows(1, 2, 3)
+    assert old.value("SHOW unix_socket_directories") == str(site.sockets)
+    assert not list(site.cluster.data_directory.parent.glob("*.pghaven*"))  # nothing is left aside
+
+
+def make_waiting_programs(site: StandbySite, *, is_rewound: bool) -> Path:
+    """The server's programs with a pg_rewind that tells its process number and waits, when its work is done or before
+    it has begun."""
+    directory = site.place / "programs"
+    directory.mkdir()
+    for program in Path(site.cluster.programs.bin_dir).iterdir():
+        (directory / program.name).symlink_to(program)
+    rewind = directory / "pg_rewind"
+    work = f'"{rewind.resolve()}" "$@" || exit 1' if is_rewound else ":"
+    rewind.unlink()
+    told = site.place / "told"
+    rewind.write_text(f"#!/bin/sh\n{work}\necho $$ > {told}.tmp && mv {told}.tmp {told}\nexec sleep 600\n")
+    rewind.chmod(0o755)
+    own(directory)
+    return directory
 
 
 def test_a_standby_that_was_passed_over_is_broken_and_says_how_to_mend_it(site: StandbySite) -> None:
