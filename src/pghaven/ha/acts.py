@@ -26,6 +26,7 @@ _SWITCH_SECONDS: Final = 120.0
 _ELECTION_SECONDS: Final = 20.0
 """More than what is called before a promotion may take."""
 _TELL_SECONDS: Final = 90.0
+_FOLLOWING: Final = ("running", "streaming", "in archive recovery")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +123,7 @@ class Acts:
         began = self._clock.monotonic()
         self._api.tell([node], "POST", "/reinitialize", {"force": True, "from-leader": from_leader})
         # What it said of itself a moment ago is over.
-        self._wait(lambda: self._state_of(node) not in ("running", "streaming"), "the member's end", _SWITCH_SECONDS)
+        self._wait(lambda: self._state_of(node) not in _FOLLOWING, "the member's end", _SWITCH_SECONDS)
         self._wait(lambda: self._streams(name), f'"{name}" to stream', timeout_seconds)
         return self._clock.monotonic() - began
 
@@ -197,17 +198,15 @@ class Acts:
         return answer.status == 200 and "location" in (answer.body.get("xlog") or {})
 
     def _state_of(self, node: HaNode) -> str:
+        """By its own word: what the others know of it is as old as its last round."""
         try:
-            return str(self._api.call(node, "GET", "/patroni").body.get("state"))
+            body = self._api.call(node, "GET", "/patroni").body
         except ServerUnsuitable:
             return "silent"
+        return str(body.get("replication_state") or body.get("state"))
 
     def _streams(self, name: str) -> bool:
-        try:
-            member = look(self._spec, self._api).find(name)
-        except ServerUnsuitable:
-            return False
-        return member is not None and member.state in ("streaming", "in archive recovery")
+        return self._state_of(self._spec.get_server(name)) in _FOLLOWING[1:]
 
     def _wait(self, condition: Callable[[], Result], what: str, timeout_seconds: float) -> Result:
         deadline = self._clock.monotonic() + timeout_seconds

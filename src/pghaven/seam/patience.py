@@ -48,9 +48,10 @@ class Patience:
             try:
                 return work()
             except PghavenError as error:
-                if not may_pass(error):
+                has_data = self.has_data()
+                if not may_pass(error) or (_is_nowhere(error) and not has_data):
                     raise
-                left = began + (self.seconds if self.has_data() else EMPTY_SECONDS) - self.clock.monotonic()
+                left = began + (self.seconds if has_data else EMPTY_SECONDS) - self.clock.monotonic()
                 if left <= 0:
                     raise
                 pause = min(pause, left)
@@ -63,3 +64,9 @@ class Patience:
 def may_pass(error: PghavenError) -> bool:
     """Whether the same may succeed later, with nobody taking a backup first."""
     return isinstance(error, _PASSING) and not isinstance(error, Cancelled)
+
+
+def _is_nowhere(error: PghavenError) -> bool:
+    """Whether there is no repository at that place, as before a new cluster is registered: all its members would wait
+    for what nobody makes meanwhile."""
+    return isinstance(error, StoreUnreachable) and isinstance(error.__cause__, FileNotFoundError)
