@@ -121,7 +121,7 @@ class Acts:
         if view.leader is None:
             raise Refused("there is no primary that a member could follow")
         began = self._clock.monotonic()
-        self._api.tell([node], "POST", "/reinitialize", {"force": True, "from-leader": from_leader})
+        self._api.tell([node], "POST", "/reinitialize", {"force": True, "from_leader": from_leader})
         # What it said of itself a moment ago is over.
         self._wait(lambda: self._state_of(node) not in _FOLLOWING, "the member's end", _SWITCH_SECONDS)
         self._wait(lambda: self._streams(name), f'"{name}" to stream', timeout_seconds)
