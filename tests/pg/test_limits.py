@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,27 @@ def test_a_backup_gives_way_while_a_standby_s_replay_is_behind(
     assert own is not None
     assert own.standby == "this server"
     assert own.standby_lag_bytes > 1 << 20
+
+
+def test_a_backup_gives_way_while_wal_waits_to_be_archived(protected: Protected) -> None:
+    """Archiving fails until the backup has said that it gives way: it could not end otherwise."""
+    released = protected.place / "released"
+    protected.cluster.append_conf(archive_command=f"test -e {released} && {protected.archive_command()}")
+    protected.cluster.reload()
+    for number in range(3):
+        protected.cluster.sql(f"CREATE TABLE t{number} ()")
+        protected.cluster.switch_wal()
+
+    def release() -> None:
+        wait_until(lambda: "eased" in protected.notice_codes(), "a backup that gives way", 60.0)
+        released.touch()
+
+    releaser = threading.Thread(target=release)
+    releaser.start()
+    result = protected.backup(ease=EaseRules(waiting_files=3))
+    releaser.join()
+    assert result.eased is not None
+    assert "WAL files wait to be archived" in result.eased.reasons[0]
 
 
 def test_what_waits_to_be_archived_is_seen(protected: Protected) -> None:
