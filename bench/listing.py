@@ -64,4 +64,5 @@ def fill(store: Store) -> None:
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         list(pool.map(take, range(BACKUPS)))
+    catalog.announce("20260301T140000Z", intent)  # one more is being taken
     refresh_outlines(repository, _CLUSTER)

@@ -34,7 +34,7 @@ from tests.support.objectservers import ObjectServer, ObjectServers
 
 NAME = "object_store"
 FAR_SECONDS = 0.02
-LINK_RATE = 20 * MIB
+LINK_RATE = 40 * MIB
 _OBJECT_BYTES = 32 * MIB
 _OBJECTS = 6
 
@@ -71,8 +71,9 @@ class InStore(Pghaven):
 
     def read_requests(self) -> dict[str, int]:
         """What the command that ran last told of its requests."""
-        told: list[dict[str, int]] = json.loads(self.log.read_text().splitlines()[-1])["requests"]
-        return told[0]
+        told: list[dict[str, Any]] = json.loads(self.log.read_text().splitlines()[-1])["requests"]
+        kinds = [kind for kind in told[0] if kind != "url"]
+        return {kind: sum(one[kind] for one in told) for kind in kinds}
 
     def open(self) -> Store:
         assert self._settings is not None

@@ -64,7 +64,7 @@ def command(invocation: Invocation, cluster: str | None, repository: str | None)
     Backups that are running or came to nothing are listed too. Only "complete" ones can be restored. Needs the
     repository alone, no server.
     """
-    from pghaven.proof.catalog import list_backups, list_dumps
+    from pghaven.proof.catalog import list_all
     from pghaven.repository.kept import list_kept
     from pghaven.repository.outline import open_outlined
 
@@ -80,7 +80,7 @@ def command(invocation: Invocation, cluster: str | None, repository: str | None)
                     hint=f"Register it with: pghaven init {cluster}",
                 )
             catalog = open_outlined(opened, cluster)
-            return list_backups(catalog), list_dumps(catalog), list_kept(opened, cluster)
+            return (*list_all(catalog), list_kept(opened, cluster))
 
         found = each_repository(config, one, repository, invocation.reporter, read)
         shown += [(one.name, name, listed) for name, listed in found]

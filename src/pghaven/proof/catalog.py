@@ -17,7 +17,7 @@ from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import Timeline
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.drills import DrillEvidence, find_drill_of, load_drills
-from pghaven.repository.entry import BackupEntry, BackupState, Purpose
+from pghaven.repository.entry import BackupEntry, BackupState, Purpose, pick_entries
 from pghaven.repository.evidence import NEVER_VERIFIED, Evidence, Verification, judge_backup, load_evidence
 from pghaven.repository.liveness import seems_dead
 from pghaven.units import parse_time_utc
@@ -86,9 +86,7 @@ class ListedBackup:
 
 def list_backups(catalog: BackupCatalog) -> tuple[ListedBackup, ...]:
     """Every backup of a cluster, oldest first. Raises Damaged, StoreUnreachable."""
-    results = load_evidence(catalog.repository, catalog.cluster).results
-    drills = load_drills(catalog.repository, catalog.cluster)
-    return show_entries(catalog, catalog.list_entries(), results, drills)
+    return list_all(catalog)[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +111,15 @@ def list_dumps(catalog: BackupCatalog) -> tuple[ListedDump, ...]:
     """Every dump of a cluster, oldest first. Raises Damaged, StoreUnreachable."""
     now = catalog.repository.clock.now()
     return tuple(_show_dump(entry, now) for entry in catalog.list_entries(Purpose.DUMP))
+
+
+def list_all(catalog: BackupCatalog) -> tuple[tuple[ListedBackup, ...], tuple[ListedDump, ...]]:
+    """Backups and dumps from one look at what has a label, each as by itself."""
+    results = load_evidence(catalog.repository, catalog.cluster).results
+    drills = load_drills(catalog.repository, catalog.cluster)
+    labels, now = catalog.list_labels(), catalog.repository.clock.now()
+    backups = show_entries(catalog, pick_entries(labels, Purpose.BACKUP), results, drills)
+    return backups, tuple(_show_dump(entry, now) for entry in pick_entries(labels, Purpose.DUMP))
 
 
 def _show_dump(entry: BackupEntry, now: datetime) -> ListedDump:

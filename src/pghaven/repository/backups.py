@@ -33,6 +33,7 @@ from pghaven.repository.entry import (
     find_last,
     parse_generation,
     parse_intent,
+    pick_entries,
     render_intent,
 )
 from pghaven.repository.manifest import BackupFacts, Manifest, parse_manifest, parse_pack_table, render_manifest
@@ -143,11 +144,7 @@ class BackupCatalog:
         One whose intent or decision is damaged is DAMAGED with the reason: it is told, it may still be somebody's last
         backup, and it does not stand in the way of the others.
         """
-        return tuple(
-            entry
-            for entry in self.list_labels()
-            if entry.purpose is purpose and entry.state not in (BackupState.CONDEMNED, BackupState.GONE)
-        )
+        return pick_entries(self.list_labels(), purpose)
 
     def list_labels(self) -> tuple[BackupEntry, ...]:
         """Everything that has a label, compactions and what is being removed too, oldest first."""

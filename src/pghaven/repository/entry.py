@@ -7,7 +7,7 @@ deciding what to keep of them, needs no manifest.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
@@ -162,6 +162,12 @@ class BackupEntry:
         """The label of the backup that this one is or is a copy of: the same in every repository that has it."""
         copy_of = self.intent.copy_of if self.intent is not None else None
         return copy_of or self.label
+
+
+def pick_entries(entries: Iterable[BackupEntry], purpose: Purpose) -> tuple[BackupEntry, ...]:
+    """Those of a purpose, but for what is being removed."""
+    gone = (BackupState.CONDEMNED, BackupState.GONE)
+    return tuple(entry for entry in entries if entry.purpose is purpose and entry.state not in gone)
 
 
 def parse_generation(part: str) -> tuple[int, str] | None:
