@@ -207,6 +207,7 @@ class DumpSession:
                 "tables": sum(len(one.tables) for one in facts.databases),
                 "rows": sum(table.rows for one in facts.databases for table in one.tables),
                 "program_version": facts.program_version,
+                "options": list(facts.options),
             }
         }
         self.catalog.commit(self.label, manifest, summary)

@@ -129,7 +129,15 @@ def _judge_dump(catalog: BackupCatalog, policy: RetentionPolicy, entry: BackupEn
         verdict = next(one for one in plan_dumps(policy, dumps, now=now) if one.label == entry.label)
         kept_for = verdict.reasons if verdict.is_kept else ()
     others = [one for one in dumps if one.state is BackupState.COMMITTED and one.label != entry.label]
-    return kept_for, () if others else (f'it is the last dump of "{catalog.cluster}"',)
+    if not others:
+        return kept_for, (f'it is the last dump of "{catalog.cluster}"',)
+    there = {name for one in others for name in _list_databases(one)}
+    alone = [name for name in _list_databases(entry) if name not in there]
+    return kept_for, tuple(f'it is the last dump of database "{name}"' for name in alone)
+
+
+def _list_databases(entry: BackupEntry) -> tuple[str, ...]:
+    return tuple(entry.summary.get("dump", {}).get("databases", ()))
 
 
 def _iter_lost(verdict: Verdict, verdicts: Sequence[Verdict]) -> Iterator[str]:

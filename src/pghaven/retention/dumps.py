@@ -1,8 +1,9 @@
 """Which dumps stay and which go, by the same policy as backups and apart from them.
 
 The one idea: a dump needs no WAL and nothing needs a dump, so its window and the policy's numbers are counted among
-dumps alone; the newest one always stays. Those of roles and tablespaces alone are counted by themselves, so that none
-of them takes the place of one with data.
+dumps alone, for each database by itself: runs that dump one database each take no other one's place, and a run with
+several stays as long as one of them needs it. The same with other options is another series, since it may lack what
+the first one has. The newest dump of each series always stays.
 """
 
 from __future__ import annotations
@@ -37,11 +38,10 @@ def plan_dumps(policy: RetentionPolicy, entries: Sequence[BackupEntry], *, now: 
     held = {entry.label: entry.hold.reason for entry in entries if entry.hold is not None}
     judged = [one for one in dated if one.moment <= now]
     reasons: dict[str, list[str]] = {one.backup.label: [] for one in dated}
-    globals_only = {entry.label for entry in entries if not entry.summary.get("dump", {}).get("databases", True)}
-    groups = [[one for one in judged if (one.backup.label in globals_only) is is_bare] for is_bare in (False, True)]
-    for group in groups:
+    series = _list_series(entries, judged)
+    for name, group in series:
         for label, reason in apply_numbers(policy, group):
-            reasons[label].append(reason.text)
+            _add(reasons[label], reason.text + name)
     for one in dated:
         label = one.backup.label
         if policy.window is not None and one.moment > now - policy.window:
@@ -50,9 +50,10 @@ def plan_dumps(policy: RetentionPolicy, entries: Sequence[BackupEntry], *, now: 
             reasons[label].append("dated in the future")
         if label in held:
             reasons[label].append(f"held: {held[label]}")
-    for newest in [group[-1].backup.label for group in groups if group]:
+    for name, group in series:
+        newest = group[-1].backup.label
         if not reasons[newest]:
-            reasons[newest].append("the last dump")
+            reasons[newest].append(f"the last dump{name}")
     too_late = dated and dated[-1].moment > now + CLOCK_TOLERANCE
     return tuple(
         DumpVerdict(
@@ -63,6 +64,37 @@ def plan_dumps(policy: RetentionPolicy, entries: Sequence[BackupEntry], *, now: 
         )
         for one in dated
     )
+
+
+def _list_series(
+    entries: Sequence[BackupEntry], judged: Sequence[DatedBackup]
+) -> tuple[tuple[str, list[DatedBackup]], ...]:
+    """The dumps of each database with the same options, oldest first, and of roles and tablespaces alone; each series
+    with what it is called where there are several."""
+    told = {entry.label: entry.summary.get("dump", {}) for entry in entries}
+    found: dict[tuple[str | None, tuple[str, ...]], list[DatedBackup]] = {}
+    for one in judged:
+        body = told[one.backup.label]
+        options = tuple(body.get("options", ()))
+        for database in body.get("databases", ()) or (None,):
+            found.setdefault((database, options), []).append(one)
+    # Databases that were always dumped together are one series to whoever reads of it.
+    named: dict[tuple[str, ...], tuple[tuple[str | None, tuple[str, ...]], list[DatedBackup]]] = {}
+    for key, group in found.items():
+        named.setdefault(tuple(one.backup.label for one in group), (key, group))
+    if len(named) == 1:
+        return tuple(("", group) for _, group in named.values())
+    return tuple((_name_series(*key), group) for key, group in named.values())
+
+
+def _name_series(database: str | None, options: tuple[str, ...]) -> str:
+    what = f' of "{database}"' if database is not None else " of roles and tablespaces alone"
+    return what + (f" with {' '.join(options)}" if options else "")
+
+
+def _add(reasons: list[str], text: str) -> None:
+    if text not in reasons:
+        reasons.append(text)
 
 
 def expire_dumps(
