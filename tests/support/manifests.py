@@ -1,7 +1,8 @@
 """Manifests taken apart and put together again, with anything in them, by the format's page.
 
 The one idea: ``render_manifest`` writes only what a reader would take, so what a reader must refuse is made here: a
-manifest is a dictionary of facts, lists of numbers and blobs, and every one of them may be replaced.
+manifest is a dictionary of facts, lists of numbers and blobs, and every one of them may be replaced. Where runs lie is
+written as manifests once had it, as offsets, unless there are steps.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ WIDTHS = {
     "pack_plain": 8,
 }
 BLOBS = ("directories", "file_names", "file_hashes", "pack_ids", "relations", "config_contents", "control")
+NOWHERE = 0xFFFFFFFF
 _FRAME = 1 << 20
 
 
@@ -55,6 +57,7 @@ class ManifestParts:
         plain = bytearray()
         places: dict[str, Any] = {}
         for name, width in WIDTHS.items():
+            name = "run_step" if name == "run_offset" and "run_step" in self.columns else name
             values = self.columns[name]
             places[name] = [len(plain), len(values)]
             rows = [(value % (1 << 8 * width)).to_bytes(width, "little") for value in values]
@@ -113,9 +116,16 @@ def take_apart(container: Container) -> ManifestParts:
         start, length = places[name]
         return plain[start : start + length]
 
+    columns = {name: column(name, width) for name, width in WIDTHS.items() if name != "run_offset"}
+    ends: dict[int, int] = {}
+    offsets = columns["run_offset"] = []
+    for length, pack, step in zip(columns["run_length"], columns["run_pack"], column("run_step", 8), strict=True):
+        offsets.append((ends.get(pack, 0) + step) % (1 << 64))
+        if pack != NOWHERE:
+            ends[pack] = offsets[-1] + length
     return ManifestParts(
         facts=meta["facts"],
-        columns={name: column(name, width) for name, width in WIDTHS.items()},
+        columns=columns,
         directories=blob("directories").split(b"\0")[:-1],
         names=blob("file_names").split(b"\0")[:-1],
         blobs={name: blob(name) for name in BLOBS},

@@ -1,7 +1,8 @@
 """How a manifest's columns lie in its plain bytes.
 
 The one idea: a column is cut into planes, all lowest bytes first, because neighbouring numbers share their high bytes
-and zstd likes that; it is written and read some rows at a time, so that no column is in memory as a whole.
+and zstd likes that; it is written and read some rows at a time, so that no column is in memory as a whole. Where a run
+lies in its pack is written as how far that is from the end of the run before it there, which mostly says nothing new.
 """
 
 from __future__ import annotations
@@ -15,6 +16,11 @@ import numpy.typing as npt
 from pghaven.repository.codec import Buffer
 from pghaven.repository.container import FRAME_BYTES
 from pghaven.runtime.spill import in_parts, make_column
+
+U4 = npt.NDArray[np.uint32]
+U8 = npt.NDArray[np.uint64]
+Rows = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
 
 
 def iter_byte_planes(column: npt.NDArray[Any], dtype: np.dtype[Any]) -> Iterator[bytes]:
@@ -43,6 +49,53 @@ def read_column(plain: Buffer, place: tuple[int, int], dtype: str) -> npt.NDArra
     for part in in_parts(count):
         as_bytes[part] = planes[:, part].T
     return column
+
+
+def make_steps(length: U8, pack: U4, offset: U8, pack_count: int) -> U8:
+    """How far each run lies behind the end of the last run before it in the same pack, modulo 2**64; the first of a
+    pack, behind its beginning. Runs in no pack that there is have their offset."""
+    steps: U8 = make_column(len(length), np.uint64)
+    ends = np.zeros(pack_count + 1, np.uint64)
+    for part, order, packs, is_first, is_last in _iter_by_pack(pack, pack_count):
+        offsets = offset[part][order]
+        reached = offsets + length[part][order]
+        before = np.roll(reached, 1)
+        before[is_first] = ends[packs[is_first]]
+        before[packs == pack_count] = 0
+        ends[packs[is_last]] = reached[is_last]
+        made = np.empty(len(order), np.uint64)
+        made[order] = offsets - before
+        steps[part] = made
+    return steps
+
+
+def add_steps(length: U8, pack: U4, step: U8, pack_count: int) -> U8:
+    """The reverse: the offsets."""
+    found: U8 = make_column(len(length), np.uint64)
+    ends = np.zeros(pack_count + 1, np.uint64)
+    for part, order, packs, is_first, is_last in _iter_by_pack(pack, pack_count):
+        lengths, steps = length[part][order], step[part][order]
+        reached = np.cumsum(lengths + steps, dtype=np.uint64)
+        firsts = np.flatnonzero(is_first)
+        base = ends[packs[firsts]] - (reached[firsts] - lengths[firsts] - steps[firsts])
+        reached += np.repeat(base, np.diff(firsts, append=len(order)))
+        ends[packs[is_last]] = reached[is_last]
+        made = np.empty(len(order), np.uint64)
+        made[order] = np.where(packs == pack_count, steps, reached - lengths)
+        found[part] = made
+    return found
+
+
+def _iter_by_pack(pack: U4, pack_count: int) -> Iterator[tuple[slice, Rows, U4, Mask, Mask]]:
+    """Some runs at a time, ordered by their packs: their places, the packs, and which are the first and the last of
+    theirs. All that are in no pack that there is count as in the one behind the last."""
+    for part in in_parts(len(pack)):
+        packs = np.minimum(pack[part], np.uint32(pack_count))
+        order = np.argsort(packs, kind="stable")
+        packs = packs[order]
+        is_first = np.ones(len(packs), bool)
+        is_first[1:] = packs[1:] != packs[:-1]
+        yield part, order, packs, is_first, np.roll(is_first, -1)
 
 
 def read_blob(plain: memoryview, place: tuple[int, int]) -> memoryview:

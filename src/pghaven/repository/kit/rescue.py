@@ -57,7 +57,7 @@ COLUMNS = {
     "file_runs": "I",
     "run_length": "Q",
     "run_pack": "I",
-    "run_offset": "Q",
+    "run_step": "Q",
     "pack_writer": "I",
     "pack_size": "Q",
     "pack_tail": "I",
@@ -685,7 +685,12 @@ class Backup:
         self._places = index.facts["columns"]
         self.config_files = index.facts["config_files"]
         self._writers = index.facts["pack_writers"]
-        self.columns = {column: self._column(column, code) for column, code in COLUMNS.items()}
+        older = {"run_step": "run_offset"} if "run_offset" in self._places else {}
+        self.columns = {
+            older.get(column, column): self._column(older.get(column, column), code) for column, code in COLUMNS.items()
+        }
+        if not older:
+            self.columns["run_offset"] = self._add_steps()
         self.directories = self._names("directories", len(self.columns["directory_mode"]))
         self.names = self._names("file_names", len(self.columns["file_size"]))
         self.control = self.blob("control")
@@ -709,6 +714,16 @@ class Backup:
         if sys.byteorder == "big":
             numbers.byteswap()
         return numbers
+
+    def _add_steps(self) -> array[int]:
+        """Where runs lie, from how far each lies behind the end of the last one before it in the same pack."""
+        columns, offsets, ends = self.columns, array("Q"), {NOWHERE: 0}
+        for length, pack, step in zip(columns["run_length"], columns["run_pack"], columns["run_step"]):
+            offset = (ends.get(pack, 0) + step) % (1 << 64)
+            if pack < len(columns["pack_size"]):
+                ends[pack] = offset + length
+            offsets.append(offset)
+        return offsets
 
     def _names(self, blob: str, count: int) -> list[bytes]:
         names = self.blob(blob).split(b"\0")
