@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Iterator
 
 from pghaven.repository.blockmap import HOLE
-from pghaven.repository.codec import Buffer
+from pghaven.repository.codec import Buffer, Compressor
 from pghaven.repository.container import CELL_BYTES, FRAME_BYTES, hash_cells
 from pghaven.repository.known import KnownFrames
 from pghaven.repository.pack import PackWriter
@@ -61,19 +61,21 @@ class Pieces:
 class FrameStore:
     """Stores frames in packs, unless an interrupted backup did; proven by the hash of what is to be stored."""
 
-    def __init__(self, packs: PackWriter, known: KnownFrames | None) -> None:
+    def __init__(self, packs: PackWriter, known: KnownFrames | None, compressor: Compressor | None = None) -> None:
+        """``compressor`` is taken instead of the packs' own."""
         self.packs = packs
         self._known = known
+        self._compressor = compressor
 
     def append(self, frame: Buffer) -> tuple[int, int]:
         """Where the frame lies: the number of a pack, KNOWN_PACKS and more for a known one, and the offset in it."""
         if self._known is None:
-            return self.packs.append(frame)
+            return self.packs.append(frame, compressor=self._compressor)
         cells = hash_cells(frame)
         found = self._known.find(cells, len(frame))
         if found is not None:
             return KNOWN_PACKS + found[0], found[1]
-        return self.packs.append(frame, cells)
+        return self.packs.append(frame, cells, self._compressor)
 
     def split(self, data: memoryview) -> Iterator[tuple[memoryview, tuple[int, int] | None]]:
         """Pages in runs of those that are stored already, each run with its place, and of those that are not."""

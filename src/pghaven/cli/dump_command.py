@@ -43,6 +43,14 @@ def command() -> None:
 @click.option(
     "--jobs", type=click.IntRange(1, 256), help="Connections of pg_dump to each database. Default: processes."
 )
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["directory", "custom"]),
+    default="directory",
+    show_default=True,
+    help="What dump export makes of it where nothing else is asked for. It is taken, stored and loaded the same.",
+)
 @click.option("--option", "options", multiple=True, metavar="OPTION", help="An option for pg_dump, such as --no-owner.")
 @click.option("--globals-only", is_flag=True, help="Roles and tablespaces alone, no database.")
 @click.option("--repository", metavar="NAME", help="Only into this one of the cluster's repositories.")
@@ -54,6 +62,7 @@ def take_command(
     cluster: str | None,
     databases: tuple[str, ...],
     jobs: int | None,
+    format_: str,
     options: tuple[str, ...],
     globals_only: bool,
     repository: str | None,
@@ -86,6 +95,7 @@ def take_command(
             level=chosen.compression_level,
             spool=find_spool(chosen),
             globals_only=globals_only,
+            archive=format_,
             pg_bin=chosen.pg_bin,
             pace=limits.pace,
         )

@@ -19,7 +19,7 @@ from pghaven.errors import UsageError
     "format_",
     type=click.Choice(["directory", "custom", "sql"]),
     help="Of each database a directory, one file in pg_dump's custom format, or a file of SQL statements.  "
-    "[default: directory]",
+    "[default: what the dump was taken with]",
 )
 @click.option("--sql", "as_sql", is_flag=True, help="The same as --format sql.")
 @click.option("--repository", metavar="NAME", help="Which of the cluster's repositories it is in.")
@@ -48,15 +48,15 @@ def command(
     if as_sql and format_ not in (None, "sql"):
         raise UsageError(f"--sql and --format {format_} contradict each other", hint="Leave one of them out.")
     chosen = invocation.get_cluster(cluster)
-    settings = ExportSettings(
-        directory=directory,
-        format="sql" if as_sql else format_ or "directory",
-        processes=count_processes(chosen),
-        pg_bin=chosen.pg_bin,
-    )
     with invocation.reporter as listener:
         opened = open_chosen_repository(invocation.config, chosen, repository, listener)
         dump = open_dump(BackupCatalog(opened, chosen.name), label)
+        settings = ExportSettings(
+            directory=directory,
+            format="sql" if as_sql else format_ or dump.facts.archive,
+            processes=count_processes(chosen),
+            pg_bin=chosen.pg_bin,
+        )
         databases = [dump.choose(database)] if database is not None else list(dump.facts.databases)
         names, written = export_dump(dump, databases, settings, listener)
     body = {"cluster": chosen.name, "label": dump.label, "directory": directory, "bytes": written, "databases": names}

@@ -72,12 +72,14 @@ class DatabaseFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DumpFacts:
-    """``server_version`` and ``program_version`` as the server and pg_dump say; ``options`` were passed to pg_dump."""
+    """``server_version`` and ``program_version`` as the server and pg_dump say; ``options`` were passed to pg_dump.
+    ``archive`` is how the dump is written out where nothing else is asked for: a directory or a custom archive."""
 
     server_version: str
     program_version: str
     options: tuple[str, ...]
     databases: tuple[DatabaseFacts, ...]
+    archive: str = "directory"
 
     def get(self, name: str) -> DatabaseFacts | None:
         return next((one for one in self.databases if one.name == name), None)
@@ -101,6 +103,7 @@ def parse_facts(content: bytes) -> DumpFacts:
             program_version=str(body["program_version"]),
             options=tuple(str(one) for one in body["options"]),
             databases=tuple(_parse_database(one) for one in body["databases"]),
+            archive=str(body.get("archive", "directory")),  # dumps of early versions do not say
         )
     except (KeyError, TypeError, ValueError) as error:
         raise Damaged(f"{FACTS_FILE} of the dump is damaged ({error!r})") from error

@@ -43,7 +43,7 @@ from pghaven.server.probe import ServerFacts, probe_server
 class DumpSettings:
     """``databases`` are the wanted ones, none for all; with ``globals_only`` none is dumped. ``options`` go to pg_dump
     as they are. ``jobs`` are its connections a database, ``processes`` our own workers; ``spool`` is where pg_dump
-    writes to."""
+    writes to, ``archive`` how the dump is to be written out later."""
 
     cluster: str
     conninfo: str
@@ -55,6 +55,7 @@ class DumpSettings:
     level: int
     spool: str
     globals_only: bool = False
+    archive: str = "directory"
     pg_bin: str | None = None
     pace: Pace | None = None
 

@@ -26,6 +26,7 @@ from pghaven.dump.rows import hash_row, sketch_rows
 from pghaven.dump.worker import RANGE_BYTES, DumpJob, FilesJob, RangeJob
 from pghaven.errors import StoreUnreachable
 from pghaven.repository.manifest import HASH_BYTES
+from pghaven.runtime.crew import NOT_YET, NotYet
 from pghaven.runtime.mapped import end_of_line, map_bytes
 from pghaven.runtime.watching import ClosedFiles
 
@@ -33,12 +34,9 @@ SPOOL_BYTES_MAX = 1 << 30
 SMALL_BYTES = 32 << 10
 SKETCH_BYTES = 1 << 20
 _FILES_PER_JOB = 256
-_WAIT_SECONDS = 0.1
-_WAITS_TOLD = 10
+_WAIT_SECONDS = 0.05
 _END_SECONDS = 30
-_WAITS_IDLE = 20
-# Given when pg_dump has nothing for us: so that failures of workers are noticed, and signs of life are given.
-_NOTHING = FilesJob(files=())
+_WAITS_IDLE = 40
 TOC_FILE = "toc.dat"
 _TAKEN = "-taken"  # what is added to the directory's name for the one with other names of its files
 
@@ -116,6 +114,16 @@ def open_spool(directory: str, calling: Calling) -> Iterator[str]:
         shutil.rmtree(path, ignore_errors=True)
 
 
+@contextmanager
+def _open_end(process: subprocess.Popen[bytes]) -> Iterator[int]:
+    """A descriptor that can be read once the process has ended."""
+    fd = os.pidfd_open(process.pid)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
 class Spool:
     """One database's pg_dump. ``number_file`` gives each new file its number; ``settle`` is told of each file that is
     whole at once, and says whether it needs no job; ``make_range`` makes the job of a part of any other, which is given
@@ -145,8 +153,10 @@ class Spool:
         self.files: dict[str, SpooledFile] = {}
         self.stops = 0
 
-    def run(self, arguments: list[str], doing: str, after: Callable[[], None]) -> Iterator[DumpJob]:
-        """Run pg_dump and give its files as jobs. ``after`` is called when it is done and its table of contents there.
+    def run(self, arguments: list[str], doing: str, after: Callable[[], None]) -> Iterator[DumpJob | NotYet]:
+        """Run pg_dump and give its files as jobs, NOT_YET while it has nothing for us, so that workers are listened to.
+
+        ``after`` is called when it is done and its table of contents there.
 
         Raises ServerUnsuitable with what pg_dump said, StoreUnreachable for a full spool.
         """
@@ -158,15 +168,14 @@ class Spool:
         with tempfile.TemporaryFile() as errors, ClosedFiles(self._path) as closed:
             process = self._calling.start("pg_dump", arguments, errors.fileno())
             try:
-                waits = 0
-                while process.poll() is None:
-                    names = closed.wait(_WAIT_SECONDS)
-                    waits = 0 if names else waits + 1
-                    if waits % _WAITS_TOLD == _WAITS_TOLD - 1:
-                        yield _NOTHING
-                    yield from self._take_finished(names)
-                    yield from self._take_growing()
-                    self._hold_back(process)
+                with _open_end(process) as ended:
+                    while process.poll() is None:
+                        names = closed.wait(_WAIT_SECONDS, ended)
+                        if not names:
+                            yield NOT_YET
+                        yield from self._take_finished(names)
+                        yield from self._take_growing()
+                        self._hold_back(process)
             finally:
                 self._end(process)
             self._require_success(process, errors, doing)

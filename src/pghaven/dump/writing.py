@@ -24,7 +24,7 @@ from pghaven.dump.spool import SPOOL_BYTES_MAX, Spool, SpooledFile, open_spool
 from pghaven.dump.worker import DumpJob, DumpPart, DumpWorkerSettings, FilesJob, open_dump_worker
 from pghaven.errors import Damaged
 from pghaven.events import Notice, Step
-from pghaven.runtime.crew import Crew
+from pghaven.runtime.crew import Crew, NotYet
 from pghaven.server.probe import ServerFacts
 
 TYPE_CHECKING = False
@@ -78,7 +78,7 @@ class Writing:
 
     def _jobs(
         self, spool: str, server: ServerFacts, names: Sequence[str], facts: list[DumpFacts]
-    ) -> Generator[DumpJob, None, None]:
+    ) -> Generator[DumpJob | NotYet, None, None]:
         yield self._add_file(spool, f"global/{GLOBALS_FILE}", self._dump_globals(server))
         for name in names:
             yield from self._dump_database(spool, name)
@@ -87,6 +87,7 @@ class Writing:
             program_version=self._calling.programs.version,
             options=self._settings.options,
             databases=tuple(self._databases),
+            archive=self._settings.archive,
         )
         facts.append(made)
         yield self._add_file(spool, FACTS_FILE, render_facts(made))
@@ -109,7 +110,7 @@ class Writing:
             self._session.tell(Notice(level="warning", code="no_passwords", text=text))
         return self._calling.run("pg_dumpall", arguments, doing="dump roles and tablespaces")
 
-    def _dump_database(self, spool: str, name: str) -> Iterator[DumpJob]:
+    def _dump_database(self, spool: str, name: str) -> Iterator[DumpJob | NotYet]:
         settings, calling = self._settings, self._calling
         with open_snapshot(settings.conninfo, name, self._os_user) as snapshot:
             self._session.tell(Step(text=f'dumping database "{name}"'))

@@ -192,11 +192,11 @@ class ContainerWriter:
         for start in range(0, len(view), FRAME_BYTES):
             self.add_frame(view[start : start + FRAME_BYTES])
 
-    def add_frame(self, plain: Buffer, cells: bytes | None = None) -> None:
-        """Add one frame of 1 … FRAME_BYTES bytes; ``cells`` are its cells' hashes, where they are known."""
+    def add_frame(self, plain: Buffer, cells: bytes | None = None, compressor: Compressor | None = None) -> None:
+        """Add one frame of 1 … FRAME_BYTES bytes; ``cells`` are its cells' hashes, ``compressor`` is not our own."""
         if not 0 < len(plain) <= FRAME_BYTES:
             raise ValueError(f"a frame of {len(plain)} bytes")
-        codec, packed = self._compressor.compress(plain)
+        codec, packed = (compressor or self._compressor).compress(plain)
         stored = self._sealer.seal(len(self._crcs), packed, self._associated)
         self._parts.append(stored)
         self._stored_lengths.append(len(stored))

@@ -90,10 +90,12 @@ class PackWriter:
         self._pending: Future[PackRef] | None = None
         self._sequence = 0
 
-    def append(self, frame: Buffer, cells: bytes | None = None) -> tuple[int, int]:
+    def append(
+        self, frame: Buffer, cells: bytes | None = None, compressor: Compressor | None = None
+    ) -> tuple[int, int]:
         """Add one frame (1 … 1 MiB); returns (number of the pack, offset in its plain bytes).
 
-        ``cells`` are its cells' hashes, where they are known.
+        ``cells`` are its cells' hashes, where they are known; ``compressor`` is taken instead of the writer's own.
         """
         container = self._container
         if container is not None and container.stored_length >= self._pack_bytes:
@@ -104,7 +106,7 @@ class PackWriter:
             container = ContainerWriter(Kind.PACK, place.context(self._label), place.keyring, self._compressor)
             self._container = container
         offset = container.plain_length
-        container.add_frame(frame, cells)
+        container.add_frame(frame, cells, compressor)
         return self._sequence, offset
 
     def take_stored(self) -> tuple[PackRef, ...]:

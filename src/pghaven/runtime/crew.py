@@ -41,6 +41,13 @@ Result_co = TypeVar("Result_co", covariant=True)
 _START = "import sys; sys.path[:] = sys.argv[2:]; from pghaven.runtime.worker import serve; serve(int(sys.argv[1]))"
 
 
+class NotYet:
+    """What a source of jobs gives while it has none and will have more."""
+
+
+NOT_YET = NotYet()
+
+
 def _do_nothing() -> None:
     pass
 
@@ -91,9 +98,15 @@ class Crew(Generic[Job, Result]):
         self._stop()
 
     def run(
-        self, jobs: Iterator[Job], on_result: Callable[[Result], None], on_quiet: Callable[[], None] = _do_nothing
+        self,
+        jobs: Iterator[Job | NotYet],
+        on_result: Callable[[Result], None],
+        on_quiet: Callable[[], None] = _do_nothing,
     ) -> None:
         """Have all jobs done and every worker closed. Once for each crew, inside its block.
+
+        NOT_YET says that there is no job just now: results are taken, and jobs asked again at once, so whoever
+        gives it waits a little before.
 
         ``jobs`` is pulled lazily and ``on_result`` called as results come, in whatever order, both in this thread;
         never more than two jobs a worker are between them. ``on_quiet`` is called, in this thread too, whenever
@@ -114,31 +127,35 @@ class Crew(Generic[Job, Result]):
         finally:
             self._stop()
 
-    def _run_here(self, jobs: Iterator[Job], on_result: Callable[[Result], None]) -> None:
+    def _run_here(self, jobs: Iterator[Job | NotYet], on_result: Callable[[Result], None]) -> None:
         worker = self._setup()
         for job in jobs:
-            on_result(worker(job))
+            if not isinstance(job, NotYet):
+                on_result(worker(job))
         last = worker.close()
         if last is not None:
             on_result(last)
 
     def _run_in_workers(
-        self, jobs: Iterator[Job], on_result: Callable[[Result], None], on_quiet: Callable[[], None]
+        self, jobs: Iterator[Job | NotYet], on_result: Callable[[Result], None], on_quiet: Callable[[], None]
     ) -> None:
         with selectors.DefaultSelector() as selector:
             for hand in self._hands:
                 selector.register(hand.channel, selectors.EVENT_READ, hand)
-            is_more = True
+            is_more, wait_seconds = True, QUIET_SECONDS
             while is_more or any(hand.is_closing for hand in self._hands):
-                if is_more and not self._hand_out(jobs):
-                    is_more = False
-                    for hand in self._hands:
-                        hand.finish()
-                    continue
+                if is_more:
+                    try:
+                        wait_seconds = QUIET_SECONDS if self._hand_out(jobs) else 0.0
+                    except StopIteration:
+                        is_more, wait_seconds = False, QUIET_SECONDS
+                        for hand in self._hands:
+                            hand.finish()
+                        continue
                 for hand in self._hands:
                     if not hand.is_closed:
                         selector.modify(hand.channel, hand.interest, hand)
-                ready = selector.select(QUIET_SECONDS)
+                ready = selector.select(wait_seconds)
                 if not ready:
                     on_quiet()
                 for key, events in ready:
@@ -151,16 +168,17 @@ class Crew(Generic[Job, Result]):
                     if result is not None:
                         on_result(cast("Result", result[0]))
 
-    def _hand_out(self, jobs: Iterator[Job]) -> bool:
-        """Give jobs to the workers that have room, the idle ones first. False when there are no more jobs.
+    def _hand_out(self, jobs: Iterator[Job | NotYet]) -> bool:
+        """Give jobs to the workers that have room, the idle ones first. False when there is none just now.
+
+        Raises StopIteration when there are no more.
 
         None waits behind another while a worker is still starting: of two long jobs each worker gets one.
         """
         limit = JOBS_IN_FLIGHT if all(hand.is_ready for hand in self._hands) else 1
         while (hand := min(self._hands, key=_Hand.load)).load() < limit:
-            try:
-                job = next(jobs)
-            except StopIteration:
+            job = next(jobs)
+            if isinstance(job, NotYet):
                 return False
             hand.give(job)
         return True

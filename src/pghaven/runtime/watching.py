@@ -37,9 +37,11 @@ class ClosedFiles:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), directory)
 
-    def wait(self, seconds: float) -> tuple[str, ...]:
-        """The names of files closed since the last call; waits until there are some, but no longer than this."""
-        if not select.select([self._fd], [], [], seconds)[0]:
+    def wait(self, seconds: float, also: int | None = None) -> tuple[str, ...]:
+        """The names of files closed since the last call; waits until there are some, but no longer than this, nor once
+        the descriptor ``also`` can be read."""
+        watched = [self._fd] if also is None else [self._fd, also]
+        if self._fd not in select.select(watched, [], [], seconds)[0]:
             return ()
         data = os.read(self._fd, _READ_BYTES)
         names, at = [], 0

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pghaven.errors import Cancelled, Damaged, Refused
-from pghaven.runtime.crew import JOBS_IN_FLIGHT, Crew
+from pghaven.runtime.crew import JOBS_IN_FLIGHT, NOT_YET, Crew
 from tests.support.waiting import wait_until
 from tests.unit.runtime import crew_jobs
 
@@ -61,6 +61,22 @@ def test_while_nothing_comes_the_caller_is_told(tmp_path: Path) -> None:
     with Crew(size=1, setup=crew_jobs.Act, settings=tmp_path) as crew:
         crew.run(iter(["wait_for_a_word"]), results.append, on_quiet=(tmp_path / "word").touch)
     assert results == ["heard"]
+
+
+@pytest.mark.parametrize("size", [0, 2])
+def test_results_are_taken_while_there_is_no_job_yet(size: int) -> None:
+    """The next job may be known only from them."""
+    results: list[object] = []
+
+    def jobs() -> Iterator[object]:
+        yield "first"
+        while not results:
+            yield NOT_YET
+        yield results[0]
+
+    with Crew(size=size, setup=crew_jobs.Echo, settings="") as crew:
+        crew.run(jobs(), results.append)
+    assert results[:2] == ["first", "first"]
 
 
 def test_a_crew_without_jobs_ends() -> None:
