@@ -18,7 +18,7 @@ _TWO_SCHEMAS = """
     SELECT lo_from_bytea(4711, decode(repeat('00ff', 100000), 'hex')); SELECT lo_from_bytea(4712, '')
 """
 _COUNT = "SELECT (SELECT count(*) FROM one.a) || ' ' || (SELECT count(*) FROM one.b)"
-_TABLES = "SELECT coalesce(string_agg(relname, ' ' ORDER BY 1), '') FROM pg_stat_user_tables"
+_TABLES = "SELECT coalesce(string_agg(relname, ' ' ORDER BY relname), '') FROM pg_stat_user_tables"
 
 
 @pytest.fixture
@@ -80,9 +80,9 @@ def test_what_fails_before_anything_is_loaded_leaves_nothing(shop: Site) -> None
 def test_a_dump_becomes_one_file_for_plain_pg_restore(shop: Site) -> None:
     """With large objects, one of them empty; loaded in parallel, which needs to find each table's data by its place."""
     shop.cluster.sql("CREATE TABLE one.d AS SELECT repeat('x', 200000) AS long", dbname="shop")
-    label = shop.json("dump", NAME, "shop", "postgres")["dumps"][0]["label"]
+    label = shop.json("dump", NAME, "shop", "postgres", "--format", "custom")["dumps"][0]["label"]
     place = shop.place / "files"
-    text = shop.ok("dump", "export", label, str(place), "--format", "custom")
+    text = shop.ok("dump", "export", label, str(place))
     assert text.splitlines()[1:] == [f"  {place}/shop.dump", f"  {place}/postgres.dump"]
     for path in (place, *place.iterdir()):
         own(path)
@@ -95,7 +95,28 @@ def test_a_dump_becomes_one_file_for_plain_pg_restore(shop: Site) -> None:
         assert shop.cluster.value("SELECT length(long) FROM one.d", dbname=into) == 200000
         for objects in ("SELECT md5(lo_get(4711))", "SELECT md5(lo_get(4712))"):
             assert shop.cluster.value(objects, dbname=into) == shop.cluster.value(objects, dbname="shop")
+    shop.ok("dump", "export", label, str(shop.place / "more"), "--format", "directory", "--database", "shop")
+    assert (shop.place / "more" / "shop" / "toc.dat").exists()
+    shop.ok("load", label, "--database", "shop", "--into", "loaded", "--create")
+    assert shop.cluster.value(_COUNT, dbname="loaded") == "5000 20"
     assert "contradict" in shop.error("dump", "export", label, "x", "--sql", "--format=custom", status=2)["message"]
+
+
+def test_the_usual_options_of_pg_dump_pass_through(shop: Site) -> None:
+    """And a dump that lacks something takes the place of none that has it."""
+    (whole,) = [one["label"] for one in shop.json("list")["clusters"][0]["dumps"]]
+    options = ("--option=--no-owner", "--option=--no-acl", "--option=--exclude-table=two.c")
+    label = shop.json("dump", NAME, "shop", *options)["dumps"][0]["label"]
+    for name, number in ((whole, 1), (label, 0)):
+        place = shop.place / f"sql-{name}"
+        shop.ok("dump", "export", name, str(place), "--sql")
+        text = (place / "shop.sql").read_text()
+        assert text.count("CREATE TABLE one.a ") == 1
+        assert (text.count("CREATE TABLE two.c "), text.count("OWNER TO keeper")) == (number, number)
+    shop.ok("load", label, "--into", "bare", "--create")
+    assert shop.cluster.value("SELECT tableowner FROM pg_tables WHERE tablename = 'a'", dbname="bare") == "postgres"
+    shop.ok("expire", environment={"PGHAVEN_CLUSTER__MAIN__RETENTION__COUNT": "1"})
+    assert {one["state"] for one in shop.json("list")["clusters"][0]["dumps"]} == {"complete"}
 
 
 def test_roles_and_tablespaces_are_dumped_and_loaded_alone(shop: Site) -> None:

@@ -24,6 +24,8 @@ from tests.support.protected import Protected
 
 
 class Dumped(Protected):
+    pg_bin: str | None = None
+
     def dump(self, *databases: str, options: tuple[str, ...] = ()) -> DumpResult:
         settings = DumpSettings(
             cluster=self.name,
@@ -35,7 +37,7 @@ class Dumped(Protected):
             processes=2,
             level=3,
             spool=str(self.place),
-            pg_bin=str(self.cluster.bin_dir),
+            pg_bin=self.pg_bin or str(self.cluster.bin_dir),
         )
         return run_dump(self.repository, settings, self.tell)
 

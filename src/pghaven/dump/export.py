@@ -15,6 +15,7 @@ from pghaven.dump.earlier import EarlierReader, cut_out_file
 from pghaven.dump.extract import extract_files, writing_failed
 from pghaven.dump.facts import DatabaseFacts
 from pghaven.dump.load import OpenDump
+from pghaven.dump.options import find_load_options
 from pghaven.dump.origin import read_small_file
 from pghaven.dump.programs import Calling, find_dump_programs
 from pghaven.errors import Damaged, Refused
@@ -58,7 +59,7 @@ def export_dump(
             names[one.name] += ".dump"
             written += _write_archive(dump, one, names[one.name], listener)
     if settings.format == "sql":
-        names = {name: _make_sql(dump.program_major, settings.pg_bin, path) for name, path in names.items()}
+        names = {name: _make_sql(dump, settings.pg_bin, path) for name, path in names.items()}
     sync_filesystem(directory)
     return names, written
 
@@ -95,10 +96,11 @@ def _write_archive(dump: OpenDump, database: DatabaseFacts, path: str, listener:
         raise writing_failed(path, error) from error
 
 
-def _make_sql(major: int, bin_dir: str | None, path: str) -> str:
+def _make_sql(dump: OpenDump, bin_dir: str | None, path: str) -> str:
     """Of a directory a file of statements beside it, which takes its place."""
-    calling = Calling.of(find_dump_programs(major, bin_dir), "", None)
-    calling.run("pg_restore", [f"--file={path}.sql", path], doing=f'write "{path}.sql"')
+    calling = Calling.of(find_dump_programs(dump.program_major, bin_dir), "", None)
+    options = find_load_options(dump.facts.options)
+    calling.run("pg_restore", [*options, f"--file={path}.sql", path], doing=f'write "{path}.sql"')
     shutil.rmtree(path)
     return f"{path}.sql"
 

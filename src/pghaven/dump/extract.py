@@ -15,12 +15,14 @@ from pghaven.dump.earlier import EarlierFile, EarlierReader, cut_out_file
 from pghaven.errors import Refused, TargetFailed
 from pghaven.events import Listener, Progress
 from pghaven.repository.backups import BackupCatalog
+from pghaven.repository.codec import Buffer
 from pghaven.repository.manifest import Manifest
 from pghaven.repository.pack import PackPlace, PackRef
 from pghaven.runtime.crew import Crew
 
 _PART_BYTES = 16 << 20
 _READ_BYTES = 4 << 20
+_PARTS_AT_ONCE = 1024  # IOV_MAX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,10 +52,7 @@ class ExtractWorker:
         try:
             for at in range(job.begin, job.begin + job.length, _READ_BYTES):
                 size = min(_READ_BYTES, job.begin + job.length - at)
-                content = memoryview(self._reader.read(job.file, at, size))
-                while content:
-                    written = os.pwrite(fd, content, at + size - len(content))
-                    content = content[written:]
+                _write(fd, at, self._reader.read_parts(job.file, at, size))
         except OSError as error:
             raise writing_failed(job.path, error) from error
         finally:
@@ -62,6 +61,19 @@ class ExtractWorker:
 
     def close(self) -> int | None:
         return None
+
+
+def _write(fd: int, at: int, parts: list[Buffer]) -> None:
+    """Parts that follow one another, as they lie in memory."""
+    for first in range(0, len(parts), _PARTS_AT_ONCE):
+        some = parts[first : first + _PARTS_AT_ONCE]
+        size = sum(map(len, some))
+        written = os.pwritev(fd, some, at)
+        if written < size:  # the rest in one piece: it is rare
+            rest = memoryview(b"".join(some))[written:]
+            while rest:
+                rest = rest[os.pwrite(fd, rest, at + size - len(rest)) :]
+        at += size
 
 
 def open_extractor(settings: ExtractSettings) -> ExtractWorker:

@@ -19,12 +19,15 @@ from threading import Event
 
 from psycopg import sql
 
-from pghaven.dump.extract import extract_files
+from pghaven.dump.earlier import cut_out_file
+from pghaven.dump.extract import ExtractSettings, extract_files
 from pghaven.dump.facts import FACTS_FILE, GLOBALS_FILE, DatabaseFacts, DumpFacts, parse_facts
 from pghaven.dump.globals import GlobalChange, compare_globals, make_missing
+from pghaven.dump.options import find_load_options
 from pghaven.dump.origin import list_dumped, read_small_file
 from pghaven.dump.programs import Calling
-from pghaven.errors import NotFound, PghavenError, Refused, ServerUnsuitable, StoreUnreachable
+from pghaven.dump.restoring import StreamJob, choose_streamed, restore
+from pghaven.errors import NotFound, PghavenError, Refused, StoreUnreachable
 from pghaven.events import Listener, Notice, Step
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.entry import BackupEntry, Purpose
@@ -32,7 +35,6 @@ from pghaven.repository.manifest import Manifest
 from pghaven.server.connection import Connection, connect, fetch_one, server_errors
 
 _ENTRY = re.compile(r"([0-9]+); [0-9]+ [0-9]+ (.*)")
-_FAILED_ENTRY = re.compile(r"from TOC entry [0-9]+; [0-9]+ [0-9]+ (.*)")
 GLOBALS_ASKED = ("--globals-only", "--no-role-passwords", "--encoding=UTF8")
 """What a target's pg_dumpall is asked, to compare a dump's globals with."""
 
@@ -76,6 +78,12 @@ class OpenDump:
 
     def read_globals(self) -> bytes:
         return read_small_file(self.catalog, self.manifest, f"global/{GLOBALS_FILE}")
+
+    def number_files(self, directory: str) -> dict[str, int]:
+        """The numbers of the files in a directory of the dump, by their names there."""
+        files = self.manifest.files
+        paths = (os.path.split(os.fsdecode(files.path(number))) for number in range(len(files.size)))
+        return {name: number for number, (parent, name) in enumerate(paths) if parent == directory}
 
     def list_files(self, directory: str) -> tuple[str, ...]:
         """The paths of the files below a directory of the dump."""
@@ -146,6 +154,7 @@ def run_load(
     """
     clock = dump.catalog.repository.clock
     began = clock.monotonic()
+    settings = replace(settings, options=(*find_load_options(dump.facts.options), *settings.options))
     there = calling.run(
         "pg_dumpall", [*GLOBALS_ASKED, "-d", calling.conninfo], doing="read the target's roles and tablespaces"
     )
@@ -164,11 +173,16 @@ def run_load(
         with _created(connection, database, settings) as loading, _scratch(settings.scratch) as place:
             if settings.make_globals and any(one.is_missing for one in changes):
                 make_missing(connection, changes)
-            fetched, tables = _fetch(dump, database, calling, settings, (place, listener))
+            fetched, tables, streams = _fetch(dump, database, calling, settings, (place, listener))
             listener(Step(text=f'loading into database "{settings.target}"'))
             loading.set()
             try:
-                _restore(calling, settings, os.path.join(place, "dump"))
+                arguments = [
+                    *("--exit-on-error", f"--jobs={settings.jobs}", *_selection(settings)),
+                    *("-d", calling.with_database(settings.target), os.path.join(place, "dump")),
+                ]
+                source = ExtractSettings(place=dump.catalog.pack_place, packs=dump.manifest.packs)
+                restore(calling, arguments, streams, target=settings.target, source=(source, settings.processes))
             except PghavenError:
                 if settings.create:
                     text = f'database "{settings.target}" was made and is incomplete'
@@ -306,28 +320,36 @@ def _fetch(
     calling: Calling,
     settings: LoadSettings,
     means: tuple[str, Listener],
-) -> tuple[int, int]:
-    """The files that pg_restore will read; returns their bytes, and of how many tables the data is among them."""
+) -> tuple[int, int, list[StreamJob]]:
+    """What pg_restore will read; returns its bytes, of how many tables the data is among it, and what of that is
+    streamed into the pipes that are there for it."""
     place, listener = means
     target = os.path.join(place, "dump")
-    files = dump.list_files(database.directory)
-    names = {os.path.basename(path): path for path in files}
-    toc = names["toc.dat"]
+    numbers = dump.number_files(database.directory)
     listener(Step(text="fetching"))
-    fetched = _extract(dump, [toc], target, replace(settings, processes=0), listener)  # no worker is worth it
+    toc = [f"{database.directory}/toc.dat"]
+    fetched = _extract(dump, toc, target, replace(settings, processes=0), listener)  # no worker is worth it
     _give(calling, place)
     listed = calling.run("pg_restore", ["--list", *_selection(settings), target], doing="read the dump's contents")
     entries = [match for line in listed.decode("utf-8", "replace").splitlines() if (match := _ENTRY.match(line))]
     if (settings.tables or settings.schemas) and not entries:
         wanted = ", ".join(f'"{name}"' for name in (*settings.tables, *settings.schemas))
         raise NotFound(f'dump "{dump.label}" has nothing of {wanted} in database "{database.name}"')
-    chosen = {f"{match[1]}.dat" for match in entries} & names.keys()
+    chosen = {f"{match[1]}.dat" for match in entries} & numbers.keys()
     if any(match[2].startswith(_LARGE_OBJECTS) for match in entries):
-        chosen |= {name for name in names if name.startswith("blob")}
-    wanted_paths = [names[name] for name in sorted(chosen)]
-    fetched += _extract(dump, wanted_paths, target, settings, listener)
+        chosen |= {name for name in numbers if name.startswith("blob")}
+    sizes = {name: int(dump.manifest.files.size[numbers[name]]) for name in chosen}
+    streams = []
+    for name in choose_streamed(sizes, settings.jobs):
+        with suppress(OSError):  # a file system without named pipes; then it is a file like the others
+            os.mkfifo(os.path.join(target, name), 0o600)
+            file = cut_out_file(dump.manifest, numbers[name])
+            streams.append(StreamJob(os.path.join(target, name), file))
+            chosen.remove(name)
+    fetched += _extract(dump, [f"{database.directory}/{name}" for name in sorted(chosen)], target, settings, listener)
     _give(calling, place)
-    return fetched, sum(" TABLE DATA " in match[0] for match in entries)
+    fetched += sum(one.file.size for one in streams)
+    return fetched, sum(" TABLE DATA " in match[0] for match in entries), streams
 
 
 def _extract(dump: OpenDump, paths: Sequence[str], target: str, settings: LoadSettings, listener: Listener) -> int:
@@ -368,25 +390,3 @@ def create_database(connection: Connection, database: DatabaseFacts, name: str) 
         )
     with server_errors(connection, f'create database "{name}"', privilege="CREATEDB"):
         connection.execute(statement)
-
-
-def _restore(calling: Calling, settings: LoadSettings, directory: str) -> None:
-    arguments = [
-        "--exit-on-error",
-        f"--jobs={settings.jobs}",
-        *_selection(settings),
-        "-d",
-        calling.with_database(settings.target),
-        directory,
-    ]
-    try:
-        calling.run("pg_restore", arguments, doing=f'load into "{settings.target}"')
-    except ServerUnsuitable as error:
-        found = _FAILED_ENTRY.search(error.detail or "")
-        if found is None:
-            raise
-        raise ServerUnsuitable(
-            f"{error.message} ({found[1]})",
-            detail=error.detail,
-            hint="Nothing after it was loaded. Mend that, or leave it out with --table or --schema.",
-        ) from error

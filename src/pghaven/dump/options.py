@@ -17,6 +17,14 @@ NOT_COPY = ("--inserts", "--column-inserts", "--attribute-inserts", "--rows-per-
 """With these the data of tables are statements, not rows."""
 
 
+_AT_LOAD = ("-O", "--no-owner", "--no-tablespaces")
+
+
+def find_load_options(options: Sequence[str]) -> tuple[str, ...]:
+    """Those of pg_dump's options that it leaves to pg_restore where it writes an archive, as it always does here."""
+    return tuple(option for option in options if option in _AT_LOAD)
+
+
 def refuse_own_options(options: Sequence[str]) -> None:
     """Raises UsageError for an option of pg_dump that is not the caller's to give."""
     for option in options:
