@@ -64,12 +64,12 @@ class Shape:
 SHAPES = {
     "mixed": Shape(name="mixed", pgbench_scale=200, text_mib=500, small_tables=5000),
     "files": Shape(name="files", pgbench_scale=0, text_mib=0, small_tables=4500),
-    "dump": Shape(name="dump", pgbench_scale=40, text_mib=150, small_tables=300),
+    "dump": Shape(name="dump", pgbench_scale=100, text_mib=500, small_tables=0),
 }
 QUICK_SHAPES = {
     "mixed": Shape(name="mixed-quick", pgbench_scale=15, text_mib=40, small_tables=400),
     "files": Shape(name="files-quick", pgbench_scale=0, text_mib=0, small_tables=600),
-    "dump": Shape(name="dump-quick", pgbench_scale=5, text_mib=10, small_tables=50),
+    "dump": Shape(name="dump-quick", pgbench_scale=5, text_mib=10, small_tables=0),
 }
 
 

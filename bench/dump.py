@@ -2,13 +2,16 @@
 
     python -m bench.dump --major 17 [--rounds 3] [--quick] …
 
-Both have two jobs and zstd at the same level, which pg_dump knows since 16; before, it compresses with gzip. Each
-first dump begins with nothing stored. Before each second one, one row in a hundred of the largest table is updated.
+Two databases, each by itself: "shop" is pgbench's, whose rows are next to nothing once they are compressed, and "texts"
+has one table of long random ones. Both tools have two jobs and zstd at the same level, which pg_dump knows since 16;
+before, it compresses with gzip. Each first dump begins with nothing stored. Before each second one, one row in a
+hundred of the largest table is updated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,10 @@ from bench.rounds import run_stand_alone
 from bench.tools import LEVEL, PROCESSES, Pghaven, Tool
 
 NAME = "dump"
-_DATABASE = "shop"
-_TABLE = "pgbench_accounts"
+_DATABASES = {
+    "shop": "UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE random() < 0.01",
+    "texts": "UPDATE pages SET body = body || 'x' WHERE random() < 0.01",
+}
 _COPY = "loaded"
 
 
@@ -34,11 +39,11 @@ class PgDump:
         self.log = self.directory / "log"
         self.version = server.programs.version
 
-    def dump_command(self, number: int) -> Sequence[str]:
+    def dump_command(self, database: str, number: int) -> Sequence[str]:
         compress = f"zstd:{LEVEL}" if self._server.programs.major >= 16 else "6"
         return [
             *(self._server.programs.path("pg_dump"), "-h", str(self._server.sockets), "-U", "postgres"),
-            *("-Fd", "-j", str(PROCESSES), f"--compress={compress}", "-f", str(self.path(number)), _DATABASE),
+            *("-Fd", "-j", str(PROCESSES), f"--compress={compress}", "-f", str(self.path(number)), database),
         ]
 
     def load_command(self, number: int) -> Sequence[str]:
@@ -52,53 +57,72 @@ class PgDump:
 
 
 def run_rounds(server: BenchServer, tools: Sequence[Tool], rounds: int) -> tuple[dict[str, Any], ...]:
-    """First dumps, second dumps and loads of pghaven and pg_dump, in turns."""
+    """First dumps, second dumps and loads of pghaven and pg_dump, in turns; three results a database."""
     ours = next(tool for tool in tools if isinstance(tool, Pghaven))
     theirs = PgDump(server)
-    names = {ours.name: ours.version, theirs.name: theirs.version}
-    taken: dict[str, dict[str, list[Measurement]]] = {
-        step: {name: [] for name in names} for step in ("first", "second", "load")
-    }
-    stored: dict[str, dict[str, list[int]]] = {step: {name: [] for name in names} for step in ("first", "second")}
+    return tuple(result for name in _DATABASES for result in _Rounds(server, ours, theirs, name).run(rounds))
 
-    def note(step: str, name: str, command: Sequence[str], log: Path) -> None:
-        taken[step][name].append(measure(command, log=log, server_pid=server.pid))
-        print(f"  {step} {name}: {taken[step][name][-1].wall_seconds:.1f} s", flush=True)
 
-    for number in range(rounds):
+class _Rounds:
+    """The measurements of one database."""
+
+    def __init__(self, server: BenchServer, ours: Pghaven, theirs: PgDump, database: str) -> None:
+        self._server, self._ours, self._theirs, self._database = server, ours, theirs, database
+        self._versions = {ours.name: ours.version, theirs.name: theirs.version}
+        steps = ("first", "second", "load")
+        self._taken: dict[str, dict[str, list[Measurement]]] = {
+            step: {name: [] for name in self._versions} for step in steps
+        }
+        self._stored: dict[str, dict[str, list[int]]] = {
+            step: {name: [] for name in self._versions} for step in steps[:2]
+        }
+
+    def run(self, rounds: int) -> tuple[dict[str, Any], ...]:
+        for number in range(rounds):
+            self._dump_twice()
+            self._load()
+            print(f"  {self._database}: round {number + 1}/{rounds}", flush=True)
+        return tuple(
+            {
+                name: median(measurements[name])
+                | {"version": version}
+                | ({"stored_bytes": sorted(self._stored[step][name])[rounds // 2]} if step in self._stored else {})
+                for name, version in self._versions.items()
+            }
+            for step, measurements in self._taken.items()
+        )
+
+    def _note(self, step: str, name: str, command: Sequence[str], log: Path) -> None:
+        self._server.sql("CHECKPOINT")
+        self._taken[step][name].append(measure(command, log=log, server_pid=self._server.pid))
+        print(f"  {step} {name}: {self._taken[step][name][-1].wall_seconds:.1f} s", flush=True)
+
+    def _dump_twice(self) -> None:
+        ours, theirs, database = self._ours, self._theirs, self._database
         ours.reset()
         for path in theirs.directory.glob("dump*"):
             remove(path)
         before = 0
-        for at, step in enumerate(("first", "second")):
-            if step == "second":
-                server.sql(f"UPDATE {_TABLE} SET abalance = abalance + 1 WHERE random() < 0.01", _DATABASE)
-                server.sql("CHECKPOINT")
-            note(step, ours.name, ours.dump_command(_DATABASE), ours.log)
+        for number, step in enumerate(self._stored):
+            if number:
+                self._server.sql(_DATABASES[database], database)
+            self._note(step, ours.name, ours.dump_command(database), ours.log)
             size = ours.count_repository()[1]
-            stored[step][ours.name].append(size - before)
+            self._stored[step][ours.name].append(size - before)
             before = size
-            note(step, theirs.name, theirs.dump_command(at), theirs.log)
-            stored[step][theirs.name].append(count_tree(theirs.path(at))[1])
+            self._note(step, theirs.name, theirs.dump_command(database, number), theirs.log)
+            self._stored[step][theirs.name].append(count_tree(theirs.path(number))[1])
+
+    def _load(self) -> None:
+        ours, theirs = self._ours, self._theirs
         for name, command, log in (
-            (ours.name, ours.load_command(_DATABASE, _COPY), ours.log),
+            (ours.name, ours.load_command(self._database, _COPY), ours.log),
             (theirs.name, theirs.load_command(1), theirs.log),
         ):
-            server.sql(f"DROP DATABASE IF EXISTS {_COPY}")
-            server.sql(f"CREATE DATABASE {_COPY} TEMPLATE template0")
-            server.sql("CHECKPOINT")
-            note("load", name, command, log)
-        server.sql(f"DROP DATABASE {_COPY}")
-        print(f"  round {number + 1}/{rounds}", flush=True)
-    return tuple(
-        {
-            name: median(measurements[name])
-            | {"version": version}
-            | ({"stored_bytes": sorted(stored[step][name])[rounds // 2]} if step in stored else {})
-            for name, version in names.items()
-        }
-        for step, measurements in taken.items()
-    )
+            self._server.sql(f"DROP DATABASE IF EXISTS {_COPY}")
+            self._server.sql(f"CREATE DATABASE {_COPY} TEMPLATE template0")
+            self._note("load", name, command, log)
+        self._server.sql(f"DROP DATABASE {_COPY}")
 
 
 def _render(step: str, results: Mapping[str, Any], title: str) -> str:
@@ -118,20 +142,14 @@ def _render(step: str, results: Mapping[str, Any], title: str) -> str:
     return f"### {step}: {title}\n\n" + render_table(header, rows)
 
 
-def render_first(results: Mapping[str, Any], title: str) -> str:
-    return _render("First dump", results, title)
-
-
-def render_second(results: Mapping[str, Any], title: str) -> str:
-    return _render("Second dump, 1 % of the largest table's rows updated", results, title)
-
-
-def render_load(results: Mapping[str, Any], title: str) -> str:
-    return _render("Load", results, title)
+def _make_renders() -> tuple[Callable[[Mapping[str, Any], str], str], ...]:
+    """In the order of ``run_rounds``."""
+    steps = ("first dump", "second dump, 1 % of the largest table's rows updated", "load")
+    return tuple(partial(_render, f"{database}, {step}") for database in _DATABASES for step in steps)
 
 
 def main() -> None:
-    run_stand_alone(NAME, run_rounds, (render_first, render_second, render_load))
+    run_stand_alone(NAME, run_rounds, _make_renders(), ("dump",))
 
 
 if __name__ == "__main__":

@@ -143,6 +143,23 @@ def test_a_snapshot_leads_to_any_moment_since(shop: Site, ground: Ground) -> Non
         )
 
 
+def test_over_what_an_interrupted_restore_left_nothing_is_put_and_it_is_begun_anew(shop: Site, ground: Ground) -> None:
+    """That is some files, a plan, and no pg_control, so nobody starts it by mistake."""
+    label = shop.json("snapshot", "create")["label"]
+    target = ground.root / "restored"
+    options = ("--from-snapshot", label, "--target-dir", str(target))
+    options += ("--tablespace-mapping", f"{ground.root}/space={ground.root}/moved")
+    shop.ok("restore", NAME, *options)
+    (target / "global" / "pg_control").unlink()
+    error = shop.error("restore", NAME, *options, status=12)
+    assert "what an interrupted restore left" in error["message"]
+    assert f"rm -r {target}" in error["hint"] and "--delta" not in error["hint"]
+    shutil.rmtree(target)
+    shutil.rmtree(ground.root / "moved")
+    with ended(shop, target):
+        assert ask(shop.json("restore", NAME, *options, "--start", "--port", "5443"), COUNT) == "500 1000"
+
+
 def test_a_clone_goes_on_to_the_end_of_the_archive(shop: Site, ground: Ground) -> None:
     label = shop.json("snapshot", "create")["label"]
     shop.cluster.sql("INSERT INTO far SELECT generate_series(1, 77)")

@@ -12,12 +12,12 @@ import pytest
 from pghaven.errors import NotFound, NotPermitted, ObjectExists, Refused, StoreFull
 from pghaven.snapshot.driver import Driver, Volume
 from pghaven.snapshot.find import find_volume, get_driver
-from tests.support.snapshotting import KINDS, Ground, run, snapshotting
+from tests.support.snapshotting import ALL_KINDS, Ground, run, snapshotting
 
 _NAME = "pghaven-shop-20260101T000000Z-00ff"
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=ALL_KINDS)
 def ground(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
     with snapshotting(request.param, tmp_path_factory.mktemp(request.param)) as made:
         yield made
@@ -170,7 +170,7 @@ def test_a_snapshot_in_use_by_a_clone_is_told_or_independent(driver: Driver, vol
 def test_a_full_pool_is_said_to_be_full(ground: Ground, driver: Driver, volume: Volume) -> None:
     """The dataset may keep the pool's room for itself: the snapshot's own would be beyond it."""
     if ground.kind != "zfs":
-        pytest.skip("what Btrfs keeps free for itself cannot be filled by a test")
+        pytest.skip("only ZFS can be filled here so that a snapshot finds no room")
     (Path(volume.root) / "file").write_bytes(os.urandom(150 << 20))
     run("zfs", "set", "refreservation=850M", volume.source)
     with pytest.raises(StoreFull) as raised:

@@ -1,4 +1,5 @@
-"""Real file systems that take snapshots, on files of this machine: Btrfs on a loop device, ZFS in user space.
+"""Real file systems that take snapshots, on files of this machine: Btrfs on a loop device, ZFS in user space, LVM where
+the kernel has device-mapper.
 
 The one idea: each is made for one test and taken down with everything in it; where the machine cannot, the test is
 skipped with what it lacks. The program of ZFS in user space is one for the whole machine, so tests with it take turns.
@@ -26,6 +27,7 @@ _PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
 _ZFS_TURN = Path("/run/lock/pghaven-zfs-fuse")
 _ZFS_SOCKET = Path("/var/run/zfs/zfs_socket")
 KINDS = ("btrfs", "zfs")
+ALL_KINDS = (*KINDS, "lvm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,11 @@ class Ground:
         path = self.root / name
         if self.kind == "btrfs":
             run("btrfs", "-q", "subvolume", "create", str(path))
+        elif self.kind == "lvm":
+            run("lvcreate", "--yes", "--thin", "--virtualsize", "200M", "--name", name, f"{self.pool}/pool")
+            run("mkfs.ext4", "-q", f"/dev/{self.pool}/{name}")
+            path.mkdir()
+            run("mount", f"/dev/{self.pool}/{name}", str(path))
         else:
             run("zfs", "create", f"{self.pool}/{name}")
         return find_volume(str(path))
@@ -54,7 +61,7 @@ def snapshotting(kind: str, place: Path, *, size_bytes: int = 1 << 30) -> Iterat
     root.mkdir(parents=True)
     with image.open("wb") as file:
         file.truncate(size_bytes)
-    with (_btrfs if kind == "btrfs" else _zfs)(image, root) as pool:
+    with {"btrfs": _btrfs, "zfs": _zfs, "lvm": _lvm}[kind](image, root) as pool:
         yield Ground(kind, root, pool)
 
 
@@ -69,6 +76,31 @@ def _btrfs(image: Path, root: Path) -> Iterator[str]:
         yield ""
     finally:
         run("umount", str(root))
+
+
+@contextmanager
+def _lvm(image: Path, root: Path) -> Iterator[str]:
+    """A volume group with a thin pool; every volume has a file system of its own."""
+    _need("lvcreate", "lvm2")
+    _need("thin_check", "thin-provisioning-tools")
+    if not Path("/dev/mapper/control").exists():
+        pytest.skip("this kernel has no device-mapper (there is no /dev/mapper/control)")
+    device = run("losetup", "--find", "--show", str(image)).strip()
+    group = f"pghaventest{os.getpid()}"
+    try:
+        run("vgcreate", "--yes", group, device)
+        try:
+            pool = ("lvcreate", "--yes", "--type", "thin-pool", "--size", "700M", "--name", "pool", group)
+            if not _is_done(*pool):
+                pytest.skip("this kernel makes no thin pool (dm-thin-pool)")
+            yield group
+        finally:
+            for path in root.iterdir():
+                if path.is_mount():
+                    run("umount", str(path))
+            run("vgremove", "--yes", "--force", group)
+    finally:
+        run("losetup", "--detach", device)
 
 
 @contextmanager

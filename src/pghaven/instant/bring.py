@@ -50,6 +50,11 @@ def plan_from_snapshot(
         raise Refused(
             f'"{target}" holds a cluster, and files from a snapshot are not put over it', hint=_advise_aside(target)
         )
+    if read_unfinished(target) is not None:
+        raise Refused(
+            f'"{target}" holds what an interrupted restore left, and files from a snapshot are not put over it',
+            hint=f'Remove what is in it ("rm -r {target}", and directories of tablespaces), and run the same command again.',
+        )
     plan = plan_given(repository, request, (kept.entry, make_manifest(kept)), others)
     return replace(plan, repositories=())
 
