@@ -53,7 +53,8 @@ def plan_from_snapshot(
     if read_unfinished(target) is not None:
         raise Refused(
             f'"{target}" holds what an interrupted restore left, and files from a snapshot are not put over it',
-            hint=f'Remove what is in it ("rm -r {target}", and directories of tablespaces), and run the same command again.',
+            hint=f'Remove it ("rm -r {target}", and what lies in the directories of its tablespaces), and run the same '
+            "command again.",
         )
     plan = plan_given(repository, request, (kept.entry, make_manifest(kept)), others)
     return replace(plan, repositories=())
