@@ -20,6 +20,8 @@ from pghaven.wal.children import Child, Tell, start_child
 from pghaven.wal.limit import unblock_interrupts
 
 _PAUSE_SECONDS = (1.0, 60.0)
+# What is done now and then gives way to pushing and receiving, also when all of it begins at once.
+_NICE = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +95,8 @@ def _run(service: Service, tell: Tell) -> None:
     try:
         if os.geteuid() == 0 and (owner := find_owner(service.data_directory)) is not None:
             become(owner)
+        if service.every_seconds is not None:
+            os.nice(_NICE)
         service.run(listen)
     except PghavenError as error:
         tell(("warning", error.code, error.message, error.hint))
