@@ -132,7 +132,9 @@ def _marked(server: BenchServer) -> Callable[[], AbstractContextManager[int | No
 def _one_at_a_time(tool: Pghaven) -> Callable[[], str]:
     def reset() -> str:
         command = tool.reset()
-        return f"PGHAVEN_CLUSTER__MAIN__WAL_LOOK_AHEAD=0; export PGHAVEN_CLUSTER__MAIN__WAL_LOOK_AHEAD; {command}"
+        with tool.config.open("a") as file:
+            file.write("wal_look_ahead = 0\n")
+        return command
 
     return reset
 

@@ -21,7 +21,7 @@ from pghaven.postgres.version import MajorVersion
 from pghaven.postgres.waldata import check_segment
 from pghaven.repository import layout
 from pghaven.repository.codec import Compressor
-from pghaven.repository.container import Container, ContainerWriter, FinishedContainer, Kind
+from pghaven.repository.container import FRAME_BYTES, Container, ContainerWriter, FinishedContainer, Kind
 from pghaven.repository.large import LARGE_BYTES, are_frames_of
 from pghaven.repository.repository import Repository
 from pghaven.store.api import Store
@@ -132,8 +132,15 @@ class WalArchive:
             Compressor(_WAL_LEVEL),
             for_hosts=is_for_every_host(file_name),
         )
-        writer.add(content)
-        return writer.finish({**facts, "name": file_name, "hash": _hash(content), "size": len(content)})
+        # Both hashes of a frame while it is in the processor's caches.
+        import blake3
+
+        whole, view = blake3.blake3(), memoryview(content)
+        for start in range(0, len(view), FRAME_BYTES):
+            frame = view[start : start + FRAME_BYTES]
+            whole.update(frame)
+            writer.add_frame(frame)
+        return writer.finish({**facts, "name": file_name, "hash": whole.hexdigest(), "size": len(content)})
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
