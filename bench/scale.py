@@ -4,10 +4,9 @@
 
 Makes the listing that a walk of such a data directory would give and the results that workers would send, then runs the
 real code over them: jobs, collector, block map, manifest written and read, and a restore's jobs; then a second backup
-on top, of which ``--changed`` is the share of pages that changed, each by itself at a random place; and what a
-verification keeps of such backups. Each part is timed
-and its peak of memory taken (VmHWM, set back between parts). ``--pages`` adds the worst a block map may become: a file
-every 8 KiB of which lies somewhere else.
+on top, of which ``--changed`` is the share of pages that changed, each by itself at a random place; what a verification
+keeps of such backups; and the long lists of ``scale_lists``. Each part is timed and its peak of memory taken.
+``--pages`` adds the worst a block map may become: a file every 8 KiB of which lies somewhere else.
 
 The one idea: what a coordinator holds must be columns, so that a file costs bytes, not objects.
 """
@@ -19,10 +18,8 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from array import array
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import chain
@@ -32,13 +29,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bench.common import MIB, describe_machine, render_table, save
+from bench.memory import Rows
+from bench.scale_lists import SIDES
 from pghaven.backup.changes import Ground, plan_changes
 from pghaven.backup.collect import Collector
 from pghaven.backup.counterparts import match_files
 from pghaven.backup.jobs import BlocksJob, Job, iter_jobs
 from pghaven.backup.listing import Listing
 from pghaven.backup.results import ReadResult, WorkerPacks
-from pghaven.postgres.changed import ChangedBlocks, ChangedBlocksBuilder
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import Timeline
 from pghaven.proof.verify_records import read_records
@@ -61,6 +59,7 @@ from pghaven.repository.repository import create_repository
 from pghaven.repository.seal import OPEN_KEYRING
 from pghaven.runtime.spill import PART_ROWS, Spool, let_go
 from pghaven.runtime.whoami import read_own_identity
+from pghaven.server.changed import ChangedBlocks, ChangedBlocksBuilder
 from pghaven.store.api import ObjectInfo
 from pghaven.store.posix import PosixStore
 
@@ -70,46 +69,8 @@ _CONTEXT = b"scale"
 CLUSTER = "scale"
 _JOBS_BETWEEN = 16
 _WORKERS = 2
-
-
-# -- measuring ---------------------------------------------------------------------------------------------------------
-
-
-class Rows:
-    """What each part took: name, seconds, peak memory beyond the interpreter's own, and a remark."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
-        self._base = read_memory("VmRSS")
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[list[str]]:
-        reset_peak()
-        remarks: list[str] = []
-        began = time.perf_counter()
-        yield remarks
-        row = {
-            "part": name,
-            "seconds": round(time.perf_counter() - began, 2),
-            "peak_mib": round((read_memory("VmHWM") - self._base) / MIB),
-            "held_mib": round((read_memory("VmRSS") - self._base) / MIB),
-            "process_mib": round(read_memory("VmHWM") / MIB),
-            "remark": ", ".join(remarks),
-        }
-        self.rows.append(row)
-
-
-def read_memory(name: str) -> int:
-    with open("/proc/self/status", encoding="ascii") as file:
-        for line in file:
-            if line.startswith(name):
-                return int(line.split()[1]) * 1024
-    raise KeyError(name)
-
-
-def reset_peak() -> None:
-    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
-        file.write("5")
+# What WAL summaries name when a twentieth of a database has changed.
+_MANY_CHANGED = 0.05
 
 
 # -- what a cluster of that size looks like ----------------------------------------------------------------------------
@@ -493,7 +454,7 @@ def main() -> None:
             "verify": lambda: run_verify_side(Path(rest[0])),
             "pages": lambda: run_pages_side(int(rest[0])),
         }
-        print(sides[name]())
+        print(SIDES[name](*rest) if name in SIDES else sides[name]())
         return
     with tempfile.TemporaryDirectory(prefix="pghaven-scale-") as directory:
         path = Path(directory) / "manifest"
@@ -503,6 +464,11 @@ def main() -> None:
         rows += [("incremental", row) for row in run_side("incremental", *order, options.changed, path)]
         rows += [("its restore", row) for row in run_side("restore", path)]
         rows += [("verify", row) for row in run_side("verify", path)]
+        blocks = int(options.terabytes * 1e12 / 8192 * _MANY_CHANGED)
+        rows += [("summaries", row) for row in run_side("summaries", blocks, options.files // 4)]
+        rows += [("interrupted", row) for row in run_side("interrupted", options.files, directory)]
+        rows += [("archive", row) for row in run_side("archive", options.files, directory)]
+        rows += [("delta", row) for row in run_side("delta", path, options.files, directory)]
     if options.pages:
         rows += [("pages", row) for row in run_side("pages", options.pages)]
     table = render_table(

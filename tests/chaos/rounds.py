@@ -204,9 +204,7 @@ class Chaos:
 
     def _find_breaks(self, history: History, last: SegmentName) -> list[str]:
         archive = self._cluster.archive
-        held = {
-            one: {segment.name.number for segment in archive.list_segments(one)} for one in archive.list_timelines()
-        }
+        held = archive.list_numbers()
         problems = []
         for entry in self._list_backups():
             timeline, start = Timeline(int(entry.summary["timeline"])), Lsn.parse(entry.summary["start_lsn"])

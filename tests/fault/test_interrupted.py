@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from pghaven.errors import TargetFailed
 from pghaven.repository.entry import BackupState
 from tests.cli.running import clean_environment
 from tests.fault.volumes import needs_root
@@ -202,6 +203,28 @@ def test_a_target_that_fills_up_cannot_be_started_and_can_be_finished(
     assert failed.returncode == 14
     assert not (target / "global" / "pg_control").exists()
     volume(target, "size=512m,nr_inodes=10000")
+    assert run(site, "restore", "main", "--target-dir", str(target)).returncode == 0
+    start_and_compare(site, adopt, target)
+
+
+@needs_root
+def test_a_target_that_somebody_else_fills_meanwhile_cannot_be_started_and_can_be_finished(
+    site: Protected, volume: Callable[[Path, str], None], adopt: Callable[[Path], TestCluster]
+) -> None:
+    """There was room when it was planned; now there is some for the first pages."""
+    site.backup()
+    site.settle()
+    disk = site.place / "disk"
+    volume(disk, "size=512m,mode=0755")
+    target = disk / "data"
+    plan = site.plan(target_dir=str(target))
+    volume(disk, "size=10m,mode=0755")
+    with pytest.raises(TargetFailed, match="No space left on device") as failed:
+        site.carry_out(plan)
+    assert "run the same command again" in str(failed.value.hint)
+    assert not (target / "global" / "pg_control").exists()
+    assert sum(path.stat().st_size for path in target.rglob("*") if path.is_file()) > 1 << 20, "it had begun to write"
+    volume(disk, "size=512m,mode=0755")
     assert run(site, "restore", "main", "--target-dir", str(target)).returncode == 0
     start_and_compare(site, adopt, target)
 

@@ -76,7 +76,7 @@ class Seam(Protected):
     def find_gaps(self) -> list[str]:
         archive = self.archive
         timelines = archive.list_timelines()
-        held = {one: {segment.name.number for segment in archive.list_segments(one)} for one in timelines}
+        held = {one: archive.list_numbers_of(one) for one in timelines}
         histories = {one: archive.read_history(one) for one in timelines}
         horizon = read_horizon(archive.repository, "main", archive.system_identifier).positions
         return [str(gap.first) for gap in find_gaps(held, histories, horizon, archive.segment_size)]

@@ -14,10 +14,10 @@ import pytest
 
 from pghaven.clock import SYSTEM_CLOCK, ManualClock
 from pghaven.errors import ServerUnsuitable
-from pghaven.postgres.changed import ChangedBlocks, RelationChanges
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import History, Timeline, parse_history
 from pghaven.server.bracket import backup_bracket
+from pghaven.server.changed import ChangedBlocks, RelationChanges
 from pghaven.server.connection import Connection, connect
 from pghaven.server.privileges import render_least_privilege_sql
 from pghaven.server.probe import probe_server, read_timeline

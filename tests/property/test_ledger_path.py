@@ -9,9 +9,10 @@ from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.timeline import History, HistoryEntry, Timeline
 from pghaven.repository.ledger import list_legs, walk_path
+from pghaven.runtime.ranges import NumberRanges
 
 SIZE = 1 << 20
-Held = dict[Timeline, set[int]]
+Held = dict[Timeline, NumberRanges]
 
 
 def choose_file(history: History, held: Held, number: int, current: Timeline) -> SegmentName | None:
@@ -23,7 +24,7 @@ def choose_file(history: History, held: Held, number: int, current: Timeline) ->
             break  # don't bother looking at too-old TLIs
         if begin != 0 and number < begin // SIZE:
             continue  # the timeline began later
-        if number in held.get(timeline, set()):
+        if number in held.get(timeline, ()):
             return SegmentName(timeline=timeline, number=number, segment_size=SIZE)
     return None
 
@@ -42,7 +43,7 @@ def any_history(draw: st.DrawFn) -> History:
 @given(any_history(), st.data())
 def test_the_walk_is_what_the_server_reads(history: History, data: st.DataObject) -> None:
     numbers = st.sets(st.integers(1, 13), min_size=8)
-    held: Held = {Timeline(one): data.draw(numbers) for one in range(1, history.timeline + 1)}
+    held: Held = {Timeline(one): NumberRanges(data.draw(numbers)) for one in range(1, history.timeline + 1)}
     first = data.draw(st.integers(1, 12))
     owner = history.timeline_at(Lsn(first * SIZE))
     walk = walk_path(history, SegmentName(timeline=owner, number=first, segment_size=SIZE), held)

@@ -438,7 +438,7 @@ FILES = (
     ),
     Plant(
         rule="every block from the shortest length on has changed",
-        module="pghaven.postgres.changed",
+        module="pghaven.server.changed",
         old="limit = end if self.limit_block is None else min(max(self.limit_block, first), end)",
         new="limit = end",
         found_by=(
@@ -452,15 +452,15 @@ FILES = (
     ),
     Plant(
         rule="of several lengths the shortest counts",
-        module="pghaven.postgres.changed",
-        old="min(limit_block, self._limits.get(number, limit_block))",
-        new="limit_block",
+        module="pghaven.server.changed",
+        old="part[is_limit][begins[:-1][is_new]]",
+        new="part[is_limit][begins[1:][is_new] - 1]",
         found_by=("test_shortest_length_counts_whichever_summary_says_it",),
     ),
     Plant(
         rule="a database that was made has changed throughout",
-        module="pghaven.postgres.changed",
-        old="if (tablespace_oid, database_oid, _WHOLE_DATABASE) in self._slices:",
+        module="pghaven.server.changed",
+        old="if self._find_number(place, _WHOLE_DATABASE) is not None:",
         new="if False:",
         found_by=("test_relation_or_database_that_was_made_anew_has_changed_throughout",),
     ),

@@ -21,7 +21,7 @@ _TESTS: Final = {
     "pghaven.backup.pipeline": (f"{_BACKUP}changes.py", f"{_BACKUP}pagecheck.py", f"{_BACKUP}parentpages.py"),
     "pghaven.backup.untouched": (f"{_BACKUP}untouched.py", f"{_BACKUP}origin.py"),
     "pghaven.backup.waldip": (f"{_BACKUP}waldip.py", f"{_BACKUP}origin.py"),
-    "pghaven.postgres.changed": (f"{_BACKUP}changes.py", "tests/unit/postgres/test_changed.py"),
+    "pghaven.server.changed": (f"{_BACKUP}changes.py", "tests/unit/server/test_changed.py"),
     "pghaven.postgres.page": (f"{_BACKUP}changes.py", "tests/unit/postgres/test_page.py"),
     "pghaven.server.summaries": ("tests/unit/server/test_summaries.py",),
 }

@@ -17,12 +17,12 @@ from pghaven.backup.changes import ChangePlan, Ground, plan_changes
 from pghaven.backup.counterparts import match_files
 from pghaven.backup.listing import Listing
 from pghaven.backup.parentpages import hash_parent_pages
-from pghaven.postgres.changed import ChangedBlocks
 from pghaven.postgres.page import checksums
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.manifest import Manifest
 from pghaven.repository.pack import PackPlace
 from pghaven.repository.repository import Repository
+from pghaven.server.changed import ChangedBlocks
 from tests.support.synthetic import (
     PAGE,
     BackupOrder,

@@ -23,7 +23,7 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
-from pghaven.backup.chosen import BlocksToRead, Ruled
+from pghaven.backup.chosen import BlocksToRead, ExtentsToRead, Ruled
 from pghaven.backup.collect import Parentage
 from pghaven.backup.counterparts import iter_with_one
 from pghaven.backup.damage import relation_key
@@ -42,13 +42,13 @@ from pghaven.backup.jobs import (
 )
 from pghaven.backup.listing import Listing
 from pghaven.backup.parentpages import PAGES_MIN_BYTES
-from pghaven.postgres.changed import ChangedBlocks
 from pghaven.postgres.datadir import is_relation_directory
 from pghaven.postgres.lsn import Lsn
 from pghaven.repository.blockmap import EXTENT_BYTES, find_fragmented, sort_unique
 from pghaven.repository.container import CELL_BYTES, CELL_HASH_BYTES
 from pghaven.repository.manifest import Manifest
 from pghaven.runtime.spill import in_parts, make_column
+from pghaven.server.changed import ChangedBlocks
 
 # What relation files that all databases share have for a database.
 _NO_DATABASE = 0
@@ -172,10 +172,9 @@ class _Planner:
         rules[list(self._damage)] = Rule.FULL
         self._rule_pages(rules)
         made_anew = self._find_new_databases()
-        fragmented = np.array(sorted(self._extents), np.int64)
         for part in in_parts(len(rules)):
             judged = rules[part] != Rule.KEEP if not made_anew else np.ones(part.stop - part.start, np.bool_)
-            judged[fragmented[(fragmented >= part.start) & (fragmented < part.stop)] - part.start] = True
+            judged[self._extents.list_files(part.start, part.stop) - part.start] = True
             judged &= (is_main[part] == 1) & (ground.counterpart[part] >= 0)
             for number in (np.flatnonzero(judged) + part.start).tolist():
                 rules[number] = self._rule_main(number, Rule(int(rules[number])), made_anew)
@@ -199,7 +198,7 @@ class _Planner:
         for theirs, hashes in self._ground.hash_pages(list(counterparts)).items():
             number = counterparts[theirs]
             expected = bytearray(hashes)
-            for extent in self._extents.get(number, ()):
+            for extent in self._extents.list_of(number):
                 piece = slice(extent * _EXTENT_HASH_BYTES, (extent + 1) * _EXTENT_HASH_BYTES)
                 expected[piece] = bytes(len(expected[piece]))
             self._pages[number] = bytes(expected)
@@ -244,7 +243,7 @@ class _Planner:
             if changes is not None:
                 parts.append(changes.select(first, first + count) - np.uint32(first))
         per_extent = max(EXTENT_BYTES // self._block_size, 1)
-        for extent in self._extents.get(number, ()):
+        for extent in self._extents.list_of(number):
             start = extent * per_extent
             parts.append(np.arange(min(start, count), min(start + per_extent, count), dtype=np.uint32))
         return sort_unique(np.concatenate(parts).astype(np.uint32))
@@ -278,25 +277,14 @@ class _Planner:
             if path in blocks
         }
 
-    def _find_extents(self) -> dict[int, list[int]]:
-        """For each file the extents that its parent's map has in too many pieces, or with damaged pages in them."""
-        files, extents = find_fragmented(self._ground.parent.block_map)
-        counterpart = self._ground.counterpart
-        theirs = sort_unique(files)
-        ours = np.full(len(theirs), -1, np.int64)
-        for part in in_parts(len(counterpart) if len(theirs) else 0):
-            place = np.minimum(np.searchsorted(theirs, counterpart[part]), len(theirs) - 1)
-            is_one = np.flatnonzero(theirs[place] == counterpart[part])
-            ours[place[is_one]] = is_one + part.start
-        numbers = ours[np.searchsorted(theirs, files)]
-        found: dict[int, list[int]] = {}
-        for number, extent in zip(numbers.tolist(), extents.tolist(), strict=True):
-            if number >= 0:
-                found.setdefault(number, []).append(extent)
-        for number, blocks in self._damage.items():
-            extents_with_damage = {block * self._block_size // EXTENT_BYTES for block in blocks}
-            found[number] = sorted(extents_with_damage.union(found.get(number, ())))
-        return found
+    def _find_extents(self) -> ExtentsToRead:
+        """The extents that the parent's map has in too many pieces, or with damaged pages in them."""
+        damaged = [
+            (number, block * self._block_size // EXTENT_BYTES)
+            for number, blocks in self._damage.items()
+            for block in blocks
+        ]
+        return ExtentsToRead(find_fragmented(self._ground.parent.block_map), self._ground.counterpart, damaged)
 
     def _find_unlogged_marks(self) -> frozenset[tuple[int, bytes]]:
         """Relations, as directory and file name, with pages that may have been marked all-visible without a new LSN.
@@ -340,7 +328,7 @@ class _Planner:
             is_range=is_range,
             since=self._ground.since,
             known_bytes=tuple(int(self._known[part.number]) for part in parts),
-            extents=tuple(tuple(self._extents.get(part.number, ())) for part in parts),
+            extents=tuple(tuple(self._extents.list_of(part.number)) for part in parts),
             unlogged_marks=tuple(self._is_marked(part.number) for part in parts),
         )
 

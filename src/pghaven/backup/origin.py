@@ -25,7 +25,6 @@ from pghaven.backup.waldip import DipSearch, find_dip, has_run_since
 from pghaven.clock import Clock
 from pghaven.errors import Cancelled, Damaged, ObjectMissing, PghavenError, Refused, ServerUnsuitable
 from pghaven.events import Listener, Notice
-from pghaven.postgres.changed import ChangedBlocks
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import History, Timeline, parse_history
 from pghaven.repository.backups import BackupCatalog
@@ -38,6 +37,7 @@ from pghaven.repository.walstore import WalArchive
 from pghaven.runtime.spill import in_parts, make_column
 from pghaven.runtime.whoami import read_own_identity
 from pghaven.server.bracket import OpenBackup
+from pghaven.server.changed import ChangedBlocks
 from pghaven.server.connection import Connection
 from pghaven.server.probe import ServerFacts
 from pghaven.server.summaries import (

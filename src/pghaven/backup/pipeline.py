@@ -29,6 +29,7 @@ from pghaven.repository.known import KnownFrames
 from pghaven.repository.manifest import HASH_BYTES
 from pghaven.repository.pack import PackPlace, PackWriter
 from pghaven.runtime.pace import Pace
+from pghaven.runtime.spill import let_go
 
 _NOWHERE = (HOLE, 0)
 
@@ -75,6 +76,7 @@ class BackupWorker:
             self._read_range(reading, job.files[0])
         else:
             self._read_batch(reading, job)
+        let_go()
         return ReadResult(
             worker=self.worker,
             read_bytes=job.size_bytes,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -43,7 +44,7 @@ class Assembly:
     ``known`` are the packs of an earlier dump, ``moment`` what the files are given as their time.
     """
 
-    def __init__(self, known: tuple[PackRef, ...], moment: datetime) -> None:
+    def __init__(self, known: Sequence[PackRef], moment: datetime) -> None:
         self._moment = moment
         self._known = known
         self._paths: list[str] = []

@@ -7,6 +7,7 @@ An audit stops when its time is up and goes on there the next time.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -22,7 +23,7 @@ from pghaven.postgres.walrecord import find_last_record
 from pghaven.repository.audits import Audit, keep_audit, load_audit
 from pghaven.repository.gaps import find_gaps
 from pghaven.repository.horizon import read_horizon
-from pghaven.repository.ledger import find_ranges
+from pghaven.repository.ledger import Segments, range_of
 from pghaven.repository.repository import Lineage, Repository
 from pghaven.repository.walstore import WalArchive
 
@@ -89,19 +90,21 @@ class _Auditor:
             progress.began_at, progress.segments, progress.read_bytes = left.began_at, left.segments, left.read_bytes
             progress.flaws = dict(left.flaws)
         timelines = archive.list_timelines()
-        held = {timeline: [one.name for one in archive.list_segments(timeline)] for timeline in timelines}
+        held = {timeline: archive.list_numbers_of(timeline) for timeline in timelines}
         histories = self._check_histories(timelines)
         for timeline in timelines:
-            for found in find_ranges(held[timeline]):
-                segments = [one for one in found if begin is None or str(one) >= begin]
+            for row in held[timeline].iter_rows():
+                found = range_of(timeline, row, archive.segment_size)
+                segments = Segments([found])
+                if begin is not None:
+                    segments = segments[bisect_left(segments, begin, key=str) :]
                 if segments and not progress.is_stopped:
                     before = SegmentName(
                         timeline=timeline, number=max(segments[0].number - 1, 0), segment_size=archive.segment_size
                     )
                     self._read_range(segments, before if before in found else None)
         horizon = read_horizon(self._repository, archive.cluster, archive.system_identifier).positions
-        numbers = {timeline: {one.number for one in names} for timeline, names in held.items()}
-        gaps = find_gaps(numbers, histories, horizon, archive.segment_size)
+        gaps = find_gaps(held, histories, horizon, archive.segment_size)
         return self._keep(tuple((str(gap.first), str(gap.last)) for gap in gaps))
 
     def _keep(self, gaps: tuple[tuple[str, str], ...] = ()) -> Audit:

@@ -7,7 +7,6 @@ with everything that is listed, and without what turned out to be damaged.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from pghaven.postgres.lsn import Lsn
@@ -18,19 +17,18 @@ from pghaven.proof.verify_records import WalNeed
 from pghaven.proof.verify_worker import VerifyJob, WalObject
 from pghaven.repository import layout
 from pghaven.repository.evidence import ArchiveEnd
-from pghaven.repository.ledger import Walk, walk_path
+from pghaven.repository.ledger import Held, SegmentRange, Walk, walk_path, without_segments
 from pghaven.repository.packcheck import try_read
 from pghaven.repository.partials import Piece, join_pieces, name_piece, parse_piece
 from pghaven.repository.repository import Lineage, Repository
 from pghaven.repository.walstore import WalArchive
+from pghaven.runtime.ranges import NumberRanges
 from pghaven.store.api import ObjectInfo
 from pghaven.units import render_size
 
 # A job's share of the archive: enough that handing it out costs nothing, little enough that workers end together.
 _JOB_BYTES = 16 << 20
 _JOB_FILES = 64
-
-Held = dict[Timeline, set[int]]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,7 +39,7 @@ class LineageWal:
     lineage: Lineage
     archive: WalArchive
     needs: tuple[WalNeed, ...]
-    held: Held = field(default_factory=dict)
+    held: dict[Timeline, NumberRanges] = field(default_factory=dict)
     histories: dict[Timeline, History] = field(default_factory=dict)
     unreadable: dict[Timeline, str] = field(default_factory=dict)
     total_bytes: int = 0
@@ -62,7 +60,7 @@ def list_wal(repository: Repository, cluster: str, lineage: Lineage, needs: Sequ
         wal.total_bytes += info.size_bytes
         segment = _parse_segment(file_name, archive)
         if segment is not None:
-            wal.held.setdefault(segment.timeline, set()).add(segment.number)
+            wal.held.setdefault(segment.timeline, NumberRanges()).add(segment.number)
         elif classify(file_name) is WalFileKind.HISTORY:
             timelines.add(Timeline.parse_history_name(file_name))
     for info in archive.store.list(layout.partials_prefix(cluster, lineage.system_identifier)):
@@ -98,12 +96,11 @@ def _parse_segment(file_name: str, archive: WalArchive) -> SegmentName | None:
 
 def iter_wal_jobs(wal: LineageWal, *, only_needed: bool) -> Iterator[VerifyJob]:
     """Every file of the archive and of the quarantine, or only what the backups need."""
-    walks = _walk_all(wal, wal.held) if only_needed else ()
-    needed = {str(segment) for _, _, walk in walks for segment in _files_of(walk)}
+    needed = _find_used(wal) if only_needed else {}
     batch: list[WalObject] = []
     size_bytes = 0
     for file in _iter_objects(wal):
-        if only_needed and file.file_name not in needed:
+        if only_needed and _find_user(needed, _parse_segment(file.file_name, wal.archive)) is None:
             continue
         if classify(file.file_name) is WalFileKind.HISTORY and file.file_name != "00000001.history":
             timeline = Timeline.parse_history_name(file.file_name)
@@ -132,7 +129,7 @@ def _iter_objects(wal: LineageWal) -> Iterator[WalObject]:
 # -- walking ---------------------------------------------------------------------------------------------------------
 
 
-def _walk_all(wal: LineageWal, held: Mapping[Timeline, AbstractSet[int]]) -> Iterator[tuple[History, WalNeed, Walk]]:
+def _walk_all(wal: LineageWal, held: Held) -> Iterator[tuple[History, WalNeed, Walk]]:
     """For each history and each backup on it the WAL that follows the backup."""
     for history in wal.histories.values():
         last: Walk | None = None
@@ -140,19 +137,24 @@ def _walk_all(wal: LineageWal, held: Mapping[Timeline, AbstractSet[int]]) -> Ite
             if not history.contains_end(need.timeline, need.stop_lsn):
                 continue
             start = SegmentName.containing(need.timeline, need.start_lsn, wal.archive.segment_size)
-            if last is None or not _passes(last, start):
+            if last is None or not last.passes(start):
                 last = walk_path(history, start, held)
             yield history, need, last
 
 
-def _passes(walk: Walk, segment: SegmentName) -> bool:
-    """Whether a walk that began earlier is this segment's too: an archive is walked once, not once a backup."""
-    at = segment.number - walk.segments[0].number if walk.segments else -1
-    return 0 <= at < len(walk.segments) and walk.segments[at] == segment
+def _find_used(wal: LineageWal) -> dict[Timeline, set[SegmentRange]]:
+    """What recoveries read, by the timeline that they lead to."""
+    used: dict[Timeline, set[SegmentRange]] = {}
+    for history, _, walk in _walk_all(wal, wal.held):
+        used.setdefault(history.timeline, set()).update(walk.files.iter_ranges())
+    return used
 
 
-def _files_of(walk: Walk) -> tuple[SegmentName, ...]:
-    return walk.segments if walk.tail is None else (*walk.segments, walk.tail)
+def _find_user(used: Mapping[Timeline, Iterable[SegmentRange]], segment: SegmentName | None) -> Timeline | None:
+    """The first timeline to which a recovery reads this segment."""
+    if segment is None:
+        return None
+    return next((timeline for timeline, ranges in used.items() if any(segment in one for one in ranges)), None)
 
 
 def find_archive_ends(wal: LineageWal) -> tuple[ArchiveEnd, ...]:
@@ -161,7 +163,7 @@ def find_archive_ends(wal: LineageWal) -> tuple[ArchiveEnd, ...]:
         ArchiveEnd(
             system_identifier=wal.lineage.system_identifier,
             timeline=timeline,
-            end_lsn=Lsn((max(numbers) + 1) * size),
+            end_lsn=Lsn((numbers.last + 1) * size),
         )
         for timeline, numbers in sorted(wal.held.items())
     )
@@ -191,12 +193,8 @@ def judge_wal(wal: LineageWal, horizon: Positions) -> list[Finding]:
 
 
 def _without_flaws(wal: LineageWal) -> Held:
-    good = {timeline: set(numbers) for timeline, numbers in wal.held.items()}
-    for name in wal.flaws:
-        segment = _parse_segment(name.rpartition("/")[2], wal.archive)
-        if segment is not None and name == wal.name_of(str(segment)):
-            good[segment.timeline].discard(segment.number)
-    return good
+    found = ((name, _parse_segment(name.rpartition("/")[2], wal.archive)) for name in wal.flaws)
+    return without_segments(wal.held, (one for name, one in found if one is not None and name == wal.name_of(str(one))))
 
 
 def _judge_histories(wal: LineageWal, lost: Sequence[WalNeed]) -> Iterator[Finding]:
@@ -209,23 +207,22 @@ def _judge_histories(wal: LineageWal, lost: Sequence[WalNeed]) -> Iterator[Findi
 
 
 def _judge_flaws(wal: LineageWal, lost: Sequence[WalNeed], horizon: Positions) -> Iterator[Finding]:
-    used: dict[str, Timeline] = {}
-    for history, _, walk in _walk_all(wal, wal.held):
-        used.update((str(segment), history.timeline) for segment in _files_of(walk) if str(segment) not in used)
+    used = _find_used(wal)
     pieces = {name_piece(wal.archive, piece) for _, piece in wal.pieces}
     for name, reason in wal.flaws.items():
         if name in pieces:
             continue
         file_name = name.rpartition("/")[2]
         segment = _parse_segment(file_name, wal.archive)
-        if segment is None or name != wal.name_of(file_name) or file_name not in used:
+        user = _find_user(used, segment)
+        if segment is None or user is None or name != wal.name_of(file_name):
             if wal.archive.store.find(name) is not None:  # else it was removed meanwhile
                 yield warning(name, reason, "no restore of a backup that is here reads it")
             continue
         labels = _list_hit(lost, segment, segment)
         if not labels and _is_before(segment, horizon) and not wal.archive.exists(file_name):
             continue
-        meaning = f"recovery on timeline {used[file_name]} cannot go beyond {segment.start_lsn}"
+        meaning = f"recovery on timeline {user} cannot go beyond {segment.start_lsn}"
         if labels:
             meaning = f"{list_labels(labels)} cannot be restored; {meaning}"
         yield damage(name, reason, meaning, labels)
@@ -238,7 +235,7 @@ def _judge_pieces(wal: LineageWal) -> Iterator[Finding]:
     for _, piece in wal.pieces:
         receivers.setdefault((piece.segment, piece.receiver), []).append(piece)
     for (segment, _), pieces in receivers.items():
-        is_end = segment.number > max(wal.held.get(segment.timeline, ()), default=-1)
+        is_end = segment.number > wal.held.get(segment.timeline, NumberRanges()).last
         reached = max((piece.end for piece in join_pieces(pieces)), default=0)
         for piece in pieces:
             name = name_piece(archive, piece)
@@ -280,10 +277,10 @@ def _iter_gaps(history: History, need: WalNeed, walk: Walk) -> Iterator[tuple[Se
     """All WAL that is missing on a path between what is held, and up to the backup's stop."""
     size = walk.first_missing.segment_size
     after = walk.first_missing.number
-    for segment in walk.beyond:
-        if segment.number > after:
-            yield _named(history, after, size), _named(history, segment.number - 1, size)
-        after = segment.number + 1
+    for held in walk.beyond.iter_ranges():
+        if held.first.number > after:
+            yield _named(history, after, size), _named(history, held.first.number - 1, size)
+        after = held.last.number + 1
     stop = SegmentName.before(need.timeline, need.stop_lsn, size).number
     if walk.end_lsn < need.stop_lsn and after <= stop:
         yield _named(history, after, size), _named(history, stop, size)

@@ -8,7 +8,6 @@ looked into, so that damage anywhere else is for ``verify`` to find.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from datetime import datetime
 from types import MappingProxyType
@@ -18,7 +17,7 @@ from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.timeline import History, Timeline
 from pghaven.repository.entry import BackupEntry
-from pghaven.repository.ledger import Walk, walk_path
+from pghaven.repository.ledger import Held, Walk, walk_path, without_segments
 from pghaven.repository.partials import Partial, extend_walk, find_partials
 from pghaven.repository.walstore import WalArchive
 from pghaven.restore.walsearch import read_written_time
@@ -73,7 +72,7 @@ class Reach:
 class _Held:
     """What windows are made of: numbers of segments, and what is kept of the one after the last."""
 
-    segments: Mapping[Timeline, AbstractSet[int]]
+    segments: Held
     partials: Mapping[Timeline, Partial]
 
 
@@ -85,18 +84,12 @@ def find_reach(
     What is missing before the ``horizon`` of its timeline was removed on purpose and is no gap.
     A window ends before a segment that cannot be read. Lists the whole archive. Raises StoreUnreachable, NotPermitted.
     """
-    held = {
-        timeline: {segment.name.number for segment in archive.list_segments(timeline)}
-        for timeline in archive.list_timelines()
-    }
+    held = archive.list_numbers()
     partials = find_partials(archive, held)
     damaged: dict[SegmentName, str] = {}
     while True:
         known = len(damaged)
-        good = {
-            timeline: numbers - {one.number for one in damaged if one.timeline == timeline}
-            for timeline, numbers in held.items()
-        }
+        good = without_segments(held, damaged)
         ends = {timeline: one for timeline, one in partials.items() if one.segment not in damaged}
         reach = _find_reach(archive, entries, horizon, _Held(segments=good, partials=ends), damaged)
         if len(damaged) == known:
@@ -161,17 +154,12 @@ def _find_ways(
         if not history.contains_end(own, _stop_of(entry)):
             continue
         start = SegmentName.containing(own, Lsn.parse(entry.summary["start_lsn"]), archive.segment_size)
-        if ways and _passes(ways[-1][1], start):
+        if ways and ways[-1][1].passes(start):
             ways.append((entry, ways[-1][1]))
         else:
             walk = walk_path(history, start, held.segments)
             ways.append((entry, extend_walk(walk, history, held.partials)))
     return ways
-
-
-def _passes(walk: Walk, segment: SegmentName) -> bool:
-    at = segment.number - walk.segments[0].number if walk.segments else -1
-    return 0 <= at < len(walk.segments) and walk.segments[at] == segment
 
 
 def _covers(entry: BackupEntry, walk: Walk) -> bool:
@@ -193,8 +181,7 @@ def _find_gap(walk: Walk, damaged: Collection[SegmentName]) -> Gap | None:
 
 def _read_end(archive: WalArchive, walk: Walk, damaged: dict[SegmentName, str]) -> datetime | None:
     """When the last segment of a walk was written. Damaged ones at its end are added to those known."""
-    ending = walk.segments if walk.tail is None else (*walk.segments, walk.tail)
-    for segment in reversed(ending):
+    for segment in reversed(walk.files):
         try:
             return read_written_time(archive, segment)
         except Damaged as error:

@@ -104,8 +104,8 @@ EXTENT_RUNS_MAX = 32
 MAP_RUNS_MAX = 100_000_000
 
 
-def find_fragmented(block_map: BlockMap) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The extents that should be stored whole again, as columns of files and of extents within them, in order."""
+def find_fragmented(block_map: BlockMap) -> U8:
+    """The extents that should be stored whole again, in order: file << 32 | extent within it."""
     limit = EXTENT_RUNS_MAX
     if len(block_map.length) > MAP_RUNS_MAX:
         # How many extents there are of each number of runs.
@@ -115,10 +115,10 @@ def find_fragmented(block_map: BlockMap) -> tuple[npt.NDArray[np.int64], npt.NDA
         runs = np.cumsum(extents * np.arange(limit + 1))
         while limit > 2 and int(runs[limit]) > MAP_RUNS_MAX:
             limit //= 2
-    found = np.zeros(0, np.uint64)
+    found = Spool()
     for keys, counts in _iter_extents(block_map):
-        found = np.concatenate((found, keys[counts > limit]))
-    return (found >> np.uint64(32)).astype(np.int64), (found & np.uint64(0xFFFFFFFF)).astype(np.int64)
+        found.write(keys[counts > limit])
+    return found.to_array(np.uint64)
 
 
 def _iter_extents(block_map: BlockMap) -> Iterator[tuple[U8, npt.NDArray[np.int64]]]:

@@ -15,9 +15,10 @@ from itertools import pairwise
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.timeline import History, Timeline
-from pghaven.repository.ledger import list_legs
+from pghaven.repository.ledger import Held, list_legs
+from pghaven.runtime.ranges import NumberRanges
 
-Held = Mapping[Timeline, AbstractSet[int]]
+_NOTHING = NumberRanges()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +44,7 @@ def find_gaps(
     missing: dict[Timeline, set[tuple[int, int]]] = {}
     for timeline, numbers in held.items():
         begun = _find_begin(histories.get(timeline), segment_size)
-        missing.setdefault(timeline, set()).update(_iter_holes({one for one in numbers if one >= begun}))
+        missing.setdefault(timeline, set()).update(_iter_holes(numbers, begun))
     for timeline, history in histories.items():
         if held.get(timeline):
             for leg_timeline, first, last in _iter_at_forks(history, held, segment_size):
@@ -66,11 +67,9 @@ def _find_begin(history: History | None, segment_size: int) -> int:
     return 0 if history is None else list_legs(history)[-1].begin_lsn // segment_size
 
 
-def _iter_holes(numbers: AbstractSet[int]) -> Iterator[tuple[int, int]]:
-    ordered = sorted(numbers)
-    for before, after in pairwise(ordered):
-        if after > before + 1:
-            yield before + 1, after - 1
+def _iter_holes(numbers: NumberRanges, begun: int) -> Iterator[tuple[int, int]]:
+    for before, after in pairwise(numbers.iter_rows(begun)):
+        yield before.stop, after.start - 1
 
 
 def _iter_at_forks(history: History, held: Held, segment_size: int) -> Iterator[tuple[Timeline, int, int]]:
@@ -78,14 +77,14 @@ def _iter_at_forks(history: History, held: Held, segment_size: int) -> Iterator[
     legs = list_legs(history)
     for leg, following in pairwise(legs):
         taken_over = following.begin_lsn // segment_size
-        before = [number for number in held.get(leg.timeline, ()) if number < taken_over]
+        before = list(held.get(leg.timeline, _NOTHING).iter_rows(0, taken_over))
         if not before:
             continue
-        if max(before) + 1 < taken_over:
-            yield leg.timeline, max(before) + 1, taken_over - 1
-        after = [number for number in held.get(following.timeline, ()) if number >= taken_over]
-        if after and min(after) > taken_over:
-            yield following.timeline, taken_over, min(after) - 1
+        if before[-1].stop < taken_over:
+            yield leg.timeline, before[-1].stop, taken_over - 1
+        after = next(held.get(following.timeline, _NOTHING).iter_rows(taken_over), None)
+        if after is not None and after.start > taken_over:
+            yield following.timeline, taken_over, after.start - 1
 
 
 def _join(spans: AbstractSet[tuple[int, int]]) -> Iterator[tuple[int, int]]:

@@ -16,6 +16,7 @@ from pghaven.postgres.timeline import Timeline
 from pghaven.repository.branches import find_apart, timeline_of
 from pghaven.repository.repository import Lineage, Repository
 from pghaven.repository.walstore import StoredSegment, WalArchive
+from pghaven.runtime.ranges import NumberRanges
 
 _Value = TypeVar("_Value")
 
@@ -51,6 +52,14 @@ class JoinedArchive(WalArchive):
             for one in listed:
                 found.setdefault(one.name, one)
         return (found[name] for name in sorted(found))
+
+    def list_numbers_of(self, timeline: Timeline) -> NumberRanges:
+        joined = NumberRanges()
+        for numbers in self._each(
+            lambda archive, apart: NumberRanges() if timeline in apart else archive.list_numbers_of(timeline)
+        ):
+            joined |= numbers
+        return joined
 
     def list_members(self, timeline: Timeline) -> Iterator[WalArchive]:
         return (one for one in self._each(lambda archive, apart: None if timeline in apart else archive) if one)

@@ -7,16 +7,23 @@ of PostgreSQL). An ancestor's own file of that number may go on past the fork, i
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from itertools import accumulate
+from operator import eq
+from typing import overload
 
 from pghaven.errors import NotFound
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.timeline import History, Timeline
+from pghaven.runtime.ranges import NumberRanges
 
-_NOTHING: AbstractSet[int] = frozenset()
+Held = Mapping[Timeline, NumberRanges]
+"""The numbers of the segments that are held of each timeline."""
+
+_NOTHING = NumberRanges()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,9 +37,20 @@ class SegmentRange:
     def count(self) -> int:
         return self.last.number - self.first.number + 1
 
+    def __contains__(self, segment: SegmentName) -> bool:
+        return self.first.timeline == segment.timeline and self.first.number <= segment.number <= self.last.number
+
     def __iter__(self) -> Iterator[SegmentName]:
         for number in range(self.first.number, self.last.number + 1):
             yield _segment(self.first, self.first.timeline, number)
+
+
+def range_of(timeline: Timeline, row: range, segment_size: int) -> SegmentRange:
+    """The segments with these numbers, of which there is one at least."""
+    first, last = (
+        SegmentName(timeline=timeline, number=number, segment_size=segment_size) for number in (row.start, row[-1])
+    )
+    return SegmentRange(first=first, last=last)
 
 
 def find_ranges(segments: Iterable[SegmentName]) -> tuple[SegmentRange, ...]:
@@ -50,6 +68,70 @@ def find_ranges(segments: Iterable[SegmentName]) -> tuple[SegmentRange, ...]:
     if first is not None and last is not None:
         ranges.append(SegmentRange(first=first, last=last))
     return tuple(ranges)
+
+
+def without_segments(held: Held, segments: Iterable[SegmentName]) -> dict[Timeline, NumberRanges]:
+    """What is held but for these."""
+    left = {timeline: numbers.copy() for timeline, numbers in held.items()}
+    for segment in segments:
+        left.get(segment.timeline, _NOTHING).discard(segment.number)
+    return left
+
+
+class Segments(Sequence[SegmentName]):
+    """Segments that are made when somebody asks for them, of ranges in a row: a path has a million at times."""
+
+    __slots__ = ("_ends", "_ranges")
+
+    def __init__(self, ranges: Iterable[SegmentRange] = ()) -> None:
+        self._ranges = tuple(ranges)
+        self._ends = tuple(accumulate(one.count for one in self._ranges))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    @overload
+    def __getitem__(self, at: int) -> SegmentName: ...
+    @overload
+    def __getitem__(self, at: slice) -> Segments: ...
+    def __getitem__(self, at: int | slice) -> SegmentName | Segments:
+        if isinstance(at, slice):
+            first, after, step = at.indices(len(self))
+            if step != 1:
+                raise ValueError("segments can only be taken in a row")
+            return Segments(self._iter_between(first, after))
+        number = range(len(self))[at]
+        which = bisect_right(self._ends, number)
+        found = self._ranges[which]
+        return _segment(found.first, found.first.timeline, found.last.number - (self._ends[which] - 1 - number))
+
+    def _iter_between(self, first: int, after: int) -> Iterator[SegmentRange]:
+        for found, end in zip(self._ranges, self._ends, strict=True):
+            begin = end - found.count
+            if max(begin, first) < min(end, after):
+                yield SegmentRange(first=self[max(begin, first)], last=self[min(end, after) - 1])
+
+    def __iter__(self) -> Iterator[SegmentName]:
+        for found in self._ranges:
+            yield from found
+
+    def __reversed__(self) -> Iterator[SegmentName]:
+        return (self[number] for number in reversed(range(len(self))))
+
+    def followed_by(self, segment: SegmentName | None) -> Segments:
+        """These and one more, or only these."""
+        return self if segment is None else Segments((*self._ranges, SegmentRange(first=segment, last=segment)))
+
+    def iter_ranges(self) -> Iterator[SegmentRange]:
+        yield from self._ranges
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(eq, self, other))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Segments({', '.join(f'{one.first}..{one.last}' for one in self._ranges)})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,40 +174,49 @@ class Walk:
     fork; what it holds after ``end_lsn`` is not on the path. ``end_lsn`` is the first position that is not held.
     """
 
-    segments: tuple[SegmentName, ...]
+    segments: Segments
     tail: SegmentName | None
     end_lsn: Lsn
     first_missing: SegmentName
-    beyond: tuple[SegmentName, ...]
+    beyond: Segments
+
+    @property
+    def files(self) -> Segments:
+        """All that it leads through."""
+        return self.segments.followed_by(self.tail)
+
+    def passes(self, segment: SegmentName) -> bool:
+        """Whether a walk that began earlier is this segment's too: an archive is walked once, not once a backup."""
+        at = segment.number - self.segments[0].number if self.segments else -1
+        return 0 <= at < len(self.segments) and self.segments[at] == segment
 
 
-def walk_path(history: History, start: SegmentName, held: Mapping[Timeline, AbstractSet[int]]) -> Walk:
+def walk_path(history: History, start: SegmentName, held: Held) -> Walk:
     """Follow the path to ``history.timeline`` from the segment ``start`` for as long as its files are held.
 
-    ``held`` gives the numbers of the segments held of each timeline. Raises NotFound if the path does not come
-    through ``start``'s timeline.
+    Raises NotFound if the path does not come through ``start``'s timeline.
     """
     if not history.includes(start.timeline):
         raise NotFound(f"timeline {start.timeline} is not in the history of timeline {history.timeline}")
     legs = list_legs(history)
-    segments: list[SegmentName] = []
+    ranges: list[SegmentRange] = []
     number = start.number
     at = 0
     for at, leg in enumerate(legs):
-        ours = held.get(leg.timeline, _NOTHING)
         following = _first_number_after(legs, at, start.segment_size)
-        while (following is None or number < following) and number in ours:
-            segments.append(_segment(start, leg.timeline, number))
-            number += 1
+        row = next(held.get(leg.timeline, _NOTHING).iter_rows(number, following), None)
+        if row is not None and row.start == number:
+            ranges.append(range_of(leg.timeline, row, start.segment_size))
+            number = row.stop
         if following is None or number < following:
             break
     tail, end_lsn = _find_tail(legs[:at], number, start, held)
     return Walk(
-        segments=tuple(segments),
+        segments=Segments(ranges),
         tail=tail,
         end_lsn=end_lsn,
         first_missing=_segment(start, legs[at].timeline, number),
-        beyond=tuple(_iter_beyond(legs, at, _segment(start, legs[at].timeline, number), held)),
+        beyond=Segments(_iter_beyond(legs, at, _segment(start, legs[at].timeline, number), held)),
     )
 
 
@@ -134,9 +225,7 @@ def _first_number_after(legs: Sequence[PathLeg], at: int, segment_size: int) -> 
     return legs[at + 1].begin_lsn // segment_size if at + 1 < len(legs) else None
 
 
-def _find_tail(
-    older: Sequence[PathLeg], number: int, start: SegmentName, held: Mapping[Timeline, AbstractSet[int]]
-) -> tuple[SegmentName | None, Lsn]:
+def _find_tail(older: Sequence[PathLeg], number: int, start: SegmentName, held: Held) -> tuple[SegmentName | None, Lsn]:
     begin = number * start.segment_size
     for leg in reversed(older):
         if leg.end_lsn is None or leg.end_lsn <= begin:
@@ -146,15 +235,12 @@ def _find_tail(
     return None, Lsn(begin)
 
 
-def _iter_beyond(
-    legs: Sequence[PathLeg], at: int, missing: SegmentName, held: Mapping[Timeline, AbstractSet[int]]
-) -> Iterator[SegmentName]:
+def _iter_beyond(legs: Sequence[PathLeg], at: int, missing: SegmentName, held: Held) -> Iterator[SegmentRange]:
     first = missing.number + 1
     for position in range(at, len(legs)):
         following = _first_number_after(legs, position, missing.segment_size)
-        ours = held.get(legs[position].timeline, _NOTHING)
-        for number in sorted(n for n in ours if n >= first and (following is None or n < following)):
-            yield _segment(missing, legs[position].timeline, number)
+        for row in held.get(legs[position].timeline, _NOTHING).iter_rows(first, following):
+            yield range_of(legs[position].timeline, row, missing.segment_size)
         first = first if following is None else max(first, following)
 
 

@@ -24,6 +24,7 @@ from pghaven.repository.codec import Compressor
 from pghaven.repository.container import FRAME_BYTES, Container, ContainerWriter, FinishedContainer, Kind
 from pghaven.repository.large import LARGE_BYTES, are_frames_of
 from pghaven.repository.repository import Repository
+from pghaven.runtime.ranges import NumberRanges
 from pghaven.store.api import Store
 
 # WAL waits for nobody: level 1 costs half of level 3 and stores some 5 % more.
@@ -222,6 +223,13 @@ class WalArchive:
                     size_bytes=info.size_bytes,
                     modified=info.modified,
                 )
+
+    def list_numbers(self) -> dict[Timeline, NumberRanges]:
+        """The numbers of the complete segments held of each timeline."""
+        return {timeline: self.list_numbers_of(timeline) for timeline in self.list_timelines()}
+
+    def list_numbers_of(self, timeline: Timeline) -> NumberRanges:
+        return NumberRanges(segment.name.number for segment in self.list_segments(timeline))
 
     def find_newest_segment(self, timeline: Timeline) -> SegmentName | None:
         """The last complete segment held of one timeline; only its newest 4 GiB of WAL are listed."""

@@ -11,6 +11,7 @@ import errno
 import os
 import shutil
 from contextlib import closing, suppress
+from itertools import chain
 
 from pghaven.errors import Refused
 from pghaven.events import Listener, Step
@@ -46,7 +47,7 @@ def make_way(plan: RestorePlan, existing: Existing, owner: OwnerOf | None, liste
         if existing.saved_wal:
             listener(Step(text=f"moving WAL that is not in the archive to {existing.saved_wal_directory}"))
             _save_wal(places, existing, owner)
-        for path in (*existing.removed, *existing.replaced):
+        for path in chain(existing.removed, existing.replaced):
             _remove(places, path)
         for path in existing.in_the_way:
             _remove_tree(places, path)

@@ -10,6 +10,7 @@ import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from pghaven.repository.manifest import Manifest
 from pghaven.repository.walstore import WalArchive
 from pghaven.restore.oldwal import find_unarchived
 from pghaven.restore.request import Existing, RestoreRequest
-from pghaven.runtime.names import list_names
+from pghaven.runtime.names import Paths, list_names
 from pghaven.runtime.spill import in_parts
 
 # Neither removed nor worth a word: pg_control goes before all others, the plan file is written anew.
@@ -49,16 +50,20 @@ class Found:
     file_count: int = 0
     local_bytes: int = 0
     free_bytes: dict[str, int] = field(default_factory=dict)
-    removed: list[str] = field(default_factory=list)
-    replaced: list[str] = field(default_factory=list)
-    in_the_way: list[str] = field(default_factory=list)
-    foreign: list[str] = field(default_factory=list)
+    removed: Paths = field(default_factory=Paths)
+    replaced: Paths = field(default_factory=Paths)
+    in_the_way: Paths = field(default_factory=Paths)
+    foreign: Paths = field(default_factory=Paths)
     wal: list[str] = field(default_factory=list)
 
-    def list_strange(self) -> list[str]:
+    def seal(self) -> None:
+        for paths in (self.removed, self.replaced, self.in_the_way, self.foreign):
+            paths.seal()
+
+    def iter_strange(self) -> Iterator[str]:
         """What neither the backup nor a restore of it would have made."""
-        removed = [path for path in self.removed if not is_generated(path)]
-        return [*self.foreign, *self.in_the_way, *self.replaced, *removed, *self.wal]
+        removed = (path for path in self.removed if not is_generated(path))
+        return chain(self.foreign, self.in_the_way, self.replaced, removed, self.wal)
 
 
 def find_existing(places: Mapping[str, str], links: Mapping[str, str], manifest: Manifest) -> Found:
@@ -69,6 +74,7 @@ def find_existing(places: Mapping[str, str], links: Mapping[str, str], manifest:
         scan.root = prefix
         scan.found.free_bytes[prefix] = 0
         scan.walk(prefix, os.fsencode(path))
+    scan.found.seal()
     return scan.found
 
 
@@ -218,10 +224,10 @@ def plan_existing(
         is_unfinished=is_unfinished,
         file_count=found.file_count,
         local_bytes=found.local_bytes,
-        removed=(*(path for path in found.wal if path not in kept), *found.removed),
-        replaced=tuple(found.replaced),
-        in_the_way=tuple(found.in_the_way),
-        foreign=tuple(found.foreign),
+        removed=Paths(chain((path for path in found.wal if path not in kept), found.removed)),
+        replaced=found.replaced,
+        in_the_way=found.in_the_way,
+        foreign=found.foreign,
         saved_wal=saved,
         saved_wal_directory=f"{request.target_dir}.{WAL_DIRECTORY}-{archive.clock.now():%Y%m%dT%H%M%SZ}",
     )

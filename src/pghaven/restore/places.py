@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from pghaven.server.postmaster import find_tablespace_user, is_running, list_ser
 _WAL_SEGMENTS = 16
 _CONTROL = "global/pg_control"
 _CONTROL_BYTES_MAX = 1 << 16
+_NAMED = 5
 
 
 def plan_roots(
@@ -276,11 +278,13 @@ def _require_own(unfinished: Mapping[str, Any], target: str, existing: Found, or
             f'"{target}" holds an unfinished restore of backup "{unfinished.get("backup")}"',
             hint=f'Choose that one with --backup, or use --delta to go on with "{original}".',
         )
-    strange = existing.list_strange()
-    if strange:
+    strange = existing.iter_strange()
+    named = list(islice(strange, _NAMED))
+    if named:
+        count = len(named) + sum(1 for _ in strange)
         raise Refused(
-            f'"{target}" holds an unfinished restore and {len(strange)} files that are not part of it',
-            detail=f"Among them: {', '.join(strange[:5])}.",
+            f'"{target}" holds an unfinished restore and {count} files that are not part of it',
+            detail=f"Among them: {', '.join(named)}.",
             hint="Move them away, or use --delta, which removes only what PostgreSQL made.",
         )
 

@@ -6,6 +6,7 @@ span that can be, instead of by the server after hours of copying and replay.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -106,10 +107,7 @@ class Planner:
         system_identifier = int(self._entries[-1].summary["system_identifier"])
         lineage = next(one for one in lineages if one.system_identifier == system_identifier)
         self.archive = JoinedArchive(repository, others, request.cluster, lineage)
-        self._held = {
-            timeline: {segment.name.number for segment in self.archive.list_segments(timeline)}
-            for timeline in self.archive.list_timelines()
-        }
+        self._held = self.archive.list_numbers()
         self._partials = find_partials(self.archive, self._held)
 
     def list_entries(self, lineages: Sequence[Lineage]) -> list[BackupEntry]:
@@ -182,10 +180,9 @@ class Planner:
         own = Timeline(int(entry.summary["timeline"]))
         start = SegmentName.containing(own, Lsn.parse(entry.summary["start_lsn"]), self.archive.segment_size)
         walk = extend_walk(walk_path(history, start, self._held), history, self._partials)
-        segments = walk.segments if walk.tail is None else (*walk.segments, walk.tail)
-        path = WalPath(archive=self.archive, segments=segments, end_lsn=walk.end_lsn)
+        path = WalPath(archive=self.archive, segments=walk.files, end_lsn=walk.end_lsn)
         way = Way(backup=entry, history=history, walk=walk, path=path)
-        if segments and walk.end_lsn >= way.stop_lsn:
+        if path.segments and walk.end_lsn >= way.stop_lsn:
             return way
         text = f'backup "{entry.label}" cannot be used: WAL segment {walk.first_missing} is missing'
         if all(notice.text != text for notice in self.notices):
@@ -348,7 +345,7 @@ class Planner:
 
     def _wal_plan(self, way: Way, recovery: RecoveryTarget, end_lsn: Lsn, moment: datetime | None) -> WalPlan:
         end_lsn = before_page_header(end_lsn, self.archive.segment_size, self._wal_block_size)
-        needed = [segment for segment in way.path.segments if segment.start_lsn < end_lsn]
+        needed = way.path.segments[: bisect_left(way.path.segments, end_lsn, key=lambda one: one.start_lsn)]
         return WalPlan(
             recovery=recovery,
             timeline=way.history.timeline,

@@ -6,7 +6,7 @@ that ``wal get`` can hold the server to it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -96,10 +96,10 @@ class Existing:
     is_unfinished: bool
     file_count: int
     local_bytes: int
-    removed: tuple[str, ...]
-    replaced: tuple[str, ...]
-    in_the_way: tuple[str, ...]
-    foreign: tuple[str, ...]
+    removed: Sequence[str]
+    replaced: Sequence[str]
+    in_the_way: Sequence[str]
+    foreign: Sequence[str]
     saved_wal: tuple[str, ...]
     saved_wal_directory: str
 

@@ -7,7 +7,7 @@ transactions and restore points are found by looking for their bytes and reading
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -47,7 +47,7 @@ class WalPath:
     """
 
     archive: WalArchive
-    segments: tuple[SegmentName, ...]
+    segments: Sequence[SegmentName]
     end_lsn: Lsn
     unreadable: list[int] = field(default_factory=list, compare=False)
 

@@ -6,8 +6,7 @@ would expire is cheap.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Sequence
 from dataclasses import replace
 
 from pghaven.errors import Damaged, ObjectMissing
@@ -17,7 +16,7 @@ from pghaven.postgres.timeline import History, Timeline
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.entry import BackupEntry, BackupState
 from pghaven.repository.evidence import Evidence, Verdict, judge_backup, load_evidence
-from pghaven.repository.ledger import walk_path
+from pghaven.repository.ledger import Held, walk_path
 from pghaven.repository.walstore import WalArchive
 from pghaven.retention.facts import KnownBackup, KnownLineage, KnownTimeline, know_announced
 from pghaven.units import parse_time_utc, render_time
@@ -84,7 +83,7 @@ def _add_missing_wal(
 ) -> tuple[KnownBackup, ...]:
     if not backups:
         return ()
-    held = {one.timeline: {stored.name.number for stored in archive.list_segments(one.timeline)} for one in timelines}
+    held = {one.timeline: archive.list_numbers_of(one.timeline) for one in timelines}
     return tuple(replace(one, missing_wal=_find_missing_wal(archive, one, timelines, held)) for one in backups)
 
 
@@ -92,7 +91,7 @@ def _find_missing_wal(
     archive: WalArchive,
     backup: KnownBackup,
     timelines: Sequence[KnownTimeline],
-    held: Mapping[Timeline, AbstractSet[int]],
+    held: Held,
 ) -> str | None:
     """The first segment from a backup's start to its stop that no path has; None where that is not known.
 
@@ -104,8 +103,6 @@ def _find_missing_wal(
     if backup.timeline not in histories:
         histories[backup.timeline] = History.root(backup.timeline)  # nothing of it is there
     start = SegmentName.containing(backup.timeline, backup.start_lsn, archive.segment_size)
-    span = range(start.number, SegmentName.before(backup.timeline, backup.stop_lsn, archive.segment_size).number + 1)
-    theirs = {timeline: numbers & set(span) for timeline, numbers in held.items()}
     missing: str | None = None
     for timeline, history in sorted(histories.items()):
         if history is None:
@@ -114,7 +111,7 @@ def _find_missing_wal(
             continue
         if not history.contains_end(backup.timeline, backup.stop_lsn):
             continue
-        walk = walk_path(history, start, theirs)
+        walk = walk_path(history, start, held)
         if walk.end_lsn >= backup.stop_lsn:
             return None
         missing = missing or str(walk.first_missing)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from operator import eq
 from typing import overload
 
 from pghaven.runtime.spill import SMALL_BYTES, Buffer, Spool, in_parts, make_column
@@ -121,6 +122,44 @@ class Names(Sequence[bytes]):
 
     def __repr__(self) -> str:
         return f"Names({list(self[:5])!r}{', …' if len(self) > 5 else ''})"
+
+
+class Paths(Sequence[str]):
+    """The same of paths: strings, as they are. ``seal`` comes between appending and reading."""
+
+    __slots__ = ("_names",)
+
+    def __init__(self, paths: Iterable[str] = ()) -> None:
+        self._names = Names(map(os.fsencode, paths))
+
+    def append(self, path: str) -> None:
+        self._names.append(os.fsencode(path))
+        if not len(self._names) % _CHUNK:
+            self._names.settle()
+
+    def seal(self) -> None:
+        self._names.seal()
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @overload
+    def __getitem__(self, at: int) -> str: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[str]: ...
+    def __getitem__(self, at: int | slice) -> str | list[str]:
+        return list(map(os.fsdecode, self._names[at])) if isinstance(at, slice) else os.fsdecode(self._names[at])
+
+    def __iter__(self) -> Iterator[str]:
+        return map(os.fsdecode, self._names)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(eq, self, other))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Paths({self[:5]!r}{', …' if len(self) > 5 else ''})"
 
 
 def list_names(directory: str) -> Sequence[bytes]:

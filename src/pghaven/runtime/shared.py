@@ -1,8 +1,8 @@
-"""A few numbers that this process and its workers change together.
+"""What this process and its workers have together: a few numbers that all of them change, and files of columns.
 
-The one idea: they are private until they are first pickled, which is when a worker is about to need them; then they
-move into memory without a name, whose descriptor every worker inherits under the same number. So nothing is left on any
-file system, whoever is killed, and a program without workers pays nothing.
+The one idea: what is shared lies behind a descriptor of something that has no name, which every worker inherits under
+the same number. So nothing is left on any file system, whoever is killed. Numbers are private until they are first
+pickled, which is when a worker is about to need them; a program without workers pays nothing.
 """
 
 from __future__ import annotations
@@ -15,12 +15,22 @@ from contextlib import contextmanager
 
 NUMBER_BYTES = 8
 
-_shared: weakref.WeakValueDictionary[int, SharedNumbers] = weakref.WeakValueDictionary()
+_shared: weakref.WeakValueDictionary[int, object] = weakref.WeakValueDictionary()
 
 
 def list_shared_descriptors() -> list[int]:
-    """What a worker must inherit to find the numbers of this process."""
+    """What a worker must inherit to find what this process shares."""
     return list(_shared)
+
+
+def share(descriptor: int, owner: object) -> None:
+    """Have workers inherit this descriptor for as long as its owner is there."""
+    _shared[descriptor] = owner
+
+
+def find_shared(descriptor: int) -> object | None:
+    """What this process has made of a descriptor."""
+    return _shared.get(descriptor)
 
 
 class SharedNumbers:
@@ -70,14 +80,14 @@ class SharedNumbers:
 
         self._view = memoryview(mmap.mmap(descriptor, NUMBER_BYTES * self._count)).cast("d")
         self._descriptor = descriptor
-        _shared[descriptor] = self
+        share(descriptor, self)
         weakref.finalize(self, os.close, descriptor).atexit = False
 
 
 def _find_shared(descriptor: int, count: int) -> SharedNumbers:
     """The numbers behind a descriptor: those of this process, or in a worker those of the one that started it."""
-    found = _shared.get(descriptor)
-    if found is None:
+    found = find_shared(descriptor)
+    if not isinstance(found, SharedNumbers):
         found = SharedNumbers(count)
         found._adopt(descriptor)
     return found

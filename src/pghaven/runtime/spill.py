@@ -43,12 +43,12 @@ def make_column(count: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     size = count * kind.itemsize
     if size <= SMALL_BYTES:
         return np.zeros(count, kind)
-    with _open_file() as file:
+    with open_nameless() as file:
         try:
             os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error here, and a SIGBUS later
         except OSError as error:
             raise _no_room(error) from error
-        return np.frombuffer(_map(file, size, mmap.ACCESS_WRITE), kind)
+        return np.frombuffer(map_file(file, size, mmap.ACCESS_WRITE), kind)
 
 
 def let_go() -> None:
@@ -106,14 +106,14 @@ class Spool:
         if self._file is None:
             return memoryview(bytes(self._buffer))
         self._flush()
-        return memoryview(_map(self._file, self._written, mmap.ACCESS_READ))
+        return memoryview(map_file(self._file, self._written, mmap.ACCESS_READ))
 
     def to_array(self, dtype: type[_Number]) -> npt.NDArray[_Number]:
         return np.frombuffer(self.view(), dtype)
 
     def _flush(self) -> None:
         if self._file is None:
-            self._file = _open_file()
+            self._file = open_nameless()
         waiting, self._buffer = memoryview(self._buffer), bytearray()
         try:
             while waiting:
@@ -124,14 +124,16 @@ class Spool:
             raise _no_room(error) from error
 
 
-def _open_file() -> BinaryIO:
+def open_nameless() -> BinaryIO:
+    """A working file. Raises StoreUnreachable where there is no room for one."""
     try:
         return tempfile.TemporaryFile(prefix="pghaven-", dir=find_directory(), buffering=0)
     except OSError as error:
         raise _no_room(error) from error
 
 
-def _map(file: BinaryIO, size: int, access: int) -> mmap.mmap:
+def map_file(file: BinaryIO, size: int, access: int) -> mmap.mmap:
+    """A working file's contents, which ``let_go`` knows of."""
     mapping = mmap.mmap(file.fileno(), size, access=access)
     with _lock:
         _mappings.add(mapping)

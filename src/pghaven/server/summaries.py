@@ -6,7 +6,7 @@ minimal``; so what lies between two positions of a history is known if and only 
 leave no gap. Whenever something is missing the answer is a reason, and the caller looks for changes another way.
 
 We choose the summaries ourselves. One belongs to a leg of the history if it overlaps it; one that reaches beyond the
-point where a timeline was left may say too much, which is harmless (``postgres.changed``). Manual, "WAL Summarization
+point where a timeline was left may say too much, which is harmless (``server.changed``). Manual, "WAL Summarization
 Information Functions".
 """
 
@@ -21,9 +21,9 @@ import numpy as np
 
 from pghaven.clock import Clock
 from pghaven.errors import NotPermitted, PghavenError, ServerUnsuitable
-from pghaven.postgres.changed import ChangedBlocks, ChangedBlocksBuilder
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import HistoryLeg, Timeline
+from pghaven.server.changed import ChangedBlocks, ChangedBlocksBuilder
 from pghaven.server.connection import Connection, fetch_one, server_errors
 from pghaven.server.probe import ServerFacts
 from pghaven.units import render_duration

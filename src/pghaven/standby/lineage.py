@@ -90,16 +90,15 @@ def find_held_end(archive: WalArchive, timeline: Timeline, lsn: Lsn) -> Lsn | No
     None when it holds nothing from there. Reads the last segments. Raises Damaged, StoreUnreachable, NotPermitted.
     """
     history = find_line(archive, timeline)
-    held = {one: {segment.name.number for segment in archive.list_segments(one)} for one in archive.list_timelines()}
+    held = archive.list_numbers()
     start = SegmentName.containing(history.timeline_at(lsn), lsn, archive.segment_size)
     try:
         walk = extend_walk(walk_path(history, start, held), history, find_partials(archive, held))
     except NotFound:
         return None
-    segments = walk.segments if walk.tail is None else (*walk.segments, walk.tail)
-    if not segments:
+    if not walk.files:
         return None
-    end = find_archive_end(WalPath(archive=archive, segments=segments, end_lsn=walk.end_lsn))
+    end = find_archive_end(WalPath(archive=archive, segments=walk.files, end_lsn=walk.end_lsn))
     return end.end_lsn
 
 

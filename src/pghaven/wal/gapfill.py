@@ -16,10 +16,10 @@ from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.timeline import History, Timeline
 from pghaven.postgres.waldata import check_segment
 from pghaven.postgres.walspan import find_span
-from pghaven.repository.gaps import Held, WalGap, find_gaps
+from pghaven.repository.gaps import WalGap, find_gaps
 from pghaven.repository.horizon import read_horizon
 from pghaven.repository.incidents import Incident, IncidentKind, record_incident
-from pghaven.repository.ledger import find_ranges
+from pghaven.repository.ledger import Held, find_ranges
 from pghaven.repository.walfacts import render_span
 from pghaven.repository.walstore import WalArchive
 from pghaven.units import render_time_utc
@@ -45,7 +45,7 @@ class _Known:
     """The archive and what is known to be in it; ``held`` grows."""
 
     archive: WalArchive
-    held: dict[Timeline, set[int]]
+    held: Held
     histories: Mapping[Timeline, History]
 
 
@@ -54,10 +54,7 @@ def fill_gaps(archive: WalArchive, nodes: Sequence[Node], tell: Callable[[str], 
 
     Running it again goes on with what is missing then; what is known to be lost is looked for again.
     """
-    held = {
-        timeline: {segment.name.number for segment in archive.list_segments(timeline)}
-        for timeline in archive.list_timelines()
-    }
+    held = archive.list_numbers()
     known = _Known(archive=archive, held=held, histories=dict(_read_histories(archive, held)))
     horizon = read_horizon(archive.repository, archive.cluster, archive.system_identifier).positions
     result = GapFilling()

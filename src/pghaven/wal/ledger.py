@@ -6,7 +6,7 @@ quick for any archive; what the bytes are is the business of ``verify`` and ``wa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,10 +19,11 @@ from pghaven.postgres.timeline import History, Timeline
 from pghaven.postgres.walevent import list_commit_times
 from pghaven.repository.gaps import WalGap, find_gaps
 from pghaven.repository.horizon import read_horizon
-from pghaven.repository.ledger import SegmentRange, find_ranges
+from pghaven.repository.ledger import SegmentRange, Segments
 from pghaven.repository.partials import Partial, find_partials
 from pghaven.repository.walfacts import parse_span
 from pghaven.repository.walstore import StoredSegment, WalArchive
+from pghaven.runtime.ranges import NumberRanges
 from pghaven.units import parse_time_utc
 
 # How many segments are looked into from either end of a range for one with a commit.
@@ -90,14 +91,14 @@ def take_stock(archive: WalArchive, *, reads_segments: bool = True) -> Holdings:
             history = histories[timeline] = archive.read_history(timeline)
         except (ObjectMissing, Damaged):
             history = None
-        stored = list(archive.list_segments(timeline))
-        held[timeline] = {segment.name.number for segment in stored}
+        ranges = _measure(archive, archive.list_segments(timeline), reads_segments)
+        held[timeline] = NumberRanges(segment.number for one in ranges for segment in one.segments)
         timelines.append(
             HeldTimeline(
                 timeline=timeline,
                 history=history,
-                ranges=_measure(archive, stored, reads_segments),
-                partial=_show_partial(partials.get(timeline), max(held[timeline], default=-1)),
+                ranges=ranges,
+                partial=_show_partial(partials.get(timeline), held[timeline].last),
             )
         )
     horizon = read_horizon(archive.repository, archive.cluster, archive.system_identifier).positions
@@ -126,24 +127,36 @@ def _show_partial(partial: Partial | None, last_number: int) -> HeldPartial | No
 
 
 def _measure(archive: WalArchive, stored: Iterable[StoredSegment], reads_segments: bool) -> tuple[HeldRange, ...]:
-    by_number = {segment.name.number: segment for segment in stored}
+    """``stored`` are of one timeline and in order."""
     ranges = []
-    for found in find_ranges(segment.name for segment in by_number.values()):
-        members = [by_number[name.number] for name in found]
-        names = [member.name for member in members]
+    for found, stored_bytes, last_stored in _iter_rows(stored):
+        names = Segments([found])
+        last_names = tuple(reversed(names[-_LOOKED_INTO:]))
         ranges.append(
             HeldRange(
                 segments=found,
-                stored_bytes=sum(member.size_bytes for member in members),
-                last_stored=max(member.modified for member in members),
+                stored_bytes=stored_bytes,
+                last_stored=last_stored,
                 first_commit=_find_commit(archive, names[:_LOOKED_INTO], is_first=True, reads_segments=reads_segments),
-                last_commit=_find_commit(
-                    archive, names[: -_LOOKED_INTO - 1 : -1], is_first=False, reads_segments=reads_segments
-                ),
-                written=_read_written(archive, names[-1]),
+                last_commit=_find_commit(archive, last_names, is_first=False, reads_segments=reads_segments),
+                written=_read_written(archive, found.last),
             )
         )
     return tuple(ranges)
+
+
+def _iter_rows(stored: Iterable[StoredSegment]) -> Iterator[tuple[SegmentRange, int, datetime]]:
+    """Segments without a gap with their stored size and when the last of them was stored."""
+    row: tuple[SegmentRange, int, datetime] | None = None
+    for one in stored:
+        if row is not None and one.name.number == row[0].last.number + 1:
+            row = SegmentRange(first=row[0].first, last=one.name), row[1] + one.size_bytes, max(row[2], one.modified)
+            continue
+        if row is not None:
+            yield row
+        row = SegmentRange(first=one.name, last=one.name), one.size_bytes, one.modified
+    if row is not None:
+        yield row
 
 
 def _find_commit(

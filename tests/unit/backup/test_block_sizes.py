@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from pghaven.events import ignore
-from pghaven.postgres.changed import ChangedBlocks, ChangedBlocksBuilder
 from pghaven.repository.manifest import Manifest
 from pghaven.repository.repository import Repository
 from pghaven.restore.execute import run_restore
+from pghaven.server.changed import ChangedBlocks, ChangedBlocksBuilder
 from pghaven.store.memory import MemoryStore
 from tests.support.increments import ALL_VISIBLE, build_on, make_page, put_pages, take_increment, write
 from tests.support.synthetic import (

@@ -17,12 +17,12 @@ from blake3 import blake3
 
 from pghaven.backup.changes import Rule
 from pghaven.backup.listing import ListingRules, list_data_directory
-from pghaven.postgres.changed import ChangedBlocks, ChangedBlocksBuilder
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.blockmap import EXTENT_BYTES, invert
 from pghaven.repository.manifest import HASH_BYTES, BadPage, Manifest
 from pghaven.repository.pack import load_pack_index
 from pghaven.repository.repository import Repository
+from pghaven.server.changed import ChangedBlocks, ChangedBlocksBuilder
 from pghaven.store.memory import MemoryStore
 from tests.support.increments import ALL_VISIBLE, build_on, make_page, put_pages, take_increment, write
 from tests.support.synthetic import (

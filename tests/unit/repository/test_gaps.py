@@ -5,6 +5,7 @@ from __future__ import annotations
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import History, Timeline, parse_history
 from pghaven.repository.gaps import find_gaps
+from pghaven.runtime.ranges import NumberRanges
 
 SIZE = 1 << 20
 ROOT = {Timeline(1): History.root(Timeline(1))}
@@ -17,7 +18,7 @@ def fork(timeline: int, parent: int, at: int) -> dict[Timeline, History]:
 
 def gaps(held: dict[int, set[int]], histories: dict[Timeline, History], horizon: dict[int, int] | None = None):  # type: ignore[no-untyped-def]
     found = find_gaps(
-        {Timeline(timeline): numbers for timeline, numbers in held.items()},
+        {Timeline(timeline): NumberRanges(numbers) for timeline, numbers in held.items()},
         histories,
         {Timeline(timeline): Lsn(at) for timeline, at in (horizon or {}).items()},
         SIZE,

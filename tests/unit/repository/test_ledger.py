@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
 
 import pytest
@@ -12,7 +13,8 @@ from pghaven.errors import NotFound
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.timeline import History, HistoryEntry, Timeline
-from pghaven.repository.ledger import find_ranges, list_legs, walk_path
+from pghaven.repository.ledger import Segments, find_ranges, list_legs, range_of, walk_path
+from pghaven.runtime.ranges import NumberRanges
 
 SIZE = 1 << 20
 
@@ -31,11 +33,11 @@ def history(timeline: int, *left: tuple[int, float]) -> History:
     return History(timeline=Timeline(timeline), entries=entries)
 
 
-def held(**numbers: list[int]) -> dict[Timeline, set[int]]:
-    return {Timeline(int(name[1:])): set(found) for name, found in numbers.items()}
+def held(**numbers: list[int]) -> dict[Timeline, NumberRanges]:
+    return {Timeline(int(name[1:])): NumberRanges(found) for name, found in numbers.items()}
 
 
-def names(segments: tuple[SegmentName, ...]) -> list[tuple[int, int]]:
+def names(segments: Iterable[SegmentName]) -> list[tuple[int, int]]:
     return [(int(segment.timeline), segment.number) for segment in segments]
 
 
@@ -160,10 +162,12 @@ def test_a_start_that_is_not_on_the_path_is_refused() -> None:
 
 @given(
     st.lists(st.floats(0, 12), max_size=3),
-    st.dictionaries(st.integers(1, 4).map(Timeline), st.sets(st.integers(0, 14))),
+    st.dictionaries(st.integers(1, 4).map(Timeline), st.sets(st.integers(0, 14)).map(NumberRanges)),
     st.integers(0, 14),
 )
-def test_every_byte_of_a_walk_is_on_the_path(forks: list[float], files: dict[Timeline, set[int]], start: int) -> None:
+def test_every_byte_of_a_walk_is_on_the_path(
+    forks: list[float], files: dict[Timeline, NumberRanges], start: int
+) -> None:
     path = history(len(forks) + 1, *((number + 1, fork) for number, fork in enumerate(sorted(forks))))
     walk = walk_path(path, seg(start), files)
     assert [segment.number for segment in walk.segments] == list(range(start, start + len(walk.segments)))
@@ -171,7 +175,21 @@ def test_every_byte_of_a_walk_is_on_the_path(forks: list[float], files: dict[Tim
         assert segment.number in files[segment.timeline]
         assert path.timeline_at(Lsn(segment.end_lsn - 1)) == segment.timeline
     assert path.timeline_at(Lsn(walk.first_missing.end_lsn - 1)) == walk.first_missing.timeline
-    assert walk.first_missing.number not in files.get(walk.first_missing.timeline, set())
+    assert walk.first_missing.number not in files.get(walk.first_missing.timeline, ())
     if walk.tail is not None:
         assert path.fork_of(walk.tail.timeline) == walk.end_lsn
         assert walk.tail.start_lsn < walk.end_lsn < walk.tail.end_lsn
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(0, 20), st.integers(1, 4)), max_size=5), st.data())
+def test_segments_read_like_a_list_of_them(rows: list[tuple[int, int, int]], data: st.DataObject) -> None:
+    ranges = [range_of(Timeline(timeline), range(first, first + count), SIZE) for timeline, first, count in rows]
+    plain = [segment for one in ranges for segment in one]
+    segments = Segments(ranges)
+    assert (list(segments), len(segments), segments) == (plain, len(plain), plain)
+    assert list(reversed(segments)) == plain[::-1]
+    assert [segments[at] for at in range(-len(plain), len(plain))] == plain + plain
+    first, after = (data.draw(st.none() | st.integers(-25, 25)) for _ in range(2))
+    assert list(segments[first:after]) == plain[first:after]
+    assert list(segments.followed_by(seg(7))) == [*plain, seg(7)]
+    assert segments.followed_by(None) == segments

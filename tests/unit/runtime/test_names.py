@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pghaven.runtime.names import Names
+from pghaven.runtime.names import Names, Paths
 
 ANY = st.lists(st.binary(max_size=6).map(lambda name: name.replace(b"\0", b"x")), max_size=30)
 
@@ -44,3 +44,26 @@ def test_another_number_of_names_is_refused(blob: bytes, count: int) -> None:
 def test_beyond_its_end_there_is_nothing() -> None:
     with pytest.raises(IndexError):
         Names([b"a"])[1]
+
+
+@given(st.lists(st.sampled_from(["a", "base/5/16384", "\udcff/\u00e4", ""]), max_size=12), st.slices(12))
+def test_paths_are_what_they_were(paths: list[str], part: slice) -> None:
+    packed = Paths()
+    for path in paths:
+        packed.append(path)
+    packed.seal()
+    assert (list(packed), len(packed), packed) == (paths, len(paths), paths)
+    assert packed == tuple(paths)
+    assert packed == Paths(paths)
+    assert packed != [*paths, "x"]
+    if part.step is None or part.step > 0:
+        assert packed[part] == paths[part]
+
+
+@pytest.mark.parametrize("count", [1, 9000, 100_000])
+def test_all_of_many_paths_are_there(count: int) -> None:
+    packed = Paths()
+    for number in range(count):
+        packed.append(f"base/5/{number}")
+    packed.seal()
+    assert packed == [f"base/5/{number}" for number in range(count)]

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from pghaven.postgres.changed import ChangedBlocks, ChangedBlocksBuilder, RelationChanges
+from pghaven.server.changed import ChangedBlocks, ChangedBlocksBuilder, RelationChanges
 
 TABLE = (1663, 5, 16384)
 OTHER = (1663, 5, 16385)
