@@ -413,8 +413,8 @@ FILES = (
     Plant(
         rule="pages that the parent has damaged are read again",
         module="pghaven.backup.changes",
-        old="        for number, blocks in self._damage.items():\n",
-        new="        for number, blocks in {}.items():\n",
+        old="self._ground.counterpart, damaged)",
+        new="self._ground.counterpart, [])",
         found_by=("test_page_that_the_parent_has_damaged_is_looked_at_again",),
         servers=(f"{_BASICS}test_a_damaged_page_is_told_until_it_is_gone",),
     ),
@@ -428,8 +428,8 @@ FILES = (
     Plant(
         rule="maps stay small",
         module="pghaven.backup.changes",
-        old="for number, extent in zip(numbers.tolist(), extents.tolist(), strict=True):",
-        new="for number, extent in ():",
+        old="find_fragmented(self._ground.parent.block_map)",
+        new="find_fragmented(self._ground.parent.block_map)[:0]",
         found_by=(
             "test_an_extent_in_too_many_pieces_is_stored_whole",
             "test_extent_in_too_many_pieces_is_stored_whole",
@@ -557,7 +557,7 @@ PAGES = (
         module="pghaven.backup.pipeline",
         old="reading.pieces.add(pages.number, offset, count * block_size, _NOWHERE)",
         new="pass",
-        found_by=("test_page_that_became_zeros_is_zeros",),
+        found_by=("test_page_that_became_zeros_is_zeros", "test_pages_that_became_zeros_or_were_are_right"),
     ),
     Plant(
         rule="a page that fails its checksum is read again",
