@@ -28,9 +28,9 @@ class Inheritance:
     pack_of_parent: U4
 
 
-# A map is made for some files at a time, so that what is sorted and joined meanwhile stays small, some 150 bytes for
+# A map is made for some files at a time, so that what is sorted and joined meanwhile stays small, some 300 bytes for
 # each of these intervals, however many files there are.
-INTERVALS_AT_ONCE = 1 << 18
+INTERVALS_AT_ONCE = 1 << 17
 
 
 def build_block_map(

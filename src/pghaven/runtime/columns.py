@@ -15,9 +15,11 @@ import numpy.typing as npt
 
 from pghaven.runtime.spill import SMALL_BYTES, Spool, cumulate, in_parts, let_go, make_column
 
-# Rows are sorted so many at a time: some 50 bytes for each meanwhile.
-_ROWS_AT_ONCE = 1 << 18
-_BUCKETS_MAX = 64
+# Rows are sorted so many at a time: some 100 bytes for each meanwhile. Fifty million fill all buckets.
+_ROWS_AT_ONCE = 1 << 17
+# Each is a file, of which a process may have some thousand open; together they have so much waiting to be written.
+_BUCKETS_MAX = 384
+_WAITING_BYTES = 8 << 20
 
 
 class Column(Sequence[int]):
@@ -103,7 +105,8 @@ def _iter_buckets(
     at_once = max(_ROWS_AT_ONCE, -(-len(keys) // _BUCKETS_MAX))
     first_keys = np.unique(np.searchsorted(ends, np.arange(0, len(keys), at_once), "right"))
     record = np.dtype([("key", keys.dtype), *((str(number), column.dtype) for number, column in enumerate(columns))])
-    buckets = [Spool() for _ in first_keys]
+    waiting = min(SMALL_BYTES, _WAITING_BYTES // len(first_keys))
+    buckets = [Spool(waiting) for _ in first_keys]
     for part in in_parts(len(keys)):
         bucket = np.searchsorted(first_keys, keys[part], "right") - 1
         order = np.argsort(bucket, kind="stable")
