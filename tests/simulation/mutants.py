@@ -575,7 +575,7 @@ MUTANTS = (
         parts=replace(REAL, collector=TrustsLateFates),
         scene=_scene(_COLLECTORS | {"backup-db1"}, _LONG_PAUSES, grace=timedelta(days=1)),
         breaks=(_WHOLE,),
-        first_seed=54,
+        first_seed=478,
     ),
     Mutant(
         name="collectors at once",

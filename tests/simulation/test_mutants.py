@@ -13,6 +13,7 @@ _SEEDS_WITHOUT = 8
 _EACH = pytest.mark.parametrize("mutant", [pytest.param(mutant, id=mutant.name) for mutant in MUTANTS])
 
 
+@pytest.mark.timeout(1800)  # all seeds take a minute and a half on an idle machine
 @_EACH
 def test_a_planted_mistake_is_found(mutant: Mutant) -> None:
     for seed in range(mutant.first_seed, mutant.first_seed + _SEEDS_MAX):

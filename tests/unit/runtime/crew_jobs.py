@@ -12,7 +12,6 @@ from typing import NoReturn
 
 from pghaven.errors import Damaged, Refused
 from pghaven.runtime.pace import Pace
-from pghaven.runtime.sharedcolumns import SharedColumns
 from pghaven.store.api import Store
 from tests.support.waiting import wait_until
 
@@ -43,19 +42,6 @@ class Take:
 
     def close(self) -> None:
         return None
-
-
-class Look:
-    """Gives the number in a row of the first of the columns; at the end which file they lie in, and their lengths."""
-
-    def __init__(self, settings: SharedColumns) -> None:
-        self._columns = settings
-
-    def __call__(self, job: int) -> int:
-        return int(self._columns.arrays[0][job])
-
-    def close(self) -> tuple[int, int]:
-        return os.fstat(self._columns.descriptor).st_ino, sum(map(len, self._columns.arrays))
 
 
 class Write:

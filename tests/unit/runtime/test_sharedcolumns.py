@@ -10,7 +10,7 @@ import pytest
 from pghaven.runtime.crew import Crew
 from pghaven.runtime.shared import list_shared_descriptors
 from pghaven.runtime.sharedcolumns import SharedColumns
-from tests.unit.runtime.crew_jobs import Look
+from tests.unit.runtime.shared_jobs import Look
 
 COUNT = 100_000
 
