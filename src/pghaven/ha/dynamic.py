@@ -14,6 +14,9 @@ from pghaven.ha.spec import HaSpec, LocalPlaces
 
 # Servers that the network cut off must be given up before clients are: the default of 60 s blocks commits that long.
 _REPLICATION_TIMEOUT = "15s"
+# How soon a standby looks again for somebody to follow: until one does, no commit that waits for it ends. A second
+# site polls an archive, and has time.
+_LOOK_AGAIN, _POLL_ARCHIVE = "2s", "5s"
 _SWITCHES = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
 _UNITS = {
     "b": 1,
@@ -69,6 +72,7 @@ def render_dynamic(spec: HaSpec, places: LocalPlaces) -> dict[str, object]:
                 "wal_receiver_timeout": _REPLICATION_TIMEOUT,
                 "tcp_user_timeout": _REPLICATION_TIMEOUT,
                 "max_slot_wal_keep_size": "64GB",
+                "wal_retrieve_retry_interval": _LOOK_AGAIN if spec.followed is None else _POLL_ARCHIVE,
                 **spec.parameters,
             },
         },
