@@ -23,6 +23,8 @@ def test_a_member_is_made_anew_and_bytes_that_would_be_lost_are_told(make_engine
     engine.sql(leader, "CREATE TABLE t AS SELECT generate_series(1, 1000) AS n")
     engine.ok(leader, "backup", NAME)
 
+    # A promotion would wait for the WAL summarizer, half a minute at worst; init, which was run, leaves that as it is.
+    assert [engine.value(name, "SHOW summarize_wal") for name in engine.names] == ["off", "off"]
     refused = engine.run(leader, "ha", "reinit", NAME, leader)
     assert (refused.status, "is the primary" in refused.err) == (12, True), refused
     for source, method in (("repository", "pghaven"), ("leader", "basebackup")):

@@ -141,4 +141,5 @@ def _make_settings(config: Config, cluster: ClusterConfig, round_trip_seconds: f
         ask=ask_passphrase,
         receive_slot=cluster.receive_slot,
         is_receiver_wanted=cluster.receive,
+        fails_over=cluster.ha.is_configured,
     )

@@ -118,7 +118,7 @@ def run_init(request: InitRequest, listener: Listener, *, clock: Clock = SYSTEM_
                 render_missing(facts.role, access.missing),
             )
         failure = _find_obstacle(place, repositories, program, user)
-        plan = plan_setup(facts, command, read_written_command(connection))
+        plan = plan_setup(facts, command, read_written_command(connection), fails_over=place.cluster.ha.is_configured)
         applied = _apply(connection, plan, failure) if request.apply and plan.change else None
     if failure is not None and applied is None:
         _warn(listener, "program", f"archiving would fail: {failure.reason}", failure.hint)

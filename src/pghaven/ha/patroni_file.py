@@ -68,7 +68,7 @@ def _describe_postgresql(spec: HaSpec, node: HaNode, places: LocalPlaces) -> dic
         "parameters": {
             "unix_socket_directories": places.socket_directory,
             "archive_command": places.archive_command,
-            **({"summarize_wal": "on"} if places.major >= _SUMMARIES_SINCE else {}),
+            **_describe_summaries(spec, places),
         },
         "pg_hba": list(render_hba(spec)),
         "pg_ident": [
@@ -85,6 +85,13 @@ def _describe_postgresql(spec: HaSpec, node: HaNode, places: LocalPlaces) -> dic
         # The first call makes a member of it: from then on a promotion without pre_promote is somebody's mistake.
         described["callbacks"] = {"on_role_change": changed, "on_start": changed}
     return described
+
+
+def _describe_summaries(spec: HaSpec, places: LocalPlaces) -> dict[str, object]:
+    """A server that is promoted lets nobody write before the WAL summarizer has reached the end (xlog.c,
+    CleanupAfterArchiveRecovery), and an idle one sleeps for up to half a minute (walsummarizer.c)."""
+    is_chosen = places.major < _SUMMARIES_SINCE or "summarize_wal" in spec.parameters
+    return {} if is_chosen else {"summarize_wal": "off"}
 
 
 def _describe_recovery(node: HaNode, places: LocalPlaces) -> dict[str, object]:

@@ -67,7 +67,7 @@ _SWITCH = "pg_switch_wal"
 class CheckSettings:
     """What is checked. ``program`` are the words that start pghaven on this host, ``archive_command`` what the server
     should be set to; ``ask`` asks a person for a passphrase. ``receive_slot`` and ``is_receiver_wanted`` as in
-    ``StatusSettings``."""
+    ``StatusSettings``; ``fails_over``: Patroni runs the server."""
 
     cluster: str
     data_directory: str
@@ -80,6 +80,7 @@ class CheckSettings:
     ask: Ask | None = None
     receive_slot: str | None = None
     is_receiver_wanted: bool = False
+    fails_over: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -214,7 +215,8 @@ class _Checks:
         here = self._check_data_directory(facts)
         for place in self._places:
             self._check_lineage(place, facts)
-        plan = plan_setup(facts, settings.archive_command, read_written_command(self._connection))
+        written = read_written_command(self._connection)
+        plan = plan_setup(facts, settings.archive_command, written, fails_over=settings.fails_over)
         self._results += judge_settings(settings.cluster, plan)
         command = facts.settings.get("archive_command", "")
         self._results.append(judge_archive_command(command, settings.archive_command, settings.cluster))

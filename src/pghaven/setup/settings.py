@@ -13,6 +13,7 @@ from pghaven.server.probe import ServerFacts
 
 _COMMAND = "archive_command"
 _DISABLED = "(disabled)"
+_SUMMARIES = "summarize_wal"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +37,13 @@ def read_written_command(connection: Connection) -> str:
     return str(value or "")
 
 
-def plan_setup(facts: ServerFacts, archive_command: str, written_command: str) -> SetupPlan:
-    """``archive_command`` is the wanted one, ``written_command`` what ``read_written_command`` says. Pure."""
+def plan_setup(
+    facts: ServerFacts, archive_command: str, written_command: str, *, fails_over: bool = False
+) -> SetupPlan:
+    """``archive_command`` is the wanted one, ``written_command`` what ``read_written_command`` says. A server that
+    ``fails_over`` is better off without WAL summaries, for which a promotion waits. Pure."""
     advice = plan_settings(facts.settings, archive_command, facts.major)
+    advice = tuple(one for one in advice if not (fails_over and one.name == _SUMMARIES))
     waiting = tuple(one for one in advice if _is_written(one, facts, archive_command, written_command))
     return SetupPlan(change=tuple(one for one in advice if one not in waiting), waiting=waiting)
 

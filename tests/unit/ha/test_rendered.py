@@ -77,6 +77,17 @@ def test_patroni_is_started_when_the_etcd_of_its_own_host_answers() -> None:
     assert "pghaven-etcd" not in elsewhere
 
 
+def test_no_promotion_waits_for_wal_summaries_unless_somebody_wants_them() -> None:
+    def find(spec: HaSpec, places: LocalPlaces) -> object:
+        postgresql = describe_patroni(spec, NODES[0], places)["postgresql"]
+        assert isinstance(postgresql, dict)
+        return postgresql["parameters"].get("summarize_wal")
+
+    assert find(SPEC, PLACES) == "off"
+    assert find(replace(SPEC, parameters={"summarize_wal": "on"}), PLACES) is None
+    assert find(SPEC, replace(PLACES, major=16)) is None
+
+
 def test_a_second_site_calls_its_hooks_by_its_own_name_and_fetches_from_the_one_it_follows() -> None:
     described = describe_patroni(replace(SPEC, followed=Followed(cluster="main")), NODES[0], PLACES)
     postgresql = described["postgresql"]
