@@ -109,21 +109,35 @@ def test_a_check_names_what_is_wrong_and_what_to_do(make_engine: EngineFactory) 
         return found
 
     found = check()
+    assert "summaries" not in found
     failed = {name for name, lines in found.items() if any(line[0] == "FAILED" for line in lines)}
     assert failed == set(), found
     assert found["etcd"][-1][0] == "WARNING"  # one member survives nothing
     assert found["fencing"][0][0] == "WARNING"
     assert found["engine"][0][0] == found["environment"][0][0] == found["shared configuration"][0][0] == "OK"
 
+    # Two nodes of one name: the member is not where the configuration has it.
+    config, right = engine.config(leader), engine.config(leader).read_text()
+    config.write_text(right.replace(f"\nport = {engine.ports[other][0]}\n", "\nport = 1\n"))
+    assert any(f'the member "{other}" is at' in text for _, text, _ in check()["names"])
+    config.write_text(right)
+
     engine.sql(leader, "SELECT pg_create_physical_replication_slot('forgotten', true)")
     engine.patronictl("edit-config", "-q", "--force", "-s", "ttl=15")
+    engine.sql(leader, "ALTER SYSTEM SET summarize_wal = on")
+    engine.sql(leader, "SELECT pg_reload_conf()")
     engine.stop(other)
-    config = engine.config(leader)
-    config.write_text(config.read_text().replace('"engine" = "', "").replace('engine = "/', 'engine = "/nowhere/'))
+    config.write_text(right.replace('"engine" = "', "").replace('engine = "/', 'engine = "/nowhere/'))
     found = check()
     assert found["engine"][0][0] == "FAILED"
     assert "pip install" in (found["engine"][0][2] or "")
     assert any('nobody reads the slot "forgotten"' in text for _, text, _ in found["slots"])
+    assert found["summaries"][0][0] == "WARNING"
     assert any("ttl is 15 in etcd" in text for verdict, text, _ in found["shared configuration"])
     assert any(f'node "{other}" does not answer' in text for verdict, text, _ in found["patroni"])
     assert engine.run(leader, "ha", "check", NAME, "--node", leader).status == 17
+
+    engine.local.stop(engine.local.spec.dcs_members[0], "etcd")
+    found = check()
+    assert found["etcd"][0][0] == "FAILED"
+    assert found["etcd"][0][2]

@@ -21,7 +21,7 @@ from pghaven.ha.rest import RestApi
 from pghaven.ha.spec import HaNode, HaSpec, LocalPlaces
 from pghaven.ha.view import ClusterView, look
 from pghaven.proof.results import CheckResult, fail, good, skip, warn
-from pghaven.server.connection import connect, server_errors
+from pghaven.server.connection import connect, fetch_one, server_errors
 from pghaven.server.identity import OsUser, child_identity
 from pghaven.setup.program import try_program
 
@@ -217,7 +217,9 @@ def _check_shared(settings: HaCheckSettings, view: ClusterView) -> Iterator[Chec
 
 
 def _check_slots(settings: HaCheckSettings) -> Iterator[CheckResult]:
-    """Slots that nobody reads keep WAL until the disk is full, or until it is more than a slot may keep."""
+    """Slots that nobody reads keep WAL until the disk is full, or until it is more than a slot may keep. And what the
+    same server is asked besides: whether its promotion would wait for WAL summaries."""
+    summaries = "off"
     members = {re.sub(r"[^a-z0-9_]", "_", node.name) for node in settings.spec.servers}
     try:
         with connect(settings.conninfo) as connection, server_errors(connection, "list replication slots"):
@@ -225,6 +227,7 @@ def _check_slots(settings: HaCheckSettings) -> Iterator[CheckResult]:
             stale: list[str] = []
             if connection.info.server_version >= 17_00_00:
                 stale = [str(row[0]) for row in connection.execute(_STALE_FAILOVER_SLOTS.encode()).fetchall()]
+                (summaries,) = fetch_one(connection, "SHOW summarize_wal")
     except PghavenError as error:
         yield skip("slots", f"this host's server does not answer: {error.message}")
         return
@@ -237,3 +240,6 @@ def _check_slots(settings: HaCheckSettings) -> Iterator[CheckResult]:
         yield fail("slots", text, f"Drop it here: SELECT pg_drop_replication_slot('{name}')")
     if not strange and not stale:
         yield good("slots", "every slot is somebody's")
+    if summaries != "off" and "summarize_wal" not in settings.spec.parameters:
+        text = "summarize_wal is on: a promoted server waits for its WAL summarizer, half a minute at worst"
+        yield warn("summaries", text, "ALTER SYSTEM RESET summarize_wal; SELECT pg_reload_conf()")
