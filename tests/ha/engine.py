@@ -80,7 +80,7 @@ class Engine:
         self.programs = programs
         self.command = command
         self.names = tuple(f"db{number}" for number in range(1, nodes + 1))
-        self.repository = place / "repository" if beside is None else beside.repository
+        self.repository: Path = place / "repository" if beside is None else beside.repository
         self.ports = {name: take_ports(4) for name in self.names}
         self.proxy_ports = take_ports(2)
         self._ha = {**_FAST, "durability": "async", "fencing": "none", **ha}
@@ -359,8 +359,7 @@ class EngineFactory:
         One that is made ``beside`` another has that one's repository, and knows it by its name."""
         place = places.make_directory()
         self._cleanup.callback(places.remove_directory, place)
-        how = {"nodes": nodes, "etcd": etcd, "name": name, "beside": beside}
-        engine = Engine(place, self.programs, self._command, **how, **ha)
+        engine = Engine(place, self.programs, self._command, nodes=nodes, etcd=etcd, name=name, beside=beside, **ha)
         self._cleanup.callback(_end, engine)
         if start:
             engine.start(proxy=with_proxy)
