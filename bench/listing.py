@@ -29,10 +29,7 @@ def fill(store: Store) -> None:
     system_identifier = repository.list_lineages(_CLUSTER)[0].system_identifier
     who, now = read_own_identity(), repository.clock.now()
     intent = Intent(
-        host=who.host,
-        boot_id=who.boot_id,
-        process=who.pid,
-        process_start=who.start,
+        who=who,
         started_at=now,
         system_identifier=system_identifier,
         timeline=1,

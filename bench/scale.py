@@ -344,12 +344,8 @@ def run_restore_side(path: Path) -> list[dict[str, Any]]:
 
 
 def make_intent(facts: BackupFacts) -> Intent:
-    me = read_own_identity()
     return Intent(
-        host=me.host,
-        boot_id=me.boot_id,
-        process=me.pid,
-        process_start=me.start,
+        who=read_own_identity(),
         started_at=facts.started_at,
         system_identifier=facts.system_identifier,
         timeline=facts.timeline,

@@ -534,7 +534,7 @@ def test_another_cluster_of_that_name_and_the_repository_itself_are_refused(open
 def test_a_copy_is_nobodys_rival_and_is_waited_for_by_another(open_pair: Pair) -> None:
     target = open_pair.fill(target=True)
     catalog = open_pair.catalog(target, target=True)
-    alive = replace(make_intent(FIRST), copy_of=FIRST.label, host="another host")
+    alive = replace(make_intent(FIRST), copy_of=FIRST.label, who=replace(make_intent(FIRST).who, host="another host"))
     catalog.announce(f"{FIRST.label}-0000", alive)
     make_way(catalog, None, ignore)
     assert catalog.read_entry(f"{FIRST.label}-0000").state is BackupState.UNDECIDED

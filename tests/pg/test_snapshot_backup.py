@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -141,10 +142,7 @@ def test_what_a_killed_backup_left_goes_with_the_next_one_and_nothing_else(
     site.catalog.announce(
         dead,
         Intent(
-            host=me.host,
-            boot_id=me.boot_id,
-            process=me.pid,
-            process_start="0",
+            who=replace(me, start="0"),
             started_at=now,
             system_identifier=site.facts.system_identifier,
             timeline=1,

@@ -267,7 +267,7 @@ STAMPS = (
     Plant(
         rule="time stamps of another boot or host prove nothing",
         module="pghaven.backup.untouched",
-        old="if boot_of(intent.boot_id) != boot_of(host.boot_id):",
+        old="if boot_of(intent.who.boot_id) != boot_of(host.boot_id):",
         new="if False:",
         found_by=("test_time_stamps_are_distrusted_with_a_reason",),
     ),

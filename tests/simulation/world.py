@@ -122,10 +122,7 @@ class World:
 
     def make_intent(self, actor: Actor, purpose: Purpose) -> Intent:
         return Intent(
-            host=actor.host,
-            boot_id="simulated",
-            process=actor.number,
-            process_start=actor.name,
+            who=self.identify(actor),
             started_at=actor.clock.now(),
             system_identifier=SYSTEM_IDENTIFIER,
             timeline=1,

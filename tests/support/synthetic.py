@@ -226,12 +226,8 @@ def dead_process() -> ProcessIdentity:
 
 
 def make_intent(order: BackupOrder) -> Intent:
-    who = order.identity or dead_process()
     return Intent(
-        host=who.host,
-        boot_id=who.boot_id,
-        process=who.pid,
-        process_start=who.start,
+        who=order.identity or dead_process(),
         started_at=order.started_at,
         system_identifier=SYSTEM_IDENTIFIER,
         timeline=1,

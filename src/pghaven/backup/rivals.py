@@ -31,7 +31,7 @@ def make_way(
         if entry.state is not BackupState.UNDECIDED or entry.intent is None:
             continue
         if seems_dead(entry, catalog.repository.clock.now()):
-            reason = f'its process {entry.intent.process} on host "{entry.intent.host}" is gone'
+            reason = f'its process {entry.intent.who.pid} on host "{entry.intent.who.host}" is gone'
             if catalog.abandon(entry.label, reason):
                 entries[number] = replace(entry, state=BackupState.ABANDONED, reason=reason)
                 text = f'{purpose} "{entry.label}" was never finished and is given up: {reason}'
@@ -40,8 +40,8 @@ def make_way(
         if entry.intent.copy_of is not None:
             continue  # it reads another repository, and no server
         raise Locked(
-            f'a {purpose} of "{catalog.cluster}" is running: process {entry.intent.process} on host '
-            f'"{entry.intent.host}", since {render_time(entry.intent.started_at)}',
+            f'a {purpose} of "{catalog.cluster}" is running: process {entry.intent.who.pid} on host '
+            f'"{entry.intent.who.host}", since {render_time(entry.intent.started_at)}',
             hint="Wait until it is done, or end that process.",
         )
     return tuple(entries)

@@ -187,15 +187,11 @@ class _Session:
     def _announce(
         self, facts: ServerFacts, backup: OpenBackup, started_at: datetime, roots: tuple[Origin, Tries]
     ) -> None:
-        me = read_own_identity()
         parent = roots[0].parent.label if roots[0].parent is not None else None
         self._catalog.announce(
             self._label,
             Intent(
-                host=me.host,
-                boot_id=me.boot_id,
-                process=me.pid,
-                process_start=me.start,
+                who=read_own_identity(),
                 started_at=started_at,
                 system_identifier=facts.system_identifier,
                 timeline=backup.timeline,

@@ -57,7 +57,7 @@ def find_distrust(parent: BackupEntry, host: HostNow) -> str | None:
         return "it is not known on which host the parent was taken"
     if intent.copy_of is not None:
         return "the parent was copied from another repository, and its host is not the one that copied it"
-    if boot_of(intent.boot_id) != boot_of(host.boot_id):
+    if boot_of(intent.who.boot_id) != boot_of(host.boot_id):
         return "the parent was taken on another host, or before this one was last started"
     try:
         parent_end = max(intent.started_at, parse_time_utc(parent.summary["stopped_at"]))

@@ -57,7 +57,7 @@ def has_run_since(facts: ServerFacts, parent: BackupEntry, boot_id: str) -> bool
         started, stopped = (parse_time_utc(parent.summary[name]) for name in ("started_at", "stopped_at"))
     except (KeyError, TypeError, ValueError):
         return False
-    is_here = parent.intent is not None and boot_of(parent.intent.boot_id) == boot_of(boot_id)
+    is_here = parent.intent is not None and boot_of(parent.intent.who.boot_id) == boot_of(boot_id)
     margin = timedelta(0) if is_here else _CLOCK_MARGIN
     return facts.started + margin < started and stopped <= facts.probed
 

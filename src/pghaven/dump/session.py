@@ -133,13 +133,9 @@ class DumpSession:
             self.tell(Notice(level="warning", code="dump_version", text=text, hint=hint))
 
     def _announce(self, server: ServerFacts, started_at: datetime, origin: DumpOrigin) -> None:
-        me = read_own_identity()
         parent = origin.entry.label if origin.entry is not None else None
         intent = Intent(
-            host=me.host,
-            boot_id=me.boot_id,
-            process=me.pid,
-            process_start=me.start,
+            who=read_own_identity(),
             started_at=started_at,
             system_identifier=server.system_identifier,
             timeline=server.timeline,

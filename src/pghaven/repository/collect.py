@@ -248,7 +248,7 @@ class BackupCollector:
                     LabelReason(label=entry.label, reason="its intent cannot be read, and it is silent for long")
                 )
             elif entry.state is BackupState.UNDECIDED and entry.intent is not None and self._rules.is_dead(entry, now):
-                reason = f'its process {entry.intent.process} on host "{entry.intent.host}" is gone'
+                reason = f'its process {entry.intent.who.pid} on host "{entry.intent.who.host}" is gone'
                 found.append(LabelReason(label=entry.label, reason=reason))
         return found
 

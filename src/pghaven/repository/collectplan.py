@@ -192,7 +192,7 @@ def why_all_packs_stay(label: str, entry: BackupEntry | None, sources: Mapping[s
     if entry is None or entry.intent is None:
         return None
     if entry.state is BackupState.UNDECIDED:
-        return f'process {entry.intent.process} on host "{entry.intent.host}" is at work on it'
+        return f'process {entry.intent.who.pid} on host "{entry.intent.who.host}" is at work on it'
     if entry.state is BackupState.ABANDONED:
         return "it was given up, but another backup may go on with it"
     return None

@@ -189,8 +189,8 @@ class Compactor:
             is_other = (entry.purpose, entry.state) == (Purpose.COMPACTION, BackupState.UNDECIDED)
             if is_other and entry.intent is not None and not self._rules.is_dead(entry, self._repository.clock.now()):
                 raise Locked(
-                    f'a compaction of "{self._catalog.cluster}" is running: process {entry.intent.process} on host '
-                    f'"{entry.intent.host}", since {render_time(entry.intent.started_at)}',
+                    f'a compaction of "{self._catalog.cluster}" is running: process {entry.intent.who.pid} on host '
+                    f'"{entry.intent.who.host}", since {render_time(entry.intent.started_at)}',
                     hint="Wait until it is done, or end that process.",
                 )
 
@@ -230,10 +230,7 @@ class _Work:
         self._catalog.announce(
             self._label,
             Intent(
-                host=who.host,
-                boot_id=who.boot_id,
-                process=who.pid,
-                process_start=who.start,
+                who=who,
                 started_at=self._clock.now(),
                 system_identifier=0,
                 timeline=0,

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 from pghaven.repository.manifest import BackupFacts
+from pghaven.runtime.whoami import ProcessIdentity
 from pghaven.units import parse_time_utc, render_time_utc
 
 COLLECT = "collect"
@@ -43,17 +44,14 @@ class Purpose(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intent:
-    """Who is making a backup. ``boot_id`` and ``process_start`` tell a process from a later one with its number.
+    """``who`` is making a backup.
 
     ``sources`` are all labels whose packs this one may come to refer to; its ``parent`` is one of them. ``copy_of`` is
     the label of the backup that this is a copy of, made first in another repository; the moment and the WAL position
     are that one's, the process is the one that copies.
     """
 
-    host: str
-    boot_id: str
-    process: int
-    process_start: str
+    who: ProcessIdentity
     started_at: datetime
     system_identifier: int
     timeline: int
@@ -68,10 +66,10 @@ def render_intent(intent: Intent) -> dict[str, Any]:
     """What the document of an intent holds."""
     copied = {} if intent.copy_of is None else {"copy_of": intent.copy_of}
     return {
-        "host": intent.host,
-        "boot_id": intent.boot_id,
-        "process": intent.process,
-        "process_start": intent.process_start,
+        "host": intent.who.host,
+        "boot_id": intent.who.boot_id,
+        "process": intent.who.pid,
+        "process_start": intent.who.start,
         "started_at": render_time_utc(intent.started_at),
         "system_identifier": str(intent.system_identifier),
         "timeline": intent.timeline,
@@ -85,7 +83,9 @@ def render_intent(intent: Intent) -> dict[str, Any]:
 
 def parse_intent(body: Mapping[str, Any]) -> Intent:
     """The reverse. Raises KeyError, TypeError, ValueError for what is no intent."""
-    known = {one.name: body[one.name] for one in fields(Intent) if one.name != "copy_of"}
+    known = {one.name: body[one.name] for one in fields(Intent) if one.name not in ("who", "copy_of")}
+    process = {"host": body["host"], "boot_id": body["boot_id"], "pid": body["process"], "start": body["process_start"]}
+    known["who"] = ProcessIdentity(**process)
     known["copy_of"] = None if body.get("copy_of") is None else str(body["copy_of"])
     known["system_identifier"] = int(known["system_identifier"])
     known["started_at"] = parse_time_utc(known["started_at"])

@@ -25,8 +25,7 @@ def seems_dead(entry: BackupEntry, now: datetime) -> bool:
     intent = entry.intent
     if intent is None:
         return True
-    identity = ProcessIdentity(host=intent.host, boot_id=intent.boot_id, pid=intent.process, start=intent.process_start)
-    return is_over(identity, entry.last_sign, now)
+    return is_over(intent.who, entry.last_sign, now)
 
 
 def is_over(identity: ProcessIdentity | None, last_sign: datetime | None, now: datetime) -> bool:

@@ -32,7 +32,7 @@ def judge(
     for one in there:
         if one.original == entry.original and one.state is BackupState.UNDECIDED and not seems_dead(one, now):
             assert one.intent is not None
-            reason = f'process {one.intent.process} on host "{one.intent.host}"'
+            reason = f'process {one.intent.who.pid} on host "{one.intent.who.host}"'
             return _outcome(entry, BackupFate.IN_PROGRESS, one.label, reason)
     return judge_age(entry, horizons.get(find_system(entry), Horizon()))
 

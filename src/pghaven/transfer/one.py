@@ -127,13 +127,10 @@ class BackupCopy:
         return found
 
     def _announce(self, sources: Sequence[str]) -> None:
-        me, summary = self._scene.who, self._entry.summary
+        summary = self._entry.summary
         assert self._entry.intent is not None
         intent = Intent(
-            host=me.host,
-            boot_id=me.boot_id,
-            process=me.pid,
-            process_start=me.start,
+            who=self._scene.who,
             started_at=self._entry.intent.started_at,
             system_identifier=find_system(self._entry),
             timeline=Timeline(int(summary["timeline"])),

@@ -15,6 +15,7 @@ import pytest
 from pghaven.backup.listing import Listing, ListingRules, list_data_directory
 from pghaven.backup.untouched import MARGIN_SECONDS, FileStamps, HostNow, find_distrust, find_untouched, to_ns
 from pghaven.repository.entry import BackupEntry, BackupState, Intent
+from pghaven.runtime.whoami import ProcessIdentity
 from pghaven.units import render_time_utc
 from tests.support.waiting import wait_until
 
@@ -23,10 +24,7 @@ STOPPED = STARTED + timedelta(minutes=5)
 REST_NS = to_ns(STARTED) - MARGIN_SECONDS * 10**9
 """The first moment at which a file has not come to rest before the parent."""
 INTENT = Intent(
-    host="db1",
-    boot_id="2f1a/4026531836",
-    process=4711,
-    process_start="1",
+    who=ProcessIdentity(host="db1", boot_id="2f1a/4026531836", pid=4711, start="1"),
     started_at=STARTED,
     system_identifier=7,
     timeline=1,
@@ -40,7 +38,7 @@ PARENT = BackupEntry(
     last_sign=None,
     summary={"stopped_at": render_time_utc(STOPPED)},
 )
-HOST = HostNow(boot_id=INTENT.boot_id, now=STOPPED + timedelta(hours=1), newest_ns=to_ns(STOPPED))
+HOST = HostNow(boot_id=INTENT.who.boot_id, now=STOPPED + timedelta(hours=1), newest_ns=to_ns(STOPPED))
 
 
 def stamps(size: list[int], mtime_ns: list[int]) -> FileStamps:

@@ -199,8 +199,12 @@ def test_server_that_was_started_since_or_about_then_may_have_had_one(started: t
 def test_parent_of_this_boot_was_timed_by_the_same_clock() -> None:
     about_then = replace(LATER, started=FACTS.started + timedelta(minutes=59, seconds=30))
     intent = make_intent(BackupOrder())
-    assert not has_run_since(about_then, replace(PARENT, intent=replace(intent, boot_id="another/4026531836")), BOOT)
-    assert has_run_since(about_then, replace(PARENT, intent=replace(intent, boot_id="b/1")), BOOT)
+    assert not has_run_since(
+        about_then, replace(PARENT, intent=replace(intent, who=replace(intent.who, boot_id="another/4026531836"))), BOOT
+    )
+    assert has_run_since(
+        about_then, replace(PARENT, intent=replace(intent, who=replace(intent.who, boot_id="b/1"))), BOOT
+    )
 
 
 def test_clock_that_was_put_back_proves_nothing() -> None:

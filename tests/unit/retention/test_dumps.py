@@ -8,6 +8,7 @@ from pghaven.postgres.timeline import Timeline
 from pghaven.repository.entry import BackupEntry, BackupState, Intent, Purpose
 from pghaven.retention.dumps import DumpVerdict, plan_dumps
 from pghaven.retention.policy import RetentionPolicy
+from pghaven.runtime.whoami import ProcessIdentity
 from tests.unit.retention.backups import NOW, days
 
 ONE = RetentionPolicy(count=1)
@@ -16,10 +17,7 @@ ONE = RetentionPolicy(count=1)
 def dump(label: str, age_days: float, *databases: str, options: tuple[str, ...] = ()) -> BackupEntry:
     """A dump of these databases that was begun so many days before NOW."""
     intent = Intent(
-        host="db1",
-        boot_id="f00d",
-        process=4711,
-        process_start="123",
+        who=ProcessIdentity(host="db1", boot_id="f00d", pid=4711, start="123"),
         started_at=NOW - days(age_days),
         system_identifier=7,
         timeline=Timeline(1),
