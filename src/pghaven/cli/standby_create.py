@@ -12,27 +12,11 @@ import click
 
 from pghaven.cli.invocation import Invocation
 from pghaven.cli.limiting import Limits, io_limit_option, limit_option
+from pghaven.cli.standby_options import ending_options, following_options
 from pghaven.errors import UsageError
 
 if TYPE_CHECKING:
     from pghaven.cli.standby_making import CreateOptions
-
-
-class _Duration(click.ParamType[float]):
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ARG002
-        from pghaven.units import parse_duration
-
-        if isinstance(value, float):
-            return value
-        try:
-            return parse_duration(str(value))
-        except ValueError as error:
-            raise UsageError(f"{param.opts[0] if param is not None else 'time'}: {error}") from error
-
-
-DURATION = _Duration()
 
 
 @click.command("create")
@@ -48,12 +32,7 @@ DURATION = _Duration()
 @click.option("--primary", metavar="CONNINFO", help="The primary it follows.  [default: the cluster's conninfo]")
 @click.option("--upstream", metavar="CONNINFO", help="Another standby it follows instead (cascading).")
 @click.option("--archive-only", is_flag=True, help="Follow no server, only the WAL in the repository.")
-@click.option("--role", metavar="ROLE", help="Whom it connects as.  [default: the user of the connection string]")
-@click.option("--passfile", metavar="FILE", help="The password file of its connection.  [default: .pgpass, if there]")
-@click.option("--name", metavar="NAME", help="Its application_name.  [default: the name of DIR]")
-@click.option("--slot", metavar="NAME", help="Make a replication slot for it there, and use it.")
-@click.option("--reuse-slot", is_flag=True, help="Take the slot of that name if it is there and nobody uses it.")
-@click.option("--delay", type=DURATION, default=0.0, metavar="TIME", help="Replay so much later, such as 4h.")
+@following_options
 @click.option("--port", type=click.IntRange(1, 65535), metavar="PORT", help="Where it listens.")
 @click.option(
     "--tablespace-mapping",
@@ -66,8 +45,7 @@ DURATION = _Duration()
 @click.option("--delta", is_flag=True, help="Over a data directory of the same cluster, fetching what differs.")
 @click.option("--backup", metavar="LABEL", help="Begin with this backup.  [default: the newest]")
 @click.option("--repository", metavar="NAME", help="Take it from this repository alone.")
-@click.option("--apply", is_flag=True, help="Change the server it follows as needed: settings, role, pg_hba.conf.")
-@click.option("--start", is_flag=True, help="Start it, and wait until it receives WAL.")
+@ending_options
 @click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
 @limit_option
 @io_limit_option

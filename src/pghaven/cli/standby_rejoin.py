@@ -13,7 +13,8 @@ import click
 
 from pghaven.cli.invocation import Invocation
 from pghaven.cli.limiting import Limits, io_limit_option, limit_option
-from pghaven.cli.standby_create import DURATION, refuse_password
+from pghaven.cli.standby_create import refuse_password
+from pghaven.cli.standby_options import ending_options, following_options
 from pghaven.errors import UsageError
 
 
@@ -26,16 +27,10 @@ from pghaven.errors import UsageError
     type=click.Choice(["rewind", "repository", "primary"]),
     help="Only this way.  [default: the first that works]",
 )
-@click.option("--role", metavar="ROLE", help="Whom it connects as.  [default: the user of the connection string]")
-@click.option("--passfile", metavar="FILE", help="The password file of its connection.  [default: .pgpass, if there]")
-@click.option("--name", metavar="NAME", help="Its application_name.  [default: the name of DIR]")
-@click.option("--slot", metavar="NAME", help="Make a replication slot for it there, and use it.")
-@click.option("--reuse-slot", is_flag=True, help="Take the slot of that name if it is there and nobody uses it.")
-@click.option("--delay", type=DURATION, default=0.0, metavar="TIME", help="Replay so much later, such as 4h.")
+@following_options
 @click.option("--repository", metavar="NAME", help="Restore from this repository alone.")
 @click.option("--stop", is_flag=True, help="Stop the server that still runs in DIR.")
-@click.option("--apply", is_flag=True, help="Change the server it follows as needed: settings, role, pg_hba.conf.")
-@click.option("--start", is_flag=True, help="Start it, and wait until it receives WAL.")
+@ending_options
 @click.option("--dry-run", is_flag=True, help="Show the ways and stop.")
 @limit_option
 @io_limit_option

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pghaven.cli.invocation import Invocation
-from pghaven.cli.standby_create import DURATION
+from pghaven.cli.standby_options import DURATION
 from pghaven.errors import EXIT_DONE, EXIT_WARNINGS, CheckFailed
 
 if TYPE_CHECKING:
