@@ -10,16 +10,17 @@ from pathlib import Path
 import pytest
 
 from pghaven.backup.rivals import make_way
-from pghaven.errors import Damaged
+from pghaven.errors import Damaged, Refused
 from pghaven.events import ignore
 from pghaven.postgres.recovery import RecoveryTarget, TargetKind
 from pghaven.repository.backups import BackupCatalog
+from pghaven.repository.removal import Removal, RetireOrder
 from pghaven.repository.seal import OPEN_KEYRING
 from pghaven.restore.plan import plan_restore
 from pghaven.restore.request import RestoreRequest
 from tests.support.places import scratch
 from tests.support.reference import FIRST, SECOND, Reference, make_reference
-from tests.support.synthetic import CLUSTER
+from tests.support.synthetic import CLUSTER, START
 
 PARTS = ["intent", "decision", "manifest"]
 DOCUMENTS = PARTS[:2]
@@ -63,3 +64,19 @@ def test_a_new_backup_can_be_made(reference: Reference, part: str) -> None:
     """A rotten intent of last year must not be the end of all backups."""
     with reference.holding(object_of(part), b"rotten"):
         make_way(BackupCatalog(reference.open(), CLUSTER), None, ignore)
+
+
+def test_a_hold_that_cannot_be_read_holds_and_keeps_nobody_from_restoring(reference: Reference) -> None:
+    own = reference.at(dict(reference.content))
+    whole = own.restore(FIRST.label)
+    with own.holding(object_of("hold/00000001"), b"rotten"):
+        assert own.restore(FIRST.label) == whole
+        catalog = BackupCatalog(own.open(), CLUSTER)
+        hold = catalog.read_entry(FIRST.label).hold
+        assert hold is not None
+        assert hold.reason.startswith("why cannot be read: ")
+        with pytest.raises(Refused, match="is held"):
+            Removal(catalog).retire(FIRST.label, RetireOrder(reason="by hand: not needed", not_before=START))
+        # Whoever knows that it is not needed lets it go as any other.
+        Removal(catalog).release(FIRST.label)
+        assert catalog.read_entry(FIRST.label).hold is None

@@ -47,6 +47,7 @@ _LINEAGE = re.compile(r"(0|[1-9][0-9]*)\.json")
 _COMPARED = ("system_identifier", "timeline", "start_lsn", "stop_lsn", "started_at", "stopped_at", "server_version_num")
 _NOT_OFFERED = "the backup cannot be restored, and is not offered"
 _NOT_READ = "no restore reads it"
+_HOLDS = "it holds the backup all the same; whoever reads it does not learn why"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,7 +229,7 @@ class _Reader:
                 tell(damage(name, reason, _NOT_OFFERED, (label,)))
                 is_told = True
             else:
-                tell(warning(name, reason, _NOT_READ))
+                tell(warning(name, reason, _HOLDS if part.startswith("hold/") else _NOT_READ))
         if entry.state is BackupState.DAMAGED and not flaws and not is_told:
             names = [self._name(label, part) for part in entry.parts]
             name = next((one for one in names if one in str(entry.reason)), self._name(label, "decision"))

@@ -29,7 +29,6 @@ from pghaven.repository.entry import (
     Intent,
     ManifestPlace,
     Purpose,
-    Retirement,
     find_last,
     parse_generation,
     parse_intent,
@@ -37,6 +36,7 @@ from pghaven.repository.entry import (
     render_intent,
 )
 from pghaven.repository.manifest import BackupFacts, Manifest, parse_manifest, parse_pack_table, render_manifest
+from pghaven.repository.notes import read_hold, read_retirement
 from pghaven.repository.pack import PackPlace
 from pghaven.repository.packtable import PackTable
 from pghaven.repository.repository import Repository
@@ -198,9 +198,9 @@ class BackupCatalog:
         state = BackupState.COMMITTED
         retirement = None
         if retired and fate != KEEP:
-            retirement = self._read_retirement(label, retired)
+            name = self._name(label, f"retire/{retired:08d}")
+            retirement = read_retirement(self._repository, name, retired)
             state = BackupState.CONDEMNED if fate == COLLECT else BackupState.RETIRED
-        held = find_last(parts, "hold")
         return replace(
             entry,
             state=state,
@@ -209,7 +209,7 @@ class BackupCatalog:
             generations=decision.get("generations", {}),
             reason=retirement.reason if retirement else None,
             retirement=retirement,
-            hold=self._read_hold(label, held) if held and f"release/{held:08d}" not in parts else None,
+            hold=self._find_hold(label, parts),
         )
 
     def read_fate(self, label: str, number: int) -> str:
@@ -220,17 +220,12 @@ class BackupCatalog:
             raise Damaged(f'"{name}" is damaged: it is no fate')
         return str(fate)
 
-    def _read_retirement(self, label: str, number: int) -> Retirement:
-        body, written_at = _read_note(self._repository, self._name(label, f"retire/{number:08d}"))
-        try:
-            not_before = parse_time_utc(body["not_before"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise Damaged(f'retirement {number} of backup "{label}" is damaged ({error!r})') from error
-        return Retirement(number=number, reason=str(body.get("reason")), not_before=not_before, written_at=written_at)
-
-    def _read_hold(self, label: str, number: int) -> Hold:
-        body, written_at = _read_note(self._repository, self._name(label, f"hold/{number:08d}"))
-        return Hold(number=number, reason=str(body.get("reason")), written_at=written_at)
+    def _find_hold(self, label: str, parts: Mapping[str, datetime]) -> Hold | None:
+        number = find_last(parts, "hold")
+        if not number or f"release/{number:08d}" in parts:
+            return None
+        part = f"hold/{number:08d}"
+        return read_hold(self._repository, self._name(label, part), number, parts[part])
 
     def read_decision(self, label: str) -> dict[str, Any]:
         """Either decision, with what belongs to it. Raises Damaged for anything else, ObjectMissing.
@@ -350,14 +345,6 @@ def _read_decision(repository: Repository, name: str) -> dict[str, Any]:
     if body.get("decision") != "abandon":
         raise Damaged(f'"{name}" is damaged: it is no decision')
     return body
-
-
-def _read_note(repository: Repository, name: str) -> tuple[dict[str, Any], datetime]:
-    body = repository.read_document(name)
-    try:
-        return body, parse_time_utc(body["written_at"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise Damaged(f'"{name}" is damaged ({error!r})') from error
 
 
 def _find_same(repository: Repository, name: str, finished: FinishedContainer) -> tuple[str, int] | None:
