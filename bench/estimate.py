@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from bench.common import MIB, make_directory, remove, run
-from bench.data import BenchServer
+from bench.data import BenchServer, describe_cluster
 from bench.rounds import run_stand_alone
 from bench.tools import Pghaven, Tool
 from pghaven.cli.invocation import Invocation
@@ -30,7 +32,8 @@ from pghaven.server.instance import Instance
 NAME = "estimate"
 WITHIN = 0.30
 AFTER = 0.10
-_WAL_MIB = 400
+_WAL_MIB_MIN = 400
+_WAL_SHARE = 0.4  # of the cluster's size, so that files and replay take about as long
 _ROWS_PER_MIB = 8000
 _QUESTIONS = ("marker", "pages", "rows", "indexes", "extensions", "collations")
 
@@ -82,7 +85,8 @@ def restore(config: str, cluster: str, target: Path) -> tuple[float, list[tuple[
     )
     request = make_request(options, place, SYSTEM_CLOCK.now())
     invocation.recorder.began = time.monotonic()
-    RestoreJob(invocation, chosen, limits, None).run(request, start=True, dry_run=False)
+    with redirect_stdout(StringIO()):  # what it was asked for is shown by a restore itself
+        RestoreJob(invocation, chosen, limits, None).run(request, start=True, dry_run=False)
     return time.monotonic() - invocation.recorder.began, invocation.recorder.told
 
 
@@ -98,8 +102,9 @@ def run_rounds(server: BenchServer, tools: Sequence[Tool], rounds: int) -> tuple
     server.archive_with(ours.reset())
     run(ours.backup_command(), log=ours.log)
     server.sql("DROP TABLE IF EXISTS filling; CREATE TABLE filling (i int, t text)")
+    wal_mib = max(_WAL_MIB_MIN, int(_WAL_SHARE * int(describe_cluster(server)["bytes"]) / MIB))
     for _ in range(4):
-        rows = _WAL_MIB * _ROWS_PER_MIB // 4
+        rows = wal_mib * _ROWS_PER_MIB // 4
         server.sql(f"INSERT INTO filling SELECT i, md5(i::text) FROM generate_series(1, {rows}) i")
     name = server.sql("SELECT pg_walfile_name(pg_switch_wal())")
     while server.sql(f"SELECT last_archived_wal >= '{name}' FROM pg_stat_archiver") != "t":
@@ -124,7 +129,7 @@ def run_rounds(server: BenchServer, tools: Sequence[Tool], rounds: int) -> tuple
             }
         )
     remove(target)
-    return ({"wal_bytes": _WAL_MIB * MIB, "within": WITHIN, "after": AFTER, "rounds": found},)
+    return ({"wal_bytes": wal_mib * MIB, "within": WITHIN, "after": AFTER, "rounds": found},)
 
 
 def render(result: Mapping[str, Any], title: str) -> str:

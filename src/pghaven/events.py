@@ -20,12 +20,14 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a step has come. ``total_bytes`` is zero when unknown. ``seconds_left`` is for all of the operation, not
-    this step alone; None where nobody has estimated it."""
+    """How far a step has come. ``total_bytes`` is zero when unknown. ``share`` is the part of its work that is done,
+    from 0 to 1, where bytes alone do not tell. ``seconds_left`` is for all of the operation, not this step alone; None
+    where nobody has estimated it."""
 
     phase: str
     done_bytes: int
     total_bytes: int
+    share: float | None = None
     seconds_left: float | None = None
 
 

@@ -101,8 +101,9 @@ def cut_jobs(runs: Iterable[Run], size: int) -> Iterator[list[Run]]:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchResult:
     """In bytes of files: ``written_bytes``, and ``proven_bytes`` that were there already. ``fetched_bytes`` are stored
-    ones, of frames that were needed."""
+    ones, of frames that were needed. ``new_files`` were made whole, in one piece."""
 
+    new_files: int = 0
     written_bytes: int = 0
     proven_bytes: int = 0
     fetched_bytes: int = 0
@@ -129,6 +130,7 @@ class FetchWorker:
         self._direct = DirectWriter(FRAME_BYTES)
         self._comparison = Comparison() if settings.in_place else None
         self._pace = settings.pace
+        self._new_files = 0
 
     def __call__(self, job: FetchJob) -> FetchResult:
         if self._pace is not None:
@@ -144,11 +146,18 @@ class FetchWorker:
             except _UnprovenCells as damage:
                 notice = damage.notice
         written = fetched = 0
+        files_before = self._new_files
         for number, plain in iter_pack_frames(self._place, job.pack, index, sorted(needed)):
             written += self._write_pieces(job.files, needed[number], memoryview(plain))
             fetched += index.stored_lengths[number]
         total = sum(run[2] for run in job.runs)
-        return FetchResult(written_bytes=written, proven_bytes=total - written, fetched_bytes=fetched, notice=notice)
+        return FetchResult(
+            new_files=self._new_files - files_before,
+            written_bytes=written,
+            proven_bytes=total - written,
+            fetched_bytes=fetched,
+            notice=notice,
+        )
 
     def _compare(
         self, comparison: Comparison, job: FetchJob, index: Index, frames: dict[int, list[Piece]]
@@ -194,7 +203,7 @@ class FetchWorker:
                     os.close(fd)
             except OSError as error:
                 raise writing_error(error, file.path) from error
-        return FetchResult()
+        return FetchResult(new_files=len(job.files))
 
     def _clear(self, job: FetchJob) -> FetchResult:
         """Have the files there, with zeros where the runs say so."""
@@ -217,6 +226,7 @@ class FetchWorker:
         return FetchResult(written_bytes=written, proven_bytes=sum(run[2] for run in job.runs) - written)
 
     def _create(self, file: FileTarget) -> int:
+        self._new_files += 1
         return os.open(file.name, _FILE_FLAGS | os.O_EXCL, file.mode, dir_fd=self._directories.open(file.directory))
 
     def _write_pieces(self, files: tuple[FileTarget, ...], pieces: list[Piece], view: memoryview) -> int:
