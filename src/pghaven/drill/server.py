@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from pghaven.clock import Clock
-from pghaven.drill.settings import SESSION_OPTIONS, find_network_words, find_quiet_words, render_settings
+from pghaven.drill.settings import find_network_words, find_quiet_words, render_session_options, render_settings
 from pghaven.errors import Cancelled, CheckFailed, ServerUnsuitable
 from pghaven.postgres.control import parse_control
 from pghaven.postgres.lsn import Lsn
@@ -71,18 +71,12 @@ class DrillServer:
             **place.isolation(),
         }
         self._quiet = find_quiet_words()
-        self._network: tuple[str, ...] | None = None
         self._instance = self._make_instance(())
         self._disarm()
 
     @property
     def programs(self) -> Programs:
         return self._programs
-
-    @property
-    def has_network(self) -> bool:
-        """Whether the questioned server could still reach others: this host does not allow to close that off."""
-        return not self._network
 
     def _disarm(self) -> None:
         """What the restored configuration says is of no effect from here on."""
@@ -208,9 +202,8 @@ class DrillServer:
     def open_closed(self) -> Iterator[None]:
         """Start it for questions, where this host allows that without any network, until the block is left."""
         user = self._place.user
-        self._network = find_network_words(None if user is None else user.uid)
         # With another identity only the user's own kind of network can be made; the server's user makes it.
-        self._instance = self._make_instance(self._network)
+        self._instance = self._make_instance(find_network_words(None if user is None else user.uid))
         try:
             self._instance.start({**self._settings, "max_wal_senders": "0"}, timeout_seconds=_START_SECONDS)
             yield
@@ -232,7 +225,8 @@ class DrillServer:
         from psycopg.conninfo import make_conninfo
 
         user = self._place.user
-        conninfo = make_conninfo(self._place.conninfo(database, role), options=SESSION_OPTIONS)
+        options = render_session_options(self._programs.major)
+        conninfo = make_conninfo(self._place.conninfo(database, role), options=options)
         return connect(conninfo, os_user=None if user is None else user.name)
 
     def _find_superuser(self) -> str:

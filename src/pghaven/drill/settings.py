@@ -15,9 +15,6 @@ from typing import Final
 
 from pghaven.postgres.control import ControlFile
 
-SESSION_OPTIONS: Final = "-c session_preload_libraries= -c local_preload_libraries="
-"""For ``options`` of a connection, where they win over what ALTER ROLE and ALTER DATABASE have set."""
-
 _NICE: Final = 10
 # What a container's kernel or an old util-linux may refuse is tried before it is used.
 _NETWORK_OF_ITS_OWN: Final = (("--net",), ("--user", "--map-current-user", "--net"))
@@ -70,21 +67,30 @@ def render_settings(control: ControlFile, major: int, preload: Sequence[str]) ->
     """For the command line, beside those that close a scratch place. ``preload`` are libraries that the reading of
     some tables needs; without it no extension's background worker runs.
 
-    What a standby must have no less of than its primary is as ``control`` says, with some to spare for what was raised
-    later.
+    What a standby must have no less of than its primary is twice what ``control`` says or more: recovery in which
+    somebody may look pauses where the source raised it further. It costs some 100 MiB of shared memory.
     """
     settings = {
         **_CLOSED,
         **_HONEST,
         **_MODEST,
         "shared_preload_libraries": ",".join(preload),
-        "max_connections": str(max(control.max_connections, 100)),
-        "max_worker_processes": str(max(control.max_worker_processes, 8)),
-        "max_wal_senders": str(max(control.max_wal_senders, 10)),
-        "max_prepared_transactions": str(max(control.max_prepared_transactions, 64)),
-        "max_locks_per_transaction": str(max(control.max_locks_per_transaction, 64)),
+        "max_connections": str(max(2 * control.max_connections, 1000)),
+        "max_worker_processes": str(max(2 * control.max_worker_processes, 100)),
+        "max_wal_senders": str(max(2 * control.max_wal_senders, 100)),
+        "max_prepared_transactions": str(max(2 * control.max_prepared_transactions, 500)),
+        "max_locks_per_transaction": str(max(2 * control.max_locks_per_transaction, 128)),
     }
     return {**settings, **_SINCE_17} if major >= 17 else settings
+
+
+def render_session_options(major: int) -> str:
+    """For ``options`` of a connection, where they win over what ALTER ROLE and ALTER DATABASE have set, beside what
+    every session of ours sets: libraries to load, another role to act as, a time after which a long count ends."""
+    options = ["session_preload_libraries=", "local_preload_libraries=", "role=none"]
+    if major >= 17:
+        options.append("transaction_timeout=0")
+    return " ".join(f"-c {one}" for one in options)
 
 
 def find_quiet_words() -> tuple[str, ...]:
