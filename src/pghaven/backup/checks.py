@@ -50,7 +50,7 @@ def find_owner_name(data_directory: str) -> str | None:
     except FileNotFoundError:
         raise ServerUnsuitable(
             f'data directory "{data_directory}" does not exist',
-            hint="Correct data_directory in the configuration; SHOW data_directory tells it.",
+            hint="If its disk is gone, restore it. If it lies elsewhere, correct data_directory in the configuration.",
         ) from None
     except OSError as error:
         raise NotPermitted(f'could not look at "{data_directory}": {error.strerror}') from error
