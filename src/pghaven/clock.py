@@ -9,6 +9,9 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
+CLOCK_TOLERANCE = timedelta(minutes=5)
+"""So far the clocks of two hosts may differ; what seems to lie further in the future than that is of no known age."""
+
 
 class Clock(Protocol):
     def now(self) -> datetime:

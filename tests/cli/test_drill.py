@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pghaven.errors import CheckFailed
+from pghaven.errors import EXIT_WARNINGS, CheckFailed
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.page import checksums
 from pghaven.server.postmaster import list_server_processes
@@ -24,6 +26,7 @@ from tests.support.planting import forge_file, forge_segment
 from tests.support.waiting import wait_until
 
 FAILED = CheckFailed.exit_status
+WARNINGS = EXIT_WARNINGS
 PAGE = 8192
 CHECKSUM_AT = slice(8, 10)
 
@@ -90,6 +93,62 @@ def test_a_cluster_that_comes_back_passes_every_question(pg_version: int, site: 
     assert Lsn.parse(result["reached"]["lsn"]) >= Lsn.parse(result["promised_lsn"])
     assert (site.repository / result["evidence"]).exists()
     assert_known(site, result)
+
+
+def test_the_copy_is_kept_apart_whatever_was_set_up_at_the_source(pg_version: int, site: Site, drills: Path) -> None:
+    """Seen from inside: its own checks tell what the drill's server is like. The source has what would disturb it: a
+    background worker, a subscription, event triggers, and settings of databases and roles."""
+    questions = {
+        "no network": "SELECT inet_server_addr() IS NULL AND current_setting('listen_addresses') = ''",
+        "nothing archived": "SELECT current_setting('archive_mode') = 'off'",
+        "nobody followed": "SELECT current_setting('primary_conninfo') = ''",
+        "nobody served": "SELECT current_setting('max_wal_senders') = '0'",
+        "no libraries": "SELECT current_setting('shared_preload_libraries') = ''",
+        "no workers": "SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type LIKE 'logical replication%' "
+        "OR backend_type = 'archiver'",
+        "the subscription is back": "SELECT subenabled FROM pg_subscription",
+        "damage shows": "SELECT string_agg(current_setting(s), ',') = 'off,off' FROM "
+        "unnest('{zero_damaged_pages, ignore_checksum_failure}'::text[]) s",
+        "kept small": "SELECT current_setting('temp_file_limit') = '1GB'",
+        "as itself": "SELECT current_user = session_user AND current_setting('statement_timeout') = '0'",
+    }
+    checks = ", ".join(f'{{name = "{name}", database = "shop", sql = "{sql}"}}' for name, sql in questions.items())
+    site.write_config(f"[cluster.{NAME}.drill]\nchecks = [{checks}]\n")
+    site.set_up()
+    site.cluster.sql("CREATE DATABASE shop")
+    site.cluster.append_conf(
+        shared_preload_libraries="pg_prewarm", zero_damaged_pages="on", shared_buffers="16MB", statement_timeout="1min"
+    )
+    site.cluster.restart()
+    wait_until(lambda: "autoprewarm leader" in " ".join(list_titles(site.cluster.data_directory)), "the worker")
+    site.cluster.sql("CREATE TABLE t (i int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 1000)", dbname="shop")
+    site.cluster.sql("CREATE SUBSCRIPTION s CONNECTION 'host=/x' PUBLICATION p WITH (connect = false)", dbname="shop")
+    site.cluster.sql("ALTER SUBSCRIPTION s ENABLE", dbname="shop")
+    site.cluster.sql(
+        "CREATE FUNCTION forbid() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not now'; END $$;"
+        "CREATE EVENT TRIGGER forbid ON ddl_command_start EXECUTE FUNCTION forbid()",
+        dbname="shop",
+    )
+    site.ok("backup")
+    site.cluster.append_conf(max_connections="300", max_worker_processes="30", max_wal_senders="40")
+    site.cluster.restart()  # raised after the backup: a standby with less stands still here
+    mark = site.json("mark")
+    hostile = ["statement_timeout = '1ms'", "role = 'pg_monitor'", "search_path = 'evil, pg_catalog'"]
+    if pg_version >= 17:
+        hostile.append("transaction_timeout = '1ms'")
+    for setting in hostile:
+        site.cluster.sql(f"ALTER ROLE ALL IN DATABASE shop SET {setting}")
+    site.archive_all()
+    result = drill(site, drills, "--at", "latest", "--skip", "collations")
+    found = verdicts(result)
+    assert {name: found[f"own check {name}"] for name in questions} == dict.fromkeys(questions, "OK"), result["checks"]
+    assert (found["marker"], found["indexes"], mark["tables"]) == ("OK", "OK", 1)
+
+
+def list_titles(data_directory: Path) -> list[str]:
+    """What the server's processes call themselves."""
+    paths = [Path(f"/proc/{pid}/cmdline") for pid in list_server_processes(str(data_directory))]
+    return [path.read_text().strip("\0") for path in paths if path.exists()]
 
 
 def assert_known(site: Site, result: dict[str, Any]) -> None:
@@ -190,6 +249,23 @@ def test_what_was_forged_in_the_repository_with_all_its_hashes_is_found(
     assert "checksum verification failed" in found["pages"]
     assert Path(paths[1]).name not in found["pages"], "its checksum is right"
     assert "postgres: public.broken: invalid page in block 0" in found["rows"]
+
+
+def test_what_this_host_lacks_is_found(pg_version: int, site: Site, drills: Path) -> None:
+    """An extension's version that is not installed here, and text that was sorted by another version of the library."""
+    site.set_up()
+    site.cluster.sql("UPDATE pg_database SET datcollversion = '0.1' WHERE datname = 'postgres'")
+    quick = [word for name in ("pages", "rows", "indexes") for word in ("--skip", name)]
+    site.ok("backup")
+    site.archive_all()
+    result = drill(site, drills, "--at", "latest", *quick, status=WARNINGS)
+    found = {one["name"]: one for one in result["checks"]}
+    assert (result["passed"], found["collations"]["verdict"], found["extensions"]["verdict"]) == (True, "WARNING", "OK")
+    assert "database postgres (database postgres): 0.1 at the source, " in found["collations"]["text"]
+    site.cluster.sql("UPDATE pg_extension SET extversion = '99.0' WHERE extname = 'plpgsql'")
+    site.archive_all()
+    result = drill(site, drills, "--at", "latest", *quick, status=FAILED)
+    assert failures(result) == {"extensions": "not installed on this host: plpgsql 99.0 (database postgres)\n"}
 
 
 def test_a_cluster_that_comes_up_short_fails(pg_version: int, site: Site, drills: Path) -> None:
@@ -342,6 +418,10 @@ def test_a_killed_drill_leaves_nothing_behind_the_next(site: Site, drills: Path)
     with site.start_words(*words) as process:
         wait_until(lambda: list(drills.glob("*/data/postmaster.pid")), "the drill's server", 60.0)
         (data,) = drills.glob("*/data")
+        (sockets,) = drills.glob("*/s")
+        assert stat.S_IMODE(sockets.stat().st_mode) == 0o700
+        (server, *_) = list_server_processes(str(data))
+        assert os.getpriority(os.PRIO_PROCESS, server) > os.getpriority(os.PRIO_PROCESS, 0)
         process.send_signal(signal.SIGKILL)
     wait_until(lambda: not list_server_processes(str(data)), "the end of its server")
     result = drill(site, drills, "--backup", "nosuch", status=FAILED)

@@ -132,6 +132,13 @@ def test_a_dump_is_proven_in_a_server_of_its_own(site: Site, pg_version: int) ->
     assert any(name.startswith("large object") for name in different)
     assert "public.empty" not in different
     assert set(site.place.iterdir()) == before
+    (repository,) = site.json("status", status=3)["clusters"][0]["repositories"]
+    proof = repository["last_dump_proof"]
+    assert (proof["passed"], proof["source"], proof["failures"]) == (True, "dump", []), (
+        "options of one's own prove nothing"
+    )
+    assert repository["last_drill"] is None, "it says nothing of backups"
+    assert re.search("dumps proven: +passed .* ago, from dump", site.run("status").out)
     assert "cannot be combined" in site.error("load", "--verify", "--create", status=2)["message"]
 
 

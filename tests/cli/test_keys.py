@@ -176,6 +176,22 @@ def test_without_a_key_every_command_says_what_to_do(sealed: Site, command: tupl
     assert "key_file" in error["hint"]
 
 
+def test_what_a_drill_found_is_signed(sealed: Site) -> None:
+    place = sealed.place / "drills"
+    place.mkdir()
+    own(place)
+    quick = [word for name in ("pages", "rows", "indexes", "collations") for word in ("--skip", name)]
+    (result,) = sealed.json("drill", NAME, "--directory", str(place), "--at", "backup", *quick)["drills"]
+    assert (result["passed"], result["signed"]) == (True, True)
+    (repository,) = sealed.json("status")["clusters"][0]["repositories"]
+    last = repository["last_drill"]
+    assert (last["evidence"], last["passed"], last["signature"], last["doubt"]) == (
+        *(result["evidence"], True, "good"),
+        None,
+    )
+    assert re.search("drilled: +passed .*, signed$", sealed.ok("status"), re.MULTILINE)
+
+
 def test_a_wrong_key_is_not_permitted(sealed: Site) -> None:
     path = sealed.place / "wrong.key"
     from pghaven.repository.keyset import make_first_key

@@ -110,7 +110,7 @@ def test_on_a_terminal_it_is_coloured_unless_that_is_not_wanted(protected: Site)
         assert process.returncode == 0
         return found.decode()
 
-    assert "\x1b[32m━━" in show()
+    assert "\x1b[32m━" in show()
     assert "\x1b[3" not in show(NO_COLOR="1")
 
 
@@ -389,7 +389,7 @@ def test_monitoring_gets_one_line_and_its_own_statuses(protected: Site) -> None:
     assert ended.status == 0, ended
     (line,) = ended.out.splitlines()
     text, _, numbers = line.partition(" | ")
-    assert text == "PGHAVEN OK - 1 clusters, all is well"
+    assert text == "PGHAVEN OK - 1 cluster, all is well"
     found = dict(one.split("=") for one in numbers.split())
     assert found["'main.problems'"] == "0"
     assert found["'main.unarchived'"].endswith("B")

@@ -19,7 +19,7 @@ from pghaven.server.identity import become, find_owner
 from pghaven.wal.children import Child, Tell, start_child
 from pghaven.wal.limit import unblock_interrupts
 
-_PAUSE_SECONDS = (1.0, 60.0)
+_PAUSE_SECONDS = 1.0
 # What is done now and then gives way to pushing and receiving, also when all of it begins at once.
 _NICE = 5
 
@@ -29,13 +29,15 @@ class Service:
     """A piece of work. ``run`` is called in a child process, as the owner of ``data_directory`` when we are root, with
     a listener for what is to be logged; it returns when it is done for now, and raises when it failed.
 
-    ``every_seconds`` is when it is begun again after it is done; None for what is never done.
+    ``every_seconds`` is when it is begun again after it is done; None for what is never done. While it goes on failing
+    the pause doubles, up to ``longest_pause_seconds``.
     """
 
     name: str
     data_directory: str
     run: Callable[[Listener], None]
     every_seconds: float | None = None
+    longest_pause_seconds: float = 60.0
 
 
 class Keeper:
@@ -57,7 +59,7 @@ class Keeper:
         if self.is_running or self._clock.monotonic() < self._due:
             return
         if not os.path.isdir(self.service.data_directory):
-            self._due = self._clock.monotonic() + _PAUSE_SECONDS[0]
+            self._due = self._clock.monotonic() + _PAUSE_SECONDS
             return
         with suppress(Cancelled):  # no process can be made now
             self.child = start_child(partial(_run, self.service))
@@ -79,9 +81,9 @@ class Keeper:
         if child.status == 0 and self.service.every_seconds is not None:
             self._pause, self._due = 0.0, now + self.service.every_seconds
             return
-        first, most = _PAUSE_SECONDS
-        self._pause = min(max(self._pause * 2, first), most)
-        self._due = now + max(self._pause, self.service.every_seconds or 0.0)
+        shortest = self.service.every_seconds or _PAUSE_SECONDS
+        self._pause = max(min(max(self._pause * 2, shortest), self.service.longest_pause_seconds), shortest)
+        self._due = now + self._pause
         reason = child.trace or f"it ended with status {child.status}"
         text = f"{self.service.name}: {reason}; it is begun again in {self._due - now:.0f} s"
         self._listen(Notice(level="warning", code="service", text=text))

@@ -9,14 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from functools import partial
+from typing import TYPE_CHECKING
 
 from pghaven.agent.services import Service
 from pghaven.clock import SYSTEM_CLOCK
 from pghaven.config.values import ClusterConfig, Config
+from pghaven.errors import StoreUnreachable
 from pghaven.events import Listener, Notice
 from pghaven.units import render_duration
 
+if TYPE_CHECKING:
+    from pghaven.drill.result import DrillResult
+
 _LOOK_SECONDS = 600.0
+_LONGEST_PAUSE_SECONDS = 86400.0
+_UNKEPT_HINT = "May this host write to the repository? A drill by hand shows the reason: pghaven drill"
 
 
 def list_proof_services(config: Config, cluster: ClusterConfig) -> Iterator[Service]:
@@ -34,6 +41,7 @@ def list_proof_services(config: Config, cluster: ClusterConfig) -> Iterator[Serv
             data_directory=cluster.data_directory,
             run=partial(_drill_if_due, config, cluster, own.every_seconds),
             every_seconds=min(_LOOK_SECONDS, own.every_seconds),
+            longest_pause_seconds=min(own.every_seconds, _LONGEST_PAUSE_SECONDS),
         )
 
 
@@ -59,7 +67,13 @@ def _drill_if_due(config: Config, cluster: ClusterConfig, every_seconds: float, 
     if result.passed:
         took = render_duration(result.seconds["total"])
         listener(Notice(level="info", code="drill", text=f"a drill from {result.backup} passed, in {took}"))
-        return
+    else:
+        _tell_failure(cluster, result, listener)
+    if result.evidence is None:
+        raise StoreUnreachable("nobody will know of this drill, so it will be repeated", hint=_UNKEPT_HINT)
+
+
+def _tell_failure(cluster: ClusterConfig, result: DrillResult, listener: Listener) -> None:
     failures = "; ".join(f"{one.name}: {one.text}" for one in result.checks if one.verdict.value == "FAILED")
     hint = f"All that was asked: {result.evidence}. Once the cause is mended: pghaven drill {cluster.name}"
     listener(Notice(level="warning", code="drill", text=f"a drill FAILED: {failures}", hint=hint))
@@ -71,7 +85,8 @@ def _find_last_drill(config: Config, cluster: ClusterConfig, listener: Listener)
     from pghaven.repository.repository import Repository
 
     def ask(_name: str, repository: Repository) -> datetime | None:
-        return max((one.began_at for one in load_drills(repository, cluster.name)), default=None)
+        counting = (one for one in load_drills(repository, cluster.name) if one.doubt is None)
+        return max((one.began_at for one in counting), default=None)
 
     found = [moment for _, moment in each_repository(config, cluster, None, listener, ask)]
     return max((one for one in found if one is not None), default=None)

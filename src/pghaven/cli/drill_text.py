@@ -38,6 +38,7 @@ def render_body(result: DrillResult) -> dict[str, object]:
         "fetched_bytes": result.fetched_bytes,
         "replayed_bytes": result.replayed_bytes,
         "evidence": result.evidence,
+        "signed": result.is_signed,
     }
 
 
@@ -64,7 +65,8 @@ def _list_measured(result: DrillResult) -> list[tuple[str, object]]:
     if "first_query" in seconds:
         pairs.append(("first query", f"answered after {render_duration(seconds['first_query'])}"))
     if result.evidence is not None:
-        pairs.append(("kept as", f"{result.evidence}, at {render_time(result.began_at)}"))
+        signed = ", signed with the repository's key" if result.is_signed else ""
+        pairs.append(("kept as", f"{result.evidence}, at {render_time(result.began_at)}{signed}"))
     return pairs
 
 

@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING
 from pghaven.cli.dump_command import find_spool
 from pghaven.cli.invocation import Invocation
 from pghaven.cli.opening import count_processes, open_chosen_repository
-from pghaven.errors import CheckFailed
+from pghaven.errors import CheckFailed, PghavenError, UsageError
+from pghaven.events import Listener, Notice
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
+    from pghaven.dump.load import OpenDump
     from pghaven.dump.proving import ProofResult
     from pghaven.server.identity import OsUser
 
@@ -50,9 +54,32 @@ def verify_dump(
             pg_bin=chosen.pg_bin,
             options=options,
         )
-        result = run_proof(dump, databases, settings, listener)
+        began_at = opened.clock.now()
+        try:
+            result = run_proof(dump, databases, settings, listener)
+        except UsageError:
+            raise
+        except PghavenError as error:
+            if not options:
+                _keep(dump, began_at, error, listener)
+            raise
+        if not options and (len(databases) == len(dump.facts.databases) or not result.is_same):
+            _keep(dump, began_at, result, listener)
     status = invocation.show("load-verify", _body(result), _render(result))
     return status if result.is_same else CheckFailed.exit_status
+
+
+def _keep(dump: OpenDump, began_at: datetime, found: ProofResult | PghavenError, listener: Listener) -> None:
+    """In the repository, for ``status``. That some databases alone are right says nothing of the dump, and what differs
+    by somebody's options neither."""
+    from pghaven.dump.proven import keep_proof
+
+    try:
+        keep_proof(dump, began_at, found)
+    except PghavenError as error:
+        text = f"what was found could not be kept: {error.message}"
+        hint = "It counts for nobody who asks later: `pghaven status` will not know of it."
+        listener(Notice(level="warning", code="evidence", text=text, hint=hint))
 
 
 def _find_user(data_directory: str) -> OsUser | None:

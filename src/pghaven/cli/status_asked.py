@@ -73,7 +73,8 @@ def render_nagios(found: Sequence[ClusterStatus]) -> tuple[str, int]:
     status = _CRITICAL if "critical" in levels else _WARNING if levels else _OK
     problems = [(problem.level, f"{one.cluster}: {problem.text}") for one in found for problem in one.problems]
     told = [text for _, text in sorted(problems, key=lambda pair: pair[0])]
-    text = "; ".join(told[:_TOLD]) or f"{len(found)} clusters, all is well"
+    count = "1 cluster" if len(found) == 1 else f"{len(found)} clusters"
+    text = "; ".join(told[:_TOLD]) or f"{count}, all is well"
     if len(told) > _TOLD:
         text += f"; and {len(told) - _TOLD} more"
     numbers = " ".join(number for one in found for number in _iter_numbers(one))
@@ -101,10 +102,11 @@ def _iter_known(state: RepositoryState, now: datetime) -> Iterator[tuple[str, fl
     if point is not None and point.unarchived_bytes is not None:
         yield "unarchived", point.unarchived_bytes, "B"
     newest = state.newest
-    if newest is not None and newest.stopped_at is not None:
-        yield "backup_age", max(0.0, (now - newest.stopped_at).total_seconds()), "s"
-    if state.drills:
-        yield "drill_age", max(0.0, (now - state.drills[0].began_at).total_seconds()), "s"
+    if newest is not None and newest.stopped_at is not None and newest.stopped_at <= now:
+        yield "backup_age", (now - newest.stopped_at).total_seconds(), "s"
+    passed = next((one for one in state.drills if one.passed), None)
+    if passed is not None and passed.began_at <= now:
+        yield "drill_age", (now - passed.began_at).total_seconds(), "s"
     estimated = find_estimate(state)
     if estimated is not None:
         yield "recovery_time", estimated, "s"

@@ -56,7 +56,17 @@ def _repository_body(state: RepositoryState | RepositorySilence, now: datetime) 
     causes = {one.gap.first: one for one in state.explained}
     gaps = [_gap_body(gap, causes.get(gap.first)) for gap in state.reach.gaps]
     found = state.last_damage
-    for name in ("explained", "backups", "originals", "reach", "last_damage", "dumps", "drills"):
+    for name in (
+        "explained",
+        "backups",
+        "originals",
+        "reach",
+        "last_damage",
+        "dumps",
+        "drills",
+        "proofs",
+        "is_horizon_whole",
+    ):
         del body[name]
     return {
         "reachable": True,

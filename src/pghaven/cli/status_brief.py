@@ -110,6 +110,8 @@ def _describe_drill(state: RepositoryState, now: datetime) -> str:
     if not state.drills:
         return "never"
     last = state.drills[0]
+    if last.doubt is not None:
+        return _UNKNOWN
     if not last.passed:
         return "FAILED"
     return _describe_age(last.began_at, now) + (" (stale)" if last.is_stale(now) else "")

@@ -104,6 +104,7 @@ def _iter_lines(
     drills = [
         (one.reached_at or one.began_at, "!" if not one.passed else "d" if one.is_stale(now) else "D")
         for one in state.drills
+        if one.doubt is None
     ]
     for name, marks in (
         ("backups", backups),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from pghaven.cli.opening import each_repository
 from pghaven.cli.render import render_block
@@ -17,7 +18,7 @@ from pghaven.events import Listener
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.recovery import RecoveryTarget, TargetKind
 from pghaven.proof.drilled import estimate_recovery, find_rates
-from pghaven.repository.drills import load_drills
+from pghaven.repository.drills import is_stale_at, load_drills
 from pghaven.repository.entry import BackupEntry
 from pghaven.repository.repository import Repository
 from pghaven.restore.plan import survey_target
@@ -28,7 +29,8 @@ from pghaven.units import render_duration, render_time
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MomentAnswer:
     """``lsn`` is where recovery stops, in ``segment``; they and the backup are None where it cannot, for ``reason``.
-    ``seconds`` is how long a restore would take, None as long as no drill has measured it."""
+    ``seconds`` is how long a restore would take by the rates of a drill at ``measured_at``, None as long as none has
+    measured it; ``is_stale`` when that was too long ago to count."""
 
     repository: str
     is_reachable: bool
@@ -38,6 +40,8 @@ class MomentAnswer:
     segment: str | None = None
     segments: int | None = None
     seconds: float | None = None
+    measured_at: datetime | None = None
+    is_stale: bool | None = None
     reason: str | None = None
     reachable: str | None = None
 
@@ -62,16 +66,20 @@ def find_moment(
             lsn=str(wal.end_lsn),
             segment=str(wal.last_segment),
             segments=wal.segment_count,
-            seconds=_estimate(repository, cluster.name, backup, wal.end_lsn),
+            **_estimate(repository, cluster.name, backup, wal.end_lsn),
         )
 
     return tuple(answer for _, answer in each_repository(config, cluster, None, listener, ask))
 
 
-def _estimate(repository: Repository, cluster: str, backup: BackupEntry, end_lsn: Lsn) -> float | None:
+def _estimate(repository: Repository, cluster: str, backup: BackupEntry, end_lsn: Lsn) -> dict[str, Any]:
     rates = find_rates(load_drills(repository, cluster))
+    if rates is None:
+        return {}
     start_lsn, total = Lsn.parse(backup.summary["start_lsn"]), backup.summary.get("total_bytes")
-    return estimate_recovery(rates, total, start_lsn, end_lsn, ASSUMED_REPLAY_BYTES_PER_SECOND)
+    seconds = estimate_recovery(rates, total, start_lsn, end_lsn, ASSUMED_REPLAY_BYTES_PER_SECOND)
+    is_stale = is_stale_at(rates.measured_at, repository.clock.now())
+    return {"seconds": seconds, "measured_at": rates.measured_at, "is_stale": is_stale}
 
 
 def render_moment(moment: datetime, answers: tuple[MomentAnswer, ...]) -> str:
@@ -86,6 +94,13 @@ def _render(moment: datetime, one: MomentAnswer) -> str:
     pairs = [
         ("position", f"{one.lsn} on timeline {one.timeline}, in {one.segment}"),
         ("from backup", f"{one.backup}, with {one.segments} WAL segments"),
-        ("in about", "unknown: no drill has measured it" if one.seconds is None else render_duration(one.seconds)),
+        ("in about", _describe_duration(one)),
     ]
     return f"{one.repository}: {render_time(moment)} can be restored to\n" + render_block(pairs, indent="  ")
+
+
+def _describe_duration(one: MomentAnswer) -> str:
+    if one.seconds is None or one.measured_at is None:
+        return "unknown: no drill has measured it"
+    stale = ", too long ago to count" if one.is_stale else ""
+    return f"{render_duration(one.seconds)}, by what a drill measured at {render_time(one.measured_at)}{stale}"

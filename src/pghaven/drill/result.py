@@ -34,7 +34,7 @@ class DrillResult:
     """``target`` is in words, with ``policy`` saying who chose it; ``promised_lsn`` is what the plan promised.
     ``backup`` is a label of what ``source`` says.
     ``seconds`` are as in ``DrillEvidence``; what it did not come to is not in it. ``evidence`` is the object this was
-    kept as, None if that could not be."""
+    kept as, None if that could not be; ``is_signed`` with the repository's key."""
 
     cluster: str
     repository: str
@@ -57,6 +57,7 @@ class DrillResult:
     source: str = FROM_BACKUP
     as_standby: bool = False
     evidence: str | None = None
+    is_signed: bool = False
 
     @property
     def passed(self) -> bool:

@@ -291,7 +291,7 @@ class _Drill:
             text = f"the result could not be kept: {error.message}"
             self._tell(Notice(level="warning", code="evidence", text=text, hint=hint))
             return result
-        return replace(result, evidence=name)
+        return replace(result, evidence=name, is_signed=self._repository.keyring.can_sign)
 
     def _make_result(self) -> DrillResult:
         plan = None if self._sourced is None else self._sourced.plan

@@ -10,10 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from pghaven.clock import CLOCK_TOLERANCE
 from pghaven.postgres.lsn import Lsn
 from pghaven.proof.states import Problem
 from pghaven.repository.drills import DRILL_AGE_WARNED, DrillEvidence
-from pghaven.units import render_duration
+from pghaven.units import render_duration, render_time
 
 _TOLD_CHARACTERS = 300
 
@@ -29,26 +30,51 @@ class Rates:
     other_seconds: float
 
 
+def describe_ago(moment: datetime, now: datetime) -> str:
+    """How long ago a moment was; for one in the future that it is."""
+    if now - moment < -CLOCK_TOLERANCE:
+        return f"at {render_time(moment)}, which by this host's clock is still to come"
+    return f"{render_duration(max(0.0, (now - moment).total_seconds()))} ago"
+
+
 # Less WAL is replayed in the time that a server takes to start.
 _REPLAY_BYTES_MIN = 256 << 20
 
 
 def judge_drills(cluster: str, drills: Sequence[DrillEvidence], now: datetime) -> Iterator[Problem]:
-    """``drills`` are the newest first. That there was none is not wrong yet."""
-    if not drills:
+    """``drills`` are the newest first. That there was none is not wrong yet. What does not count hides nothing."""
+    doubtful = next((one for one in drills[:1] if one.doubt is not None), None)
+    if doubtful is not None:
+        text = f"the result of the last drill, {describe_ago(doubtful.began_at, now)}, does not count: {doubtful.doubt}"
+        hint = f"Find out who wrote {doubtful.name}, and prove it anew: pghaven drill {cluster}"
+        yield Problem(code="drill_doubtful", level="warning", text=text, hint=hint)
+    last = next((one for one in drills if one.doubt is None), None)
+    if last is None:
         return
-    last = drills[0]
-    ago = render_duration(max(0.0, (now - last.began_at).total_seconds()))
+    ago = describe_ago(last.began_at, now)
     if not last.passed:
         what = last.failures[0][:_TOLD_CHARACTERS] if last.failures else "it could not tell"
         more = f"; and {len(last.failures) - 1} more" if len(last.failures) > 1 else ""
-        text = f"the last drill, {ago} ago, failed: {what}{more}"
+        text = f"the last drill, {ago}, failed: {what}{more}"
         hint = f"Once the cause is mended, prove it: pghaven drill {cluster}"
         yield Problem(code="drill_failed", level="critical", text=text, hint=hint)
     elif last.is_stale(now):
         days = DRILL_AGE_WARNED.days
-        text = f"the last drill was {ago} ago: that a restore works was not proven for more than {days} days"
+        text = f"the last drill was {ago}: that a restore works was not proven for more than {days} days"
         yield Problem(code="drill_old", level="warning", text=text, hint=f"Run: pghaven drill {cluster}")
+
+
+def judge_proofs(cluster: str, proofs: Sequence[DrillEvidence], now: datetime) -> Iterator[Problem]:
+    """What was found of dumps, the newest first: the last of each dump counts."""
+    told: set[str | None] = set()
+    for one in proofs:
+        if one.doubt is None and one.backup not in told:
+            told.add(one.backup)
+            if not one.passed:
+                text = f"dump {one.backup} is not what was dumped, it was found {describe_ago(one.began_at, now)}: "
+                what = (one.failures or ("it could not be told",))[0][:_TOLD_CHARACTERS]
+                hint = f"Take a new one: pghaven dump {cluster}, and prove that: pghaven load --verify"
+                yield Problem(code="dump_failed", level="warning", text=text + what, hint=hint)
 
 
 def find_rates(drills: Sequence[DrillEvidence]) -> Rates | None:

@@ -10,7 +10,8 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from pghaven.proof.catalog import ListedBackup, ShownState
-from pghaven.proof.drilled import judge_drills
+from pghaven.proof.clocks import judge_clock
+from pghaven.proof.drilled import judge_drills, judge_proofs
 from pghaven.proof.findings import list_labels
 from pghaven.proof.judgements import BACKUP_AGE_WARNED
 from pghaven.proof.receiving import is_receiving, judge_agent, judge_receiver
@@ -34,7 +35,16 @@ ONE_WRITER_HINT = (
 )
 IMPORTANCE: Final = (
     *("server_silent", "no_backup", "repository_failed", "archive_off", "archiving_failed", "fenced", "older_state"),
-    *("wal_gap", "wal_damaged", "two_writers", "slot_lost", "backup_unusable", "backup_damaged", "damage_found"),
+    *(
+        "horizon_damaged",
+        "wal_gap",
+        "wal_damaged",
+        "two_writers",
+        "slot_lost",
+        "backup_unusable",
+        "backup_damaged",
+        "damage_found",
+    ),
     *(
         "drill_failed",
         "bad_pages",
@@ -44,7 +54,8 @@ IMPORTANCE: Final = (
         "agent_silent",
         "standby_lost",
     ),
-    *("standby_behind", "past_gap", "past_damage", "history_missing", "backup_old", "verification_old", "drill_old"),
+    *("clock", "standby_behind", "past_gap", "past_damage", "history_missing", "backup_old", "verification_old"),
+    *("dump_failed", "drill_doubtful", "drill_old"),
     *("quarantine", "single_writer"),
 )
 """The codes of problems, in the order in which they are told: what is lost by the hour comes before what may be lost
@@ -70,6 +81,7 @@ def find_problems(
             found += _judge_behind(cluster, repository.behind)
         else:
             found += _judge_repository(cluster, server, repository, now)
+    found += judge_clock(cluster, repositories, now)
     return tuple(sorted(found, key=_rank))
 
 
@@ -143,6 +155,15 @@ def _judge_repository(
     yield from judge_writers(cluster, repository.incidents, now)
     yield from judge_audit(cluster, repository.audit)
     yield from judge_drills(cluster, repository.drills, now)
+    there = {one.label for one in repository.dumps}
+    yield from judge_proofs(cluster, [one for one in repository.proofs if one.backup in there], now)
+    if not repository.is_horizon_whole:
+        text = (
+            f'what was expired of the WAL in repository "{repository.name}" cannot be read: '
+            "it is told as missing here, and no backup can be taken"
+        )
+        hint = f"What is damaged: pghaven verify {cluster}. Restores do not need it."
+        yield Problem(code="horizon_damaged", level="critical", text=text, hint=hint)
     if repository.single_writer:
         text = ONE_WRITER.format(name=repository.name)
         hint = f"{ONE_WRITER_HINT} Whether it does by now: pghaven check {cluster}"

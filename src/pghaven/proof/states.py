@@ -80,8 +80,8 @@ class RepositoryState:
     the labels of its complete backups, of a copy its original's. ``quarantined_from`` is who wrote the last file of the
     quarantine, ``incidents`` what was kept of two writers and of WAL that is lost, oldest first; ``explained`` are the
     gaps that ``reach`` has, with their causes. ``audit`` is the newest one of the WAL, ``drills`` the last of this
-    cluster, the newest first. ``older`` is what there is of it that is older than this host has seen, as clauses.
-    ``dumps`` are the complete SQL dumps.
+    cluster, the newest first, and ``proofs`` what was found of dumps. ``older`` is what there is of it that is older
+    than this host has seen, as clauses. ``dumps`` are the complete SQL dumps.
     """
 
     name: str
@@ -103,7 +103,9 @@ class RepositoryState:
     audit: Audit | None = None
     timelines: tuple[HeldTimeline, ...] = ()
     drills: tuple[DrillEvidence, ...] = ()
+    proofs: tuple[DrillEvidence, ...] = ()
     older: tuple[str, ...] = ()
+    is_horizon_whole: bool = True
     dumps: tuple[ListedDump, ...] = ()
 
     @property

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from pghaven.backup.archivewait import refuse_abandoned_timeline
 from pghaven.backup.checks import find_owner_name, read_control
-from pghaven.clock import SYSTEM_CLOCK, Clock
+from pghaven.clock import CLOCK_TOLERANCE, SYSTEM_CLOCK, Clock
 from pghaven.errors import Damaged, NotFound, ObjectMissing, PghavenError, Refused
 from pghaven.events import Listener, Step
 from pghaven.postgres.control import parse_control
@@ -36,7 +36,7 @@ from pghaven.repository.drills import load_drills
 from pghaven.repository.entry import BackupState
 from pghaven.repository.evidence import find_last_damage, load_evidence
 from pghaven.repository.gaps import WalGap
-from pghaven.repository.horizon import read_horizon
+from pghaven.repository.horizon import find_horizon
 from pghaven.repository.incidents import list_incidents
 from pghaven.repository.keysource import Ask
 from pghaven.repository.older import find_older
@@ -182,8 +182,8 @@ def _read_repository(
     ours = {one.label for one in backups if one.system_identifier in (lineage.system_identifier, None)}
     committed = [one for one in entries if one.state is BackupState.COMMITTED and one.label in ours]
     quarantine = archive.list_quarantine()
-    horizon = read_horizon(repository, cluster, lineage.system_identifier).positions
-    reach = find_reach(archive, committed, horizon)
+    horizon = find_horizon(repository, cluster, lineage.system_identifier)
+    reach = find_reach(archive, committed, {} if horizon is None else horizon.positions)
     incidents = list_incidents(repository, cluster, lineage.system_identifier)
     traces = Traces(
         incidents=incidents,
@@ -206,8 +206,10 @@ def _read_repository(
         timelines=take_stock(archive, reads_segments=False).timelines,
         audit=load_audit(repository, cluster, lineage.system_identifier),
         drills=tuple(one for one in drills if one.system_identifier in (lineage.system_identifier, None)),
+        proofs=load_drills(repository, cluster, of_dumps=True),
         explained=tuple(explain_gap(WalGap(first=gap.first, last=gap.last), traces) for gap in reach.gaps),
         fenced=_find_fence(archive, server),
+        is_horizon_whole=horizon is not None,
         last_damage=find_last_damage(results),
         originals=frozenset(one.original for one in committed),
         dumps=tuple(one for one in list_dumps(catalog) if one.state.startswith("complete")),
@@ -237,9 +239,11 @@ def _measure(state: RepositoryState, server: ServerState | ServerSilence, clock:
     window = state.find_window(server.timeline if isinstance(server, ServerState) else None)
     if window is None:
         return None
+    age = None if window.end is None else clock.now() - window.end
+    is_known = age is not None and age >= -CLOCK_TOLERANCE
     return RecoveryPoint(
         since=window.end,
         since_lsn=window.end_lsn,
-        seconds=None if window.end is None else max(0.0, (clock.now() - window.end).total_seconds()),
+        seconds=max(0.0, age.total_seconds()) if age is not None and is_known else None,
         unarchived_bytes=max(0, server.lsn - window.end_lsn) if isinstance(server, ServerState) else None,
     )

@@ -8,7 +8,7 @@ And nothing older than a result that cannot be read counts as good, since that o
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -90,16 +90,23 @@ def render_ends(ends: Sequence[ArchiveEnd]) -> list[dict[str, Any]]:
 
 
 def store_evidence(
-    repository: Repository, cluster: str, body: Mapping[str, Any], *, kind: str = _KIND, suffix: str = ""
+    repository: Repository,
+    cluster: str,
+    body: Mapping[str, Any],
+    *,
+    kind: str = _KIND,
+    suffix: str = "",
+    sign: Callable[[str, Mapping[str, Any]], Mapping[str, Any]] | None = None,
 ) -> str:
     """Keep a result; its name. ``body`` has what ``Evidence`` needs, or what goes with another ``kind``, and more for
-    people; results of another kind have a ``suffix`` to their names.
+    people; results of another kind have a ``suffix`` to their names. ``sign`` gives what to store of a body under a
+    name.
 
     Raises what storing raises: NotPermitted, StoreUnreachable, Refused.
     """
     stamp = f"{_next_moment(repository, cluster):{_STAMP}}-{os.urandom(2).hex()}"
     name = layout.evidence_name(cluster, stamp + suffix)
-    repository.create_document(name, {"kind": kind, **body})
+    repository.create_document(name, {"kind": kind, **body} if sign is None else sign(name, {"kind": kind, **body}))
     return name
 
 

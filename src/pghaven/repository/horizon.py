@@ -59,6 +59,14 @@ def read_horizon(repository: Repository, cluster: str, system_identifier: int) -
     raise _busy(repository)
 
 
+def find_horizon(repository: Repository, cluster: str, system_identifier: int) -> Horizon | None:
+    """The horizon in force for who only looks; None where it is damaged. Raises StoreUnreachable, NotPermitted."""
+    try:
+        return read_horizon(repository, cluster, system_identifier)
+    except Damaged:
+        return None
+
+
 def raise_horizon(
     repository: Repository, cluster: str, system_identifier: int, positions: Mapping[Timeline, Lsn]
 ) -> Horizon:

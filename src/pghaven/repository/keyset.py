@@ -17,7 +17,7 @@ from typing import Any
 from pghaven.errors import Damaged, NotPermitted
 from pghaven.repository.keyslot import Slot, SlotKind, public_of, slot_id_of
 from pghaven.repository.keytext import ANCHOR_BYTES, Access, KeyText
-from pghaven.repository.seal import DataKey, Keyring, derive_key
+from pghaven.repository.seal import DataKey, Keyring, Signer, derive_key
 
 _NONCE = bytes(12)
 _DOMAIN = b"pghaven key set 1\0"
@@ -46,7 +46,8 @@ class Secrets:
 
     def to_keyring(self) -> Keyring:
         keys = {one.id: DataKey.from_root(one.root) for one in self.generations}
-        return Keyring(keys=keys, current_key_id=self.generations[-1].id)
+        signer = Signer(public=_signer(self.seed), seed=self.seed)
+        return Keyring(keys=keys, current_key_id=self.generations[-1].id, signer=signer)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,7 +227,7 @@ def open_key_set(context: str, key_set: KeySet, key: KeyText) -> OpenedKeys:
         set_key = _unwrap(context, slot, b64decode(row["wrapped"], validate=True), key)
         opened = json.loads(_unseal(set_key, context, slot.access, body[str(slot.access)]))
         secrets = _parse_secrets(opened) if slot.access is Access.READER else None
-        keyring = secrets.to_keyring() if secrets is not None else _parse_writing(opened)
+        keyring = secrets.to_keyring() if secrets is not None else _parse_writing(opened, signer)
     except InvalidSignature:
         raise Damaged("its signature is wrong: it, or the descriptor, is not what was written") from None
     except (KeyError, TypeError, ValueError) as error:
@@ -266,11 +267,11 @@ def _parse_secrets(body: Mapping[str, Any]) -> Secrets:
     return Secrets(seed=bytes.fromhex(body["seed"]), generations=generations)
 
 
-def _parse_writing(body: Mapping[str, Any]) -> Keyring:
+def _parse_writing(body: Mapping[str, Any], signer: bytes) -> Keyring:
     keys = {
         bytes.fromhex(row["id"]): DataKey(shared=bytes.fromhex(row["shared"]), public=bytes.fromhex(row["public"]))
         for row in body["generations"]
     }
     if not keys:
         raise ValueError("no data key")
-    return Keyring(keys=keys, current_key_id=list(keys)[-1])
+    return Keyring(keys=keys, current_key_id=list(keys)[-1], signer=Signer(public=signer))

@@ -16,7 +16,7 @@ from pghaven.postgres.timeline import Timeline
 from pghaven.repository import layout
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.entry import BackupState
-from pghaven.repository.horizon import Horizon, read_horizon
+from pghaven.repository.horizon import Horizon, find_horizon, read_horizon
 from pghaven.repository.keyset import KeySet
 from pghaven.repository.memory import NOTHING, OLDER_HINT, HostMemory, Seen, SeenCluster, hash_key_set
 from pghaven.repository.repository import Repository
@@ -51,9 +51,11 @@ def _iter_older(seen: SeenCluster, repository: Repository, cluster: str) -> Iter
         if repository.store.find(name) is None:
             yield f'backup "{seen.backup}" is not there, and nothing was collected since it was'
     for identifier, positions in seen.horizons.items():
-        there = read_horizon(repository, cluster, int(identifier)).positions
+        horizon = find_horizon(repository, cluster, int(identifier))
+        if horizon is None:
+            continue  # damage is no older state
         for timeline, position in positions.items():
-            if there.get(Timeline(int(timeline)), Lsn(0)) < Lsn.parse(position):
+            if horizon.positions.get(Timeline(int(timeline)), Lsn(0)) < Lsn.parse(position):
                 yield f"it does not know that WAL of timeline {timeline} before {position} has been removed"
 
 

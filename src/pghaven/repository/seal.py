@@ -55,6 +55,15 @@ class DataKey:
         return DataKey(shared=self.shared, public=self.public)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signer:
+    """The repository's Ed25519 key (RFC 8032). ``seed`` is None on a host that only writes: it can check, and not
+    sign."""
+
+    public: bytes
+    seed: bytes | None = field(default=None, repr=False)
+
+
 def derive_key(secret: bytes, salt: bytes, info: bytes) -> bytes:
     """HKDF-SHA256, 32 bytes."""
     from cryptography.hazmat.primitives.hashes import SHA256
@@ -190,12 +199,14 @@ def _find_content_sealer(key_id: bytes, key: DataKey, salt: bytes) -> Sealer:
 class Keyring:
     """The data keys this process holds. Without a current key new objects are written in the open.
 
-    ``keys`` maps a key id (16 bytes) to its data key; neither is ever shown or logged. Pickled it holds the keys: it
-    goes to this process's own workers, through a socket pair, and nowhere else.
+    ``keys`` maps a key id (16 bytes) to its data key; neither is ever shown or logged. ``signer`` signs what is found
+    by reading. Pickled it holds the keys: it goes to this process's own workers, through a socket pair, and nowhere
+    else.
     """
 
     keys: Mapping[bytes, DataKey] = field(default_factory=dict, repr=False)
     current_key_id: bytes | None = None
+    signer: Signer | None = None
 
     @property
     def is_sealing(self) -> bool:
@@ -205,6 +216,10 @@ class Keyring:
     def can_read(self) -> bool:
         """Whether what is stored can be read here too, and not only be written."""
         return self.current_key_id is None or self.keys[self.current_key_id].private is not None
+
+    @property
+    def can_sign(self) -> bool:
+        return self.signer is not None and self.signer.seed is not None
 
     def new_sealer(self, *, for_hosts: bool = False) -> Sealer:
         """A sealer for one new object. ``for_hosts``: every host that may write is to read it."""

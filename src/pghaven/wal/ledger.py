@@ -18,7 +18,7 @@ from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.timeline import History, Timeline
 from pghaven.postgres.walevent import list_commit_times
 from pghaven.repository.gaps import WalGap, find_gaps
-from pghaven.repository.horizon import read_horizon
+from pghaven.repository.horizon import Horizon, find_horizon
 from pghaven.repository.ledger import SegmentRange, Segments
 from pghaven.repository.partials import Partial, find_partials
 from pghaven.repository.walfacts import parse_span
@@ -101,11 +101,11 @@ def take_stock(archive: WalArchive, *, reads_segments: bool = True) -> Holdings:
                 partial=_show_partial(partials.get(timeline), held[timeline].last),
             )
         )
-    horizon = read_horizon(archive.repository, archive.cluster, archive.system_identifier).positions
+    horizon = find_horizon(archive.repository, archive.cluster, archive.system_identifier) or Horizon()
     return Holdings(
         timelines=tuple(timelines),
         quarantine=archive.list_quarantine(),
-        gaps=find_gaps(held, histories, horizon, archive.segment_size),
+        gaps=find_gaps(held, histories, horizon.positions, archive.segment_size),
     )
 
 

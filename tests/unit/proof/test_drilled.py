@@ -47,6 +47,23 @@ def test_a_drill_that_failed_is_critical_whatever_was_before() -> None:
     assert "failed: marker: rows are missing; and 1 more" in problem.text
 
 
+def test_what_does_not_count_is_told_and_hides_nothing() -> None:
+    doubtful = replace(PASSED, began_at=NOW, passed=False, doubt="it is not signed")
+    (problem,) = judge_drills("main", [doubtful, PASSED], NOW)
+    assert (problem.code, problem.level) == ("drill_doubtful", "warning")
+    assert "0 ms ago, does not count: it is not signed" in problem.text
+    assert [one.code for one in judge_drills("main", [doubtful, FAILED], NOW)] == ["drill_doubtful", "drill_failed"]
+    assert [one.code for one in judge_drills("main", [doubtful], NOW)] == ["drill_doubtful"]
+    assert find_drill_of([replace(doubtful, manifest_hash="aa"), PASSED], "B", "aa") is PASSED
+    assert find_rates([doubtful]) is None
+
+
+def test_a_drill_in_the_future_is_of_no_known_age() -> None:
+    soon = replace(PASSED, began_at=NOW + timedelta(minutes=2))
+    assert not soon.is_stale(NOW), "two hosts' clocks"
+    assert replace(PASSED, began_at=NOW + timedelta(hours=1)).is_stale(NOW)
+
+
 def test_rates_are_of_the_last_drill_that_passed() -> None:
     rates = find_rates([FAILED, PASSED])
     assert rates is not None

@@ -296,8 +296,11 @@ def list_every_kind() -> tuple[Problem, ...]:
         replace(REPOSITORY, reach=replace(REACH, unusable=(("b", segment(1)),), unknown=(Timeline(3),))),
         replace(REPOSITORY, reach=replace(REACH, damaged=((segment(2), "r"), (segment(6), "r")))),
         replace(REPOSITORY, fenced="passed over", quarantined=3, single_writer=True, older=("r",)),
+        replace(REPOSITORY, is_horizon_whole=False),
         replace(REPOSITORY, drills=(drill,)),
         replace(REPOSITORY, drills=(replace(drill, passed=False, failures=("rows: r",)),)),
+        replace(REPOSITORY, drills=(replace(drill, passed=False, doubt="it is not signed"),)),
+        replace(REPOSITORY, drills=(replace(drill, began_at=NOW + timedelta(days=1)),)),
     ]
     found = [*(problem for one in servers for problem in problems(one))]
     return (*found, *(problem for one in repositories for problem in problems(repository=one)))
