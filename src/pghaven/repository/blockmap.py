@@ -196,7 +196,8 @@ class PackSide:
     """
 
     def __init__(self, runs: Placements) -> None:
-        count = int(runs.pack.max()) + 1 if len(runs.pack) else 0
+        # By parts: all of a column at once would be all of it in memory.
+        count = max((int(runs.pack[part].max()) for part in in_parts(len(runs.pack))), default=-1) + 1
         columns = (runs.file, runs.file_offset, runs.length, runs.pack_offset)
         self._columns, ends = group_rows(runs.pack, columns, count)
         self._packs = np.flatnonzero(np.diff(ends, prepend=0))

@@ -30,7 +30,7 @@ class Inheritance:
 
 # A map is made for some files at a time, so that what is sorted and joined meanwhile stays small, some 300 bytes for
 # each of these intervals, however many files there are.
-INTERVALS_AT_ONCE = 1 << 17
+INTERVALS_AT_ONCE = 1 << 16
 
 
 def build_block_map(

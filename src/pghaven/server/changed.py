@@ -6,8 +6,8 @@ some reading, and neither the order of summaries nor what one of them left out a
 
 Follows blkreftable.c and walsummarizer.c: a whole database that was made or removed stands as relation 0.
 
-A twentieth of ten terabytes are sixty million blocks: they are sorted a million at a time, the sorted parts lie in
-working files, and these are merged a million at a time.
+A twentieth of ten terabytes are sixty million blocks: they are sorted half a million at a time, the sorted parts lie
+in working files, and these are merged as many at a time.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from pghaven.runtime.spill import Spool, cumulate, let_go, make_column
 
 _WHOLE_DATABASE: Final = 0
-# So many rows are sorted at once: 8 MiB.
-PART_ROWS: Final = 1 << 20
+# So many rows are sorted at once: 4 MiB.
+PART_ROWS: Final = 1 << 19
 
 # A row is the number of a relation, whether this is a limit, and a block.
 _RELATION_BITS: Final = np.uint64(33)
