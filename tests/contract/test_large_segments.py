@@ -78,7 +78,7 @@ def test_the_limit_is_one(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", [place for place in PLACES if place != "gcs"])  # our fake of it takes five minutes
 def test_the_largest_segment_there_is_takes_little_more_memory_than_itself(
     request: pytest.FixtureRequest, place: str, tmp_path: Path
 ) -> None:
