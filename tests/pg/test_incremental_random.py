@@ -130,7 +130,6 @@ def game(
     return Game(seed, make_cluster, pghaven_command, server_path, pg_version)
 
 
-@pytest.mark.ends
 def test_backup_under_random_work_holds_what_a_full_one_does(game: Game) -> None:
     game.play(rounds=2)
 
