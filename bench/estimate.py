@@ -16,7 +16,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from bench.common import MIB, make_directory, remove, run
+from bench.common import MIB, make_directory, remove, run, sync
 from bench.data import BenchServer, describe_cluster
 from bench.rounds import run_stand_alone
 from bench.tools import Pghaven, Tool
@@ -112,10 +112,12 @@ def run_rounds(server: BenchServer, tools: Sequence[Tool], rounds: int) -> tuple
     skipped = [word for one in _QUESTIONS for word in ("--skip", one)]
     place = make_directory(server.directory / "drills")
     run(ours.words("drill", "main", "--at", "latest", "--directory", str(place), *skipped), log=ours.log)
+    server.sql("CHECKPOINT")
     found = []
     target = server.directory / "restored"
     for _ in range(rounds):
         remove(target)
+        sync()
         seconds, told = restore(str(ours.config), "main", target)
         Instance(str(target), server.programs, log_path=str(server.directory / "restored.log")).stop("immediate")
         worst, at = find_worst(seconds, told)

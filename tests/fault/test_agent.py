@@ -20,7 +20,7 @@ from pghaven.wal.agentstate import AgentState, find_agent
 from pghaven.wal.asking import SOCKET_PATH
 from tests.fault.test_look_ahead import archive, finish, finish_all, held, is_told
 from tests.fault.volumes import frozen, needs_root, power_cut_volume
-from tests.support.agent import PROGRAM, ping, running_agent
+from tests.support.agent import PROGRAM, RunningAgent, ping, running_agent
 from tests.support.waiting import wait_until
 from tests.support.walfile import WalSite, make_segment, run_in, segment_name, start_in
 
@@ -120,14 +120,19 @@ def archive_with(site: WalSite, number: int, program: Sequence[str]) -> int:
 # -- without it ------------------------------------------------------------------------------------------------------
 
 
+def kill_all(agent: RunningAgent, site: WalSite) -> None:
+    """The agent, and the child that answers at its socket: one alone would see the other go."""
+    desk = ping(site.data_directory)
+    assert desk is not None
+    agent.process.send_signal(signal.SIGSTOP)
+    os.kill(desk, signal.SIGKILL)
+    agent.process.kill()
+    agent.process.wait(30)
+
+
 def test_who_gets_no_answer_does_it_himself(site: WalSite) -> None:
     with running_agent(site.config_path, site.data_directory) as agent:
-        desk = ping(site.data_directory)
-        assert desk is not None
-        agent.process.send_signal(signal.SIGSTOP)
-        os.kill(desk, signal.SIGKILL)
-        agent.process.kill()
-        agent.process.wait(30)
+        kill_all(agent, site)
     assert socket_of(site).exists(), "nobody was left to remove it"
     finish_one(site, 3)
     assert archive(site, segment_name(3)).status == 0
@@ -148,8 +153,8 @@ def test_one_that_is_killed_is_missed_and_one_that_ended_is_not(site: WalSite) -
         assert find_agent(str(site.data_directory)) is AgentState.RUNNING
     assert find_agent(str(site.data_directory)) is AgentState.NONE
     with running_agent(site.config_path, site.data_directory) as agent:
-        agent.end(signal.SIGKILL)
-        wait_until(lambda: find_agent(str(site.data_directory)) is AgentState.SILENT, "the end of all of it")
+        kill_all(agent, site)
+    assert find_agent(str(site.data_directory)) is AgentState.SILENT
     (problem,) = judge_agent(AgentState.SILENT)
     assert "does not answer" in problem.text
 

@@ -172,6 +172,8 @@ class BackupWorker:
                 return None
             if not found.is_settled:
                 reading.unsettled.append(part.number)
+            if self._settings.pace is not None:
+                self._settings.pace.take(found.length)
             return found.length
         fd = open_file(part.path)
         if fd is None:
