@@ -206,8 +206,8 @@ def test_a_store_that_hangs_is_told_of_in_time(site: WalSite, tmp_path: Path) ->
         site.register(path)
         site.configure(wal_timeout="2s")
         with running_agent(site.config_path, site.data_directory):
-            finish_one(site, 3)
             with frozen(volume.path):
+                finish_one(site, 3)  # before, it might be there already
                 ended = site.run_shell(site.archive_command(f"pg_wal/{segment_name(3)}", ONLY_ASKS))
                 assert ended.status == Cancelled.exit_status
                 assert "within 2 s" in ended.err or "within 1" in ended.err
