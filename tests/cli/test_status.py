@@ -52,7 +52,7 @@ def test_all_is_well_where_all_is_well(protected: Site) -> None:
     text = protected.ok("status")
     assert text.endswith("  all is well\n")
     assert "\x1b" not in text, "nobody looks at it in colours"
-    assert re.search(r"^  window: +━+┄+$", text, re.MULTILINE), text
+    assert re.search(r"^  window: +━*┄+$", text, re.MULTILINE), text
     assert re.search(r"^   backups: +B *$", text, re.MULTILINE), text
     assert re.search(r"^   time: .*now\|$", text, re.MULTILINE), text
     found = look(protected, status=0)
