@@ -17,6 +17,7 @@ from typing import TypeVar
 from greenlet import GreenletExit, getcurrent, greenlet
 
 from pghaven.errors import StoreUnreachable
+from pghaven.runtime.durable import Buffer
 from pghaven.store.api import Buffers, ObjectInfo
 from pghaven.store.memory import MemoryStore
 
@@ -216,7 +217,7 @@ class ActorStore:
     def read(self, name: str) -> bytes:
         return self._do(f"read {name}", lambda: self._inner.read(name))
 
-    def read_range(self, name: str, offset: int, length: int) -> bytes:
+    def read_range(self, name: str, offset: int, length: int) -> Buffer:
         return self._do(f"read {name}", lambda: self._inner.read_range(name, offset, length))
 
     def find(self, name: str) -> ObjectInfo | None:

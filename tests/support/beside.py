@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from pghaven.runtime.durable import Buffer
 from pghaven.store.api import Buffers, ObjectInfo, Store
 
 
@@ -31,7 +32,7 @@ class StoreBelow:
     def read(self, name: str) -> bytes:
         return self._inner.read(self._prefix + name)
 
-    def read_range(self, name: str, offset: int, length: int) -> bytes:
+    def read_range(self, name: str, offset: int, length: int) -> Buffer:
         return self._inner.read_range(self._prefix + name, offset, length)
 
     def find(self, name: str) -> ObjectInfo | None:

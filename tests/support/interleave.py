@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pghaven.runtime.durable import Buffer
 from pghaven.store.api import Buffers, ObjectInfo, Store
 
 Actor = Callable[[Store], Any]
@@ -82,7 +83,7 @@ class _SteppedStore:
         self._player.before_call(f"read {name}")
         return self._inner.read(name)
 
-    def read_range(self, name: str, offset: int, length: int) -> bytes:
+    def read_range(self, name: str, offset: int, length: int) -> Buffer:
         self._player.before_call(f"read {name}")
         return self._inner.read_range(name, offset, length)
 

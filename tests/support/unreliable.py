@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Literal, TypeVar
 
 from pghaven.errors import StoreUnreachable
+from pghaven.runtime.durable import Buffer
 from pghaven.store.api import Buffers, ObjectInfo, Store
 
 Result = TypeVar("Result")
@@ -43,7 +44,7 @@ class UnreliableStore:
     def read(self, name: str) -> bytes:
         return self._do(f"read {name}", lambda: self.inner.read(name))
 
-    def read_range(self, name: str, offset: int, length: int) -> bytes:
+    def read_range(self, name: str, offset: int, length: int) -> Buffer:
         return self._do(f"read {name}", lambda: self.inner.read_range(name, offset, length))
 
     def find(self, name: str) -> ObjectInfo | None:

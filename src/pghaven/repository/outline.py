@@ -17,6 +17,7 @@ from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.document import parse_document
 from pghaven.repository.entry import BackupState
 from pghaven.repository.repository import Repository
+from pghaven.runtime.durable import Buffer
 from pghaven.store.api import Buffers, ObjectInfo, Store
 
 # An outline is written when so many documents are in none: a listing reads at most these one by one.
@@ -76,7 +77,7 @@ class OutlinedStore:
             return self._listed.get(name)
         return self._inner.find(name)
 
-    def read_range(self, name: str, offset: int, length: int) -> bytes:
+    def read_range(self, name: str, offset: int, length: int) -> Buffer:
         return self._inner.read_range(name, offset, length)
 
     def list_children(self, prefix: str) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from pghaven.repository import layout
 from pghaven.repository.codec import Buffer, Compressor
 from pghaven.repository.container import (
     FOOTER_BYTES,
+    FRAME_BYTES,
     ContainerWriter,
     FinishedContainer,
     Index,
@@ -34,7 +35,9 @@ from pghaven.store.metered import find_server_store
 PACK_BYTES = 32 << 20
 # Frames nearer than this to each other are fetched in one range: below it a request costs more than the bytes.
 _GAP_BYTES_MAX = 256 << 10
+# A directory's ranges cost memory alone, while behind a network each is a request: there two hold a whole pack.
 _RANGE_BYTES_MAX = 8 << 20
+_SERVER_RANGE_BYTES_MAX = PACK_BYTES // 2 + FRAME_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +52,8 @@ class PackRef:
 
 
 def count_reads(pack_bytes: int) -> int:
-    """The requests that read all of a pack: its end, which is the index, and ranges."""
-    return 1 + -(-pack_bytes // _RANGE_BYTES_MAX)
+    """The requests that read all of a pack from a server: its end, which is the index, and ranges."""
+    return 1 + -(-pack_bytes // _SERVER_RANGE_BYTES_MAX)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,23 +225,28 @@ def iter_pack_frames(
 
     Over a network the next range is on its way while one is used. Raises Damaged naming the pack and the frame.
     """
-    name = place.name(ref.label, ref.id)
-    spans = [_Span.of(index, *one) for one in _coalesce(index, frames)]
-    for span, content in _fetch(place.store, name, spans):
-        start, data = span.start, memoryview(content)
-        for number in span.frames:
-            at = index.stored_offsets[number] - start
-            try:
-                if not number:
-                    check_header(data, Kind.PACK)
-                plain = index.open_frame(number, data[at : at + index.stored_lengths[number]])
-            except Damaged as error:
-                raise Damaged(f'pack "{name}": {error.message}') from error
-            yield number, plain
+    for span, content in _fetch(place.store, place.name(ref.label, ref.id), list_spans(place.store, index, frames)):
+        yield from open_span(place, ref, index, span, content)
+
+
+def open_span(
+    place: PackPlace, ref: PackRef, index: Index, span: Span, content: Buffer
+) -> Iterator[tuple[int, Buffer]]:
+    """The proven frames of a range that was fetched. Raises Damaged naming the pack and the frame."""
+    data = memoryview(content)
+    for number in span.frames:
+        at = index.stored_offsets[number] - span.start
+        try:
+            if not number:
+                check_header(data, Kind.PACK)
+            plain = index.open_frame(number, data[at : at + index.stored_lengths[number]])
+        except Damaged as error:
+            raise Damaged(f'pack "{place.name(ref.label, ref.id)}": {error.message}') from error
+        yield number, plain
 
 
 @dataclass(frozen=True, slots=True)
-class _Span:
+class Span:
     """A range of a pack and the frames in it that are wanted."""
 
     start: int
@@ -246,12 +254,18 @@ class _Span:
     frames: list[int]
 
     @classmethod
-    def of(cls, index: Index, first: int, last: int, frames: list[int]) -> _Span:
+    def of(cls, index: Index, first: int, last: int, frames: list[int]) -> Span:
         start = index.stored_offsets[first] if first else 0  # with the first frame comes the header before it
         return cls(start, index.stored_offsets[last] + index.stored_lengths[last] - start, frames)
 
 
-def _fetch(store: Store, name: str, spans: list[_Span]) -> Iterator[tuple[_Span, bytes]]:
+def list_spans(store: Store, index: Index, frames: Iterable[int]) -> list[Span]:
+    """The ranges in which these frames (in increasing order) are fetched from such a store."""
+    size = _RANGE_BYTES_MAX if find_server_store(store) is None else _SERVER_RANGE_BYTES_MAX
+    return [Span.of(index, *one) for one in _coalesce(index, frames, size)]
+
+
+def _fetch(store: Store, name: str, spans: list[Span]) -> Iterator[tuple[Span, Buffer]]:
     if len(spans) < 2 or find_server_store(store) is None:
         for span in spans:
             yield span, store.read_range(name, span.start, span.length)
@@ -265,14 +279,14 @@ def _fetch(store: Store, name: str, spans: list[_Span]) -> Iterator[tuple[_Span,
             yield span, content
 
 
-def _coalesce(index: Index, frames: Iterable[int]) -> Iterator[tuple[int, int, list[int]]]:
+def _coalesce(index: Index, frames: Iterable[int], size: int) -> Iterator[tuple[int, int, list[int]]]:
     wanted: list[int] = []
     for number in frames:
         if wanted:
             end = index.stored_offsets[wanted[-1]] + index.stored_lengths[wanted[-1]]
             gap = index.stored_offsets[number] - end
             span = index.stored_offsets[number] + index.stored_lengths[number] - index.stored_offsets[wanted[0]]
-            if gap > _GAP_BYTES_MAX or span > _RANGE_BYTES_MAX:
+            if gap > _GAP_BYTES_MAX or span > size:
                 yield wanted[0], wanted[-1], wanted
                 wanted = []
         wanted.append(number)

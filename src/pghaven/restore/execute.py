@@ -195,7 +195,7 @@ class _Writer:
             return self._settings.source.fill(plan, self._settings.owner, self._tell)
         total = plan.manifest.facts.total_bytes
         verb = "comparing and restoring" if self._is_in_place else "restoring"
-        means = describe_means(self._settings.processes, self._is_in_place)
+        means = describe_means(self._settings.processes, self._settings.place.store, is_in_place=self._is_in_place)
         self._tell(Step(text=f"{verb} {render_size(total)} from {len(plan.manifest.packs)} packs, with {means}"))
         settings = FetchSettings(
             place=self._settings.place, roots=self._roots, in_place=self._is_in_place, pace=self._settings.pace

@@ -18,11 +18,14 @@ from pghaven.errors import Damaged
 from pghaven.events import Listener, Notice
 from pghaven.repository.container import FRAME_BYTES, Index
 from pghaven.repository.pack import PackPlace, PackRef, iter_pack_frames, load_pack_cells, load_pack_index
+from pghaven.repository.readahead import ReadAhead
 from pghaven.restore.compare import Comparison, LocalFiles, Piece, adopt, cut_runs, make_zero
 from pghaven.restore.request import RestorePlan
 from pghaven.restore.targetfiles import OPEN_FILES_MAX, Directories, FileTarget, settle, write_at, writing_error
 from pghaven.runtime.direct import DirectWriter, open_direct
 from pghaven.runtime.pace import Pace
+from pghaven.store.api import Store
+from pghaven.store.metered import find_server_store
 from pghaven.units import render_size
 
 _FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -41,22 +44,27 @@ class FetchSettings:
     pace: Pace | None = None
 
 
-# What a worker process holds, and the one that hands out the work; tests/unit/restore/test_memory.py finds less.
+# What a worker process holds (one that reads from a server holds two large ranges), and the one that hands out the
+# work; tests/unit/restore/test_memory.py finds less.
 WORKER_MEMORY_BYTES = 64 << 20
+SERVER_WORKER_MEMORY_BYTES = 96 << 20
 COORDINATOR_MEMORY_BYTES = 110 << 20
 
 
-def find_memory(processes: int, is_in_place: bool) -> int:
+def find_memory(processes: int, *, is_in_place: bool, is_served: bool) -> int:
     """The most memory in bytes that all processes of a restore hold together, however many files and bytes there are.
 
-    New files are written in two passes, and the second one's workers are there from the beginning.
+    New files are written in two passes, and the second one's workers are there from the beginning, idle, with half of
+    ``WORKER_MEMORY_BYTES`` at most. ``is_served``: the repository is behind a server.
     """
-    return COORDINATOR_MEMORY_BYTES + processes * (1 if is_in_place else 2) * WORKER_MEMORY_BYTES
+    one = SERVER_WORKER_MEMORY_BYTES if is_served else WORKER_MEMORY_BYTES
+    return COORDINATOR_MEMORY_BYTES + processes * (one if is_in_place else 2 * WORKER_MEMORY_BYTES)
 
 
-def describe_means(processes: int, is_in_place: bool) -> str:
+def describe_means(processes: int, store: Store, *, is_in_place: bool) -> str:
     """With what a restore works, in words."""
-    return f"{processes} processes, using at most {render_size(find_memory(processes, is_in_place))} of memory"
+    memory = find_memory(processes, is_in_place=is_in_place, is_served=find_server_store(store) is not None)
+    return f"{processes} processes, using at most {render_size(memory)} of memory"
 
 
 Run = tuple[int, int, int, int]
@@ -131,23 +139,38 @@ class FetchWorker:
         self._comparison = Comparison() if settings.in_place else None
         self._pace = settings.pace
         self._new_files = 0
+        # A directory answers at once, and a second reader would only take memory.
+        self._ahead = ReadAhead(self._place) if find_server_store(self._place.store) is not None else None
+        self._coming: dict[int, _Coming] = {}
+
+    def foresee(self, job: FetchJob) -> None:
+        """Have a job's pack on its way; where files are there already, its index alone."""
+        if self._ahead is not None and job.pack is not None:
+            self._coming[id(job)] = _Coming(self._ahead, job.pack, job.runs, whole=self._comparison is None)
 
     def __call__(self, job: FetchJob) -> FetchResult:
         if self._pace is not None:
             self._pace.take(sum(run[2] for run in job.runs))
         if job.pack is None:
             return self._clear(job) if self._comparison is not None else self._make_empty(job)
-        index = load_pack_index(self._place, job.pack)
-        needed = cut_runs(job.runs, index.plain_offsets)
+        if id(job) not in self._coming:
+            self.foresee(job)
+        coming = self._coming.pop(id(job), None)
+        index = coming.reading.index if coming is not None else load_pack_index(self._place, job.pack)
         notice = None
-        if self._comparison is not None:
-            try:
-                needed = self._compare(self._comparison, job, index, needed)
-            except _UnprovenCells as damage:
-                notice = damage.notice
+        if coming is not None and self._comparison is None:
+            needed, frames = coming.needed, coming.reading.iter_frames()
+        else:
+            needed = cut_runs(job.runs, index.plain_offsets)
+            if self._comparison is not None:
+                try:
+                    needed = self._compare(self._comparison, job, index, needed)
+                except _UnprovenCells as damage:
+                    notice = damage.notice
+            frames = iter_pack_frames(self._place, job.pack, index, sorted(needed))
         written = fetched = 0
         files_before = self._new_files
-        for number, plain in iter_pack_frames(self._place, job.pack, index, sorted(needed)):
+        for number, plain in frames:
             written += self._write_pieces(job.files, needed[number], memoryview(plain))
             fetched += index.stored_lengths[number]
         total = sum(run[2] for run in job.runs)
@@ -184,6 +207,8 @@ class FetchWorker:
         return needed
 
     def close(self) -> None:
+        if self._ahead is not None:
+            self._ahead.close()
         try:
             while self._open:
                 self._close_oldest()
@@ -304,6 +329,19 @@ class FetchWorker:
         os.close(opened.fd)
         if opened.direct is not None:
             os.close(opened.direct)
+
+
+class _Coming:
+    """A job's pack on its way. ``needed``, its frames and the pieces in them, is there when the first frame is."""
+
+    def __init__(self, ahead: ReadAhead, pack: PackRef, runs: tuple[Run, ...], *, whole: bool) -> None:
+        self.needed: dict[int, list[Piece]] = {}
+        self._runs = runs
+        self.reading = ahead.begin(pack, self._choose if whole else lambda _: ())
+
+    def _choose(self, index: Index) -> list[int]:
+        self.needed.update(cut_runs(self._runs, index.plain_offsets))
+        return sorted(self.needed)
 
 
 @dataclass(slots=True)

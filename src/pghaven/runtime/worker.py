@@ -1,7 +1,8 @@
 """The inside of a worker process of a ``crew``.
 
 The one idea: a worker serves until it is told to close, told to stop (SIGTERM), or alone. Once it is ready, stopping is
-an exception in the main thread, so that what a job has begun is cleaned up by the job's own ``finally``.
+an exception in the main thread, so that what a job has begun is cleaned up by the job's own ``finally``. One that can
+prepare for jobs (``Foresees``) is told of each when it comes, while the one before it is at work.
 """
 
 from __future__ import annotations
@@ -13,13 +14,23 @@ import signal
 import socket
 import threading
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
-from typing import NoReturn
+from queue import SimpleQueue
+from typing import NoReturn, Protocol, runtime_checkable
 
 from pghaven.errors import PghavenError
 from pghaven.runtime.channel import Channel, Kind
 
 GRACE_SECONDS = 5.0  # from being told to stop to being ended without asking
+
+
+@runtime_checkable
+class Foresees(Protocol):
+    """A worker that can do something for a job before its turn."""
+
+    def foresee(self, job: object, /) -> None:
+        """Called once with each job, in their order, in another thread; must not wait for the job at work."""
 
 
 def serve(descriptor: int) -> None:
@@ -42,8 +53,9 @@ def _work(channel: Channel) -> None:
     worker = pickle.loads(setup)()  # type: ignore[arg-type]  # noqa: S301 our own parent sent it
     signal.signal(signal.SIGTERM, _leave)  # not before: an exception amid imports may be lost in their callbacks
     channel.send(Kind.READY, None)
+    receive = _receive_ahead(channel, worker) if isinstance(worker, Foresees) else lambda: _receive(channel)
     while True:
-        kind, job = _receive(channel)
+        kind, job = receive()
         if kind is Kind.CLOSE:
             break
         channel.send(Kind.RESULT, worker(job))
@@ -57,6 +69,31 @@ def _receive(channel: Channel) -> tuple[Kind, object]:
         return channel.receive()
     except (EOFError, ConnectionResetError):
         raise SystemExit(1) from None
+
+
+def _receive_ahead(channel: Channel, worker: Foresees) -> Callable[[], tuple[Kind, object]]:
+    """Receive in another thread, and tell the worker of each job there; what it returns gives the next message."""
+    messages: SimpleQueue[tuple[Kind, object] | BaseException] = SimpleQueue()
+
+    def receive() -> None:
+        try:
+            kind = Kind.JOB
+            while kind is not Kind.CLOSE:
+                kind, job = _receive(channel)
+                if kind is Kind.JOB:
+                    worker.foresee(job)
+                messages.put((kind, job))
+        except BaseException as error:  # noqa: BLE001  the root of a thread; raised again by whoever takes messages
+            messages.put(error)
+
+    def take() -> tuple[Kind, object]:
+        message = messages.get()
+        if isinstance(message, BaseException):
+            raise message
+        return message
+
+    threading.Thread(target=receive, name="pghaven-jobs", daemon=True).start()
+    return take
 
 
 def _leave(_signal: int, _frame: object) -> NoReturn:

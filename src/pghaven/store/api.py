@@ -59,7 +59,7 @@ class Store(Protocol):
     def read(self, name: str) -> bytes:
         """The whole content. Raises ObjectMissing: proven absent."""
 
-    def read_range(self, name: str, offset: int, length: int) -> bytes:
+    def read_range(self, name: str, offset: int, length: int) -> Buffer:
         """Exactly ``length`` bytes from ``offset``. Raises ObjectMissing, and Damaged if the object ends before."""
 
     def find(self, name: str) -> ObjectInfo | None:

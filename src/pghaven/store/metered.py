@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pghaven.light import dataclass
+from pghaven.runtime.durable import Buffer
 from pghaven.runtime.pace import Pace
 from pghaven.runtime.shared import SharedNumbers
 from pghaven.store.api import Buffers, DependsOnServer, KeepsLeftovers, ObjectInfo, Store, TellsRequests
@@ -97,7 +98,7 @@ class MeteredStore:
             self.pace.take(len(data))
         return data
 
-    def read_range(self, name: str, offset: int, length: int) -> bytes:
+    def read_range(self, name: str, offset: int, length: int) -> Buffer:
         self._count(_GET, _RECEIVED, length)
         return self.inner.read_range(name, offset, length)
 

@@ -26,6 +26,7 @@ from pghaven.errors import (
     StoreUnreachable,
     UsageError,
 )
+from pghaven.runtime.durable import Buffer
 from pghaven.runtime.interruptible import call_interruptibly
 from pghaven.store.answers import Answer, Meaning, Truncated, read_answer
 from pghaven.store.api import Buffers, ObjectInfo, check_name, check_prefix, is_name_part
@@ -118,13 +119,13 @@ class ObjectStore:
     def read(self, name: str) -> bytes:
         first, size_bytes = self._get(name, 0, REQUEST_BYTES)
         if len(first) == size_bytes:
-            return first
+            return bytes(first)
         parts = [first]
         for offset in range(len(first), size_bytes, REQUEST_BYTES):
             parts.append(self.read_range(name, offset, min(REQUEST_BYTES, size_bytes - offset)))
         return b"".join(parts)
 
-    def read_range(self, name: str, offset: int, length: int) -> bytes:
+    def read_range(self, name: str, offset: int, length: int) -> Buffer:
         if length == 0:
             self.confirm(name)
             return b""
@@ -133,16 +134,16 @@ class ObjectStore:
             raise Damaged(f'"{name}" in {self.url} ends before byte {offset + length}')
         return found
 
-    def _get(self, name: str, offset: int, length: int) -> tuple[bytes, int]:
+    def _get(self, name: str, offset: int, length: int) -> tuple[Buffer, int]:
         """Up to ``length`` bytes from ``offset``, fewer only where the object ends, and the object's size."""
         import obstore
 
         key = self._key(name)
 
-        def get(client: Client) -> tuple[bytes, int]:
+        def get(client: Client) -> tuple[Buffer, int]:
             found = obstore.get(client, key, options={"range": (offset, offset + length)})
             size_bytes = found.meta["size"]
-            content = bytes(found.bytes())
+            content = memoryview(found.bytes())  # not copied: it may be a large part of our memory
             if len(content) != max(0, min(length, size_bytes - offset)):
                 raise Truncated
             return content, size_bytes

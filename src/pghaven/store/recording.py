@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from pghaven.runtime.durable import Buffer
 from pghaven.store.api import Buffers, ObjectInfo, Store
 from pghaven.store.memory import MemoryStore
 
@@ -64,7 +65,7 @@ class RecordingStore:
     def read(self, name: str) -> bytes:
         return self._inner.read(name)
 
-    def read_range(self, name: str, offset: int, length: int) -> bytes:
+    def read_range(self, name: str, offset: int, length: int) -> Buffer:
         return self._inner.read_range(name, offset, length)
 
     def find(self, name: str) -> ObjectInfo | None:

@@ -14,6 +14,7 @@ from typing import Final
 
 from pghaven.clock import Clock
 from pghaven.errors import NotPermitted, ObjectExists, StoreFull, StoreUnreachable
+from pghaven.runtime.durable import Buffer
 from pghaven.store.api import Buffers, ObjectInfo, Store
 
 PIECES: Final = 32
@@ -84,7 +85,7 @@ class ReservedStore:
     def read(self, name: str) -> bytes:
         return self.inner.read(name)
 
-    def read_range(self, name: str, offset: int, length: int) -> bytes:
+    def read_range(self, name: str, offset: int, length: int) -> Buffer:
         return self.inner.read_range(name, offset, length)
 
     def find(self, name: str) -> ObjectInfo | None:

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import ast
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 
-from pghaven.restore.fetch import COORDINATOR_MEMORY_BYTES, WORKER_MEMORY_BYTES, find_memory
+from pghaven.restore.fetch import (
+    COORDINATOR_MEMORY_BYTES,
+    SERVER_WORKER_MEMORY_BYTES,
+    WORKER_MEMORY_BYTES,
+    find_memory,
+)
+from pghaven.store.settings import StoreSettings
+from tests.support.fixtures import ObjectServerFactory
 
 MIB = 1 << 20
 ROOT = Path(__file__).parents[3]
@@ -18,9 +26,10 @@ from pghaven.repository.pack import PackPlace
 from pghaven.repository.seal import OPEN_KEYRING
 from pghaven.store.open import open_store
 directory = sys.argv[1]
-root, data, packs = directory + "/repository", directory + "/data", directory + "/packs"
+data, packs = directory + "/data", directory + "/packs"
 def place():
-    store = open_store("file://" + root)
+    with open(directory + "/settings", "rb") as file:
+        store = open_store(pickle.load(file))
     return PackPlace(store=store, repository_id="0" * 32, cluster="main", keyring=OPEN_KEYRING)
 """
 _STORE = (
@@ -28,7 +37,6 @@ _STORE = (
     + """
 from pghaven.backup.jobs import Part, ReadJob
 from pghaven.backup.pipeline import WorkerSettings, open_worker
-os.mkdir(root)
 with open(data, "wb") as file:
     for _ in range(64):
         file.write(os.urandom(1 << 20))
@@ -79,9 +87,21 @@ def run(*words: str) -> str:
 
 def test_a_worker_holds_no_more_than_is_stated(tmp_path: Path) -> None:
     """Of data that cannot be compressed: then its requests are as large as they get."""
+    (tmp_path / "repository").mkdir()
+    assert_bounded(tmp_path, f"file://{tmp_path}/repository", WORKER_MEMORY_BYTES)
+
+
+def test_a_worker_that_reads_ahead_from_a_server_holds_no_more_than_is_stated(
+    tmp_path: Path, object_server: ObjectServerFactory
+) -> None:
+    assert_bounded(tmp_path, object_server("seaweedfs").settings(), SERVER_WORKER_MEMORY_BYTES)
+
+
+def assert_bounded(tmp_path: Path, place: str | StoreSettings, bound: int) -> None:
+    (tmp_path / "settings").write_bytes(pickle.dumps(place))
     run("-c", _STORE, str(tmp_path))
     for way in ("new", "over"):
-        assert int(run("-c", _FETCH, str(tmp_path), way)) < WORKER_MEMORY_BYTES, way
+        assert int(run("-c", _FETCH, str(tmp_path), way)) < bound, way
 
 
 def test_whoever_hands_out_the_work_holds_no_more_than_is_stated(tmp_path: Path) -> None:
@@ -92,4 +112,6 @@ def test_whoever_hands_out_the_work_holds_no_more_than_is_stated(tmp_path: Path)
 
 
 def test_two_workers_take_less_than_400_mib_whatever_there_is_to_restore() -> None:
-    assert find_memory(2, is_in_place=True) < find_memory(2, is_in_place=False) < 400 * MIB
+    for is_served in (False, True):
+        over, new = (find_memory(2, is_in_place=one, is_served=is_served) for one in (True, False))
+        assert over < new < 400 * MIB

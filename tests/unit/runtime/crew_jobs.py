@@ -31,6 +31,26 @@ class Echo:
         return self._settings, self._count
 
 
+class Foresee:
+    """Each job but the last ends when the next one was foreseen; returns what was foreseen before its turn."""
+
+    def __init__(self, settings: int) -> None:
+        self._last = settings
+        self._foreseen: list[object] = []
+
+    def foresee(self, job: object) -> None:
+        self._foreseen.append(job)
+
+    def __call__(self, job: int) -> bool:
+        is_known = job in self._foreseen
+        if job != self._last:
+            wait_until(lambda: job + 1 in self._foreseen, "the next job", 60.0)
+        return is_known
+
+    def close(self) -> None:
+        return None
+
+
 class Take:
     """Takes so many bytes of the pace that it was given."""
 

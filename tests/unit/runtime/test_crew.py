@@ -79,6 +79,13 @@ def test_results_are_taken_while_there_is_no_job_yet(size: int) -> None:
     assert results[:2] == ["first", "first"]
 
 
+def test_a_worker_that_prepares_for_jobs_is_told_of_the_next_while_one_is_at_work() -> None:
+    results: list[object] = []
+    with Crew(size=1, setup=crew_jobs.Foresee, settings=19) as crew:
+        crew.run(iter(range(20)), results.append)
+    assert results == [True] * 20
+
+
 def test_a_crew_without_jobs_ends() -> None:
     results: list[object] = []
     with Crew(size=2, setup=crew_jobs.Echo, settings="") as crew:
