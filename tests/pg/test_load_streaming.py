@@ -73,11 +73,34 @@ def test_what_pg_restore_stumbles_over_is_named_and_nobody_waits(site: Dumped) -
     assert site.cluster.value(_SUM, dbname="target") == "0 0"
 
 
-def test_nothing_is_streamed_that_could_make_others_wait() -> None:
-    """Pipes have no size, and pg_restore begins with the largest."""
-    assert choose_streamed({"1.dat": 900 * MIB, "2.dat": 50 * MIB, "blob_7.dat": 20 * MIB}, 2) == {"1.dat", "2.dat"}
-    assert choose_streamed({"1.dat": 900 * MIB, "2.dat": 50 * MIB}, 1) == {"1.dat"}
-    assert choose_streamed({"1.dat": 900 * MIB, "2.dat": 500 * MIB}, 1) == set()
-    assert choose_streamed({"1.dat": 9 * MIB}, 4) == set()
-    assert choose_streamed({"1.dat": 100 * MIB, "blobs.toc": 1, "blob_7.dat": 30 * MIB}, 4) == set()
+def test_many_tables_are_streamed_in_whatever_order_they_are_asked_for(site: Dumped) -> None:
+    """Of several sizes, so that some are files, and more than there are sessions."""
+    for number in range(7):
+        site.cluster.sql(
+            f"CREATE TABLE t{number} AS SELECT i AS id, md5((i * {number + 3})::text) AS note "
+            f"FROM generate_series(1, {60000 + 40000 * (number % 3)}) i; ALTER TABLE t{number} ADD PRIMARY KEY (id)"
+        )
+    dump = open_dump(site.catalog, site.dump("postgres").label)
+    site.cluster.sql("CREATE DATABASE target")
+    load(site, dump, dump.choose("postgres"), jobs=3, processes=2)
+    for table in ("big", *(f"t{number}" for number in range(7))):
+        asked = f"SELECT count(*) || ' ' || sum(hashtext({table}::text)) FROM {table}"
+        assert site.cluster.value(asked, dbname="target") == site.cluster.value(asked)
+
+
+def test_what_would_come_late_is_written_out_and_nothing_else() -> None:
+    """Pipes have no size: pg_restore begins with files, the largest first, and goes on with pipes by their numbers."""
+    alone = {"1.dat": 900 * MIB, "2.dat": 50 * MIB, "blob_7.dat": 20 * MIB}
+    assert choose_streamed(alone, 2) == choose_streamed(alone, 1) == {"1.dat", "2.dat"}
+    equal = {f"{number}.dat": 100 * MIB for number in range(1, 9)}
+    assert choose_streamed(equal, 2) == choose_streamed(equal, 4) == set(equal)
+    late = {**{f"{number}.dat": 100 * MIB for number in range(1, 9)}, "9.dat": 800 * MIB}
+    assert choose_streamed(late, 2) == set(late) - {"9.dat"}
+    assert choose_streamed(late, 1) == set(late), "one session ends no sooner for any order"
+    early = {**late, "0.dat": late["9.dat"]}
+    del early["9.dat"]
+    assert choose_streamed(early, 2) == set(early)
+    many = {f"{number}.dat": 5 * MIB + number for number in range(600)}
+    assert choose_streamed(many, 2) == {f"{number}.dat" for number in range(344, 600)}, "a thread for each, to a limit"
+    assert choose_streamed({"1.dat": 3 * MIB, "blobs.toc": 1, "blob_7.dat": 30 * MIB}, 4) == set()
     assert choose_streamed({}, 4) == set()

@@ -49,6 +49,7 @@ MAY_PRINT = {
 MAY_CATCH_ALL = {
     "src/pghaven/cli/main.py": "the root of the program",
     "src/pghaven/cli/root.py": "the root of the program",
+    "src/pghaven/dump/restoring.py": "the root of a thread",
     "src/pghaven/repository/readahead.py": "the roots of threads",
     "src/pghaven/runtime/interruptible.py": "the root of a thread",
     "src/pghaven/runtime/worker.py": "the root of a worker",

@@ -69,6 +69,9 @@ from pghaven.server.pressure import read_pressure
 from pghaven.server.probe import ServerFacts, read_databases, read_tablespaces
 from pghaven.snapshot.driver import Volume
 
+# What is read from snapshots has time: as nice as there is, so that transactions take the processors as if alone.
+_NICE_TO_SERVER = 19
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupSettings:
@@ -170,7 +173,8 @@ class _Session:
                 known=tries.known,
                 pace=self._pace,
             )
-            with Crew(size=settings.processes, setup=open_worker, settings=worker_settings) as crew:
+            nice = _NICE_TO_SERVER if self._volumes else 0
+            with Crew(size=settings.processes, setup=open_worker, settings=worker_settings, nice=nice) as crew:
                 self._tell(Step(text=f"starting backup {self._label}: waiting for a checkpoint"))
                 with backup_bracket(connection, f"pghaven {self._label}", fast=settings.fast_checkpoint) as backup:
                     refuse_changing_timeline(connection, backup)

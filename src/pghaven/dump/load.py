@@ -39,6 +39,7 @@ GLOBALS_ASKED = ("--globals-only", "--no-role-passwords", "--encoding=UTF8")
 """What a target's pg_dumpall is asked, to compare a dump's globals with."""
 
 _LARGE_OBJECTS = ("BLOB", "LARGE OBJECT")
+_BYTES_WITHOUT_WORKERS = 32 << 20  # fetched sooner than a worker has started
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +183,7 @@ def run_load(
                     *("-d", calling.with_database(settings.target), os.path.join(place, "dump")),
                 ]
                 source = ExtractSettings(place=dump.catalog.pack_place, packs=dump.manifest.packs)
-                restore(calling, arguments, streams, target=settings.target, source=(source, settings.processes))
+                restore(calling, arguments, streams, target=settings.target, source=source)
             except PghavenError:
                 if settings.create:
                     text = f'database "{settings.target}" was made and is incomplete'
@@ -327,8 +328,7 @@ def _fetch(
     target = os.path.join(place, "dump")
     numbers = dump.number_files(database.directory)
     listener(Step(text="fetching"))
-    toc = [f"{database.directory}/toc.dat"]
-    fetched = _extract(dump, toc, target, replace(settings, processes=0), listener)  # no worker is worth it
+    fetched = _extract(dump, database, ["toc.dat"], target, (settings, listener))
     _give(calling, place)
     listed = calling.run("pg_restore", ["--list", *_selection(settings), target], doing="read the dump's contents")
     entries = [match for line in listed.decode("utf-8", "replace").splitlines() if (match := _ENTRY.match(line))]
@@ -346,15 +346,21 @@ def _fetch(
             file = cut_out_file(dump.manifest, numbers[name])
             streams.append(StreamJob(os.path.join(target, name), file))
             chosen.remove(name)
-    fetched += _extract(dump, [f"{database.directory}/{name}" for name in sorted(chosen)], target, settings, listener)
+    fetched += _extract(dump, database, sorted(chosen), target, (settings, listener))
     _give(calling, place)
     fetched += sum(one.file.size for one in streams)
     return fetched, sum(" TABLE DATA " in match[0] for match in entries), streams
 
 
-def _extract(dump: OpenDump, paths: Sequence[str], target: str, settings: LoadSettings, listener: Listener) -> int:
-    wanted = [(path, os.path.join(target, os.path.basename(path))) for path in paths]
-    return extract_files(dump.catalog, dump.manifest, wanted, processes=settings.processes, listener=listener)
+def _extract(
+    dump: OpenDump, database: DatabaseFacts, names: Sequence[str], target: str, means: tuple[LoadSettings, Listener]
+) -> int:
+    settings, listener = means
+    wanted = [(f"{database.directory}/{name}", os.path.join(target, name)) for name in names]
+    numbers = dump.number_files(database.directory)
+    size = sum(int(dump.manifest.files.size[numbers[name]]) for name in names)
+    processes = settings.processes if size > _BYTES_WITHOUT_WORKERS else 0
+    return extract_files(dump.catalog, dump.manifest, wanted, processes=processes, listener=listener)
 
 
 def _give(calling: Calling, place: str) -> None:

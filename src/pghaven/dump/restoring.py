@@ -1,23 +1,23 @@
 """pg_restore at work, and the data of large tables streamed to it while it loads.
 
 The one idea: a large table need not lie in a file before it is loaded. In its place is a named pipe; once pg_restore
-opens that, a worker writes the table into it, each byte proven as in any file. pg_restore begins with the tables whose
-files are the largest, and a pipe has no size, so only as many are streamed as begin at once, and only where the other
-data is next to nothing. An end of data that is none never reaches pg_restore, which is ended before a pipe is closed.
+opens that, a thread writes the table into it, each byte proven as in any file. pg_restore begins with the tables whose
+files are the largest, and a pipe has no size; so a table that must not come late is written out as a file, as few as
+that takes. An end of data that is none never reaches pg_restore, which is ended before a pipe is closed.
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
+import heapq
 import os
-import queue
 import re
 import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -26,16 +26,15 @@ from pghaven.dump.extract import ExtractSettings
 from pghaven.dump.programs import Calling, program_failed
 from pghaven.errors import ServerUnsuitable
 from pghaven.repository.codec import Buffer
-from pghaven.runtime.crew import NOT_YET, Crew, NotYet
 
 _FAILED_ENTRY = re.compile(r"from TOC entry [0-9]+; [0-9]+ [0-9]+ (.*)")
-_STREAMED_BYTES_MIN = 16 << 20
-# All data that is not streamed is loaded first, so it must be little.
-_REST_PER_ALL = 10
+_STREAMED_BYTES_MIN = 4 << 20
+_STREAMS_MAX = 256  # a thread waits for each
+# A byte is written out in a file so many times sooner than a server has loaded it.
+_SOONER = 6
 _READ_BYTES = 4 << 20
 _PARTS_AT_ONCE = 1024  # IOV_MAX
 _PIPE_BYTES = 1 << 20
-_WAIT_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,57 +45,25 @@ class StreamJob:
     file: EarlierFile
 
 
-class StreamWorker:
-    """One per worker process; each job gives its path when all of the file is in the pipe."""
-
-    def __init__(self, settings: ExtractSettings) -> None:
-        self._reader = EarlierReader(settings.place, settings.packs)
-
-    def __call__(self, job: StreamJob) -> str:
-        """Whoever read may have ended, which its own status tells of."""
-        try:
-            fd = os.open(job.path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return job.path
-            raise
-        try:
-            os.set_blocking(fd, True)
-            with suppress(OSError):  # a user may have as much in pipes already as the system allows
-                fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-            with suppress(BrokenPipeError):
-                for at in range(0, job.file.size, _READ_BYTES):
-                    size = min(_READ_BYTES, job.file.size - at)
-                    _write(fd, self._reader.read_parts(job.file, at, size))
-        finally:
-            os.close(fd)
-        return job.path
-
-    def close(self) -> str | None:
-        return None
+def choose_streamed(sizes: Mapping[str, int], jobs: int) -> frozenset[str]:
+    """Which of these files, by their names and sizes, are streamed: all large ones but those whose coming late would
+    cost more than writing them out first does."""
+    large = [name for name in sizes if name[:-4].isdecimal() and sizes[name] >= _STREAMED_BYTES_MIN]
+    large.sort(key=lambda name: (-sizes[name], name))
+    del large[_STREAMS_MAX:]
+    choices = [frozenset(large[count:]) for count in (*range(min(2 * jobs, len(large))), len(large))]
+    return min(choices, key=lambda streamed: _foresee(sizes, streamed, jobs))
 
 
-def open_streamer(settings: ExtractSettings) -> StreamWorker:
-    """What a crew calls once in each worker process."""
-    return StreamWorker(settings)
-
-
-def _write(fd: int, parts: list[Buffer]) -> None:
-    for first in range(0, len(parts), _PARTS_AT_ONCE):
-        some = parts[first : first + _PARTS_AT_ONCE]
-        size = sum(map(len, some))
-        written = os.writev(fd, some)
-        rest = memoryview(b"".join(some))[written:] if written < size else b""
-        while rest:
-            rest = rest[os.write(fd, rest) :]
-
-
-def choose_streamed(sizes: dict[str, int], jobs: int) -> frozenset[str]:
-    """Which of these files, by their names and sizes, are streamed: none where that could make others wait."""
-    largest = sorted((name for name in sizes if name[:-4].isdecimal()), key=lambda name: (-sizes[name], name))[:jobs]
-    chosen = [name for name in largest if sizes[name] >= _STREAMED_BYTES_MIN]
-    rest = sum(sizes.values()) - sum(sizes[name] for name in chosen)
-    return frozenset(chosen) if rest * _REST_PER_ALL <= sum(sizes.values()) else frozenset()
+def _foresee(sizes: Mapping[str, int], streamed: frozenset[str], jobs: int) -> float:
+    """How long a load takes, in bytes that one session loads: files are written out, then pg_restore takes them in the
+    order of their sizes, and pipes after them in the order of their numbers, which stand in their names."""
+    written = sorted((size for name, size in sizes.items() if name not in streamed), reverse=True)
+    piped = [sizes[name] for name in sorted(streamed, key=lambda name: int(name[:-4]))]
+    sessions = [0] * jobs
+    for size in (*written, *piped):
+        heapq.heapreplace(sessions, sessions[0] + size)
+    return max(sessions) + sum(written) / _SOONER / jobs
 
 
 def restore(
@@ -105,9 +72,9 @@ def restore(
     streams: Sequence[StreamJob],
     *,
     target: str,
-    source: tuple[ExtractSettings, int],
+    source: ExtractSettings,
 ) -> None:
-    """Run pg_restore, with what is streamed to it; ``source`` is where that comes from, and by how many workers.
+    """Run pg_restore, with what is streamed to it; ``source`` is where that comes from.
 
     Raises ServerUnsuitable with the object that failed, Damaged naming a pack; then pg_restore has ended, and what it
     was loading is rolled back.
@@ -117,9 +84,9 @@ def restore(
         if not streams:
             calling.run("pg_restore", arguments, doing=doing)
             return
-        with Crew(size=source[1], setup=open_streamer, settings=source[0]) as crew, tempfile.TemporaryFile() as errors:
+        with tempfile.TemporaryFile() as errors:
             process = calling.start("pg_restore", arguments, errors.fileno())
-            _Feeding(process, streams).run(crew)
+            _Feeding(process, streams, source).run()
             if process.returncode:
                 errors.seek(0)
                 raise program_failed(process.returncode, errors.read(), doing)
@@ -135,54 +102,91 @@ def restore(
 
 
 class _Feeding:
-    """Gives each pipe its table once pg_restore has opened it. A thread waits for each, and nothing else is done in it;
-    the end that it opens is held until the worker is done, so that pg_restore sees an end of data then and not before.
+    """A thread for each pipe: it waits until pg_restore has opened that, writes the table into it, and ends.
+
+    Threads and no worker processes: nearly all that is done holds no lock of the interpreter, and a server takes rows
+    more slowly than one process unpacks them for several of its sessions.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], streams: Sequence[StreamJob]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], streams: Sequence[StreamJob], source: ExtractSettings) -> None:
         self._process = process
-        self._waiting = {job.path: job for job in streams}
-        self._held: dict[str, int] = {}
-        self._opened: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
-        self._threads = [threading.Thread(target=self._open, args=(path,), daemon=True) for path in self._waiting]
+        self._source = source
+        self._waiting = {job.path for job in streams}
+        self._is_over = threading.Event()
+        self._failures: list[Exception] = []
+        self._held: list[int] = []
+        self._threads = [threading.Thread(target=self._feed, args=(job,), daemon=True) for job in streams]
 
-    def run(self, crew: Crew[StreamJob, str]) -> None:
-        """Until pg_restore has ended, which it has when this fails too."""
-        for thread in self._threads:
-            thread.start()
+    def run(self) -> None:
+        """Until pg_restore has ended, which it has when this fails too. Raises what kept a table from being whole."""
         try:
-            crew.run(self._jobs(), self._take)
+            for thread in self._threads:
+                thread.start()
+            os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
         finally:
-            if self._process.poll() is None:
-                with suppress(ProcessLookupError):
-                    os.killpg(self._process.pid, signal.SIGKILL)
-                self._process.wait()
-            self._release()
+            self._end()
+        if self._failures:
+            raise self._failures[0]
 
-    def _open(self, path: str) -> None:
-        self._opened.put((path, os.open(path, os.O_WRONLY | os.O_CLOEXEC)))
-
-    def _jobs(self) -> Generator[StreamJob | NotYet, None, None]:
-        while self._process.poll() is None:
+    def _feed(self, job: StreamJob) -> None:
+        try:
+            fd = os.open(job.path, os.O_WRONLY | os.O_CLOEXEC)
+            self._waiting.discard(job.path)
             try:
-                path, fd = self._opened.get(timeout=_WAIT_SECONDS)
-            except queue.Empty:
-                yield NOT_YET
-                continue
-            self._held[path] = fd
-            yield self._waiting.pop(path)
-
-    def _take(self, path: str) -> None:
-        os.close(self._held.pop(path))
-
-    def _release(self) -> None:
-        """Nobody waits for a reader any more, and no end is held."""
-        readers = [os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC) for path in self._waiting]
-        for thread in self._threads:
-            thread.join()
-        while not self._opened.empty():
-            path, fd = self._opened.get()
-            self._held[path] = fd
-        for fd in (*readers, *self._held.values()):
+                if not self._is_over.is_set():
+                    self._write_all(fd, job.file)
+            except Exception:
+                self._held.append(fd)  # its end would be taken for that of the table
+                raise
             os.close(fd)
-        self._held.clear()
+        except Exception as error:  # noqa: BLE001  the root of a thread: whatever it is, run raises it
+            self._failures.append(error)
+            self._kill()
+
+    def _write_all(self, fd: int, file: EarlierFile) -> None:
+        """One part is read while another is written. Whoever reads may have ended, which its own status tells of."""
+        with suppress(OSError):  # a user may have as much in pipes already as the system allows
+            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        with suppress(BrokenPipeError):
+            for parts in _read_ahead(self._source, file):
+                _write(fd, parts)
+
+    def _kill(self) -> None:
+        """All processes of pg_restore; its number is its own until it is waited for."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _end(self) -> None:
+        """Nobody waits for a reader any more, and no end is held."""
+        self._is_over.set()
+        self._kill()
+        self._process.wait()
+        readers = [os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC) for path in self._waiting.copy()]
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
+        for fd in (*readers, *self._held):
+            os.close(fd)
+
+
+def _read_ahead(source: ExtractSettings, file: EarlierFile) -> Iterator[list[Buffer]]:
+    """A file's contents, of which the next part is on its way while one is used. Raises Damaged, ObjectMissing."""
+    reader = EarlierReader(source.place, source.packs)
+    with ThreadPoolExecutor(1, "stream") as thread:
+        ahead = thread.submit(reader.read_parts, file, 0, min(_READ_BYTES, file.size))
+        for at in range(0, file.size, _READ_BYTES):
+            parts, following = ahead.result(), at + _READ_BYTES
+            if following < file.size:
+                size = min(_READ_BYTES, file.size - following)
+                ahead = thread.submit(reader.read_parts, file, following, size)
+            yield parts
+
+
+def _write(fd: int, parts: list[Buffer]) -> None:
+    for first in range(0, len(parts), _PARTS_AT_ONCE):
+        some = parts[first : first + _PARTS_AT_ONCE]
+        size = sum(map(len, some))
+        written = os.writev(fd, some)
+        rest = memoryview(b"".join(some))[written:] if written < size else b""
+        while rest:
+            rest = rest[os.write(fd, rest) :]

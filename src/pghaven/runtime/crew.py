@@ -38,7 +38,10 @@ Settings = TypeVar("Settings")
 Job_contra = TypeVar("Job_contra", contravariant=True)
 Result_co = TypeVar("Result_co", covariant=True)
 
-_START = "import sys; sys.path[:] = sys.argv[2:]; from pghaven.runtime.worker import serve; serve(int(sys.argv[1]))"
+_START = (
+    "import os, sys; os.setpriority(os.PRIO_PROCESS, 0, int(sys.argv[2])); sys.path[:] = sys.argv[3:]; "
+    "from pghaven.runtime.worker import serve; serve(int(sys.argv[1]))"
+)
 
 
 class NotYet:
@@ -70,13 +73,18 @@ class Crew(Generic[Job, Result]):
 
     ``setup`` must be importable by its module's name (one of the main module is not); settings, jobs, results and
     errors must be picklable. A job or result that is ``bytes`` travels without pickling. Entering the block starts
-    the workers and does not wait for them. With ``size`` 0 the jobs are done in this process, one after another.
+    the workers and does not wait for them. They are as nice as this process, or ``nice`` where that is nicer. With
+    ``size`` 0 the jobs are done in this process, one after another.
     """
 
-    def __init__(self, *, size: int, setup: Callable[[Settings], Worker[Job, Result]], settings: Settings) -> None:
+    def __init__(
+        self, *, size: int, setup: Callable[[Settings], Worker[Job, Result]], settings: Settings, nice: int = 0
+    ) -> None:
         if size < 0:
             raise ValueError(f"a crew of {size}")
         self._size = size
+        ours = os.getpriority(os.PRIO_PROCESS, 0)
+        self._nice = max(nice, ours) if nice else ours
         self._setup: Callable[[], Worker[Job, Result]] = partial(setup, settings)
         self._hands: list[_Hand] = []
         self._was_run = False
@@ -86,7 +94,7 @@ class Crew(Generic[Job, Result]):
             setup = pickle.dumps(self._setup)
             try:
                 for _ in range(self._size):
-                    self._hands.append(_Hand(setup))
+                    self._hands.append(_Hand(setup, self._nice))
             except BaseException:
                 self._stop()
                 raise
@@ -194,12 +202,12 @@ class Crew(Generic[Job, Result]):
 class _Hand:
     """The crew's side of one worker process."""
 
-    def __init__(self, setup: bytes) -> None:
+    def __init__(self, setup: bytes, nice: int) -> None:
         ours, theirs = socket.socketpair()
         self.channel = Channel(ours)
         with theirs:
             try:
-                self._process = _start_process(theirs.fileno())
+                self._process = _start_process(theirs.fileno(), nice)
             except BaseException:
                 self.channel.close()
                 raise
@@ -280,7 +288,7 @@ class _Hand:
         )
 
 
-def _start_process(descriptor: int) -> subprocess.Popen[bytes]:
+def _start_process(descriptor: int, nice: int) -> subprocess.Popen[bytes]:
     """A fresh interpreter with our module path, and out of reach of the terminal's interrupts, which are ours."""
     isolation = "-I" if sys.flags.isolated else "-P"
     path = [entry for entry in sys.path if isinstance(entry, str)]
@@ -292,6 +300,7 @@ def _start_process(descriptor: int) -> subprocess.Popen[bytes]:
             "-c",
             _START,
             str(descriptor),
+            str(nice),
             *path,
         ],
         pass_fds=[descriptor, *list_shared_descriptors()],
