@@ -70,7 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return status
         from pghaven.cli.root import run
 
-        return run(words, failure_status=failure_status)
+        status = run(words, failure_status=failure_status)
+        if arguments is None:
+            _leave(status)
+        return status
     except KeyboardInterrupt:
         return _STATUS_CANCELLED if failure_status is None else failure_status
     except BaseException:  # noqa: BLE001  the root of the program, for what even its error handling let through
