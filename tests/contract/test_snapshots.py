@@ -170,7 +170,7 @@ def test_a_snapshot_in_use_by_a_clone_is_told_or_independent(driver: Driver, vol
 def test_a_full_pool_is_said_to_be_full(ground: Ground, driver: Driver, volume: Volume) -> None:
     """The dataset may keep the pool's room for itself: the snapshot's own would be beyond it."""
     if ground.kind != "zfs":
-        pytest.skip("only ZFS can be filled here so that a snapshot finds no room")
+        pytest.skip("only ZFS keeps room for a dataset; Btrfs has a test of its own")
     (Path(volume.root) / "file").write_bytes(os.urandom(150 << 20))
     run("zfs", "set", "refreservation=850M", volume.source)
     with pytest.raises(StoreFull) as raised:
@@ -178,6 +178,28 @@ def test_a_full_pool_is_said_to_be_full(ground: Ground, driver: Driver, volume: 
     assert raised.value.hint is not None
     assert "snapshot" in raised.value.hint
     run("zfs", "set", "refreservation=none", volume.source)
+
+
+def test_a_full_btrfs_is_said_to_be_full_and_nothing_of_a_snapshot_or_clone_is_left(tmp_path: Path) -> None:
+    """Data and metadata share what room there is, so that files can take all of it."""
+    with snapshotting("btrfs", tmp_path, size_bytes=128 << 20) as full:
+        driver, volume, clone = get_driver("btrfs"), full.make_volume("pg"), full.root / "clone"
+        driver.create(volume, "pghaven-before")
+        _fill(Path(volume.root))
+        with pytest.raises(StoreFull, match="No space left") as raised:
+            driver.create(volume, _NAME)
+        assert raised.value.hint is not None and "snapshot remove" in raised.value.hint
+        assert [one.name for one in driver.list(volume)] == ["pghaven-before"]
+        with pytest.raises(StoreFull):
+            driver.clone(volume, "pghaven-before", str(clone))
+        assert not clone.exists()
+
+
+def _fill(place: Path) -> None:
+    for size in (1 << 20, 1 << 16, 1 << 12):
+        with suppress(OSError):
+            for number in range(1000):
+                (place / f"{size}-{number}").write_bytes(os.urandom(size))
 
 
 def test_a_user_without_the_right_is_told_which(driver: Driver, volume: Volume) -> None:

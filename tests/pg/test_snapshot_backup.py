@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -113,6 +114,25 @@ def _name(event: Event) -> str:
     if isinstance(event, Step):
         return {"took a": "snapshot", "stoppi": "stop"}.get(event.text[:6], "")
     return "read" if isinstance(event, Progress) else ""
+
+
+def test_what_reads_a_snapshot_gives_way_and_what_reads_the_files_does_not(
+    btrfs: Ground, make_cluster: ClusterFactory, pghaven_command: PghavenCommand, server_path: Path
+) -> None:
+    site = protect_on(btrfs, make_cluster, pghaven_command, server_path)
+    seen: set[int] = set()
+    site.tell = lambda event: seen.update(_list_worker_niceness() if isinstance(event, Progress) else ())  # type: ignore[method-assign]
+    site.backup()
+    assert seen == {os.getpriority(os.PRIO_PROCESS, 0)}
+    site.backup(from_snapshot=True)
+    assert 19 in seen
+
+
+def _list_worker_niceness() -> list[int]:
+    """Of this process's own workers."""
+    command = ("ps", "-ww", "-o", "pid=,ni=,args=", "--ppid", str(os.getpid()))
+    rows = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [int(row.split()[1]) for row in rows if "pghaven.runtime.worker" in row]
 
 
 def test_a_backup_that_fails_leaves_no_snapshot(

@@ -26,6 +26,7 @@ from tests.support.waiting import wait_until
 _PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
 _ZFS_TURN = Path("/run/lock/pghaven-zfs-fuse")
 _ZFS_SOCKET = Path("/var/run/zfs/zfs_socket")
+_MIXED_BYTES_MAX = 256 << 20  # so small a one keeps data and metadata together
 KINDS = ("btrfs", "zfs")
 ALL_KINDS = (*KINDS, "lvm")
 
@@ -68,7 +69,8 @@ def snapshotting(kind: str, place: Path, *, size_bytes: int = 1 << 30) -> Iterat
 @contextmanager
 def _btrfs(image: Path, root: Path) -> Iterator[str]:
     _need("mkfs.btrfs", "btrfs-progs")
-    run("mkfs.btrfs", "-q", str(image))
+    mixed = ("--mixed",) if image.stat().st_size < _MIXED_BYTES_MAX else ()
+    run("mkfs.btrfs", "-q", *mixed, str(image))
     mounted = subprocess.run(["mount", "-o", "loop", str(image), str(root)], capture_output=True, check=False)
     if mounted.returncode:
         pytest.skip(f"Btrfs cannot be mounted here: {mounted.stderr.decode().strip()}")
