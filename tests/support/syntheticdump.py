@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pghaven.backup.gather import Pieces
 from pghaven.backup.results import ReadResult, WorkerPacks
+from pghaven.dump.anchors import render_anchors
 from pghaven.dump.assemble import Assembly
 from pghaven.dump.facts import FACTS_FILE, DatabaseFacts, DumpFacts, TableFacts, render_facts
 from pghaven.dump.origin import DumpOrigin
@@ -127,7 +128,7 @@ def _describe(oid: int, name: str, file: SpooledFile) -> TableFacts:
         size_bytes=file.done_bytes,
         hash=file.hash.hex(),
         sketch=b"".join(file.sketch).hex(),
-        landmarks=b"".join(one + at.to_bytes(6, "big") for one, at in file.landmarks).hex(),
+        anchors=render_anchors(file.anchors),
     )
 
 

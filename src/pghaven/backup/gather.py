@@ -8,7 +8,7 @@ work at that moment.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pghaven.repository.blockmap import HOLE
 from pghaven.repository.codec import Buffer, Compressor
@@ -47,6 +47,14 @@ class Pieces:
         self.length.append(length)
         self.pack.append(pack)
         self.pack_offset.append(pack_offset)
+
+    def extend(self, columns: Sequence[Buffer]) -> None:
+        """Add many at once: columns of numbers as wide as ours, which are ``add``'s arguments in order."""
+        for ours, theirs in zip(self._all(), columns, strict=True):
+            ours.frombytes(theirs)
+
+    def _all(self) -> tuple[array[int], ...]:
+        return self.file, self.offset, self.length, self.pack, self.pack_offset
 
     def columns(self) -> tuple[bytes, bytes, bytes, bytes, bytes]:
         return (

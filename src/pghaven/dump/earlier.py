@@ -7,7 +7,6 @@ file by that of its contents, and rows by being compared with those that were st
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -20,17 +19,22 @@ from pghaven.repository.container import Index
 from pghaven.repository.manifest import Manifest
 from pghaven.repository.pack import PackPlace, PackRef, iter_pack_frames, load_pack_index
 
-_FRAMES_KEPT = 64
+# What is at hand of an earlier file at once; and how much of that lies behind where it was gone on to.
+_TEXT_BYTES = 2 << 20
+_BEHIND_BYTES = 128 << 10
+
+U4 = npt.NDArray[np.uint32]
+U8 = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EarlierFile:
     """A file of an earlier dump: its runs in order, as columns of one length. ``begin`` is where each lies in it."""
 
-    begin: npt.NDArray[np.uint64]
-    length: npt.NDArray[np.uint64]
-    pack: npt.NDArray[np.uint32]
-    offset: npt.NDArray[np.uint64]
+    begin: U8
+    length: U8
+    pack: U4
+    offset: U8
     size: int
 
     def near(self, begin: int, end: int) -> EarlierFile:
@@ -47,29 +51,21 @@ class EarlierFile:
 
     def places(self, begin: int, length: int) -> list[tuple[int, int, int]]:
         """Where these bytes of the file lie, in order: a pack, an offset in it, how many."""
-        return Places(self).find(begin, length)
+        if length <= 0:
+            return []
+        _, pack, offset, size = self.place_all(np.array([begin], np.uint64), np.array([length], np.uint64))
+        return list(zip(pack.tolist(), offset.tolist(), size.tolist(), strict=True))
 
-
-class Places:
-    """Where bytes of a file lie, for many questions about one file: plain numbers are found faster than columns'."""
-
-    def __init__(self, file: EarlierFile) -> None:
-        self._begin: list[int] = file.begin.tolist()
-        self._runs: list[tuple[int, int, int]] = list(
-            zip(file.length.tolist(), file.pack.tolist(), file.offset.tolist(), strict=True)
-        )
-
-    def find(self, begin: int, length: int) -> list[tuple[int, int, int]]:
-        """As ``EarlierFile.places``."""
-        found = []
-        number = bisect_right(self._begin, begin) - 1
-        while length > 0:
-            run_length, pack, offset = self._runs[number]
-            skipped = begin - self._begin[number]
-            size = min(length, run_length - skipped)
-            found.append((pack, offset + skipped, size))
-            begin, length, number = begin + size, length - size, number + 1
-        return found
+    def place_all(self, begin: U8, length: U8) -> tuple[npt.NDArray[np.int64], U4, U8, U8]:
+        """The same of many places at once, of one byte at least each, as columns: which of them, pack, offset, how
+        many. The offset in a hole means nothing."""
+        first = np.searchsorted(self.begin, begin, "right") - 1
+        many = np.searchsorted(self.begin, begin + length, "left") - first
+        which = np.repeat(np.arange(len(begin)), many)
+        run = np.arange(len(which)) + np.repeat(first - (np.cumsum(many) - many), many)
+        at = np.maximum(self.begin[run], begin[which])
+        end = np.minimum(self.begin[run] + self.length[run], begin[which] + length[which])
+        return which, self.pack[run], self.offset[run] + (at - self.begin[run]), end - at
 
 
 def cut_out_file(manifest: Manifest, number: int) -> EarlierFile:
@@ -88,13 +84,15 @@ def cut_out_file(manifest: Manifest, number: int) -> EarlierFile:
 
 
 class EarlierReader:
-    """Reads bytes of earlier files back, each proven by its frame's hash; some frames are kept for the next time."""
+    """Reads bytes of earlier files back, each proven by its frame's hash; frames are kept for the next time, those
+    that the last two reads were made of."""
 
     def __init__(self, place: PackPlace, packs: Sequence[PackRef]) -> None:
         self._place = place
         self._packs = packs
         self._indexes: dict[int, Index] = {}
-        self._frames: OrderedDict[tuple[int, int], Buffer] = OrderedDict()
+        self._frames: dict[tuple[int, int], Buffer] = {}
+        self._used: set[tuple[int, int]] = set()
 
     def read(self, file: EarlierFile, begin: int, length: int) -> bytes:
         """These bytes of a file. Raises Damaged naming the pack, ObjectMissing."""
@@ -113,8 +111,10 @@ class EarlierReader:
                 for number, plain in iter_pack_frames(self._place, self._packs[pack], self._index(pack), missing):
                     self._frames[pack, number] = plain
         content = [one for part in parts for one in self._slice(*part)]
-        while len(self._frames) > _FRAMES_KEPT:
-            self._frames.popitem(last=False)
+        used = {(pack, frame) for pack, frames in wanted.items() for frame in frames}
+        for key in self._frames.keys() - used - self._used:
+            del self._frames[key]
+        self._used = used
         return content
 
     def _index(self, pack: int) -> Index:
@@ -134,3 +134,34 @@ class EarlierReader:
         for frame in self._frames_of(pack, offset, size):
             plain = memoryview(self._frames[pack, frame])
             yield plain[max(offset - offsets[frame], 0) : offset + size - offsets[frame]]
+
+
+class EarlierText:
+    """An earlier file as ``rows`` looks at it: a part of it at hand, that moves on. Nothing is read far beyond
+    ``until``. What cannot be read raises as ``EarlierReader`` does.
+
+    Memory: 2 MiB, and the frames that these were in.
+    """
+
+    def __init__(self, reader: EarlierReader, file: EarlierFile, until: int) -> None:
+        self.content: bytes | bytearray = bytearray(_TEXT_BYTES)
+        self._view = memoryview(self.content)
+        self.start = self.fill = 0
+        # Of the file some runs may be known alone.
+        self._floor = int(file.begin[0]) if len(file.begin) else 0
+        self.size = int(file.begin[-1] + file.length[-1]) if len(file.begin) else 0
+        self._reader, self._file, self._until = reader, file, until
+
+    def hold(self, begin: int, length: int) -> None:
+        begin, end = max(begin, self._floor), min(begin + length, self.size)
+        if begin >= end or (self.start <= begin and end <= self.start + self.fill):
+            return
+        first = max(begin - _BEHIND_BYTES, self._floor)
+        kept = self.start + self.fill - first if self.start <= first < self.start + self.fill else 0
+        if kept:
+            self._view[:kept] = self._view[first - self.start : self.fill]
+        self.start, self.fill = first, kept
+        stop = min(first + _TEXT_BYTES, max(self._until, end), self.size)
+        for part in self._reader.read_parts(self._file, first + kept, stop - first - kept):
+            self._view[self.fill : self.fill + len(part)] = part
+            self.fill += len(part)

@@ -18,14 +18,11 @@ GLOBALS_FILE = "globals.sql"
 FORMAT = 1
 
 
-LANDMARK_BYTES = 14
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableFacts:
     """A table's data. ``file`` is its name in the database's directory; ``hash`` the first 16 bytes of the BLAKE3 hash
-    of what is in it, in hexadecimal; ``sketch`` the hashes of some rows, see ``rows.sketch_rows``; ``landmarks`` hashes
-    of others, each with where the row begins (8 and 6 bytes, big-endian)."""
+    of what is in it, in hexadecimal; ``sketch`` the hashes of some rows, see ``rows.sketch_rows``; ``anchors`` rows
+    by which places in it are known again, see ``anchors``."""
 
     oid: int
     schema: str
@@ -35,7 +32,7 @@ class TableFacts:
     size_bytes: int
     hash: str
     sketch: str = ""
-    landmarks: str = ""
+    anchors: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +111,12 @@ def _parse_database(body: Mapping[str, Any]) -> DatabaseFacts:
     # Dumps of early versions have no settings.
     for name, pairs in (("extensions", known["extensions"]), ("settings", body.get("settings", ()))):
         known[name] = tuple((str(one), str(other)) for one, other in pairs)
-    known["tables"] = tuple(TableFacts(**{name: one[name] for name in TableFacts.__slots__}) for one in known["tables"])
+    known["tables"] = tuple(map(_parse_table, known["tables"]))
     for name in ("roles", "tablespaces"):
         known[name] = tuple(str(one) for one in known[name])
     return DatabaseFacts(**known)
+
+
+def _parse_table(body: Mapping[str, Any]) -> TableFacts:
+    known = {name: body[name] for name in TableFacts.__slots__ if name != "anchors"}
+    return TableFacts(**known, anchors=str(body.get("anchors", "")))  # those of early versions have none

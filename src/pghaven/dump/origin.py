@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 
 from pghaven.backup.gather import KNOWN_PACKS, Pieces
+from pghaven.dump.anchors import AnchorTable
 from pghaven.dump.earlier import EarlierFile, EarlierReader, cut_out_file
-from pghaven.dump.facts import FACTS_FILE, LANDMARK_BYTES, parse_facts
+from pghaven.dump.facts import FACTS_FILE, parse_facts
 from pghaven.dump.rows import find_alike
 from pghaven.dump.spool import SpooledFile
 from pghaven.dump.worker import SLACK_BYTES, RangeJob
@@ -37,7 +38,7 @@ class DumpOrigin:
         self._by_row: dict[bytes, list[int]] = {}
         self._files: dict[int, EarlierFile] = {}
         self._earlier: dict[int, tuple[int | None, int]] = {}
-        self._landmarks: dict[bytes, list[tuple[int, int]]] = {}
+        self._anchors = AnchorTable(())
         if not catalog.repository.keyring.can_read:
             text = "this host cannot read what it stored before, so the dump is stored whole"
             listener(Notice(level="info", code="dump_whole", text=text))
@@ -69,7 +70,7 @@ class DumpOrigin:
             return False
         self.entry, self._manifest = entry, manifest
         hashes = manifest.files.content_hash
-        numbers = {}
+        numbers, anchors = {}, []
         for number in range(len(manifest.files.size)):
             numbers[os.fsdecode(manifest.files.path(number))] = number
             self._by_hash[hashes[number].tobytes(), int(manifest.files.size[number])] = number
@@ -81,10 +82,8 @@ class DumpOrigin:
                 sketch = bytes.fromhex(table.sketch)
                 for at in range(0, len(sketch), 8):
                     self._by_row.setdefault(sketch[at : at + 8], []).append(table_number)
-                marks = bytes.fromhex(table.landmarks)
-                for at in range(0, len(marks), LANDMARK_BYTES):
-                    there = int.from_bytes(marks[at + 8 : at + LANDMARK_BYTES], "big")
-                    self._landmarks.setdefault(marks[at : at + 8], []).append((table_number, there))
+                anchors.append((table_number, table.anchors))
+        self._anchors = AnchorTable(anchors)
         return True
 
     def confirm(self) -> None:
@@ -102,8 +101,9 @@ class DumpOrigin:
 
     def _forget(self) -> None:
         self.entry = self.known = self._manifest = None
-        for table in (self._by_hash, self._by_row, self._landmarks, self._files):
+        for table in (self._by_hash, self._by_row, self._files):
             table.clear()
+        self._anchors = AnchorTable(())
 
     # -- files ------------------------------------------------------------------------------------------------------
 
@@ -120,31 +120,48 @@ class DumpOrigin:
 
     def make_range(self, file: SpooledFile, offset: int, length: int, is_last: bool) -> RangeJob:
         """The job of a part of a file, with what it was before where that is known."""
-        number, moved = self._find_earlier(file, offset)
-        old = None
+        number, moved, pairs = self._find_earlier(file, offset, offset + length)
+        old: EarlierFile | None = None
+        anchors: list[tuple[int, int]] = []
         if number is not None:
-            begin = offset + moved - SLACK_BYTES
-            old = self._file(number).near(begin, begin + length + 2 * SLACK_BYTES)
-        landmarks = None if file.taken_landmarks is None else tuple(file.taken_landmarks)
-        return RangeJob(file.number, file.names, offset, length, is_last, old, moved, landmarks)
+            first, last = offset + moved - SLACK_BYTES, offset + length + moved + SLACK_BYTES
+            old = self._file(number).near(first, last)
+            for at, there in pairs:
+                if max(first, anchors[-1][1] if anchors else first) < there <= last:
+                    anchors.append((at - offset, there))
+        return RangeJob(
+            file.number,
+            file.names,
+            offset,
+            length,
+            is_last,
+            old=old,
+            moved=moved,
+            anchors=tuple(anchors),
+            cuts=file.cuts,
+        )
 
-    def _find_earlier(self, file: SpooledFile, offset: int) -> tuple[int | None, int]:
-        """The earlier file that has what begins here, and how much farther on it lies there.
+    def _find_earlier(self, file: SpooledFile, offset: int, end: int) -> tuple[int | None, int, list[tuple[int, int]]]:
+        """The earlier file that has what is here, how much farther on it lies there, and rows of which both have one.
 
-        By landmarks; where there are none, as it was for what came before, or by the table's first rows.
+        By anchors; where there are none, as it was for what came before, or by the table's first rows.
         """
-        moves: dict[int, list[int]] = {}
-        for row, at in reversed(file.landmarks):
+        pairs: dict[int, list[tuple[int, int]]] = {}
+        for row, at in reversed(file.anchors):
             if at < offset:
                 break
-            for number, there in self._landmarks.get(row, ()):
-                moves.setdefault(number, []).append(there - at)
-        if moves:
-            best = max(moves, key=lambda number: (len(moves[number]), -number))
-            self._earlier[file.number] = best, sorted(moves[best])[len(moves[best]) // 2]
-        elif file.number not in self._earlier:
+            if at <= end:
+                for number, there in self._anchors.find(row):
+                    pairs.setdefault(number, []).append((at, there))
+        if pairs:
+            best = max(pairs, key=lambda number: (len(pairs[number]), -number))
+            found = sorted(pairs[best])
+            moves = sorted(there - at for at, there in found)
+            self._earlier[file.number] = best, found[-1][1] - found[-1][0]
+            return best, moves[len(moves) // 2], found
+        if file.number not in self._earlier:
             self._earlier[file.number] = find_alike(file.sketch, self._by_row), 0
-        return self._earlier[file.number]
+        return *self._earlier[file.number], []
 
     def _file(self, number: int) -> EarlierFile:
         assert self._manifest is not None

@@ -8,22 +8,29 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
+
+from pghaven.repository.codec import Buffer
+from pghaven.runtime.mapped import end_of_line
 
 # A run takes some ten bytes in a manifest and a write in a restore: shorter ones are cheaper stored again.
 RUN_BYTES_MIN = 256
 SKETCH_ROWS = 32
-# How far a row is looked for after the last one that was found, and from where the first one is expected, both ways.
-_LOOK_BYTES = 4 << 10
-_FIRST_LOOK_BYTES = 64 << 10
-_MISSES_MAX = 16
-# What is compared at once, less at first.
-_FIRST_BYTES, _LAST_BYTES = 8 << 10, 128 << 10
-_NEWLINE = 10
 ROW_HASH_BYTES = 8
+# How much of the old data must be at hand at once.
+HELD_BYTES_MAX = 1 << 20
+# How far a row is looked for after the last one that was found; and both ways where it is only about known where it is.
+_LOOK_BYTES = 4 << 10
+_WIDE_BYTES = 64 << 10
+# After so many rows in turn that were not found one is looked for far around; after so many, something else is tried.
+_MISSES_WIDE, _MISSES_MAX = 8, 48
+# What is compared at once, less at first.
+_FIRST_BYTES, _LAST_BYTES = 16 << 10, 256 << 10
+_NEWLINE = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,82 +42,158 @@ class SameRows:
     length: int
 
 
-def find_same_rows(data: bytes, old: bytes, near: int = 0) -> Iterator[SameRows]:
+class OldText(Protocol):
+    """Old data of which a part is at hand: ``fill`` bytes in ``content``, from ``start`` of the whole on."""
+
+    content: bytes | bytearray
+    start: int
+    fill: int
+    size: int
+
+    def hold(self, begin: int, length: int) -> None:
+        """Have these bytes at hand, as far as there are any: not more than HELD_BYTES_MAX."""
+
+
+class WholeText:
+    """Old data that is all in memory."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content: bytes | bytearray = content
+        self.start, self.fill, self.size = 0, len(content), len(content)
+
+    def hold(self, begin: int, length: int) -> None:
+        """It is."""
+
+
+def find_same_rows(
+    data: Buffer, old: OldText, near: int = 0, anchors: Sequence[tuple[int, int]] = ()
+) -> Iterator[SameRows]:
     """Runs that begin with a whole row and are in both, in the order of ``data``, not overlapping there.
 
-    ``near`` is about where in ``old`` the beginning of ``data`` is.
+    ``near`` is about where in ``old`` the beginning of ``data`` is. ``anchors`` are places in ``data``, in order, each
+    with the one in ``old`` that is thought to be the same.
     """
-    search = _Search(data, old, near)
-    at = 0
-    while at < len(data):
+    search = _Search(memoryview(data), old, near, anchors)
+    at, size = 0, len(data)
+    while at < size:
         old_at = search.find(at)
-        if old_at >= 0:
-            length = search.measure(at, old_at)
-            if length >= RUN_BYTES_MIN:
-                yield SameRows(at, old_at, length)
-            at += length
-        else:
-            at = data.find(b"\n", at) + 1 or len(data)
+        length = search.measure(at, old_at) if old_at >= 0 else 0
+        if length >= RUN_BYTES_MIN:
+            yield SameRows(at, old_at, length)
+        at = at + length if length else search.go_on(at)
 
 
 class _Search:
-    """Where rows of new data are in the old: usually a few rows after the last one that was found; only when several
-    in turn are not, all old rows are put into a table."""
+    """Where rows of new data are in the old: usually a few rows after the last one that was found. When many in turn
+    are not, the next anchor says where to go on, and what is before it is compared backwards; without one, the old rows
+    around are put into a table."""
 
-    def __init__(self, data: bytes, old: bytes, near: int) -> None:
+    def __init__(self, data: memoryview, old: OldText, near: int, anchors: Sequence[tuple[int, int]]) -> None:
         self._data, self._old = data, old
-        self._new_bytes, self._old_bytes = np.frombuffer(data, np.uint8), np.frombuffer(old, np.uint8)
-        self._expected = max(near - _FIRST_LOOK_BYTES, 0)
-        self._look_bytes = 2 * _FIRST_LOOK_BYTES
+        self._new_bytes = np.frombuffer(data, np.uint8)
+        self._old_bytes = np.frombuffer(old.content, np.uint8)
+        self._anchors = list(reversed(anchors))
+        self._expected = near
+        self._is_sure = False
         self._misses = 0
         self._places: dict[bytes, int] | None = None
 
     def find(self, at: int) -> int:
         """Where the row at ``at`` begins in the old data, or -1."""
-        end = self._data.find(b"\n", at) + 1
+        end = _end_of_row(self._data, at)
         if not end:
             return -1
-        row = self._data[at:end]
-        place = -1
-        if self._misses < _MISSES_MAX:
-            place = self._old.find(row, self._expected, self._expected + self._look_bytes + len(row))
-            if place > 0 and self._old[place - 1] != _NEWLINE:
-                place = -1  # the end of another row
-        else:
-            place = self._look_up(row)
-        self._misses = 0 if place >= 0 else self._misses + 1
-        return place
+        row = bytes(self._data[at:end])
+        if self._places is not None:
+            return self._places.get(row[:-1], -1)
+        begin, stop = self._expected, self._expected + _LOOK_BYTES + len(row)
+        if self._misses == _MISSES_WIDE or not self._is_sure:
+            begin, stop = max(begin - _WIDE_BYTES, 0), stop + _WIDE_BYTES
+        old = self._old
+        old.hold(begin, min(stop - begin, HELD_BYTES_MAX))
+        place = old.content.find(row, max(begin - old.start, 0), min(stop - old.start, old.fill))
+        if place > 0 and old.content[place - 1] != _NEWLINE:
+            return -1  # the end of another row
+        return place + old.start if place >= 0 else -1
 
     def measure(self, at: int, old_at: int) -> int:
         """How many bytes are the same from here on, up to the end of a row if they do not end together."""
-        begin, size = at, _FIRST_BYTES
-        new, old = self._new_bytes, self._old_bytes
-        while True:
-            mine, theirs = new[at : at + size], old[old_at : old_at + size]
-            count = min(len(mine), len(theirs))
-            differs = mine[:count] != theirs[:count]
-            first = int(differs.argmax()) if count else 0
-            if count and differs[first]:
+        begin, size, old = at, _FIRST_BYTES, self._old
+        end = len(self._data)
+        while at < end:
+            old.hold(old_at, size)
+            there = old_at - old.start
+            count = min(size, end - at, old.fill - there)
+            if there < 0 or count <= 0:
+                break
+            differs = self._new_bytes[at : at + count] != self._old_bytes[there : there + count]
+            first = int(differs.argmax())
+            if differs[first]:
                 at, old_at = at + first, old_at + first
                 break
             at, old_at = at + count, old_at + count
-            if count < size:
-                break
             size = min(size * 2, _LAST_BYTES)
-        last = self._data.rfind(b"\n", begin, at) + 1
-        if at < len(self._data) and last:
-            at, old_at = last, old_at - (at - last)
-        self._expected, self._look_bytes = old_at, _LOOK_BYTES
+        if at < end:
+            first = max(old_at - (at - begin) - old.start, 0)
+            last = old.content.rfind(b"\n", first, old_at - old.start) + 1
+            if last:
+                at, old_at = at - (old_at - old.start - last), old.start + last
+        if at > begin:
+            self._expected, self._is_sure, self._misses = old_at, True, 0
         return at - begin
 
-    def _look_up(self, row: bytes) -> int:
-        if self._places is None:
-            rows = self._old.split(b"\n")
-            rows.pop()  # no whole row, or empty
-            lengths = np.fromiter(map(len, rows), np.int64, len(rows)) + 1
-            begins = (np.cumsum(lengths) - lengths).tolist()
-            self._places = dict(zip(reversed(rows), reversed(begins), strict=True))
-        return self._places.get(row[:-1], -1)
+    def go_on(self, at: int) -> int:
+        """Where to look next, the row at ``at`` being new."""
+        self._misses += 1
+        following = _end_of_row(self._data, at) or len(self._data)
+        if self._misses < _MISSES_MAX or self._places is not None:
+            return following
+        while self._anchors and self._anchors[-1][0] <= at:
+            self._anchors.pop()
+        if not self._anchors:
+            self._make_table()
+            return following
+        self._misses = 0
+        anchor, there = self._anchors.pop()
+        begin = max(anchor - self._measure_back(anchor - following, anchor, there), following)
+        self._expected, self._is_sure = max(there - (anchor - begin), 0), True
+        return begin
+
+    def _measure_back(self, limit: int, at: int, old_at: int) -> int:
+        """How many bytes are the same before two places, from the beginning of a row on; not more than ``limit``."""
+        old, size, same = self._old, _FIRST_BYTES, 0
+        while same < limit:
+            mine, theirs = at - same, old_at - same
+            count = min(size, limit - same, theirs)
+            old.hold(theirs - count, count)
+            there = theirs - old.start
+            if count <= 0 or there < count or there > old.fill:
+                break
+            differs = self._new_bytes[mine - count : mine] != self._old_bytes[there - count : there]
+            if differs.any():
+                same += int(differs[::-1].argmax())
+                break
+            same += count
+            size = min(size * 2, _LAST_BYTES)
+        if same < limit:
+            following = bytes(self._data[at - same : at - same + _LAST_BYTES]).find(b"\n") + 1
+            same = same - following if following else 0
+        return max(same, 0)
+
+    def _make_table(self) -> None:
+        old = self._old
+        old.hold(max(self._expected - HELD_BYTES_MAX // 2, 0), HELD_BYTES_MAX)
+        rows = bytes(memoryview(old.content)[: old.fill]).split(b"\n")
+        rows.pop()  # no whole row, or empty
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows)) + 1
+        begins = (np.cumsum(lengths) - lengths + old.start).tolist()
+        self._places = dict(zip(reversed(rows), reversed(begins), strict=True))
+
+
+def _end_of_row(data: memoryview, begin: int) -> int:
+    """Behind the next line feed, or 0."""
+    found = bytes(data[begin : begin + 512]).find(b"\n")
+    return (begin + found if found >= 0 else end_of_line(data, begin)) + 1
 
 
 def sketch_rows(data: bytes) -> tuple[bytes, ...]:

@@ -19,15 +19,16 @@ from typing import IO
 
 from blake3 import blake3
 
+from pghaven.dump.anchors import Anchor, hash_anchor
 from pghaven.dump.contents import END_OF_DATA
-from pghaven.dump.cutting import scan_rows
+from pghaven.dump.cutting import LOOK_BYTES, count_rows, find_cuts
 from pghaven.dump.programs import Calling, program_failed
-from pghaven.dump.rows import hash_row, sketch_rows
+from pghaven.dump.rows import sketch_rows
 from pghaven.dump.worker import RANGE_BYTES, DumpJob, FilesJob, RangeJob
 from pghaven.errors import StoreUnreachable
 from pghaven.repository.manifest import HASH_BYTES
 from pghaven.runtime.crew import NOT_YET, NotYet
-from pghaven.runtime.mapped import end_of_line, map_bytes
+from pghaven.runtime.mapped import map_bytes
 from pghaven.runtime.watching import ClosedFiles
 
 SPOOL_BYTES_MAX = 1 << 30
@@ -38,13 +39,14 @@ _WAIT_SECONDS = 0.05
 _END_SECONDS = 30
 _WAITS_IDLE = 40
 TOC_FILE = "toc.dat"
+_NEWLINE = 10
 _TAKEN = "-taken"  # what is added to the directory's name for the one with other names of its files
 
 
 @dataclass(slots=True)
 class SpooledFile:
-    """A file that pg_dump writes or has written. ``done_bytes`` of it have been made jobs and hashed; of the last part
-    ``taken_landmarks`` are where its landmarks lie in it, None for what is no table's data."""
+    """A file that pg_dump writes or has written. ``done_bytes`` of it have been made jobs and hashed; ``cuts`` are
+    those of the last part, None for what is no table's data; ``anchors`` are the rows at all cuts so far."""
 
     number: int
     name: str
@@ -54,8 +56,8 @@ class SpooledFile:
     rows: int = 0
     hash: bytes = b""
     sketch: tuple[bytes, ...] = ()
-    landmarks: list[tuple[bytes, int]] = field(default_factory=list)
-    taken_landmarks: list[int] | None = None
+    anchors: list[Anchor] = field(default_factory=list)
+    cuts: tuple[int, ...] | None = None
     last_bytes: bytes = b""
     hasher: blake3 | None = field(default_factory=blake3)
 
@@ -73,20 +75,27 @@ class SpooledFile:
     def is_table_data(self) -> bool:
         return self.name.endswith(".dat") and self.name[:-4].isdecimal()
 
-    def take(self, data: memoryview) -> None:
+    def take(self, data: memoryview, *, is_last: bool = True) -> int:
+        """Take the next bytes: all, or where more will come those before the last cut. Returns how many."""
         assert self.hasher is not None
+        length = len(data)
         if self.is_table_data:
+            cuts = find_cuts(data)
+            for begin in cuts:
+                if data[begin - 1] == _NEWLINE:
+                    row = bytes(data[begin : begin + LOOK_BYTES]).partition(b"\n")[0]
+                    self.anchors.append((hash_anchor(row), self.done_bytes + begin))
+            if not is_last and cuts:
+                length = cuts.pop()
+            self.cuts = tuple(cuts)
             if not self.done_bytes:
                 self.sketch = sketch_rows(bytes(data[:SKETCH_BYTES]))
-            self.taken_landmarks, rows = scan_rows(data)
-            self.rows += rows
-            for begin in self.taken_landmarks:
-                end = end_of_line(data, begin)
-                if end > begin:
-                    self.landmarks.append((hash_row(bytes(data[begin:end])), self.done_bytes + begin))
+            data = data[:length]
+            self.rows += count_rows(data)
         self.hasher.update(data)
-        self.done_bytes += len(data)
+        self.done_bytes += length
         self.last_bytes = (self.last_bytes + bytes(data[-len(END_OF_DATA) :]))[-len(END_OF_DATA) :]
+        return length
 
     def finish(self) -> None:
         assert self.hasher is not None
@@ -222,7 +231,7 @@ class Spool:
 
     def _range(self, file: SpooledFile, length: int, *, is_last: bool) -> RangeJob:
         offset = file.done_bytes
-        self._read(file, length)
+        length = self._read(file, length, is_last=is_last)
         if is_last:
             file.finish()
         if not file.other_path:
@@ -231,15 +240,15 @@ class Spool:
             os.link(file.path, file.other_path)
         return self._make_range(file, offset, length, is_last)
 
-    def _read(self, file: SpooledFile, length: int) -> None:
+    def _read(self, file: SpooledFile, length: int, *, is_last: bool) -> int:
         fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            file.take(map_bytes(fd, file.path, file.done_bytes, length))
+            return file.take(map_bytes(fd, file.path, file.done_bytes, length), is_last=is_last)
         finally:
             os.close(fd)
 
     def _take_whole(self, file: SpooledFile, size: int) -> Iterator[DumpJob]:
-        self._read(file, size)
+        self._read(file, size, is_last=True)
         file.finish()
         if not size or self._settle(file):
             os.unlink(file.path)

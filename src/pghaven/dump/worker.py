@@ -12,30 +12,34 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+import numpy as np
+
 from pghaven.backup.gather import KNOWN_PACKS, FrameStore, Gatherer, Pieces
 from pghaven.backup.results import ReadResult, WorkerPacks
-from pghaven.dump.cutting import cut_rows
-from pghaven.dump.earlier import EarlierFile, EarlierReader, Places
+from pghaven.dump.cutting import cut_rows, find_cuts
+from pghaven.dump.earlier import EarlierFile, EarlierReader, EarlierText
 from pghaven.dump.rows import SameRows, find_same_rows
 from pghaven.errors import Damaged, NotPermitted, ObjectMissing
 from pghaven.repository.blockmap import HOLE
-from pghaven.repository.codec import Compressor
+from pghaven.repository.codec import PatientCompressor
 from pghaven.repository.container import hash_cells
 from pghaven.repository.known import KnownFrames
 from pghaven.repository.pack import PackPlace, PackWriter
 from pghaven.runtime.mapped import map_bytes
 from pghaven.runtime.pace import Pace
 
-RANGE_BYTES = 16 << 20
-# How far a table's rows are looked for from where they would be if nothing had moved.
+# So much is still in the processor's caches when the next process comes to it.
+RANGE_BYTES = 8 << 20
+# How far a table's rows are looked for from where they are thought to be.
 SLACK_BYTES = 2 << 20
 # Of so many bytes of new data, no more runs: many small ones are dearer to restore than to store again.
 _BYTES_PER_RUN = 512
-# Rows that changed are few, and each resembles its neighbours but for some digits: a level that is too dear for a whole
-# table gives a quarter less for some milliseconds.
-_ROWS_LEVEL = 9
-# After so many frames in turn that are new, the rest of a range is looked through by its rows alone.
+# After so many frames in turn that are new, the rest of a range is looked through by its rows alone; where all of the
+# range before was new, after one.
 _NEW_FRAMES_MAX = 4
+# Memory up to this size is used again, not given back and taken anew, page by page, for each frame: see mallopt(3).
+_HEAP_BYTES = 64 << 20
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _PUNCH_HOLE, _KEEP_SIZE = 2, 1
 
 
@@ -51,8 +55,9 @@ class DumpWorkerSettings:
 @dataclass(frozen=True, slots=True)
 class RangeJob:
     """Bytes of a file that pg_dump has written. ``paths`` are all its names; the first is the one to read. ``is_last``:
-    nothing follows. ``old`` is what the table was in an earlier dump, if that is known, and ``moved``
-    how much farther on there is what is looked for; ``landmarks`` are those of the range, if they are known."""
+    nothing follows. ``cuts`` are those of the range, if they are known. ``old`` is what the table was in an earlier
+    dump, if that is known; ``moved`` is how much farther on there is what is looked for, and ``anchors`` are places in
+    the range, each with the one in the old file that is thought to be the same."""
 
     number: int
     paths: tuple[str, ...]
@@ -61,7 +66,8 @@ class RangeJob:
     is_last: bool
     old: EarlierFile | None = None
     moved: int = 0
-    landmarks: tuple[int, ...] | None = None
+    anchors: tuple[tuple[int, int], ...] = ()
+    cuts: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +97,8 @@ class DumpWorker:
         self._known = known
         self._packs = PackWriter(settings.place, settings.label, level=settings.level)
         self._gatherer = Gatherer(FrameStore(self._packs, None))
-        level = max(settings.level, _ROWS_LEVEL)
-        self._rows = Gatherer(FrameStore(self._packs, None, Compressor(level)))
+        self._rows = Gatherer(FrameStore(self._packs, None, PatientCompressor(settings.level)))
+        self._is_new: dict[int, bool] = {}
         self._reader = EarlierReader(settings.place, known.packs if known is not None else ())
         self.worker = os.getpid()
 
@@ -140,76 +146,91 @@ class DumpWorker:
 
     def _store(self, pieces: Pieces, job: RangeJob, data: memoryview) -> int:
         """Store a range; returns how much of it was not stored yet."""
+        cuts = tuple(find_cuts(data)) if job.cuts is None else job.cuts
         anew = 0
-        for begin, end in self._unknown(pieces, job, data):
-            stretch = data[begin:end]
-            old, old_at = self._read_old(job, job.offset + begin, end - begin)
-            near = job.offset + begin + job.moved - old_at
-            same = list(find_same_rows(bytes(stretch), old, near)) if old else []
-            if not same or len(same) * _BYTES_PER_RUN > len(stretch):
-                anew += len(stretch)
-                self._store_frames(pieces, job, data, begin, end)
+        for begin, end in self._unknown(pieces, job, data, cuts):
+            same = self._find_same(job, data, begin, end)
+            if not same or len(same) * _BYTES_PER_RUN > end - begin:
+                anew += end - begin
+                for first, last in cut_rows(data[begin:end], [one - begin for one in cuts if begin < one < end]):
+                    frame = data[begin + first : begin + last]
+                    pieces.add(job.number, job.offset + begin + first, len(frame), self._packs.append(frame))
                 continue
-            anew += self._store_between(pieces, job, (begin, stretch), (same, old_at))
+            anew += self._store_between(pieces, job, (data, begin, end), same)
         return anew
 
-    def _unknown(self, pieces: Pieces, job: RangeJob, data: memoryview) -> Iterator[tuple[int, int]]:
+    def _unknown(
+        self, pieces: Pieces, job: RangeJob, data: memoryview, cuts: tuple[int, ...]
+    ) -> Iterator[tuple[int, int]]:
         """What is in no frame that is stored already, in stretches; what is gets its pieces."""
         waiting: tuple[int, int] | None = None
-        in_turn = 0
-        for begin, end in cut_rows(data, job.landmarks):
+        in_turn, found = 0, 0
+        most = 1 if self._is_new.get(job.number) else _NEW_FRAMES_MAX
+        for begin, end in cut_rows(data, cuts):
             place = None
-            if self._known is not None and (job.old is None or in_turn < _NEW_FRAMES_MAX):
+            if self._known is not None and (job.old is None or in_turn < most):
                 place = self._known.find(hash_cells(data[begin:end]), end - begin)
             in_turn = in_turn + 1 if place is None else 0
             if place is not None:
+                found += 1
                 pieces.add(job.number, job.offset + begin, end - begin, (KNOWN_PACKS + place[0], place[1]))
                 if waiting is not None:
                     yield waiting
                     waiting = None
             else:
                 waiting = (waiting[0] if waiting is not None else begin, end)
+        self._is_new[job.number] = not found
         if waiting is not None:
             yield waiting
 
-    def _read_old(self, job: RangeJob, begin: int, length: int) -> tuple[bytes, int]:
-        """What the table was around a place, and where that begins. What cannot be read is not gone on from."""
+    def _find_same(self, job: RangeJob, data: memoryview, begin: int, end: int) -> list[SameRows]:
+        """Rows of the range's bytes that the old file has. What cannot be read is not gone on from."""
         if job.old is None:
-            return b"", 0
-        first = max(begin + job.moved - SLACK_BYTES, 0)
-        end = min(begin + job.moved + length + SLACK_BYTES, job.old.size)
-        if first >= end:
-            return b"", 0
+            return []
+        moved = job.offset + job.moved
+        for at, there in job.anchors:
+            if at <= begin:
+                moved = there - at
+        anchors = [(at - begin, there) for at, there in job.anchors if begin < at <= end]
+        old = EarlierText(self._reader, job.old, end + moved + SLACK_BYTES // 8)
         with suppress(Damaged, ObjectMissing, NotPermitted):
-            return self._reader.read(job.old, first, end - first), first
-        return b"", 0
-
-    def _store_frames(self, pieces: Pieces, job: RangeJob, data: memoryview, begin: int, end: int) -> None:
-        landmarks = job.landmarks
-        if landmarks is not None:
-            landmarks = tuple(one - begin for one in landmarks if begin < one < end)
-        for first, last in cut_rows(data[begin:end], landmarks):
-            frame = data[begin + first : begin + last]
-            pieces.add(job.number, job.offset + begin + first, len(frame), self._packs.append(frame))
+            return list(find_same_rows(data[begin:end], old, max(begin + moved, 0), anchors))
+        return []
 
     def _store_between(
-        self, pieces: Pieces, job: RangeJob, new: tuple[int, memoryview], known: tuple[list[SameRows], int]
+        self, pieces: Pieces, job: RangeJob, new: tuple[memoryview, int, int], same: list[SameRows]
     ) -> int:
         """Rows that are stored are pointed to, what lies between them is stored; returns how much that was."""
         assert job.old is not None
-        (begin, stretch), (same, old_at) = new, known
-        at = anew = 0
-        places = Places(job.old)
-        for run in [*same, SameRows(len(stretch), 0, 0)]:
-            if run.at > at:
-                self._rows.add(pieces, job.number, job.offset + begin + at, stretch[at : run.at])
-                anew += run.at - at
-            at = run.at
-            for pack, offset, size in places.find(old_at + run.old_at, run.length):
-                place = (HOLE, 0) if pack == HOLE else (KNOWN_PACKS + pack, offset)
-                pieces.add(job.number, job.offset + begin + at, size, place)
-                at += size
+        data, at, end = new
+        begin, anew = at, 0
+        for run in [*same, SameRows(end - begin, 0, 0)]:
+            if begin + run.at > at:
+                self._rows.add(pieces, job.number, job.offset + at, data[at : begin + run.at])
+                anew += begin + run.at - at
+            at = begin + run.at + run.length
+        found = np.array([(run.at, run.old_at, run.length) for run in same], np.uint64)
+        which, pack, offset, size = job.old.place_all(found[:, 1], found[:, 2])
+        many = np.bincount(which, minlength=len(same))
+        before = np.cumsum(size) - size
+        first = np.repeat(before[np.cumsum(many) - many], many)
+        is_hole = pack == HOLE
+        columns = (
+            np.full(len(which), job.number, np.uint32),
+            found[which, 0] + (before - first) + np.uint64(job.offset + begin),
+            size,
+            np.where(is_hole, pack, pack + np.uint32(KNOWN_PACKS)),
+            np.where(is_hole, np.uint64(0), offset),
+        )
+        pieces.extend([column.tobytes() for column in columns])
         return anew
+
+
+def _use_memory_again() -> None:
+    with suppress(AttributeError):  # other C libraries have other ways
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_MMAP_THRESHOLD, _HEAP_BYTES)
+        libc.mallopt(_TRIM_THRESHOLD, _HEAP_BYTES)
 
 
 def _punch(fd: int, offset: int, length: int) -> None:
@@ -220,4 +241,5 @@ def _punch(fd: int, offset: int, length: int) -> None:
 
 def open_dump_worker(settings: DumpWorkerSettings) -> DumpWorker:
     """What a crew calls once in each worker process."""
+    _use_memory_again()
     return DumpWorker(settings)

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from pghaven.backup.gather import Pieces
 from pghaven.backup.results import ReadResult, WorkerPacks
+from pghaven.dump.anchors import render_anchors
 from pghaven.dump.assemble import Assembled, Assembly
 from pghaven.dump.facts import FACTS_FILE, GLOBALS_FILE, DatabaseFacts, DumpFacts, TableFacts, render_facts
 from pghaven.dump.options import NOT_COPY
@@ -174,7 +175,7 @@ def _describe_tables(
                 size_bytes=file.done_bytes,
                 hash=file.hash.hex(),
                 sketch=b"".join(file.sketch).hex(),
-                landmarks=b"".join(one + at.to_bytes(6, "big") for one, at in file.landmarks).hex(),
+                anchors=render_anchors(file.anchors),
             )
         )
     return tuple(sorted(found, key=lambda one: (one.schema, one.name)))

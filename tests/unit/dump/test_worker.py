@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 from pghaven.dump.cutting import MIN_BYTES, cut_rows
-from pghaven.dump.rows import find_same_rows
+from pghaven.dump.rows import WholeText, find_same_rows
 from pghaven.dump.worker import DumpWorker, DumpWorkerSettings, RangeJob
 from pghaven.repository.container import FRAME_BYTES
 from pghaven.repository.pack import PackPlace
@@ -60,7 +60,7 @@ def test_what_is_said_to_be_the_same_is_the_same() -> None:
             new.insert(dice.randrange(len(new)), b"same\n" if dice.random() < 0.5 else b"%d\n" % dice.randrange(10**9))
         data, before = b"".join(new), b"".join(old)
         at = covered = 0
-        for run in find_same_rows(data, before):
+        for run in find_same_rows(data, WholeText(before)):
             assert run.at >= at
             at = run.at + run.length
             covered += run.length
