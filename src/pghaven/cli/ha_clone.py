@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pghaven.cli.ha_restore import begin_anew, choose_first, make_target_request, render_starts, require_silence
+from pghaven.cli.ha_restore import (
+    begin_anew,
+    choose_first,
+    make_target_request,
+    render_starts,
+    require_silence,
+    show_plan,
+)
 from pghaven.cli.ha_shared import HaContext, find_service_user, open_context
 from pghaven.cli.invocation import Invocation
 from pghaven.cli.limiting import Limits, limit_option
-from pghaven.cli.output import write_out
-from pghaven.clock import SYSTEM_CLOCK
 from pghaven.errors import Refused
 from pghaven.events import Notice, Step
 
@@ -64,7 +69,7 @@ def command(
     copy archives as CLUSTER, and never into the source's archive.
     """
     from pghaven.cli.restore_command import RestoreJob
-    from pghaven.cli.restore_text import plan_body, render_plan
+    from pghaven.cli.restore_text import plan_body
 
     context, chosen = open_context(invocation, cluster), invocation.get_cluster(source)
     node = choose_first(context, nodes)
@@ -76,16 +81,11 @@ def command(
     if not dry_run:
         require_silence(context)
         _require_unknown(context)
-    with invocation.reporter as listener:
-        limits = Limits(invocation.config, chosen, listener, limit=limit)
-        job = RestoreJob(invocation, chosen, limits, repository)
-        listener(Step(text="planning"))
-        sourced = job.plan(request)
-    text = render_plan(sourced, SYSTEM_CLOCK.now(), None)
-    if dry_run:
-        return invocation.show("ha-clone", {"plan": plan_body(sourced, None), "dry_run": True}, text)
-    if not invocation.json and not invocation.quiet:
-        write_out(text)
+    limits = Limits(invocation.config, chosen, invocation.reporter, limit=limit)
+    job = RestoreJob(invocation, chosen, limits, repository)
+    sourced, status = show_plan(invocation, job, request, "ha-clone", dry_run=dry_run)
+    if status is not None:
+        return status
     with invocation.reporter as listener:
         sourced, result = job.carry_out(sourced)
         reached = _finish(invocation, context, node, sourced.plan, listener)

@@ -20,8 +20,10 @@ from pghaven.errors import Refused, ServerUnsuitable, UsageError
 from pghaven.events import Step
 
 if TYPE_CHECKING:
+    from pghaven.cli.restore_command import RestoreJob
     from pghaven.ha.spec import HaNode
     from pghaven.restore.request import RestoreRequest
+    from pghaven.restore.sources import SourcedPlan
 
 
 @click.command("restore")
@@ -58,17 +60,13 @@ def command(
     if not dry_run:
         require_silence(context)
     from pghaven.cli.restore_command import RestoreJob
-    from pghaven.cli.restore_text import plan_body, render_plan
+    from pghaven.cli.restore_text import plan_body
 
-    with invocation.reporter as listener:
-        job = RestoreJob(invocation, context.cluster, Limits(invocation.config, context.cluster, listener), None)
-        listener(Step(text="planning"))
-        sourced = job.plan(request)
-    text = render_plan(sourced, SYSTEM_CLOCK.now(), None)
-    if dry_run:
-        return invocation.show("ha-restore", {"plan": plan_body(sourced, None), "dry_run": True}, text)
-    if not invocation.json and not invocation.quiet:
-        write_out(text)
+    limits = Limits(invocation.config, context.cluster, invocation.reporter)
+    job = RestoreJob(invocation, context.cluster, limits, None)
+    sourced, status = show_plan(invocation, job, request, "ha-restore", dry_run=dry_run)
+    if status is not None:
+        return status
     with invocation.reporter as listener:
         sourced, result = job.carry_out(sourced)
         _announce(context, node)
@@ -87,6 +85,23 @@ def command(
     text = f"{node.name} is restored and on timeline {recovery.timeline}. Now start Patroni, here first:\n"
     text += render_starts(context, node) + f"then take a backup: pghaven backup {context.spec.cluster}\n"
     return invocation.show("ha-restore", body, text)
+
+
+def show_plan(
+    invocation: Invocation, job: RestoreJob, request: RestoreRequest, schema: str, *, dry_run: bool
+) -> tuple[SourcedPlan, int | None]:
+    """The plan, and the exit status where showing it was all that was asked."""
+    from pghaven.cli.restore_text import plan_body, render_plan
+
+    with invocation.reporter as listener:
+        listener(Step(text="planning"))
+        sourced = job.plan(request)
+    text = render_plan(sourced, SYSTEM_CLOCK.now(), None)
+    if dry_run:
+        return sourced, invocation.show(schema, {"plan": plan_body(sourced, None), "dry_run": True}, text)
+    if not invocation.json and not invocation.quiet:
+        write_out(text)
+    return sourced, None
 
 
 def choose_first(context: HaContext, names: tuple[str, ...]) -> HaNode:
