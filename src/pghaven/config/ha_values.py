@@ -310,6 +310,11 @@ def _find_node_problems(ha: HaConfig) -> Iterator[tuple[str, str]]:
     for name in sorted({name for name in names if name and names.count(name) > 1}):
         yield "node", f'two nodes have the name "{name}"'
     taken: dict[tuple[str, int], str] = {}
+    slots = {name: name.replace("-", "_") for name in dict.fromkeys(names)}
+    for name, slot in slots.items():
+        first = next(one for one in slots if slots[one] == slot)
+        if first != name:
+            yield "node", f'the nodes "{first}" and "{name}" would have one replication slot, "{slot}", between them'
     for node in ha.node:
         ports = [] if node.witness else [node.port, node.rest_port]
         ports += [node.etcd_port, node.etcd_peer_port] if node.etcd and not ha.dcs else []

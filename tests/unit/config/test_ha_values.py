@@ -51,6 +51,10 @@ def test_an_option_of_a_node_is_overridden_by_its_number() -> None:
         ),
         (HA + 'check_every = "9s"\n' + TWO, '"check_every" is 9 s, but three of it must fit into'),
         (HA + NODE.format("db1", "a") + NODE.format("db1", "b"), 'two nodes have the name "db1"'),
+        (
+            HA + NODE.format("a-1", "a") + NODE.format("a_1", "b"),
+            'the nodes "a-1" and "a_1" would have one replication',
+        ),
         (HA + NODE.format("db1", "a") + NODE.format("db2", "a"), 'port 5432 of a is given to "db1" and to "db2"'),
         (HA + NODE.format("DB 1", "a"), '"name" in [cluster.shop.ha.node.1] must be 1 to 63 lower-case letters'),
         (HA + NODE.format("db1", "a") + "priority = 0\n", "no node may lead"),
