@@ -9,6 +9,8 @@ import os
 import shutil
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
@@ -22,6 +24,7 @@ from pghaven.events import Notice
 if TYPE_CHECKING:
     from pghaven.ha.dynamic import Drift
     from pghaven.ha.files import PlannedFile
+    from pghaven.ha.overrides import Override
     from pghaven.ha.spec import HaNode
 
 _node_option = click.option("--node", "nodes", multiple=True, metavar="NAME", help="Default: the node of this host.")
@@ -35,8 +38,8 @@ def plan_command(invocation: Invocation, cluster: str | None, nodes: tuple[str, 
     """Show what `ha apply` would write on this host and change in etcd. Nothing is changed."""
     context = open_context(invocation, cluster)
     chosen = choose_nodes(context.spec, nodes)
-    files, drifts = _plan(context, chosen)
-    return invocation.show("ha-plan", _body(context, files, drifts), _render(files, drifts, applied=False))
+    plan = _plan(context, chosen)
+    return invocation.show("ha-plan", plan.body, plan.render(applied=False))
 
 
 @click.command("apply")
@@ -48,7 +51,7 @@ def plan_command(invocation: Invocation, cluster: str | None, nodes: tuple[str, 
 def apply_command(
     invocation: Invocation, *, cluster: str | None, nodes: tuple[str, ...], make_secrets: bool, start: bool
 ) -> int:
-    """Write this host's files for Patroni, etcd and HAProxy, and set right what is in etcd.
+    """Write this host's files for Patroni, etcd and HAProxy; set right what is in etcd, and what ALTER SYSTEM has set.
 
     Run it on one node after the other. A Patroni that runs reads its file again; settings that need a restart of the
     server are told by `ha status`.
@@ -57,37 +60,98 @@ def apply_command(
 
     context = open_context(invocation, cluster, make_secrets=make_secrets)
     chosen = choose_nodes(context.spec, nodes)
-    files, drifts = _plan(context, chosen)
+    plan = _plan(context, chosen)
     user = find_service_user(context.cluster)
     with invocation.reporter as listener:
-        for planned in files:
+        for planned in plan.files:
             if planned.change != "same":
                 write_file(planned, user)
-        if drifts:
+        if plan.drifts:
             from pghaven.ha.dynamic import render_dynamic
 
             wanted = render_dynamic(context.spec, context.places)
             context.api.tell(context.spec.servers, "PATCH", "/config", wanted)
         for node in chosen:
-            _reload(context, node, files, listener)
+            _reload(context, node, plan.files, listener)
+        _reset(context, plan)
         services = _start(context, chosen) if start else []
-    body = {**_body(context, files, drifts), "started": services}
-    text = _render(files, drifts, applied=True)
+    body = {**plan.body, "started": services}
+    text = plan.render(applied=True)
     if not start:
         text += "to start the services: pghaven ha apply --start, or systemctl enable --now for each unit\n"
     return invocation.show("ha-apply", body, text)
 
 
-def _plan(context: HaContext, nodes: Sequence[HaNode]) -> tuple[list[PlannedFile], tuple[Drift, ...]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """``overrides`` are settings of this host's server that would not be what is configured."""
+
+    cluster: str
+    files: Sequence[PlannedFile]
+    drifts: Sequence[Drift]
+    overrides: Sequence[Override]
+
+    @property
+    def body(self) -> dict[str, object]:
+        return {
+            "cluster": self.cluster,
+            "files": [
+                {"path": one.path, "change": one.change, "difference": one.difference or None} for one in self.files
+            ],
+            "shared": self.drifts,
+            "overrides": self.overrides,
+        }
+
+    def render(self, *, applied: bool) -> str:
+        words = {"new": "written" if applied else "new", "changed": "changed", "same": "unchanged"}
+        text = ""
+        for one in self.files:
+            text += f"{words[one.change]:<10} {make_printable(one.path)}\n"
+            text += "".join(f"    {make_printable(line)}\n" for line in one.difference.splitlines())
+        for drift in self.drifts:
+            text += f"{'changed':<10} {drift.path} in etcd: {drift.found!r} -> {drift.wanted!r}\n"
+        for over in self.overrides:
+            text += f"{'reset':<10} {over.name} in postgresql.auto.conf: {over.found} -> {over.wanted}\n"
+        if not self.drifts and not self.overrides and all(one.change == "same" for one in self.files):
+            text += "nothing to do\n"
+        return text
+
+
+def _plan(context: HaContext, nodes: Sequence[HaNode]) -> _Plan:
     from pghaven.ha.dynamic import find_drift, render_dynamic
     from pghaven.ha.files import plan_files
 
-    files = [one for node in nodes for one in plan_files(context.spec, node, context.places)]
-    try:
-        found = context.api.ask(context.spec.servers, "/config")
-    except ServerUnsuitable:
-        return files, ()
-    return files, find_drift(render_dynamic(context.spec, context.places), found)
+    spec, places = context.spec, context.places
+    drifts: tuple[Drift, ...] = ()
+    with suppress(ServerUnsuitable):
+        found = context.api.ask(spec.servers, "/config")
+        drifts = find_drift(render_dynamic(spec, places), found)
+    return _Plan(
+        cluster=spec.cluster,
+        files=[one for node in nodes for one in plan_files(spec, node, places)],
+        drifts=drifts,
+        overrides=_find_overrides(context) if any(not node.witness for node in nodes) else (),
+    )
+
+
+def _find_overrides(context: HaContext) -> tuple[Override, ...]:
+    """Of a server that runs and lets us in; before there is one nothing is set on it."""
+    from pghaven.ha.overrides import find_overrides
+    from pghaven.ha.patroni_file import list_wanted_settings
+    from pghaven.server.connection import connect
+
+    with suppress(PghavenError), connect(context.cluster.conninfo) as connection:
+        return find_overrides(connection, list_wanted_settings(context.spec, context.places))
+    return ()
+
+
+def _reset(context: HaContext, plan: _Plan) -> None:
+    from pghaven.ha.overrides import reset_overrides
+    from pghaven.server.connection import connect
+
+    if plan.overrides:
+        with connect(context.cluster.conninfo) as connection:
+            reset_overrides(connection, plan.overrides)
 
 
 def _reload(context: HaContext, node: HaNode, files: Sequence[PlannedFile], listener: object) -> None:
@@ -121,24 +185,3 @@ def _start(context: HaContext, nodes: Sequence[HaNode]) -> list[str]:
         if done.returncode != 0:
             raise ServerUnsuitable(f"systemctl {words[0]} failed", detail=done.stderr.strip() or None)
     return started
-
-
-def _body(context: HaContext, files: Sequence[PlannedFile], drifts: Sequence[Drift]) -> dict[str, object]:
-    return {
-        "cluster": context.spec.cluster,
-        "files": [{"path": one.path, "change": one.change, "difference": one.difference or None} for one in files],
-        "shared": [{"path": one.path, "found": one.found, "wanted": one.wanted} for one in drifts],
-    }
-
-
-def _render(files: Sequence[PlannedFile], drifts: Sequence[Drift], *, applied: bool) -> str:
-    words = {"new": "written" if applied else "new", "changed": "changed", "same": "unchanged"}
-    text = ""
-    for one in files:
-        text += f"{words[one.change]:<10} {make_printable(one.path)}\n"
-        text += "".join(f"    {make_printable(line)}\n" for line in one.difference.splitlines())
-    for drift in drifts:
-        text += f"{'changed':<10} {drift.path} in etcd: {drift.found!r} -> {drift.wanted!r}\n"
-    if not drifts and all(one.change == "same" for one in files):
-        text += "nothing to do\n"
-    return text

@@ -17,19 +17,22 @@ from pghaven.errors import PghavenError, ServerUnsuitable
 from pghaven.ha.dynamic import find_drift, render_dynamic
 from pghaven.ha.etcd import Etcd
 from pghaven.ha.files import plan_files
+from pghaven.ha.overrides import find_overrides
+from pghaven.ha.patroni_file import list_wanted_settings
 from pghaven.ha.rest import RestApi
 from pghaven.ha.spec import HaNode, HaSpec, LocalPlaces
 from pghaven.ha.view import ClusterView, look
 from pghaven.proof.results import CheckResult, fail, good, skip, warn
-from pghaven.server.connection import connect, fetch_one, server_errors
+from pghaven.server.connection import Connection, connect, server_errors
 from pghaven.server.identity import OsUser, child_identity
-from pghaven.setup.program import try_program
+from pghaven.setup.program import find_closed_directory, try_program
 
 ENGINE_VERSION: Final = "4.1."
 """The versions of Patroni that the tests have run with begin so."""
 _LEASE_SECONDS_MIN: Final = 20
 _WATCHDOG: Final = "/dev/watchdog"
 _TRY_SECONDS: Final = 30
+_LINE_BYTES_MAX: Final = 4096
 _SLOTS = """SELECT slot_name FROM pg_replication_slots
     WHERE slot_type = 'physical' AND NOT active AND NOT temporary ORDER BY 1"""
 _STALE_FAILOVER_SLOTS = """SELECT slot_name FROM pg_replication_slots
@@ -58,7 +61,7 @@ def run_ha_checks(settings: HaCheckSettings, api: RestApi) -> tuple[CheckResult,
         view = look(settings.spec, api)
     except ServerUnsuitable as error:
         return (*results, fail("patroni", error.message, error.hint), skip("shared configuration", "nobody answers"))
-    results += [*_check_members(settings, api, view), *_check_shared(settings, view), *_check_slots(settings)]
+    results += [*_check_members(settings, api, view), *_check_shared(settings, view), *_check_server(settings)]
     return tuple(results)
 
 
@@ -91,9 +94,16 @@ def _check_program(settings: HaCheckSettings) -> Iterator[CheckResult]:
             env={"PATH": "/usr/bin:/bin"},
             **child_identity(settings.user),
         )
+    except PermissionError:
+        closed = _find_closed(engine, settings.user)
+        reason = "permission denied" if closed is None else f'"{closed}" is closed to that user'
+        hint = "Open it, or install Patroni elsewhere and name that directory as engine."
+        yield fail("engine", f'user "{name}" cannot run {engine}: {reason}', hint)
+        return
     except (OSError, subprocess.TimeoutExpired, PghavenError) as error:
+        reason = (error.strerror or str(error)).lower() if isinstance(error, OSError) else str(error)
         hint = "Install it where that user can run it: pip install 'pghaven[ha]', or name its directory as engine."
-        yield fail("engine", f'user "{name}" cannot run {engine}: {error}', hint)
+        yield fail("engine", f'user "{name}" cannot run {engine}: {reason}', hint)
         return
     found = re.search(r"[0-9]+\.[0-9.]+", done.stdout)
     if done.returncode != 0 or found is None:
@@ -112,6 +122,21 @@ def _check_program(settings: HaCheckSettings) -> Iterator[CheckResult]:
         yield fail("program", failure.reason, failure.hint)
     else:
         yield good("program", f'user "{name}" runs pghaven and reaches the repository')
+
+
+def _find_closed(program: str, user: OsUser | None) -> str | None:
+    """The directory that keeps a user from a program, or from the interpreter that its first line names."""
+    try:
+        with open(program, "rb") as file:
+            first = file.readline(_LINE_BYTES_MAX)
+    except OSError:
+        first = b""
+    words = os.fsdecode(first[2:]).split() if first.startswith(b"#!") else []
+    for path in (program, *words[:1]):
+        for place in (path, os.path.realpath(path)):
+            if closed := find_closed_directory(place, user):
+                return closed
+    return None
 
 
 def _check_files(settings: HaCheckSettings, node: HaNode) -> Iterator[CheckResult]:
@@ -216,30 +241,41 @@ def _check_shared(settings: HaCheckSettings, view: ClusterView) -> Iterator[Chec
             yield warn("shared configuration", text, f"patronictl restart {spec.cluster} {member.name}")
 
 
-def _check_slots(settings: HaCheckSettings) -> Iterator[CheckResult]:
-    """Slots that nobody reads keep WAL until the disk is full, or until it is more than a slot may keep. And what the
-    same server is asked besides: whether its promotion would wait for WAL summaries."""
-    summaries = "off"
-    members = {re.sub(r"[^a-z0-9_]", "_", node.name) for node in settings.spec.servers}
+def _check_server(settings: HaCheckSettings) -> Iterator[CheckResult]:
+    """What only this host's server knows: its slots, and what ALTER SYSTEM has set on it."""
     try:
-        with connect(settings.conninfo) as connection, server_errors(connection, "list replication slots"):
-            idle = [str(row[0]) for row in connection.execute(_SLOTS.encode()).fetchall()]
-            stale: list[str] = []
-            if connection.info.server_version >= 17_00_00:
-                stale = [str(row[0]) for row in connection.execute(_STALE_FAILOVER_SLOTS.encode()).fetchall()]
-                (summaries,) = fetch_one(connection, "SHOW summarize_wal")
+        with connect(settings.conninfo) as connection:
+            idle, stale = _list_slots(connection)
+            overrides = find_overrides(connection, list_wanted_settings(settings.spec, settings.places))
     except PghavenError as error:
         yield skip("slots", f"this host's server does not answer: {error.message}")
         return
+    members = {re.sub(r"[^a-z0-9_]", "_", node.name) for node in settings.spec.servers}
     strange = [name for name in idle if name not in members]
     for name in strange:
-        text = f'nobody reads the slot "{name}", and it is no member\'s'
+        text = f'nobody reads the slot "{name}", and it is no member\'s: it keeps WAL for nobody'
         yield warn("slots", text, f"If it is left over: SELECT pg_drop_replication_slot('{name}')")
     for name in stale:
         text = f'the slot "{name}" is left from when this standby was the primary, and is not synchronised any more'
         yield fail("slots", text, f"Drop it here: SELECT pg_drop_replication_slot('{name}')")
     if not strange and not stale:
         yield good("slots", "every slot is somebody's")
-    if summaries != "off" and "summarize_wal" not in settings.spec.parameters:
-        text = "summarize_wal is on: a promoted server waits for its WAL summarizer, half a minute at worst"
-        yield warn("summaries", text, "ALTER SYSTEM RESET summarize_wal; SELECT pg_reload_conf()")
+    for one in overrides:
+        text = f"{one.name} is {one.found} in postgresql.auto.conf, which goes before the configured {one.wanted}"
+        if one.name == "summarize_wal":
+            text += ": a promoted server waits for its WAL summarizer, half a minute at worst"
+        hint = f"Here: ALTER SYSTEM RESET {one.name}; SELECT pg_reload_conf(). Or: pghaven ha apply"
+        yield warn("settings", text, f"{hint} {settings.spec.cluster}")
+    if not overrides:
+        yield good("settings", "nothing in postgresql.auto.conf goes before what is configured")
+
+
+def _list_slots(connection: Connection) -> tuple[list[str], list[str]]:
+    """Those that nobody reads, which keep WAL until the disk is full or until it is more than a slot may keep; and
+    those for a failover that a former primary still has."""
+    with server_errors(connection, "list replication slots"):
+        idle = [str(row[0]) for row in connection.execute(_SLOTS.encode()).fetchall()]
+        stale: list[str] = []
+        if connection.info.server_version >= 17_00_00:
+            stale = [str(row[0]) for row in connection.execute(_STALE_FAILOVER_SLOTS.encode()).fetchall()]
+    return idle, stale

@@ -82,6 +82,22 @@ def render_dynamic(spec: HaSpec, places: LocalPlaces) -> dict[str, object]:
     return shared
 
 
+def merge(theirs: Mapping[str, object], ours: Mapping[str, object]) -> dict[str, object]:
+    """A shared configuration in which ours is set, and what it does not speak of is as it was. Pure."""
+    merged = dict(theirs)
+    for key, value in ours.items():
+        there = theirs.get(key)
+        merged[key] = merge(there, value) if isinstance(value, Mapping) and isinstance(there, Mapping) else value
+    return merged
+
+
+def list_parameters(shared: Mapping[str, object]) -> dict[str, str]:
+    """The servers' settings in a shared configuration. Pure."""
+    postgresql = shared.get("postgresql")
+    found = postgresql.get("parameters") if isinstance(postgresql, Mapping) else None
+    return {str(name): str(value) for name, value in found.items()} if isinstance(found, Mapping) else {}
+
+
 def _render_followed(spec: HaSpec, places: LocalPlaces) -> dict[str, object]:
     assert spec.followed is not None
     followed: dict[str, object] = {
@@ -103,11 +119,12 @@ def _compare(path: str, wanted: Mapping[str, object], found: Mapping[str, object
         there, place = found.get(key), f"{path}{key}"
         if isinstance(value, Mapping):
             yield from _compare(f"{place}.", value, there if isinstance(there, Mapping) else {})
-        elif not _is_same(there, value):
+        elif not is_same(there, value):
             yield Drift(path=place, found=there, wanted=value)
 
 
-def _is_same(found: object, wanted: object) -> bool:
+def is_same(found: object, wanted: object) -> bool:
+    """Whether two writings of a value mean the same. Pure."""
     return found == wanted or (found is not None and _normal(found) == _normal(wanted))
 
 

@@ -10,7 +10,7 @@ import ipaddress
 import shlex
 from typing import Final
 
-from pghaven.ha.dynamic import render_dynamic
+from pghaven.ha.dynamic import list_parameters, render_dynamic
 from pghaven.ha.spec import NAMESPACE, REST_USER, HaNode, HaSpec, LocalPlaces, render_host, render_mask
 from pghaven.ha.yamltext import render_yaml
 
@@ -65,11 +65,7 @@ def _describe_postgresql(spec: HaSpec, node: HaNode, places: LocalPlaces) -> dic
             "superuser": {"username": spec.superuser, "password": places.secrets.superuser},
             "replication": {"username": spec.replication_user, "password": places.secrets.replication},
         },
-        "parameters": {
-            "unix_socket_directories": places.socket_directory,
-            "archive_command": places.archive_command,
-            **_describe_summaries(spec, places),
-        },
+        "parameters": describe_parameters(spec, places),
         "pg_hba": list(render_hba(spec)),
         "pg_ident": [
             f"{_IDENT_MAP} {places.service_user} {spec.superuser}",
@@ -87,7 +83,21 @@ def _describe_postgresql(spec: HaSpec, node: HaNode, places: LocalPlaces) -> dic
     return described
 
 
-def _describe_summaries(spec: HaSpec, places: LocalPlaces) -> dict[str, object]:
+def describe_parameters(spec: HaSpec, places: LocalPlaces) -> dict[str, str]:
+    """The settings that this node's file gives its server, beside the shared ones. Pure."""
+    return {
+        "unix_socket_directories": places.socket_directory,
+        "archive_command": places.archive_command,
+        **_describe_summaries(spec, places),
+    }
+
+
+def list_wanted_settings(spec: HaSpec, places: LocalPlaces) -> dict[str, str]:
+    """Every setting of this node's server that the configuration decides, shared ones and its own. Pure."""
+    return {**list_parameters(render_dynamic(spec, places)), **describe_parameters(spec, places)}
+
+
+def _describe_summaries(spec: HaSpec, places: LocalPlaces) -> dict[str, str]:
     """A server that is promoted lets nobody write before the WAL summarizer has reached the end (xlog.c,
     CleanupAfterArchiveRecovery), and an idle one sleeps for up to half a minute (walsummarizer.c)."""
     is_chosen = places.major < _SUMMARIES_SINCE or "summarize_wal" in spec.parameters
