@@ -14,7 +14,6 @@ from pghaven.errors import Refused, UsageError
 if TYPE_CHECKING:
     from pghaven.ha.acts import Switched
 
-_REJOIN_SECONDS = 30.0
 _to_option = click.option("--to", "target", metavar="NODE", help="Who is to lead.  [default: Patroni chooses]")
 
 
@@ -96,21 +95,24 @@ def resume_command(invocation: Invocation, cluster: str | None) -> int:
 @click.command("rejoin")
 @click.argument("cluster")
 @click.argument("node")
+@click.option("--wait", default="30s", show_default=True, metavar="DURATION", help="How long Patroni is waited for.")
 @click.option("--timeout", default="1h", show_default=True, metavar="DURATION", help="How long it may be made anew.")
 @click.pass_obj
-def rejoin_command(invocation: Invocation, cluster: str, node: str, timeout: str) -> int:
+def rejoin_command(invocation: Invocation, *, cluster: str, node: str, wait: str, timeout: str) -> int:
     """Bring a node back that does not follow: first by what Patroni does itself (pg_rewind), else made anew.
 
-    An idle primary writes something first: a rewound server waits for that.
+    An idle primary writes something first: a rewound server waits for that. A rewind that has much to copy needs a
+    longer --wait.
     """
     from pghaven.units import render_duration
 
     context = open_context(invocation, cluster)
     context.spec.get_server(node)
+    patience, limit = _seconds("--wait", wait), _seconds("--timeout", timeout)
     _have_written(context.spec.cluster, invocation)
-    if context.acts.await_streaming(node, _REJOIN_SECONDS):
+    if context.acts.await_streaming(node, patience):
         return invocation.show("ha-rejoin", {"node": node, "way": "followed"}, f"{node} follows the primary\n")
-    seconds = context.acts.make_anew(node, from_leader=False, timeout_seconds=_seconds(timeout))
+    seconds = context.acts.make_anew(node, from_leader=False, timeout_seconds=limit)
     text = f"{node} was made anew and follows the primary, after {render_duration(seconds)}\n"
     return invocation.show("ha-rejoin", {"node": node, "way": "made anew", "seconds": seconds}, text)
 
@@ -161,7 +163,7 @@ def reinit_command(invocation: Invocation, *, cluster: str, node: str, source: s
     if source == "repository" and "repository" not in context.spec.replica_sources:
         raise Refused('"replica_sources" leaves the repository out', hint="Use --from leader.")
     acts = context.acts
-    seconds = acts.make_anew(node, from_leader=source == "leader", timeout_seconds=_seconds(timeout))
+    seconds = acts.make_anew(node, from_leader=source == "leader", timeout_seconds=_seconds("--timeout", timeout))
     text = f"{node} was made anew from the {source} and follows, after {render_duration(seconds)}\n"
     return invocation.show("ha-reinit", {"node": node, "source": source, "seconds": seconds}, text)
 
@@ -183,10 +185,10 @@ def promote_command(invocation: Invocation, cluster: str) -> int:
     )
 
 
-def _seconds(text: str) -> float:
+def _seconds(option: str, text: str) -> float:
     from pghaven.units import parse_duration
 
     try:
         return parse_duration(text)
     except ValueError as error:
-        raise UsageError(f"--timeout: {error}") from error
+        raise UsageError(f"{option}: {error}") from error
