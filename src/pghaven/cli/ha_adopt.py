@@ -1,4 +1,4 @@
-"""``pghaven ha adopt``: a primary that runs without Patroni becomes a cluster's first member."""
+"""``pghaven ha adopt``: a primary that runs without Patroni, or under another one, becomes a cluster's first member."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import click
 from pghaven.cli.ha_shared import HaContext, choose_nodes, find_service_user, open_context
 from pghaven.cli.invocation import Invocation
 from pghaven.cli.output import make_printable
-from pghaven.errors import Refused, ServerUnsuitable
+from pghaven.errors import Refused, StoreUnreachable
 
 if TYPE_CHECKING:
+    from pghaven.ha.adopt import Adoption, Foreign
+    from pghaven.ha.spec import HaNode
     from pghaven.server.connection import Connection
 
 
@@ -20,72 +22,112 @@ if TYPE_CHECKING:
 @click.argument("cluster", required=False)
 @click.option("--node", "nodes", multiple=True, metavar="NAME", help="Default: the node of this host.")
 @click.option("--apply", "apply_it", is_flag=True, help="Give the roles their passwords and write files and etcd.")
-@click.option("--accept-changes", is_flag=True, help="With --apply: although settings or pg_hba.conf would change.")
+@click.option("--accept-changes", is_flag=True, help="With --apply: although something of its own would change.")
 @click.pass_obj
 def command(
     invocation: Invocation, *, cluster: str | None, nodes: tuple[str, ...], apply_it: bool, accept_changes: bool
 ) -> int:
-    """Take over the primary that runs on this host.
+    """Take over the primary that runs on this host, alone or under a Patroni that was set up by hand.
 
-    Shows what of the server's own would change under Patroni. With --apply all is prepared, while the server runs on;
-    the takeover is a restart: stop the server's service, start Patroni's. Then run `ha apply` on the other nodes and
-    start Patroni there: it makes the standbys. A cluster that Patroni runs already needs `ha apply` only.
+    Shows what of the server's own would change. With --apply all is prepared, while the server runs on. The takeover of
+    a server without Patroni is a restart: stop the server's service, start Patroni's. From another Patroni, which must
+    be paused for it, the server is taken over as it runs. Then run `ha apply` on the other nodes and start Patroni
+    there.
     """
-    from pghaven.ha.adopt import plan_adoption
+    from pghaven.ha.adopt import find_foreign, plan_adoption
     from pghaven.server.connection import connect
 
     context = open_context(invocation, cluster, make_secrets=apply_it)
     (node,) = choose_nodes(context.spec, nodes)
-    _require_no_patroni(context)
+    _require_new(context, must_know=apply_it)
     with connect(context.cluster.conninfo) as connection:
-        plan = plan_adoption(connection, context.spec)
-        text = "".join(f'would change: add "{one}" to parameters\n' for one in plan.settings)
-        text += "".join(f'would go from pg_hba.conf: add "{make_printable(one)}" to hba\n' for one in plan.rules)
+        foreign = find_foreign(connection, node, context.api)
+        plan = plan_adoption(connection, context.spec, context.places, foreign)
+        text = _render_plan(plan, foreign)
         if apply_it:
+            if foreign is not None and not foreign.paused:
+                raise Refused(
+                    f'Patroni still watches over "{foreign.scope}", and would fail over while it is taken over',
+                    hint=f"Pause it: patronictl -c ITS-FILE pause --wait {foreign.scope}",
+                )
             if not plan.changes_nothing and not accept_changes:
                 raise Refused(
                     "the server would not be what it is",
                     detail=text.strip(),
                     hint="Add these to the configuration, or use --accept-changes.",
                 )
-            _prepare(context, node.name, connection)
-    from pghaven.ha.services import unit_name
-
-    unit = unit_name("patroni", context.spec, node)
-    if apply_it:
-        text += f"prepared. Now stop the server by its own service, disable that, and: systemctl start {unit}\n"
-    else:
-        text += "" if text else "nothing of the server's own would change\n"
-        text += "to prepare the takeover: add --apply\n"
-    body = {"applied": apply_it, "settings": plan.settings, "rules": plan.rules, "tablespaces": plan.tablespaces}
+            _prepare(context, node.name, connection, plan)
+    text += _render_next(context, node, foreign) if apply_it else "to prepare the takeover: add --apply\n"
+    body = {
+        "applied": apply_it,
+        "settings": plan.settings,
+        "rules": plan.rules,
+        "shared": plan.shared,
+        "overrides": plan.overrides,
+        "archive_command": plan.archive_command,
+        "tablespaces": plan.tablespaces,
+        "patroni": None if foreign is None else {"scope": foreign.scope, "version": foreign.version},
+    }
     return invocation.show("ha-adopt", body, text)
 
 
-def _require_no_patroni(context: HaContext) -> None:
-    try:
-        context.api.ask(context.spec.servers, "/cluster")
-    except ServerUnsuitable:
-        return
-    raise Refused(
-        "Patroni runs this cluster already", hint=f"See what would change: pghaven ha plan {context.spec.cluster}"
+def _render_plan(plan: Adoption, foreign: Foreign | None) -> str:
+    text = "" if foreign is None else f'Patroni {foreign.version} runs it now, as "{foreign.scope}"\n'
+    lines = [f'would change: add "{one}" to parameters' for one in plan.settings]
+    lines += [f'would go from pg_hba.conf: add "{one}" to hba' for one in plan.rules]
+    lines += [f"would change in etcd: {one.path} from {one.found!r} to {one.wanted!r}" for one in plan.shared]
+    lines += [
+        f'would change, set by ALTER SYSTEM: add "{one.name} = {one.found}" to parameters' for one in plan.overrides
+    ]
+    if plan.archive_command is not None:
+        lines.append(f"would end: archiving by {plan.archive_command}")
+    if not lines:
+        lines.append("nothing of the server's own would change")
+    return text + "".join(f"{make_printable(line)}\n" for line in lines)
+
+
+def _render_next(context: HaContext, node: HaNode, foreign: Foreign | None) -> str:
+    from pghaven.ha.services import unit_name
+
+    unit = unit_name("patroni", context.spec, node)
+    if foreign is None:
+        return f"prepared. Now stop the server by its own service, disable that, and: systemctl start {unit}\n"
+    return (
+        f"prepared. While it is paused, stop and disable the Patroni of every node; their servers go on\n"
+        f"(with systemd: if its unit has KillMode=process). Then here: systemctl start {unit}\n"
+        f"and on the others: pghaven ha apply {context.spec.cluster}, and start theirs. Never start the old ones\n"
     )
 
 
-def _prepare(context: HaContext, name: str, connection: Connection) -> None:
-    """Roles, files, and the shared configuration, which Patroni takes from a file only when it makes a cluster."""
-    from pghaven.ha.adopt import give_roles
-    from pghaven.ha.dynamic import render_dynamic
+def _require_new(context: HaContext, *, must_know: bool) -> None:
+    """Raises Refused for a cluster that is known as ours already, StoreUnreachable where that must be known."""
     from pghaven.ha.etcd import Etcd
-    from pghaven.ha.files import plan_files, write_file
 
     spec = context.spec
-    etcd = Etcd(spec.dcs_hosts, spec.cluster)
-    if etcd.get("initialize") is not None:
-        raise Refused(
-            f'etcd knows a cluster "{spec.cluster}" already',
-            hint="If nothing of it is left: patronictl remove; else give this one another name.",
-        )
+    try:
+        if Etcd(spec.dcs_hosts, spec.cluster).get("initialize") is None:
+            return
+    except StoreUnreachable:
+        if must_know:
+            raise
+        return
+    raise Refused(
+        f'etcd knows a cluster "{spec.cluster}" already',
+        hint=f"If it runs, see what would change: pghaven ha plan {spec.cluster}. If nothing of it is left: patronictl "
+        "remove; else give this one another name.",
+    )
+
+
+def _prepare(context: HaContext, name: str, connection: Connection, plan: Adoption) -> None:
+    """Roles, files, and the shared configuration, which Patroni takes from a file only when it makes a cluster."""
+    from pghaven.ha.adopt import give_roles
+    from pghaven.ha.etcd import Etcd
+    from pghaven.ha.files import plan_files, write_file
+    from pghaven.ha.overrides import reset_overrides
+
+    spec = context.spec
     give_roles(connection, spec, context.places.secrets)
+    reset_overrides(connection, plan.overrides)
     for planned in plan_files(spec, spec.get_node(name), context.places):
         write_file(planned, find_service_user(context.cluster))
-    etcd.put("config", json.dumps(render_dynamic(spec, context.places)))
+    Etcd(spec.dcs_hosts, spec.cluster).put("config", json.dumps(plan.config))

@@ -75,7 +75,7 @@ class LocalCluster:
         if proxy:
             self.start(self.spec.servers[0], "proxy")
 
-    def start(self, node: HaNode, service: Service) -> None:
+    def start(self, node: HaNode, service: Service, more_environment: Mapping[str, str] | None = None) -> None:
         """Start one service of a node; its output goes to ``log_path``."""
         places = self.places[node.name]
         if service == "etcd":
@@ -93,12 +93,13 @@ class LocalCluster:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=self._environment(places),
+                env={**self.environment(places), **(more_environment or {})},
                 start_new_session=True,
                 **child_identity(self.user),
             )
 
-    def _environment(self, places: LocalPlaces) -> dict[str, str]:
+    def environment(self, places: LocalPlaces) -> dict[str, str]:
+        """What a service is started with: as little as a unit gives."""
         environment = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "LC_ALL": "C.UTF-8"}
         if self.user is not None:
             environment |= {"HOME": self.user.home, "USER": self.user.name, "LOGNAME": self.user.name}
@@ -183,6 +184,14 @@ class LocalCluster:
         except ServerUnsuitable:
             return []
         return found if isinstance(found, list) else []
+
+    def answers(self, node: HaNode) -> bool:
+        """Whether Patroni of a node can be asked."""
+        try:
+            self.api.call(node, "GET", "/liveness")
+        except ServerUnsuitable:
+            return False
+        return True
 
     def leader(self) -> HaNode | None:
         """The node that leads and accepts writes, by its own word."""
