@@ -16,10 +16,10 @@ from pghaven.config.values import ClusterConfig, Config
 from pghaven.errors import PghavenError
 from pghaven.events import Listener
 from pghaven.postgres.timeline import Timeline
-from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.entry import BackupState
 from pghaven.repository.evidence import Evidence, load_evidence
 from pghaven.repository.incidents import Incident, list_incidents
+from pghaven.repository.outline import open_outlined
 from pghaven.repository.repository import Lineage, Repository
 from pghaven.repository.walstore import WalArchive
 from pghaven.units import render_size, render_time
@@ -110,7 +110,7 @@ def find_traces(
     is_here = os.path.isdir(wal_directory)
     entries = [
         one
-        for one in BackupCatalog(repository, cluster.name).list_entries()
+        for one in open_outlined(repository, cluster.name).list_entries()
         if one.state is BackupState.COMMITTED and int(one.summary["system_identifier"]) == lineage.system_identifier
     ]
     return Traces(

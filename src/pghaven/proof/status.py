@@ -31,7 +31,6 @@ from pghaven.proof.states import (
 )
 from pghaven.proof.windows import find_reach
 from pghaven.repository.audits import load_audit
-from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.drills import load_drills
 from pghaven.repository.entry import BackupState
 from pghaven.repository.evidence import find_last_damage, load_evidence
@@ -40,6 +39,7 @@ from pghaven.repository.horizon import find_horizon
 from pghaven.repository.incidents import list_incidents
 from pghaven.repository.keysource import Ask
 from pghaven.repository.older import find_older
+from pghaven.repository.outline import open_outlined
 from pghaven.repository.place import RepositoryPlace, open_place
 from pghaven.repository.repository import Lineage, Repository
 from pghaven.repository.walstore import WalArchive, describe_writer
@@ -173,7 +173,7 @@ def _read_repository(
 ) -> RepositoryState:
     cluster, wal_directory = settings.cluster, f"{settings.data_directory}/{WAL_DIRECTORY}"
     archive = WalArchive(repository, cluster, lineage.system_identifier, lineage.wal_segment_size)
-    catalog = BackupCatalog(repository, cluster)
+    catalog = open_outlined(repository, cluster)
     entries = catalog.list_entries()
     results = load_evidence(repository, cluster).results
     drills = load_drills(repository, cluster)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
+from pghaven.cli.wal_list import find_traces
 from pghaven.clock import ManualClock
+from pghaven.config.values import ClusterConfig
 from pghaven.errors import NotPermitted
+from pghaven.events import ignore
 from pghaven.proof.catalog import list_backups
+from pghaven.proof.states import RepositoryState
+from pghaven.proof.status import StatusSettings, gather_status
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.liveness import clear_signs
 from pghaven.repository.outline import (
@@ -18,14 +24,18 @@ from pghaven.repository.outline import (
     open_outlined,
     refresh_outlines,
 )
+from pghaven.repository.place import RepositoryPlace
 from pghaven.repository.removal import Removal, RetireOrder
 from pghaven.repository.repository import Repository
+from pghaven.store.api import Store
 from pghaven.store.memory import MemoryStore
-from pghaven.store.metered import MeteredStore, Requests
-from tests.support.synthetic import CLUSTER, BackupOrder, make_intent, make_repository
+from pghaven.store.metered import METERS, MeteredStore, Requests
+from pghaven.store.open import create_root
+from pghaven.store.settings import StoreSettings
+from tests.support.synthetic import CLUSTER, SYSTEM_IDENTIFIER, BackupOrder, make_intent, make_repository
 
 SUMMARY = {
-    "system_identifier": "7000000000000000001",
+    "system_identifier": str(SYSTEM_IDENTIFIER),
     "timeline": 1,
     "start_lsn": "0/3000028",
     "stop_lsn": "0/3000100",
@@ -45,9 +55,9 @@ SUMMARY = {
 class Site:
     """A repository of backups that are no more than what a listing reads of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: Store | None = None) -> None:
         self.clock = ManualClock()
-        self.store = MeteredStore(MemoryStore(self.clock))
+        self.store = MeteredStore(store or MemoryStore(self.clock))
         self.repository: Repository = make_repository(self.store, clock=self.clock)
         self.catalog = BackupCatalog(self.repository, CLUSTER)
         self.count = 0
@@ -93,6 +103,38 @@ def test_a_thousand_backups_take_a_handful_of_requests(site: Site) -> None:
     assert asked.list <= 4 + 3, "three objects of each backup, a thousand a page; outlines, evidence, kept snapshots"
     assert asked.get <= UNTOLD_MAX + 4
     site.assert_same_as_without()
+
+
+def test_status_of_many_backups_takes_a_handful_of_requests(tmp_path: Path) -> None:
+    place = StoreSettings(url=f"file://{tmp_path}/repository")
+    site = Site(create_root(place))
+    site.take(100, refresh=False)
+    refresh_outlines(site.repository, CLUSTER)
+    settings = StatusSettings(
+        cluster=CLUSTER,
+        data_directory="/nonexistent",
+        conninfo="host=/nonexistent",
+        repositories=(RepositoryPlace(name="main", store=place),),
+    )
+    (state,) = gather_status(settings, ignore, clock=site.clock).repositories
+    assert isinstance(state, RepositoryState)
+    assert len(state.backups) == 100
+    asked = METERS.stores[-1].requests
+    assert (asked.put, asked.delete) == (0, 0)
+    assert asked.get <= 16
+    assert asked.list + asked.head <= 32
+
+
+def test_a_gap_in_wal_is_explained_with_a_handful_of_requests(site: Site) -> None:
+    site.take(100, refresh=False)
+    refresh_outlines(site.repository, CLUSTER)
+    before = site.store.requests
+    (lineage,) = site.repository.list_lineages(CLUSTER)
+    traces = find_traces(
+        ClusterConfig(name=CLUSTER, data_directory="/nonexistent"), "main", {"main": site.repository}, lineage, ()
+    )
+    assert len(traces.entries) == 100
+    assert site.store.requests.total - before.total <= 16
 
 
 def test_outlines_stay_few_and_the_rest_unread_is_bounded(site: Site) -> None:
