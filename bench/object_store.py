@@ -2,10 +2,12 @@
 
     python -m bench.object_store [--shape mixed|files] [--rounds 3] [--quick] …
 
-S3 is SeaweedFS, which takes its share of the processor: beside the times stands what the store itself can do, measured
-by putting and getting objects of the size of packs from two processes. The line is a proxy that delays each request and
-passes so many bytes a second: a restore fills it if it takes hardly longer than its bytes alone do. Requests are those
-that each command tells; a list is of a thousand backups, here and 20 ms away.
+S3 is SeaweedFS, which takes its share of the processor, and so does moving bytes to it and from it, whoever does it.
+So the limit of this machine is measured in the same rounds: the same job to a directory, while two processes that do
+nothing else put or get as many bytes, in objects of the size of packs, in the same store; what both need until both
+have ended. The line is a proxy that delays each request and passes so many bytes a second, and tells how full it was
+while packs came; nothing else is asked through a proxy. Requests are those that each command tells; a list is of a
+thousand backups, here and 20 ms away.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import statistics
 import subprocess
 import sys
 import time
@@ -21,7 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.common import MIB, Measurement, make_temporary_file, measure, median, remove, render_table, run
+from bench.common import MIB, BenchError, Measurement, make_temporary_file, measure, median, remove, render_table, run
 from bench.data import BenchServer, prepare
 from bench.listing import BACKUPS, fill
 from bench.rounds import run_stand_alone
@@ -29,8 +32,8 @@ from bench.tools import LEVEL, PROCESSES, Pghaven, Tool
 from pghaven.store.api import Store
 from pghaven.store.open import open_store
 from pghaven.store.settings import StoreSettings
-from tests.support.httpproxy import proxying
-from tests.support.objectservers import ObjectServer, ObjectServers
+from tests.support.httpproxy import LINK_PART_BYTES, FaultyProxy, proxying
+from tests.support.objectservers import BUCKET, ObjectServer, ObjectServers
 
 NAME = "object_store"
 FAR_SECONDS = 0.02
@@ -39,15 +42,16 @@ _OBJECT_BYTES = 32 * MIB
 _OBJECTS = 6
 
 # Puts or gets objects when told to; two of them at once.
-_PROBE = """
-import os, pickle, sys, time
-store, verb, mark = pickle.loads(bytes.fromhex(sys.argv[1])), sys.argv[2], sys.argv[3]
-content = os.urandom({size})
+_MOVER = f"""
+import os, pickle, sys
+store, verb, mark, count = pickle.loads(bytes.fromhex(sys.argv[1])), sys.argv[2], sys.argv[3], int(sys.argv[4])
+content = os.urandom({_OBJECT_BYTES})
 print("ready", flush=True); sys.stdin.readline()
-for number in range({count}):
-    store.create(f"limit/{{mark}}-{{number}}", [content]) if verb == "put" else store.read_range(
-        f"limit/{{mark}}-{{number}}", 0, {size})
+for number in range(count):
+    name = f"limit/{{mark}}-{{number}}"
+    store.create(name, [content]) if verb == "put" else store.read_range(name, 0, {_OBJECT_BYTES})
 """
+_MOVERS = 2
 
 
 class InStore(Pghaven):
@@ -129,13 +133,21 @@ def run_rounds(server: BenchServer, rounds: int) -> dict[str, Any]:
             )
             results: dict[str, dict[str, Any]] = {}
             asked: dict[str, dict[str, dict[str, int]]] = {}
+            beside: list[dict[str, float]] = []
+            fullness: list[float] = []
             taken: dict[str, list[tuple[Measurement, Measurement]]] = {place.name: [] for place in places}
             for number in range(rounds):
                 for place in places:
+                    line.link_log.clear()
                     backup, restore, asked[place.name] = _measure(server, place)
                     taken[place.name].append((backup, restore))
                     walls = f"{backup.wall_seconds:.1f} s, {restore.wall_seconds:.1f} s"
-                    print(f"  {number + 1}/{rounds} {place.name}: {walls}")
+                    print(f"  {number + 1}/{rounds} {place.name}: {walls}", flush=True)
+                    if place.name == "s3":
+                        beside.append(measure_beside(server, places[0], store, place.stored_bytes))
+                        walls = f"{beside[-1]['backup']:.1f} s, {beside[-1]['restore']:.1f} s"
+                        print(f"  {number + 1}/{rounds} directory, and as many bytes moved: {walls}", flush=True)
+                fullness.append(measure_fullness(line) or 0.0)
             lists = [measure_list(place) for place in places[1:3]]
         for name, pairs in taken.items():
             place = next(one for one in places if one.name == name)
@@ -145,7 +157,14 @@ def run_rounds(server: BenchServer, rounds: int) -> dict[str, Any]:
                 "stored_bytes": place.stored_bytes,
                 "requests": asked[name],
             }
-        return {"places": results, "lists": lists, "limit": measure_limit(store), "link_rate": LINK_RATE}
+        return {
+            "places": results,
+            "lists": lists,
+            "beside": {what: statistics.median(one[what] for one in beside) for what in ("backup", "restore")},
+            "alone": measure_alone(store),
+            "link_rate": LINK_RATE,
+            "fullness": statistics.median(fullness),
+        }
     finally:
         servers.stop()
 
@@ -175,31 +194,85 @@ def measure_list(place: InStore) -> dict[str, Any]:
     return {"place": place.name, "backups": BACKUPS, "seconds": taken.wall_seconds, "requests": count}
 
 
-def measure_limit(store: ObjectServer) -> dict[str, float]:
-    """MiB per second that two processes put and get together, nothing else being done."""
-    pickled = pickle.dumps(open_store(store.settings())).hex()
-    program = _PROBE.format(size=_OBJECT_BYTES, count=_OBJECTS)
-    rates: dict[str, float] = {}
-    for verb in ("put", "get"):
-        writers = [
+class Movers:
+    """Two processes that put or get objects of the size of packs, and do nothing else. ``mark`` names the objects."""
+
+    def __init__(self, store: ObjectServer, verb: str, mark: str, count: int) -> None:
+        """``count`` objects each, under a prefix that ``mark`` alone determines."""
+        self._processes = [
             subprocess.Popen(
-                [sys.executable, "-c", program, pickled, verb, str(mark)],
+                [sys.executable, "-c", _MOVER, _pickle_limit_store(store), verb, f"{mark}-{number}", str(count)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
                 cwd=Path(__file__).resolve().parents[1],
                 env=dict(os.environ),
             )
-            for mark in range(2)
+            for number in range(_MOVERS)
         ]
-        for writer in writers:
-            assert writer.stdout is not None
-            writer.stdout.readline()
+        for process in self._processes:
+            assert process.stdout is not None
+            process.stdout.readline()
+
+    def go(self) -> None:
+        for process in self._processes:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+
+    def wait(self) -> None:
+        for process in self._processes:
+            process.communicate(timeout=300)
+            if process.returncode:
+                raise BenchError("a process that was to move bytes has failed")
+
+
+def _pickle_limit_store(store: ObjectServer) -> str:
+    return pickle.dumps(open_store(replace(store.settings(), url=f"{store.scheme}://{BUCKET}/limit"))).hex()
+
+
+def measure_beside(server: BenchServer, place: InStore, store: ObjectServer, size_bytes: int) -> dict[str, float]:
+    """Seconds of a backup to a directory, and of its restore, with as many bytes going into the store, and out of it,
+    until both have ended."""
+    target = server.directory / "target"
+    count = max(1, round(size_bytes / _OBJECT_BYTES / _MOVERS))
+    mark = str(time.monotonic_ns())
+    server.archive_with(place.reset())
+    prepare(server)
+    seconds = {"backup": _measure_both(place.backup_command(), place, Movers(store, "put", mark, count))}
+    place.warm()
+    remove(target)
+    seconds["restore"] = _measure_both(place.restore_command(target), place, Movers(store, "get", mark, count))
+    remove(target)
+    return seconds
+
+
+def _measure_both(command: Sequence[str], place: InStore, movers: Movers) -> float:
+    began = time.monotonic()
+    movers.go()
+    measure(command, log=place.log)
+    movers.wait()
+    return time.monotonic() - began
+
+
+def measure_alone(store: ObjectServer) -> dict[str, float]:
+    """MiB per second that two processes put and get together, nothing else being done."""
+    rates: dict[str, float] = {}
+    for verb in ("put", "get"):
+        movers = Movers(store, verb, "alone", _OBJECTS)
         began = time.monotonic()
-        for writer in writers:
-            writer.communicate("go\n", timeout=300)
-        rates[verb] = 2 * _OBJECTS * _OBJECT_BYTES / MIB / (time.monotonic() - began)
+        movers.go()
+        movers.wait()
+        rates[verb] = _MOVERS * _OBJECTS * _OBJECT_BYTES / MIB / (time.monotonic() - began)
     return rates
+
+
+def measure_fullness(line: FaultyProxy) -> float | None:
+    """Which part of the time in which packs came over the line it was passing bytes; None before any came."""
+    parts = [(at, size) for way, at, size in line.link_log if way == "back" and size == LINK_PART_BYTES]
+    if len(parts) < 2 or line.link_rate is None:
+        return None
+    return sum(size for _, size in parts[1:]) / line.link_rate / (parts[-1][0] - parts[0][0])
 
 
 def render(results: Mapping[str, Any], title: str) -> str:
@@ -220,25 +293,25 @@ def render(results: Mapping[str, Any], title: str) -> str:
         *("place", "backup wall s (directory = 1)", "restore wall s (directory = 1)"),
         *("backup CPU s", "restore CPU s", "backup MiB", "restore MiB"),
     ]
-    limit = results["limit"]
+    alone = results["alone"]
     return (
         f"### Backup and restore by place: {title}\n\n{render_table(header, rows)}\n"
-        f"The store alone, with two processes and objects of 32 MiB: put {limit['put']:.0f} MiB/s, "
-        f"get {limit['get']:.0f} MiB/s.\n\n{_render_shares(results)}"
+        f"The store alone, with two processes and objects of 32 MiB: put {alone['put']:.0f} MiB/s, "
+        f"get {alone['get']:.0f} MiB/s.\n\n{_render_shares(results)}"
     )
 
 
 def _render_shares(results: Mapping[str, Any]) -> str:
-    """How far each time is from what nothing could do faster: the directory's, the store's, the line's."""
-    places, limit = results["places"], results["limit"]
+    """How far each time is from what nothing could do faster on this machine: the directory's job beside the store's,
+    the line's bytes."""
+    places = results["places"]
     lines = []
-    for what, verb in (("backup", "put"), ("restore", "get")):
+    for what, way, verb in (("backup", "to", "put"), ("restore", "from", "get")):
         wall, here = places["s3"][what]["wall_seconds"], places["directory"][what]["wall_seconds"]
-        alone = places["s3"]["stored_bytes"] / MIB / limit[verb]
-        best = max(here, alone)
+        best = max(here, results["beside"][what])
         lines.append(
-            f"- {what} to S3 here: {wall:.2f} s; to a directory {here:.2f} s, the store alone {alone:.2f} s: "
-            f"{wall / best - 1:+.0%} over the longer of the two.\n"
+            f"- {what} {way} S3 here: {wall:.2f} s; {way} a directory {here:.2f} s, and with as many bytes moved by a "
+            f"plain client in the same store {best:.2f} s, which is this machine's limit: {wall / best - 1:+.0%}.\n"
         )
         requests, size = places["s3"]["requests"][what], places["s3"]["stored_bytes"]
         lines.append(
@@ -251,7 +324,8 @@ def _render_shares(results: Mapping[str, Any]) -> str:
     lines.append(f"- restore from 20 ms away: {far:.2f} s, from here {near:.2f} s: {far / near - 1:+.0%}.\n")
     lines.append(
         f"- restore over a line of {results['link_rate'] / MIB:.0f} MiB/s and 20 ms: {line:.2f} s, "
-        f"its bytes alone take {alone:.2f} s: the line is {alone / line:.0%} full.\n"
+        f"its bytes alone take {alone:.2f} s, {alone / line:.0%} of that; while packs came the line was "
+        f"{results['fullness']:.0%} full.\n"
     )
     lines += [
         f"- a list of {one['backups']} backups, {one['place']}: {one['seconds']:.2f} s, {one['requests']} requests.\n"

@@ -30,7 +30,7 @@ Kind = Literal[
     "hanging",  # not done, not answered until the proxy ends
 ]
 
-_LINK_BYTES = 1 << 18
+LINK_PART_BYTES = 1 << 18
 _HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length"})
 
 
@@ -72,6 +72,7 @@ class FaultyProxy(ThreadingHTTPServer):
         self.delay_seconds = 0.0
         self.link_rate: float | None = None
         self._link_free_at = {"there": 0.0, "back": 0.0}
+        self.link_log: list[tuple[Literal["there", "back"], float, int]] = []  # the way, when all had passed, bytes
         self.ignores_conditions = False
         self.choose: Callable[[int], Fault | None] = lambda _number: None
         self.is_hanging = threading.Event()
@@ -122,6 +123,7 @@ class FaultyProxy(ThreadingHTTPServer):
             now = time.monotonic()
             free_at = max(now, self._link_free_at[way]) + size_bytes / self.link_rate
             self._link_free_at[way] = free_at
+            self.link_log.append((way, free_at, size_bytes))
         self.ends.wait(free_at - now)
 
     def handle_error(self, request: object, client_address: object) -> None:
@@ -188,8 +190,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", length or str(len(content)))
         self.end_headers()
         if self.command != "HEAD":
-            for start in range(0, len(content), _LINK_BYTES):
-                part = content[start : start + _LINK_BYTES]
+            for start in range(0, len(content), LINK_PART_BYTES):
+                part = content[start : start + LINK_PART_BYTES]
                 self.server.pass_link("back", len(part))
                 self.wfile.write(part)
 
