@@ -45,6 +45,7 @@ from pghaven.restore.fetch import (
     FileSource,
     cut_jobs,
     describe_means,
+    find_job_bytes,
     number_files,
     open_fetcher,
 )
@@ -57,13 +58,12 @@ from pghaven.runtime.crew import Crew
 from pghaven.runtime.durable import OwnerOf, sync_filesystem, write_durably
 from pghaven.runtime.pace import Pace
 from pghaven.runtime.spill import PART_ROWS, let_go
+from pghaven.store.metered import find_server_store
 from pghaven.units import render_size
 
 # Set-user-id bits and the like have no place in a data directory, and the world none either.
 _FILE_MODE_MASK = 0o640
 _DIRECTORY_MODE_MASK = 0o750
-# Work is handed out in parts of a pack, so that workers end together and tell how far they are.
-_JOB_BYTES = 128 << 20
 _EMPTY_FILES_PER_JOB = 512
 # What a file takes beside its bytes, for telling how far the work is: 0.17 ms where 1.2 GB of large ones take a second.
 _FILE_COST_BYTES = 192 << 10
@@ -273,7 +273,8 @@ class _Writer:
     def _iter_pack_jobs(self, part: PackRuns) -> Iterator[FetchJob]:
         pack = self._plan.manifest.packs[part.pack]
         columns = (part.file.tolist(), part.file_offset.tolist(), part.length.tolist(), part.pack_offset.tolist())
-        for runs in cut_jobs(zip(*columns, strict=True), _JOB_BYTES):
+        is_served = find_server_store(self._settings.place.store) is not None
+        for runs in cut_jobs(zip(*columns, strict=True), find_job_bytes(pack.plain_length, is_served=is_served)):
             numbers, local = number_files([run[0] for run in runs])
             yield FetchJob(
                 pack=pack,

@@ -67,6 +67,8 @@ def describe_means(processes: int, store: Store, *, is_in_place: bool) -> str:
     return f"{processes} processes, using at most {render_size(memory)} of memory"
 
 
+_JOB_BYTES = 128 << 20
+
 Run = tuple[int, int, int, int]
 """A place in a job's ``files``, then file offset, length and offset in the pack."""
 
@@ -88,6 +90,12 @@ def number_files(values: list[int]) -> tuple[list[int], list[int]]:
     places: dict[int, int] = {}
     local = [places.setdefault(value, len(places)) for value in values]
     return list(places), local
+
+
+def find_job_bytes(pack_bytes: int, *, is_served: bool) -> int:
+    """How many bytes of a pack (of so many plain ones) are one job, so that workers end together and tell how far they
+    are. Behind a server half a pack at least, since each part is a request."""
+    return max(_JOB_BYTES, -(-pack_bytes // 2)) if is_served else _JOB_BYTES
 
 
 def cut_jobs(runs: Iterable[Run], size: int) -> Iterator[list[Run]]:

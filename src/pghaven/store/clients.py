@@ -49,7 +49,7 @@ class Clients:
         Raises UsageError, NotPermitted for what the settings name and cannot be read.
         """
         _require_own_process()
-        share = max(1, -(-size_bytes // REQUEST_BYTES))
+        share = max(1, round(size_bytes / REQUEST_BYTES))
         which = (1 << (share - 1).bit_length(), _RETRIES if patient else 0)
         with self._lock:
             if which not in self._made:
