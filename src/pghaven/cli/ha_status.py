@@ -73,11 +73,6 @@ def _look_at_archive(invocation: Invocation, context: HaContext) -> ArchiveView:
 def _body(
     context: HaContext, view: ClusterView, archive: ArchiveView | None, reasons: tuple[Reason, ...], verdict: int
 ) -> dict[str, object]:
-    from pghaven.postgres.lsn import Lsn
-
-    def position(value: int | None) -> str | None:
-        return None if value is None else str(Lsn(value))
-
     return {
         "cluster": context.spec.cluster,
         "durability": context.spec.durability,
@@ -90,8 +85,8 @@ def _body(
                 "role": one.role,
                 "state": one.state,
                 "timeline": one.timeline,
-                "written": position(one.written),
-                "replayed": position(one.replayed),
+                "written": _position(one.written),
+                "replayed": _position(one.replayed),
                 "lag_bytes": None if one.leads else view.lag_bytes(one),
                 "synchronous": one.is_sync,
                 "pending_restart": one.pending_restart,
@@ -100,16 +95,32 @@ def _body(
             }
             for one in view.members
         ],
+        "loss": _loss_body(context, view),
         "archive": archive,
         "verdict": verdict,
         "reasons": reasons,
     }
 
 
+def _loss_body(context: HaContext, view: ClusterView) -> dict[str, object] | None:
+    from dataclasses import asdict
+
+    from pghaven.ha.loss import assess_loss
+
+    loss = assess_loss(context.spec, view)
+    return None if loss is None else {**asdict(loss), "position": _position(loss.position)}
+
+
+def _position(value: int | None) -> str | None:
+    from pghaven.postgres.lsn import Lsn
+
+    return None if value is None else str(Lsn(value))
+
+
 def _render(context: HaContext, view: ClusterView, archive: ArchiveView | None, reasons: tuple[Reason, ...]) -> str:
     from pghaven.cli.render import Column, render_block, render_table
+    from pghaven.ha.loss import assess_loss, render_loss
     from pghaven.ha.verdict import worst
-    from pghaven.postgres.lsn import Lsn
     from pghaven.units import render_size, render_time
 
     rows = []
@@ -121,23 +132,24 @@ def _render(context: HaContext, view: ClusterView, archive: ArchiveView | None, 
                 one.role.replace("_", " "),
                 one.state,
                 one.timeline,
-                None if one.written is None else Lsn(one.written),
+                _position(one.written),
                 None if lag is None else render_size(lag),
             )
         )
     right = Column(title="timeline", align="right"), Column(title="lag", align="right")
     heads = ("node", "role", "state", right[0], "written", right[1])
     text = f"cluster {context.spec.cluster}, {context.spec.durability}\n" + render_table(heads, rows)
+    loss = assess_loss(context.spec, view)
+    blocks: list[tuple[str, object]] = [] if loss is None else [("if it failed over now", render_loss(loss))]
     if archive is not None:
         backup = archive.backup and f"{archive.backup}, {render_time(archive.backup_at) if archive.backup_at else '?'}"
-        text += render_block(
-            [
-                ("newest backup", backup or "none"),
-                ("archived timeline", archive.timeline),
-                ("waiting to be archived", archive.waiting),
-                ("in quarantine", archive.quarantined),
-            ]
-        )
+        blocks += [
+            ("newest backup", backup or "none"),
+            ("archived timeline", archive.timeline),
+            ("waiting to be archived", archive.waiting),
+            ("in quarantine", archive.quarantined),
+        ]
+    text += render_block(blocks)
     text += f"{_VERDICTS[worst(reasons)]}\n"
     for reason in reasons:
         text += f"  {reason.text}\n" + (f"      HINT:  {reason.hint}\n" if reason.hint else "")

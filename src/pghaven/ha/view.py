@@ -71,8 +71,11 @@ def look(spec: HaSpec, api: RestApi) -> ClusterView:
     """Ask every node. Raises ServerUnsuitable when none answers."""
     cluster = api.ask(spec.servers, "/cluster")
     known = {one.get("name"): one for one in cluster.get("members", [])}
-    members = tuple(_ask_member(node, api, known.get(node.name, {})) for node in spec.servers)
     leader = next((str(name) for name, one in known.items() if one.get("role") in LEADING), None)
+    # The primary last: what the others lack of it is then never told as less than it was.
+    order = sorted(spec.servers, key=lambda node: node.name == leader)
+    found = {node.name: _ask_member(node, api, known.get(node.name, {})) for node in order}
+    members = tuple(found[node.name] for node in spec.servers)
     try:
         config: dict[str, Any] | None = api.ask(spec.servers, "/config")
     except ServerUnsuitable:
