@@ -15,6 +15,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from tests.chaos import clocks
 from tests.chaos.members import running_cluster
 from tests.chaos.network import find_obstacle
 from tests.chaos.programs import find_engine
@@ -37,6 +38,8 @@ def main() -> int:
     if obstacle or isinstance(engine, str):
         print(obstacle or engine)
         return 1
+    if (without := clocks.find_obstacle()) is not None:
+        print(f"no clock jumps: {without}")
     done = [] if options.state is None else read_rounds(options.state)
     begin = max((int(one["number"]) for one in done), default=-1) + 1
     waiting = options.only or list(range(begin, options.rounds))

@@ -11,7 +11,13 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from pghaven.postgres.lsn import Lsn
+from tests.chaos.announced import Announcement
 from tests.chaos.ledger import Ack
+
+RECORD_BYTES = 32 << 10
+"""A standby may have received a part of a record, which is nothing; none of the clients' is larger."""
+LATE_SECONDS = 2.0
+"""Until a fault that was begun has come about."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +62,50 @@ def judge(acks: Sequence[Ack], survivors: Set[int], rules: Rules) -> Verdict:
         lost=len(lost),
         cancelled_lost=sum(ack.cancelled and ack.id not in survivors for ack in acks),
         lost_bytes=max([0, *ends]),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Honesty:
+    """What was lost against what had been announced; ``announced_bytes`` was told last before the fault, and
+    ``written_bytes`` is what the primary wrote from then on; None where nothing was lost."""
+
+    problems: tuple[str, ...] = ()
+    announced_bytes: int | None = None
+    written_bytes: int | None = None
+    lost_seconds: float | None = None
+
+
+def judge_announced(lost: Sequence[Ack], heard: Sequence[Announcement], rules: Rules, *, lease_holds: bool) -> Honesty:
+    """No more was lost than had been announced: in bytes by every announcement of the round, in seconds by the lease,
+    where ``lease_holds`` (nothing but a watchdog ends a primary that hangs, which is announced too)."""
+    problems = []
+    for one in heard:
+        fork = rules.forks.get(one.timeline)
+        if fork is not None and one.position > fork + RECORD_BYTES:
+            behind = one.position - fork
+            problems.append(f"{behind} bytes are lost of what was announced to be safe, up to {one.position}")
+            break
+    ours = [ack for ack in lost if ack.timeline in rules.forks]
+    if not ours:
+        return Honesty(problems=tuple(problems))
+    last = max(ours, key=lambda ack: ack.at)
+    before = [
+        one for one in heard if one.timeline == last.timeline and one.at <= rules.began and one.now_bytes is not None
+    ]
+    if not before:
+        return Honesty(problems=(*problems, "nothing was announced before the fault"))
+    told = max(before, key=lambda one: one.at)
+    late = last.at - rules.began - told.lease_seconds
+    if lease_holds and late > LATE_SECONDS:
+        problems.append(f"a lost commit was acknowledged {late:.1f} s after the lease that was announced")
+    assert told.now_bytes is not None
+    primary = told.position + told.now_bytes
+    return Honesty(
+        problems=tuple(problems),
+        announced_bytes=told.now_bytes,
+        written_bytes=max(0, last.lsn - primary),
+        lost_seconds=round(last.at - min(ack.at for ack in ours), 1),
     )
 
 

@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tests.chaos import clocks
 from tests.chaos.members import LOOP, TTL, Cluster, Member
 from tests.chaos.network import cut_from
 from tests.support.waiting import wait_until
@@ -32,6 +33,7 @@ class Fault:
     overlaps: bool = False
     seconds: float = 0.0
     """How long it holds at least."""
+    of_clocks: bool = False
 
 
 def _leader(cluster: Cluster) -> Member:
@@ -286,6 +288,61 @@ def promote_by_hand(cluster: Cluster, draw: random.Random) -> None:
     _hold(3)
 
 
+# -- clocks ------------------------------------------------------------------------------------------------------------
+
+
+def jump_primary(cluster: Cluster, draw: random.Random) -> None:
+    """An hour ahead or back, for a moment or for longer than a lease; a backup of it is taken meanwhile. Half of the
+    times it is lost then: its successor's clock is right, and it comes back with a wrong one."""
+    leader = _leader(cluster)
+    _give_clock(cluster, leader)
+    leader = _leader(cluster)
+    _give_clock(cluster, leader)
+    seconds = draw.choice((clocks.HOUR, -clocks.HOUR))
+    leader.set_clock(seconds)
+    try:
+        _hold(draw.choice((3, TTL + 5)))
+        cluster.wait_healthy(TAKEOVER_SECONDS)
+        cluster.run_on(leader, "backup", "main", "--quiet")
+        if draw.random() < 0.5:
+            leader = _leader(cluster)
+            leader.kill()
+            cluster.drop_leader_key()
+            _await_takeover(cluster, leader)
+            leader.start()
+            cluster.wait_healthy(4 * TAKEOVER_SECONDS)
+    finally:
+        for member in cluster.members:
+            if member.clock_environment:
+                member.set_clock(0)
+
+
+def jump_replica(cluster: Cluster, draw: random.Random) -> None:
+    """The same of a standby, which then takes over half of the times."""
+    replica = draw.choice(cluster.list_replicas())
+    _give_clock(cluster, replica)
+    replica.set_clock(draw.choice((clocks.HOUR, -clocks.HOUR)))
+    try:
+        _hold(draw.choice((3, TTL + 5)))
+        cluster.wait_healthy(TAKEOVER_SECONDS)
+        cluster.run_on(replica, "backup", "main", "--quiet")
+        if draw.random() < 0.5:
+            switch_over(cluster, draw)
+            cluster.wait_healthy(4 * TAKEOVER_SECONDS)
+    finally:
+        replica.set_clock(0)
+
+
+def _give_clock(cluster: Cluster, member: Member) -> None:
+    """Its programs are started anew, with a clock that can be set; that is over before its lease is."""
+    if member.clock_environment:
+        return
+    member.make_clock()
+    member.kill()
+    member.start()
+    cluster.wait_healthy(4 * TAKEOVER_SECONDS)
+
+
 LEASE_SECONDS = TTL + LOOP + 2.0
 
 FAULTS = (
@@ -306,5 +363,12 @@ FAULTS = (
     Fault(name="lose the repository, then the primary", act=lose_repository, seconds=LEASE_SECONDS + 10),
     Fault(name="switch over", act=switch_over, loses=False),
     Fault(name="cancel commits that wait, then lose the primary", act=cancel_waits, seconds=LEASE_SECONDS),
+    Fault(name="the primary's clock jumps", act=jump_primary, seconds=4 * LEASE_SECONDS, of_clocks=True),
+    Fault(name="a replica's clock jumps", act=jump_replica, seconds=4 * LEASE_SECONDS, of_clocks=True),
     Fault(name="promote a standby by hand", act=promote_by_hand, loses_always=True, overlaps=True, seconds=60),
 )
+
+
+def list_faults() -> tuple[Fault, ...]:
+    """Those that can be played on this machine."""
+    return FAULTS if clocks.find_obstacle() is None else tuple(fault for fault in FAULTS if not fault.of_clocks)

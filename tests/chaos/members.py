@@ -14,7 +14,7 @@ import signal
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,10 @@ from pghaven.server.probe import probe_server
 from pghaven.server.programs import Programs
 from pghaven.store.open import create_root
 from pghaven.wal.commands import render_archive_command, render_restore_command
+from tests.chaos.clocks import render_environment, set_offset
 from tests.chaos.network import Host, network
 from tests.support.commands import PghavenCommand
-from tests.support.places import own, plain_user
+from tests.support.places import own, plain_user, run_as_plain
 from tests.support.protected import lineage_of
 from tests.support.waiting import wait_until
 
@@ -59,6 +60,7 @@ class Member:
     place: Path
     engine: Engine
     process: subprocess.Popen[bytes] | None = None
+    clock_environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def data_directory(self) -> Path:
@@ -82,10 +84,20 @@ class Member:
         environment = {"PATH": "/usr/bin:/bin", "HOME": plain_user().home, "LANG": "C.UTF-8"}
         if (libraries / "libpq.so.5").exists():
             environment["LD_LIBRARY_PATH"] = str(libraries)
+        environment.update(self.clock_environment)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
             )
+
+    def make_clock(self) -> None:
+        """Have what is started from now on ask a clock that ``set_clock`` sets."""
+        self.set_clock(0)
+        self.clock_environment = render_environment(self.place / "clock")
+
+    def set_clock(self, seconds: int) -> None:
+        """So far ahead of the time, or behind it where negative, at once."""
+        set_offset(self.place / "clock", seconds)
 
     def ask(self, path: str = "/patroni") -> tuple[int, dict[str, Any]]:
         """What Patroni's REST interface says; status 0 for no answer."""
@@ -115,6 +127,13 @@ class Member:
                 return None if row is None else row[0]
         except psycopg.Error:
             return None
+
+    def read_timeline(self) -> int:
+        """Of a primary. Raises psycopg.Error where it is none (any more)."""
+        with self.connect() as connection:
+            row = connection.execute("SELECT pg_walfile_name(pg_current_wal_lsn())").fetchone()
+        assert row is not None
+        return int(row[0][:8], 16)
 
     def signal_all(self, number: signal.Signals) -> None:
         """To everything that runs on this host."""
@@ -229,6 +248,7 @@ class Cluster:
             f'pg_bin = "{self.engine.postgres.bin_dir}"\nstate_directory = "{member.place}/state"\n'
             f'program = {json.dumps(" ".join(self.engine.pghaven.words))}\nprocesses = 1\nwal_timeout = "10s"\n'
             f"wal_nodes = {json.dumps([one.conninfo for one in self.members if one is not member])}\n"
+            "[cluster.main.retention]\ncount = 2\n"
         )
         (member.place / "patroni.yml").write_text(json.dumps(self._render(member), indent=1))
         for path in (member.config, member.place / "patroni.yml"):
@@ -379,6 +399,13 @@ class Cluster:
         wait_until(lambda: leader.value(query) is wanted, f"durability {name}", 60)
         self.durability = name
         self.wait_healthy(60)
+
+    def run_on(self, member: Member, *words: str, tells: tuple[int, ...] = (0, 3)) -> str:
+        """Our command on a node, by its clock; what it writes. ``tells`` are the exit statuses that are well."""
+        command = [*self.engine.pghaven.words, "--config", str(member.config), *words]
+        done = run_as_plain(command, timeout=180, env={**os.environ, **member.clock_environment})
+        assert done.returncode in tells, f"{' '.join(words)} on {member.name}: {done.stderr.strip()[-600:]}"
+        return done.stdout
 
     def drop_leader_key(self) -> None:
         """What its end would do: the lock of a leader that is dead for certain."""

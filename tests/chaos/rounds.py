@@ -25,12 +25,13 @@ from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.timeline import History, Timeline
 from pghaven.repository.entry import BackupState
 from pghaven.repository.ledger import walk_path
-from tests.chaos.checker import Rules, Verdict, judge
-from tests.chaos.faults import FAULTS, Fault
+from tests.chaos.announced import Announcer
+from tests.chaos.checker import Honesty, Rules, Verdict, judge, judge_announced
+from tests.chaos.faults import Fault, list_faults
 from tests.chaos.ledger import Ledger
 from tests.chaos.members import Cluster, Member
+from tests.chaos.times import judge_times
 from tests.support.cluster import adopt
-from tests.support.places import run_as_plain
 from tests.support.waiting import wait_until
 
 DURABILITIES = ("quorum", "sync", "strict", "async")
@@ -52,17 +53,21 @@ class Round:
     lost: int = 0
     cancelled_lost: int = 0
     lost_bytes: int = 0
+    announced_bytes: int | None = None
+    written_bytes: int | None = None
+    lost_seconds: float | None = None
     gap_seconds: float = 0.0
     timeline: int = 0
 
 
 def draw_round(seed: int, number: int) -> tuple[Fault, str, random.Random]:
     """What round ``number`` of a seed is. Every fault comes in each stretch of as many rounds as there are faults."""
-    stretch, place = divmod(number, len(FAULTS))
-    order = random.Random(f"{seed}/{stretch}").sample(range(len(FAULTS)), len(FAULTS))
+    faults = list_faults()
+    stretch, place = divmod(number, len(faults))
+    order = random.Random(f"{seed}/{stretch}").sample(range(len(faults)), len(faults))
     draw = random.Random(f"{seed}/{number}")
     durability = DURABILITIES[(number // 5 + seed) % len(DURABILITIES)]
-    return FAULTS[order[place]], durability, draw
+    return faults[order[place]], durability, draw
 
 
 class Chaos:
@@ -72,31 +77,39 @@ class Chaos:
         self._cluster = cluster
         self._ledger = ledger
         self._done = 0
+        self._honesty = Honesty()
 
     def play(self, number: int, fault: Fault, durability: str, draw: random.Random) -> Round:
         """One round; its problems, if there are any, are in it. Raises nothing for what the cluster does wrong."""
         cluster = self._cluster
         problems: list[str] = []
         verdict: Verdict | None = None
+        self._honesty = Honesty()
         began = time.monotonic()
         try:
             if cluster.durability != durability:
                 cluster.set_durability(durability)
             if self._done % BACKUP_EVERY == 0:
                 self.back_up(draw)
-            began = time.monotonic()
-            fault.act(cluster, draw)
-            cluster.wait_healthy(HEAL_SECONDS)
-            healed = time.monotonic()
-            verdict = self._judge_in_health(fault, durability, began)
-            problems += verdict.problems
+            announcer = Announcer(cluster, durability)
+            announcer.ask_command(cluster.members[0])
+            with announcer.listening():
+                began = time.monotonic()
+                fault.act(cluster, draw)
+                cluster.wait_healthy(HEAL_SECONDS)
+                healed = time.monotonic()
+            verdict = self._judge_in_health(fault, durability, began, announcer)
+            problems += [*verdict.problems, *self._honesty.problems]
             problems += self.judge_archive()
-            if self._done % RESTORE_EVERY == RESTORE_EVERY - 1:
+            if fault.of_clocks:
+                problems += judge_times(cluster)
+            if fault.of_clocks or self._done % RESTORE_EVERY == RESTORE_EVERY - 1:
                 problems += self.judge_restores(draw)
         except (AssertionError, OSError, psycopg.Error, subprocess.SubprocessError) as error:
             healed = time.monotonic()
             problems.append(f"{type(error).__name__}: {error}")
         self._done += 1
+        honesty = {k: v for k, v in asdict(self._honesty).items() if k != "problems"}
         told = {} if verdict is None else {k: v for k, v in asdict(verdict).items() if k != "problems"}
         leader = cluster.find_leader()
         return Round(
@@ -108,20 +121,21 @@ class Chaos:
             gap_seconds=round(self._find_gap(began), 1),
             timeline=0 if leader is None else int(leader.ask()[1].get("timeline") or 0),
             **told,
+            **honesty,
         )
 
-    def _judge_in_health(self, fault: Fault, durability: str, began: float) -> Verdict:
+    def _judge_in_health(self, fault: Fault, durability: str, began: float, announcer: Announcer) -> Verdict:
         """It may look healthy a moment before it notices what happened, such as that etcd had been away."""
         for _ in range(JUDGED_AGAIN):
             try:
-                return self.judge(fault, durability, began)
+                return self.judge(fault, durability, began, announcer)
             except psycopg.OperationalError:
                 self._cluster.wait_healthy(HEAL_SECONDS)
-        return self.judge(fault, durability, began)
+        return self.judge(fault, durability, began, announcer)
 
     # -- the ledger -------------------------------------------------------------------------------------------------
 
-    def judge(self, fault: Fault, durability: str, began: float) -> Verdict:
+    def judge(self, fault: Fault, durability: str, began: float, announcer: Announcer) -> Verdict:
         leader = self._cluster.find_leader()
         assert leader is not None
         acks = self._ledger.take()  # before the survivors are read: what is acknowledged later is judged later
@@ -129,17 +143,17 @@ class Chaos:
         for replica in self._cluster.list_replicas():
             self._await_same(leader, replica)
         asynchronous = durability == "async"
-        verdict = judge(
-            acks,
-            survivors,
-            Rules(
-                may_lose=(asynchronous and fault.loses) or fault.loses_always,
-                may_overlap=fault.overlaps,
-                forks=self._read_forks(leader),
-                began=began,
-                window_seconds=fault.seconds,
-            ),
+        rules = Rules(
+            may_lose=(asynchronous and fault.loses) or fault.loses_always,
+            may_overlap=fault.overlaps,
+            forks=self._read_forks(leader),
+            began=began,
+            window_seconds=fault.seconds,
         )
+        verdict = judge(acks, survivors, rules)
+        if not fault.loses_always:  # somebody's hand is announced by nobody
+            lost = [ack for ack in acks if ack.id not in survivors and not ack.cancelled]
+            self._honesty = judge_announced(lost, announcer.heard, rules, lease_holds=not fault.overlaps)
         self._ledger.forget([ack.id for ack in acks if ack.id not in survivors])
         return verdict
 
@@ -149,7 +163,8 @@ class Chaos:
 
     def _await_same(self, leader: Member, replica: Member) -> None:
         """Until the replica has replayed what the leader has written now; then it has the same rows."""
-        lsn = leader.value("SELECT pg_current_wal_lsn()::text")
+        with leader.connect() as connection:  # it may step down just now
+            (lsn,) = connection.execute("SELECT pg_current_wal_lsn()::text").fetchone() or ("",)
         query = f"SELECT pg_last_wal_replay_lsn() >= '{lsn}'::pg_lsn"
         wait_until(lambda: replica.value(query), f"{replica.name} at {lsn}", 30)
         missing = self._read_ids(leader) - self._read_ids(replica)
@@ -168,7 +183,7 @@ class Chaos:
         }
 
     def _read_history(self, leader: Member) -> History:
-        timeline = Timeline(int(leader.ask()[1]["timeline"]))
+        timeline = Timeline(leader.read_timeline())
         archive = self._cluster.archive
         if timeline > 1:
             wait_until(lambda: archive.exists(timeline.history_name), f"the history of timeline {timeline}", 60)
@@ -222,13 +237,7 @@ class Chaos:
     def back_up(self, draw: random.Random) -> None:
         """Of a member that is drawn: standbys too."""
         member = draw.choice(self._cluster.members)
-        self.run_on(member, "backup", "main", "--quiet")
-
-    def run_on(self, member: Member, *words: str) -> str:
-        command = [*self._cluster.engine.pghaven.words, "--config", str(member.config), *words]
-        done = run_as_plain(command, timeout=180)
-        assert done.returncode in (0, 3), f"{' '.join(words)} on {member.name}: {done.stderr.strip()[-600:]}"
-        return done.stdout
+        self._cluster.run_on(member, "backup", "main", "--quiet")
 
     def judge_restores(self, draw: random.Random) -> list[str]:
         """The newest backup and another of the line are brought to the end, and hold what the cluster held."""
@@ -253,7 +262,7 @@ class Chaos:
         target = self._cluster.place / "restored"
         shutil.rmtree(target, ignore_errors=True)
         try:
-            self.run_on(leader, "restore", "main", "--target-dir", str(target), "--backup", label, "--quiet")
+            self._cluster.run_on(leader, "restore", "main", "--target-dir", str(target), "--backup", label, "--quiet")
             copy = adopt(target, self._cluster.engine.postgres)
             try:
                 copy.append_conf(unix_socket_directories=str(copy.socket_directory), listen_addresses="")
@@ -287,7 +296,14 @@ def show(done: Round) -> None:
     verdict = "ok" if not done.problems else "PROBLEM " + "; ".join(done.problems)
     print(
         f"{done.number:4d} {done.durability:7s} {done.fault:40s} healed in {done.heal_seconds:6.1f} s, "
-        f"gap {done.gap_seconds:5.1f} s, {done.lost} of {done.acknowledged} lost, timeline {done.timeline}: {verdict}",
+        f"gap {done.gap_seconds:5.1f} s, {done.lost} of {done.acknowledged} lost{_show_announced(done)}, "
+        f"timeline {done.timeline}: {verdict}",
         flush=True,
     )
     sys.stdout.flush()
+
+
+def _show_announced(done: Round) -> str:
+    if done.announced_bytes is None:
+        return ""
+    return f" ({done.lost_bytes} bytes, announced {done.announced_bytes} + {done.written_bytes} written after)"

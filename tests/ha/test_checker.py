@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pghaven.postgres.lsn import Lsn
-from tests.chaos.checker import Rules, judge
+from tests.chaos.announced import Announcement
+from tests.chaos.checker import LATE_SECONDS, RECORD_BYTES, Honesty, Rules, judge, judge_announced
 from tests.chaos.ledger import Ack
 
 FORK = Lsn(1000)
@@ -69,3 +70,37 @@ def test_nobody_acknowledges_after_a_successor_has() -> None:
     (problem,) = judge(everything, {one.id for one in everything}, RULES).problems
     assert "after its successor did" in problem
     assert judge(everything, {one.id for one in everything}, replace(RULES, may_overlap=True)).problems == ()
+
+
+def announcement(position: int, *, at: float, now_bytes: int | None = 0, timeline: int = 1) -> Announcement:
+    where = Lsn(position)
+    return Announcement(
+        asked_at=at - 0.1, at=at, timeline=timeline, position=where, now_bytes=now_bytes, lease_seconds=20
+    )
+
+
+def test_what_was_announced_to_be_safe_is_not_lost() -> None:
+    rules = replace(RULES, may_lose=True)
+    told = announcement(980, at=9.0, now_bytes=120)
+    honest = judge_announced([LAST], [told], rules, lease_holds=True)
+    assert honest == Honesty(announced_bytes=120, written_bytes=LAST.lsn - 1100, lost_seconds=0.0)
+    beyond = announcement(FORK + RECORD_BYTES + 1, at=12.0)
+    (problem,) = judge_announced([LAST], [told, beyond], rules, lease_holds=True).problems
+    assert "announced to be safe" in problem
+    of_another = replace(beyond, timeline=2)
+    assert judge_announced([LAST], [told, of_another], rules, lease_holds=True).problems == ()
+
+
+def test_what_is_lost_was_acknowledged_before_the_announced_lease_ended() -> None:
+    rules = replace(RULES, may_lose=True)
+    told = announcement(980, at=9.0)
+    late = replace(LAST, at=rules.began + 20 + LATE_SECONDS + 1)
+    (problem,) = judge_announced([late], [told], rules, lease_holds=True).problems
+    assert "after the lease that was announced" in problem
+    assert judge_announced([late], [told], rules, lease_holds=False).problems == ()
+
+
+def test_a_loss_that_nobody_announced_is_a_problem() -> None:
+    after = announcement(980, at=RULES.began + 1)
+    (problem,) = judge_announced([LAST], [after], RULES, lease_holds=True).problems
+    assert "nothing was announced" in problem
