@@ -122,16 +122,54 @@ def push_into(opened: OpenArchive, file: WalFile, clock: Clock, listener: Listen
             return _put_unannounced(archive, file, facts, listener)
     if file.kind not in _SEGMENT_KINDS:
         return put_or_tell(archive, file.name, file.content, facts)
-    segment = _check(opened, file)
+    segment = _name_segment(opened, file)
+    try:
+        check_segment(file.content, segment, opened.lineage.system_identifier, opened.version)
+    except Damaged:
+        fork = _find_fork(archive, segment, listener)
+        if fork is None or not fork.cuts_off(segment):
+            raise
+        return _put_remainder(archive, file, facts, listener, fork)
     facts.update(render_span(find_span(file.content, segment)))
     if _is_unannounced(archive, file, segment.timeline):
         return _put_unannounced(archive, file, facts, listener)
     # What entered the archive before it was known to be past a fork stays where it is.
-    fork = find_last_fork(segment.timeline, load_later_histories(archive, segment.timeline, listener))
-    if fork is None or not fork.has_left_behind(segment) or archive.holds(file.name, file.content):
+    fork = _find_fork(archive, segment, listener)
+    if fork is None or not fork.cuts_off(segment) or archive.holds(file.name, file.content):
         return put_or_tell(archive, file.name, file.content, facts)
+    if fork.has_left_behind(segment):
+        outcome = archive.put_quarantine(file.name, file.content, facts)
+        listener(_warn_of(fork, file.name))
+        return outcome
+    if _agrees_before(archive, file, fork.lsn - segment.start_lsn):
+        return _put_remainder(archive, file, facts, listener, fork)
+    return put_or_tell(archive, file.name, file.content, facts)
+
+
+def _find_fork(archive: WalArchive, segment: SegmentName, listener: Listener) -> Fork | None:
+    return find_last_fork(segment.timeline, load_later_histories(archive, segment.timeline, listener))
+
+
+def _agrees_before(archive: WalArchive, file: WalFile, offset: int) -> bool:
+    """Whether the archive has another file of this name that is the same up to where its timeline was left. A host that
+    cannot read it cannot tell, and does not hold up its server for that."""
+    if not archive.exists(file.name):
+        return False
+    try:
+        return bytes(archive.get(file.name)[:offset]) == file.content[:offset]
+    except NotPermitted:
+        return True
+
+
+def _put_remainder(
+    archive: WalArchive, file: WalFile, facts: Mapping[str, str], listener: Listener, fork: Fork
+) -> PutOutcome:
+    """What a server has by accident in the last segment of a timeline that was left: behind the fork each one has
+    something else, or all of the file was never written. PostgreSQL asks a new primary to archive it all the same
+    (XLogArchiveCheckDone), and would be held up by it for good."""
     outcome = archive.put_quarantine(file.name, file.content, facts)
-    listener(_warn_of(fork, file.name))
+    text = f'quarantined "{file.name}": timeline {fork.timeline} was left at {fork.lsn}, and up to there it is archived'
+    listener(Notice(level="info", code="remainder", text=f"{text} or in the segment of timeline {fork.heir}"))
     return outcome
 
 
@@ -194,13 +232,11 @@ def _read_claim(name: str, kind: WalFileKind, content: bytes, directory: str | N
     )
 
 
-def _check(opened: OpenArchive, file: WalFile) -> SegmentName:
+def _name_segment(opened: OpenArchive, file: WalFile) -> SegmentName:
     try:
-        segment = SegmentName.parse(file.name[:_SEGMENT_NAME_LENGTH], opened.lineage.wal_segment_size)
+        return SegmentName.parse(file.name[:_SEGMENT_NAME_LENGTH], opened.lineage.wal_segment_size)
     except ValueError as error:
         raise Conflict(f'"{file.name}" cannot be archived: {error}') from error
-    check_segment(file.content, segment, opened.lineage.system_identifier, opened.version)
-    return segment
 
 
 def _warn_of(fork: Fork, name: str) -> Notice:

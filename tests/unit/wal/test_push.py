@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pghaven.clock import ManualClock
-from pghaven.errors import Damaged, NotFound, PghavenError, Refused
+from pghaven.errors import Conflict, Damaged, NotFound, PghavenError, Refused
 from pghaven.events import Event, Notice
 from pghaven.postgres.datadir import RESTORE_PLAN_FILE
 from pghaven.postgres.lsn import Lsn
@@ -281,6 +281,37 @@ def test_the_segment_with_the_fork_and_those_before_it_are_not_quarantined(site:
     assert push(site, segment_name(4), make_segment(segment_name(4))) is PutOutcome.STORED
     new = segment_name(5, timeline=2)
     assert push(site, new, make_segment(new)) is PutOutcome.STORED
+
+
+def test_what_differs_only_behind_the_fork_in_its_segment_holds_no_server_up(site: WalSite) -> None:
+    """A new primary is asked to archive what it happens to have of its ancestors, recycled files and all."""
+    push(site, "00000002.history", render_history((1, FORK)))
+    name = segment_name(5)
+    archived = make_segment(name)
+    push(site, name, archived)
+    behind = FORK - name.start_lsn
+    other = archived[:behind] + bytes(len(archived) - behind)
+    events: list[Event] = []
+    assert push(site, name, other, events) is PutOutcome.QUARANTINED
+    assert site.archive.get(str(name)) == archived
+    assert quarantined(site) == [str(name)]
+    (notice,) = events
+    assert isinstance(notice, Notice)
+    assert f"timeline 1 was left at {FORK}" in notice.text
+    two_writers = archived[: behind - 8] + bytes(len(archived) - behind + 8)
+    with pytest.raises(Conflict):
+        push(site, name, two_writers)
+
+
+def test_a_recycled_file_under_a_name_that_its_timeline_never_came_to_holds_no_server_up(site: WalSite) -> None:
+    name, recycled = segment_name(5), make_segment(segment_name(2))
+    with pytest.raises(Damaged):
+        push(site, name, recycled)
+    push(site, "00000002.history", render_history((1, FORK)))
+    assert push(site, name, recycled) is PutOutcome.QUARANTINED
+    assert not site.archive.exists(str(name))
+    with pytest.raises(Damaged):
+        push(site, segment_name(4), recycled)  # of the cluster's past, and wanted
 
 
 def test_a_partial_segment_past_the_fork_is_quarantined_too(site: WalSite) -> None:
