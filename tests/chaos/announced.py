@@ -66,6 +66,7 @@ def write_status_config(cluster: Cluster, durability: str) -> Path:
     lines = [
         f'[repository.main]\nurl = "file://{cluster.repository_directory}"\n\n[cluster.{_CLUSTER}]',
         f'data_directory = "{first.data_directory}"\nconninfo = "{first.conninfo}"',
+        f'pg_bin = "{cluster.engine.postgres.bin_dir}"',
         f"[cluster.{_CLUSTER}.ha]",
         *(f"{name} = {json.dumps(value)}" for name, value in ha.items()),
     ]
@@ -109,7 +110,7 @@ class Announcer:
         asked_at = time.monotonic()
         words = [*self._cluster.engine.pghaven.words, "--config", str(self._config), "--json"]
         done = run_as_plain([*words, "ha", "status", _CLUSTER, "--no-archive"], timeout=60)
-        assert done.returncode in (0, 1, 2), f"ha status: {done.stderr.strip()[-600:]}"
+        assert done.returncode in (0, 1, 2), f"ha status: {(done.stderr or done.stdout).strip()[-600:]}"
         body = json.loads(done.stdout)
         loss = body["loss"]
         assert loss is not None and loss["position"] is not None, f"ha status announces nothing: {body}"
