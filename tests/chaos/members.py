@@ -6,6 +6,7 @@ The one idea: everything is what it is in production (Patroni's own program, etc
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -362,13 +363,27 @@ class Cluster:
         return self._find_unsafe()
 
     def _find_unsafe(self) -> str | None:
-        """Where no standby is synchronous yet by etcd's word, nobody may take over."""
+        """Where no standby is synchronous yet by etcd's own word, nobody may take over. Members answer by what they
+        knew of it a loop ago."""
         if self.durability == "async":
             return None
-        path = "/quorum" if self.durability == "quorum" else "/sync"
-        if any(member.ask(path)[0] == 200 for member in self.members):
-            return None
-        return "no standby is synchronous"
+        sync = self._read_key("sync")
+        if not sync.get("sync_standby"):
+            return "no standby is synchronous"
+        is_quorum = bool(sync.get("quorum"))
+        return None if is_quorum is (self.durability == "quorum") else "the way of being synchronous is not changed yet"
+
+    def _read_key(self, name: str) -> dict[str, Any]:
+        """What Patroni keeps in etcd under a name; empty where there is nothing, or etcd does not answer."""
+        key = base64.b64encode(f"/service/{SCOPE}/{name}".encode()).decode()
+        url = f"http://{self.etcd_host.address}:2379/v3/kv/range"
+        try:
+            with urllib.request.urlopen(url, data=json.dumps({"key": key}).encode(), timeout=2) as answer:
+                found = json.loads(answer.read()).get("kvs")
+            value = json.loads(base64.b64decode(found[0]["value"])) if found else {}
+        except (OSError, ValueError, KeyError):
+            return {}
+        return value if isinstance(value, dict) else {}
 
     def wait_healthy(self, seconds: float) -> None:
         """One leader, the others streaming on its timeline, with nobody's hand."""
@@ -394,10 +409,10 @@ class Cluster:
         )
         with urllib.request.urlopen(request, timeout=5) as answer:
             assert answer.status == 200
+        self.durability = name
         wanted = name != "async"
         query = "SELECT current_setting('synchronous_standby_names') <> ''"
         wait_until(lambda: leader.value(query) is wanted, f"durability {name}", 60)
-        self.durability = name
         self.wait_healthy(60)
 
     def run_on(self, member: Member, *words: str, tells: tuple[int, ...] = (0, 3)) -> str:
@@ -414,8 +429,6 @@ class Cluster:
     def _etcdctl(self, *words: str) -> None:
         program = shutil.which("etcdctl")
         if program is None:
-            import base64
-
             key = base64.b64encode(words[1].encode()).decode()
             request = urllib.request.Request(
                 f"http://{self.etcd_host.address}:2379/v3/kv/deleterange",

@@ -30,17 +30,25 @@ def _judge_newest_wal(cluster: Cluster, leader: Member) -> list[str]:
     newest = max(archive["timelines"], key=lambda one: int(one["timeline"]))["ranges"][-1]
     if newest["last_commit"] is None:
         return ["wal list shows no commit in the newest WAL"]
-    age = datetime.now(UTC) - datetime.fromisoformat(newest["last_commit"])
+    age = datetime.now(UTC) - _parse(newest["last_commit"])
     return [] if abs(age) < _TOLERANCE else [f"wal list shows {newest['last_commit']} as the last commit of all"]
 
 
 def _judge_retention(cluster: Cluster, leader: Member) -> list[str]:
-    """More may be kept than is asked for, since what is misdated stands for no other backup."""
+    """Of those that are dated by the right clock, the newest is kept. One that was dated an hour too early is old to
+    whoever goes by dates, and one that is still to come stands for no other."""
     entries = [one for one in cluster.catalog.list_entries() if one.state is BackupState.COMMITTED]
-    newest = max(entries, key=lambda one: (int(one.summary["timeline"]), Lsn.parse(one.summary["stop_lsn"])))
+    dated = [one for one in entries if abs(one.parts["decision"] - _parse(one.summary["stopped_at"])) < _TOLERANCE]
+    if not dated:
+        return []
+    newest = max(dated, key=lambda one: (int(one.summary["timeline"]), Lsn.parse(one.summary["stop_lsn"])))
     (result,) = _ask(cluster, leader, "expire", "main", "--dry-run")["results"]
     verdicts = {one["label"]: one["verdict"] for one in result["backups"]}
     return [] if verdicts[newest.label] == "kept" else [f"expire would drop {newest.label}, the newest by its position"]
+
+
+def _parse(text: Any) -> datetime:
+    return datetime.fromisoformat(str(text).replace("Z", "+00:00"))
 
 
 def _ask(cluster: Cluster, member: Member, *words: str) -> dict[str, Any]:
