@@ -16,8 +16,11 @@ import numpy.typing as npt
 from pghaven.repository.blockmap import HOLE
 from pghaven.repository.codec import Buffer
 from pghaven.repository.container import Index
-from pghaven.repository.manifest import Manifest
 from pghaven.repository.pack import PackPlace, PackRef, iter_pack_frames, load_pack_index
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pghaven.repository.manifest import Manifest  # workers need nothing of it
 
 # What is at hand of an earlier file at once; and how much of that lies behind where it was gone on to.
 _TEXT_BYTES = 2 << 20

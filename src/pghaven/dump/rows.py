@@ -110,7 +110,8 @@ class _Search:
         if self._misses == _MISSES_WIDE or not self._is_sure:
             begin, stop = max(begin - _WIDE_BYTES, 0), stop + _WIDE_BYTES
         old = self._old
-        old.hold(begin, min(stop - begin, HELD_BYTES_MAX))
+        if begin < old.start or stop > old.start + old.fill:
+            old.hold(begin, min(stop - begin, HELD_BYTES_MAX))
         place = old.content.find(row, max(begin - old.start, 0), min(stop - old.start, old.fill))
         if place > 0 and old.content[place - 1] != _NEWLINE:
             return -1  # the end of another row
@@ -121,7 +122,8 @@ class _Search:
         begin, size, old = at, _FIRST_BYTES, self._old
         end = len(self._data)
         while at < end:
-            old.hold(old_at, size)
+            if old_at < old.start or old_at + size > old.start + old.fill:
+                old.hold(old_at, size)
             there = old_at - old.start
             count = min(size, end - at, old.fill - there)
             if there < 0 or count <= 0:

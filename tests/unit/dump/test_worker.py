@@ -5,11 +5,16 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import numpy as np
+
+from pghaven.dump.anchors import AnchorTable, render_anchors
 from pghaven.dump.cutting import MIN_BYTES, cut_rows
+from pghaven.dump.earlier import EarlierFile, EarlierReader, EarlierText
 from pghaven.dump.rows import WholeText, find_same_rows
+from pghaven.dump.spool import SpooledFile
 from pghaven.dump.worker import DumpWorker, DumpWorkerSettings, RangeJob
 from pghaven.repository.container import FRAME_BYTES
-from pghaven.repository.pack import PackPlace
+from pghaven.repository.pack import PackPlace, PackWriter
 from pghaven.repository.seal import OPEN_KEYRING
 from pghaven.store.memory import MemoryStore
 
@@ -66,3 +71,44 @@ def test_what_is_said_to_be_the_same_is_the_same() -> None:
             covered += run.length
             assert data[run.at : at] == before[run.old_at : run.old_at + run.length]
         assert covered > len(data) * 0.8
+
+
+def test_where_many_rows_came_or_went_anchors_say_where_to_go_on() -> None:
+    """All old rows that are still there are found, up to those of one look, however far they have moved."""
+    old = make_rows(100_000)
+    middle = old.index(b"\n50000\t") + 1
+    later = old.index(b"\n70000\t") + 1
+    new = old[:middle] + make_rows(40_000, seed=2) + old[later:]
+    earlier, file = (SpooledFile(number=0, name="1.dat", path="") for _ in range(2))
+    earlier.take(memoryview(old))
+    file.take(memoryview(new))
+    table = AnchorTable([(7, render_anchors(earlier.anchors))])
+    anchors = [(at, there) for row, at in file.anchors for number, there in table.find(row) if number == 7]
+    assert len(anchors) > 3
+    runs = list(find_same_rows(new, WholeText(old), 0, anchors))
+    assert all(new[run.at : run.at + run.length] == old[run.old_at : run.old_at + run.length] for run in runs)
+    assert sum(run.length for run in runs) >= middle + len(old) - later
+
+
+def test_of_an_earlier_file_a_part_is_at_hand_that_moves_on() -> None:
+    place = PackPlace(store=MemoryStore(), repository_id="ab" * 16, cluster="shop", keyring=OPEN_KEYRING)
+    content = make_rows(120_000)
+    writer = PackWriter(place, "20260301T130000Z-1a2b", level=1)
+    places = [(writer.append(content[begin:end]), end - begin) for begin, end in cut_rows(content)]
+    packs = writer.close()
+    length = np.array([size for _, size in places], np.uint64)
+    file = EarlierFile(
+        begin=np.cumsum(length) - length,
+        length=length,
+        pack=np.array([pack for (pack, _), _ in places], np.uint32),
+        offset=np.array([offset for (_, offset), _ in places], np.uint64),
+        size=len(content),
+    )
+    text = EarlierText(EarlierReader(place, packs), file, 1 << 20)
+    for begin in (0, 100_000, 900_000, len(content) - 10, 3_000_000, 5):
+        text.hold(begin, 65_536)
+        end = min(begin + 65_536, len(content))
+        assert text.start <= begin
+        assert end <= text.start + text.fill
+        assert text.content[begin - text.start : end - text.start] == content[begin:end]
+        assert text.fill <= 2 << 20
