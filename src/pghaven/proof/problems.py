@@ -11,7 +11,7 @@ from typing import Final
 
 from pghaven.proof.catalog import ListedBackup, ShownState
 from pghaven.proof.clocks import judge_clock
-from pghaven.proof.drilled import judge_drills, judge_proofs
+from pghaven.proof.drilled import describe_ago, judge_drills, judge_proofs
 from pghaven.proof.findings import list_labels
 from pghaven.proof.judgements import BACKUP_AGE_WARNED
 from pghaven.proof.receiving import is_receiving, judge_agent, judge_receiver
@@ -55,7 +55,7 @@ IMPORTANCE: Final = (
         "standby_lost",
     ),
     *("clock", "standby_behind", "past_gap", "past_damage", "history_missing", "backup_old", "verification_old"),
-    *("dump_failed", "drill_doubtful", "drill_old"),
+    *("dump_failed", "drill_doubtful", "verification_doubtful", "drill_old"),
     *("quarantine", "single_writer"),
 )
 """The codes of problems, in the order in which they are told: what is lost by the hour comes before what may be lost
@@ -220,6 +220,12 @@ def _judge_verification(cluster: str, repository: RepositoryState, now: datetime
         text = f'{what} found in repository "{repository.name}" {ago} ago'
         hint = f"What it is, and whether it is still so: pghaven verify {cluster}"
         yield Problem(code="damage_found", level="critical", text=text, hint=hint)
+    doubtful = repository.doubtful
+    if doubtful is not None:
+        ago = describe_ago(doubtful.began_at, now)
+        text = f"the result of the last verification, {ago}, does not count: {doubtful.doubt}"
+        hint = f"Find out who wrote {doubtful.name}, and prove it anew: pghaven verify {cluster}"
+        yield Problem(code="verification_doubtful", level="warning", text=text, hint=hint)
     stale = tuple(one.label for one in repository.backups if is_stale(one, now))
     if stale:
         days = VERIFICATION_AGE_WARNED.days

@@ -75,13 +75,14 @@ class RecoveryPoint:
 class RepositoryState:
     """A repository that answered. ``fenced`` says why what this server writes leads nowhere, if it does.
 
-    ``last_damage`` is the verification that found damage of which nobody has shown since that it is gone. ``behind``
-    is what this host has noted of WAL that the repository missed. ``single_writer``: by its option. ``originals`` are
-    the labels of its complete backups, of a copy its original's. ``quarantined_from`` is who wrote the last file of the
-    quarantine, ``incidents`` what was kept of two writers and of WAL that is lost, oldest first; ``explained`` are the
-    gaps that ``reach`` has, with their causes. ``audit`` is the newest one of the WAL, ``drills`` the last of this
-    cluster, the newest first, and ``proofs`` what was found of dumps. ``older`` is what there is of it that is older
-    than this host has seen, as clauses. ``dumps`` are the complete SQL dumps.
+    ``last_damage`` is the verification that found damage of which nobody has shown since that it is gone, ``doubtful``
+    the newest verification if it does not count. ``behind`` is what this host has noted of WAL that the repository
+    missed. ``single_writer``: by its option. ``originals`` are the labels of its complete backups, of a copy its
+    original's. ``quarantined_from`` is who wrote the last file of the quarantine, ``incidents`` what was kept of two
+    writers and of WAL that is lost, oldest first; ``explained`` are the gaps that ``reach`` has, with their causes.
+    ``audit`` is the newest one of the WAL, ``drills`` the last of this cluster, the newest first, and ``proofs`` what
+    was found of dumps. ``older`` is what there is of it that is older than this host has seen, as clauses. ``dumps``
+    are the complete SQL dumps.
     """
 
     name: str
@@ -94,6 +95,7 @@ class RepositoryState:
     quarantined: int
     fenced: str | None
     last_damage: Evidence | None = None
+    doubtful: Evidence | None = None
     single_writer: bool = False
     behind: Behind | None = None
     originals: frozenset[str] = frozenset()

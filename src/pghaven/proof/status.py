@@ -211,6 +211,7 @@ def _read_repository(
         fenced=_find_fence(archive, server),
         is_horizon_whole=horizon is not None,
         last_damage=find_last_damage(results),
+        doubtful=next((one for one in results[:1] if one.doubt is not None), None),
         originals=frozenset(one.original for one in committed),
         dumps=tuple(one for one in list_dumps(catalog) if one.state.startswith("complete")),
     )

@@ -19,7 +19,7 @@ from pghaven.postgres.timeline import Timeline
 from pghaven.repository import layout
 from pghaven.repository.evidence import DRILL_SUFFIX, parse_stamp, store_evidence
 from pghaven.repository.repository import Repository
-from pghaven.repository.signing import Signature, check_body, sign_body
+from pghaven.repository.signing import Signature, check_body
 from pghaven.units import parse_time_utc
 
 KIND: Final = "drill"
@@ -81,12 +81,8 @@ def store_drill(repository: Repository, cluster: str, body: Mapping[str, Any]) -
 
     Raises what storing raises: NotPermitted, StoreUnreachable, Refused.
     """
-
-    def sign(name: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        return sign_body(repository.keyring.signer, repository.context(name), body)
-
     suffix = _OF_DUMP_SUFFIX if body.get("source") == FROM_DUMP else DRILL_SUFFIX
-    return store_evidence(repository, cluster, body, kind=KIND, suffix=suffix, sign=sign)
+    return store_evidence(repository, cluster, body, kind=KIND, suffix=suffix)
 
 
 def load_drills(repository: Repository, cluster: str, *, of_dumps: bool = False) -> tuple[DrillEvidence, ...]:

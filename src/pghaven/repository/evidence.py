@@ -2,13 +2,14 @@
 
 The one idea: a result counts for a backup only as long as it is about the very manifest that a restore would read now,
 so it is kept with that manifest's hash: after a compaction moved the backup to other packs, nothing old counts for it.
-And nothing older than a result that cannot be read counts as good, since that one may have been bad.
+And nothing older than a result that cannot be read counts as good, since that one may have been bad. In a sealed
+repository only who reads can sign that all was read; what anybody else says is whole is not.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,7 @@ from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import Timeline
 from pghaven.repository import layout
 from pghaven.repository.repository import Repository
+from pghaven.repository.signing import check_body, sign_body
 from pghaven.units import parse_time_utc
 
 DRILL_SUFFIX = "-drill"
@@ -63,7 +65,8 @@ class ArchiveEnd:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """One result. ``only`` is the backup that it was limited to; ``began_at`` is what it speaks of: what was damaged
-    later it cannot know."""
+    later it cannot know. ``doubt`` says why it does not count although it says that everything was read: then
+    ``scope`` is QUICK, since damage is believed of anybody."""
 
     name: str
     scope: Scope
@@ -72,6 +75,7 @@ class Evidence:
     backups: tuple[BackupProof, ...]
     archive_ends: tuple[ArchiveEnd, ...]
     damage_count: int
+    doubt: str | None = None
 
 
 def render_proofs(proofs: Sequence[BackupProof]) -> list[dict[str, Any]]:
@@ -90,23 +94,17 @@ def render_ends(ends: Sequence[ArchiveEnd]) -> list[dict[str, Any]]:
 
 
 def store_evidence(
-    repository: Repository,
-    cluster: str,
-    body: Mapping[str, Any],
-    *,
-    kind: str = _KIND,
-    suffix: str = "",
-    sign: Callable[[str, Mapping[str, Any]], Mapping[str, Any]] | None = None,
+    repository: Repository, cluster: str, body: Mapping[str, Any], *, kind: str = _KIND, suffix: str = ""
 ) -> str:
-    """Keep a result; its name. ``body`` has what ``Evidence`` needs, or what goes with another ``kind``, and more for
-    people; results of another kind have a ``suffix`` to their names. ``sign`` gives what to store of a body under a
-    name.
+    """Keep a result, signed if the repository has a key for that; its name. ``body`` has what ``Evidence`` needs, or
+    what goes with another ``kind``, and more for people; results of another kind have a ``suffix`` to their names.
 
     Raises what storing raises: NotPermitted, StoreUnreachable, Refused.
     """
     stamp = f"{_next_moment(repository, cluster):{_STAMP}}-{os.urandom(2).hex()}"
     name = layout.evidence_name(cluster, stamp + suffix)
-    repository.create_document(name, {"kind": kind, **body} if sign is None else sign(name, {"kind": kind, **body}))
+    signed = sign_body(repository.keyring.signer, repository.context(name), {"kind": kind, **body})
+    repository.create_document(name, signed)
     return name
 
 
@@ -136,7 +134,7 @@ def list_results(repository: Repository, cluster: str) -> tuple[str, ...]:
 def read_result(repository: Repository, name: str) -> Evidence | None:
     """One result; None for evidence of another kind. Raises Damaged, ObjectMissing."""
     body = repository.read_document(name)
-    return _parse(name, body) if body.get("kind") == _KIND else None
+    return _parse(repository, name, body) if body.get("kind") == _KIND else None
 
 
 def _list_children(repository: Repository, cluster: str) -> list[str]:
@@ -169,7 +167,7 @@ def load_evidence(repository: Repository, cluster: str) -> EvidenceLog:
         try:
             body = repository.read_document(prefix + child)
             if body.get("kind") == _KIND and not unreadable:
-                found.append(_parse(prefix + child, body))
+                found.append(_parse(repository, prefix + child, body))
                 if found[-1].scope is Scope.FULL and found[-1].only is None:
                     break  # what was found before, of the same manifests, it has found again
         except ObjectMissing:
@@ -179,11 +177,15 @@ def load_evidence(repository: Repository, cluster: str) -> EvidenceLog:
     return EvidenceLog(results=tuple(found), unreadable=tuple(unreadable))
 
 
-def _parse(name: str, body: Mapping[str, Any]) -> Evidence:
+def _parse(repository: Repository, name: str, body: Mapping[str, Any]) -> Evidence:
     try:
+        scope = Scope(body["scope"])
+        doubt = None
+        if scope is Scope.FULL:
+            doubt = check_body(repository.keyring.signer, repository.context(name), body).doubt
         return Evidence(
             name=name,
-            scope=Scope(body["scope"]),
+            scope=scope if doubt is None else Scope.QUICK,
             only=body["only"],
             began_at=parse_time_utc(body["began_at"]),
             backups=tuple(
@@ -199,6 +201,7 @@ def _parse(name: str, body: Mapping[str, Any]) -> Evidence:
                 for one in body["archive_ends"]
             ),
             damage_count=int(body["damage_count"]),
+            doubt=doubt,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise Damaged(f'"{name}" is damaged: it is no result of a verification ({error!r})') from error

@@ -16,6 +16,7 @@ from pghaven.proof.standing import describe_standby
 from pghaven.proof.states import Problem, RepositorySilence, RepositoryState, ServerSilence, ServerState
 from pghaven.proof.windows import Gap, Reach, Window
 from pghaven.repository.drills import DrillEvidence
+from pghaven.repository.evidence import Evidence, Scope
 from pghaven.server.probe import ArchiverFacts
 from pghaven.server.slots import SlotActivity
 from pghaven.server.standbys import Standby
@@ -319,3 +320,20 @@ def test_what_is_lost_by_the_hour_is_told_first() -> None:
     old = replace(BACKUP, stopped_at=NOW - timedelta(days=9), bad_pages=1)
     found = problems(replace(SERVER, archiver=failing), replace(REPOSITORY, backups=(old,), fenced="passed over"))
     assert [one.code for one in found] == ["archiving_failed", "fenced", "bad_pages", "backup_old"]
+
+
+def test_a_verification_that_does_not_count_is_told() -> None:
+    doubtful = Evidence(
+        name="clusters/main/evidence/E",
+        scope=Scope.QUICK,
+        only=None,
+        began_at=NOW - timedelta(hours=2),
+        backups=(),
+        archive_ends=(),
+        damage_count=0,
+        doubt="it is not signed",
+    )
+    problem = only(problems(repository=replace(REPOSITORY, doubtful=doubtful)))
+    assert (problem.code, problem.level) == ("verification_doubtful", "warning")
+    assert problem.text == "the result of the last verification, 2 h 0 min ago, does not count: it is not signed"
+    assert "clusters/main/evidence/E" in (problem.hint or "")

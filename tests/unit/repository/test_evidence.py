@@ -23,9 +23,11 @@ from pghaven.repository.evidence import (
     render_proofs,
     store_evidence,
 )
+from pghaven.repository.keytext import Access
 from pghaven.repository.repository import Repository
 from pghaven.store.memory import MemoryStore
 from pghaven.units import render_time_utc
+from tests.support.keys import SealedSite, make_sealed
 from tests.support.synthetic import CLUSTER, START, make_repository
 
 LABEL = "20260301T130000Z-0001"
@@ -174,3 +176,65 @@ def test_a_result_that_is_none_is_named(repository: Repository) -> None:
 def test_results_of_one_second_do_not_collide(repository: Repository) -> None:
     names = {keep(repository, result(3)) for _ in range(3)}
     assert len(names) == 3
+
+
+# -- who signs -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def site() -> SealedSite:
+    return make_sealed(MemoryStore())
+
+
+@pytest.fixture
+def writer(site: SealedSite) -> Repository:
+    """A host that is to write, and not to say what is whole."""
+    return site.open(site.add("host", Access.WRITER))
+
+
+def load(repository: Repository) -> tuple[Evidence, ...]:
+    return load_evidence(repository, CLUSTER).results
+
+
+def test_what_a_reader_has_read_whole_counts_for_every_host(site: SealedSite, writer: Repository) -> None:
+    keep(site.open(), result(3))
+    for repository in (site.open(), writer):
+        (found,) = load(repository)
+        assert (found.scope, found.doubt) == (Scope.FULL, None)
+        assert judge_backup([found], LABEL, "aa").verdict is Verdict.WHOLE
+
+
+def test_a_host_that_only_writes_can_neither_prove_nor_take_back(site: SealedSite, writer: Repository) -> None:
+    keep(site.open(), result(3, whole=False))
+    name = keep(writer, result(4))
+    newest, before = load(site.open())
+    assert newest.name == name
+    assert newest.doubt is not None
+    assert "not signed" in newest.doubt
+    assert judge_backup([newest], LABEL, "aa") == NEVER_VERIFIED
+    assert judge_backup([newest, before], LABEL, "aa").verdict is Verdict.DAMAGED
+    assert find_last_damage([newest, before]) == before
+
+
+def test_damage_is_believed_of_anybody(site: SealedSite, writer: Repository) -> None:
+    keep(writer, result(3, whole=False))
+    assert judge_backup(load(site.open()), LABEL, "aa").verdict is Verdict.DAMAGED
+    keep(writer, result(4, scope=Scope.QUICK))
+    assert load(site.open())[0].doubt is None, "a quick one claims nothing"
+
+
+def test_damage_that_was_taken_out_of_a_signed_result_proves_nothing(site: SealedSite, writer: Repository) -> None:
+    name = keep(site.open(), result(3, whole=False))
+    body = writer.read_document(name)
+    site.store.delete(name)
+    writer.create_document(name, {**body, "damage_count": 0, "backups": render_proofs(result(3).backups)})
+    (found,) = load(site.open())
+    assert found.doubt is not None
+    assert "signature is wrong" in found.doubt
+    assert judge_backup([found], LABEL, "aa") == NEVER_VERIFIED
+
+
+def test_in_the_open_nobody_signs_and_results_count(repository: Repository) -> None:
+    name = keep(repository, result(3))
+    assert "signature" not in repository.read_document(name)
+    assert judge_backup(load(repository), LABEL, "aa").verdict is Verdict.WHOLE
