@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from pghaven.agent.door import find_other
 from pghaven.errors import Cancelled, Conflict, Locked, StoreUnreachable
 from pghaven.proof.receiving import judge_agent
 from pghaven.wal.agentstate import AgentState, find_agent
@@ -121,7 +122,7 @@ def archive_with(site: WalSite, number: int, program: Sequence[str]) -> int:
 
 
 def kill_all(agent: RunningAgent, site: WalSite) -> None:
-    """The agent, and the child that answers at its socket: one alone would see the other go."""
+    """The agent, and the child that answers at its socket."""
     desk = ping(site.data_directory)
     assert desk is not None
     agent.process.send_signal(signal.SIGSTOP)
@@ -144,7 +145,12 @@ def test_what_it_has_started_follows_it_when_it_is_killed(site: WalSite) -> None
         agent.process.kill()
         agent.process.wait(30)
         wait_until(lambda: ping(site.data_directory) is None, "the agent's children to follow it")
-        wait_until(lambda: not socket_of(site).exists(), "the door to be shut")
+        wait_until(lambda: not find_other(str(site.data_directory)), "the lock to be free")
+        assert socket_of(site).exists(), "it tells that nobody has ended it"
+        assert find_agent(str(site.data_directory)) is AgentState.SILENT
+    with running_agent(site.config_path, site.data_directory):
+        assert find_agent(str(site.data_directory)) is AgentState.RUNNING
+    assert find_agent(str(site.data_directory)) is AgentState.NONE
 
 
 def test_one_that_is_killed_is_missed_and_one_that_ended_is_not(site: WalSite) -> None:

@@ -111,7 +111,8 @@ class Desk:
                 self._begin_round()
                 self._listen()
         finally:
-            self._shut()
+            # A door that is shut behind an agent that was killed would say that it has ended as it should.
+            self._shut(leaves_door=os.getppid() != parent)
 
     # -- the door -----------------------------------------------------------------------------------------------------
 
@@ -131,11 +132,14 @@ class Desk:
             self._report(None)
             self._open = _Open(door=door, marks=Marks(WAL_DIRECTORY), notes=BehindNotes(WAL_DIRECTORY))
 
-    def _shut(self) -> None:
+    def _shut(self, *, leaves_door: bool = False) -> None:
         if self._open is None:
             return
         opened, self._open = self._open, None
-        opened.door.close()
+        if leaves_door:
+            opened.door.leave()
+        else:
+            opened.door.close()
         if opened.round is not None:
             opened.round.end()
         for one in opened.asked:
