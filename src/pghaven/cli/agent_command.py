@@ -46,7 +46,12 @@ def command(invocation: Invocation, names: Sequence[str], print_unit: bool) -> i
         loaded = load_config(config.source)
         return list_services(loaded, choose(loaded, names))
 
-    Supervisor(config.source, load, log).run()
+    try:
+        Supervisor(config.source, load, log).run()
+    except KeyboardInterrupt as interrupt:
+        # To a service manager anything but "done" is a failure, and this is how each day of it ends.
+        text = f"ended, as it was asked to ({interrupt})" if interrupt.args else "ended, as it was asked to"
+        log(Notice(level="info", code="ended", text=text))
     return EXIT_DONE
 
 

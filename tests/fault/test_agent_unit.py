@@ -1,0 +1,83 @@
+"""The agent's unit as systemd runs it: ready, begun again, found hanging, reloaded, ended."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pghaven.agent.unit import UNIT_NAME
+from pghaven.wal.agentstate import AgentState, find_agent
+from pghaven.wal.asking import SOCKET_PATH
+from tests.support.agent import ping
+from tests.support.systemd import Booted, booted, find_obstacle
+from tests.support.waiting import wait_until
+from tests.support.walfile import WalSite
+from tests.tidy.source import ROOT
+
+_OBSTACLE = find_obstacle()
+pytestmark = pytest.mark.skipif(_OBSTACLE is not None, reason=_OBSTACLE or "")
+
+# As by `systemctl edit`: what is a minute for a server is a moment here.
+_SOON = "\n[Service]\nWatchdogSec=3\nTimeoutStopSec=10\n"
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> WalSite:
+    made = WalSite(tmp_path / "site")
+    (made.data_directory / "pg_wal" / "archive_status").mkdir()
+    return made
+
+
+@pytest.fixture
+def systemd(site: WalSite) -> Iterator[Booted]:
+    words = [sys.executable, "-m", "pghaven.cli.main", "agent", "--print-unit", "--config", str(site.config_path)]
+    printed = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    place = Path(tempfile.mkdtemp(prefix="pghaven-systemd-"))
+    try:
+        with booted(place, {UNIT_NAME: printed + _SOON}, [site.root, ROOT, Path(sys.prefix)]) as running:
+            yield running
+    finally:
+        shutil.rmtree(place)
+
+
+def get_main(systemd: Booted) -> int:
+    (pid,) = systemd.show(UNIT_NAME, "MainPID")
+    return int(pid)
+
+
+def test_systemd_keeps_the_agent_going(systemd: Booted, site: WalSite) -> None:
+    data = str(site.data_directory)
+    systemd.control("enable", "--now", UNIT_NAME)
+    assert systemd.show(UNIT_NAME, "ActiveState", "SubState") == ["active", "running"], "it has said that it is ready"
+    wait_until(lambda: ping(site.data_directory) is not None, "the agent at its socket")
+
+    first = get_main(systemd)
+    assert systemd.run("kill", "-KILL", str(first)).returncode == 0
+    wait_until(lambda: get_main(systemd) not in (0, first), "another one in the place of the killed one")
+    wait_until(lambda: find_agent(data) is AgentState.RUNNING, "that one at the socket")
+
+    second = get_main(systemd)
+    assert systemd.run("kill", "-STOP", str(second)).returncode == 0
+    wait_until(lambda: get_main(systemd) not in (0, second), "another one in the place of the one that hangs")
+    assert "Watchdog timeout" in systemd.read_journal(UNIT_NAME)
+    wait_until(lambda: find_agent(data) is AgentState.RUNNING, "that one at the socket")
+
+    systemd.control("reload", UNIT_NAME)
+    wait_until(
+        lambda: "the configuration was read anew" in systemd.read_journal(UNIT_NAME), "what it says in the journal"
+    )
+
+    systemd.control("stop", UNIT_NAME)
+    assert systemd.show(UNIT_NAME, "ActiveState") == ["inactive"], systemd.read_journal(UNIT_NAME)
+    assert "error" not in systemd.read_journal(UNIT_NAME)
+    assert find_agent(data) is AgentState.NONE
+    assert not os.path.lexists(site.data_directory / SOCKET_PATH)
+    left = systemd.run("ps", "-eo", "args").stdout
+    assert "agent" not in left, left
