@@ -9,6 +9,7 @@ worst of those made after the first tenth of all the time.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
@@ -39,17 +40,22 @@ _QUESTIONS = ("marker", "pages", "rows", "indexes", "extensions", "collations")
 
 
 class Recorder(Reporter):
-    """Keeps (seconds since the beginning, seconds that are said to be left) of each progress."""
+    """Keeps (seconds since the beginning, seconds that are said to be left) of each progress, and what it was told
+    from: (those seconds, the phase, the share of it that is done)."""
 
     def __init__(self) -> None:
         super().__init__(quiet=True)
         self.began = time.monotonic()
         self.told: list[tuple[float, float]] = []
+        self.heard: list[tuple[float, str, float]] = []
 
     def __call__(self, event: Event) -> None:
         super().__call__(event)
         if isinstance(event, Progress) and event.seconds_left is not None:
-            self.told.append((time.monotonic() - self.began, event.seconds_left))
+            at = time.monotonic() - self.began
+            self.told.append((at, event.seconds_left))
+            share = event.done_bytes / event.total_bytes if event.share is None else event.share
+            self.heard.append((at, event.phase, share))
 
 
 class Recording(Invocation):
@@ -64,8 +70,8 @@ class Recording(Invocation):
         self._reporter = self.recorder
 
 
-def restore(config: str, cluster: str, target: Path) -> tuple[float, list[tuple[float, float]]]:
-    """Restore to the end of the archive and start; (seconds, what was told)."""
+def restore(config: str, cluster: str, target: Path) -> tuple[float, Recorder, dict[str, float]]:
+    """Restore to the end of the archive and start; (seconds, what was told, what the plan expected)."""
     invocation = Recording(config)
     chosen = invocation.get_cluster(cluster)
     limits = Limits(invocation.config, chosen, invocation.reporter)
@@ -85,9 +91,10 @@ def restore(config: str, cluster: str, target: Path) -> tuple[float, list[tuple[
     )
     request = make_request(options, place, SYSTEM_CLOCK.now())
     invocation.recorder.began = time.monotonic()
-    with redirect_stdout(StringIO()):  # what it was asked for is shown by a restore itself
+    with redirect_stdout(StringIO()) as output:
         RestoreJob(invocation, chosen, limits, None).run(request, start=True, dry_run=False)
-    return time.monotonic() - invocation.recorder.began, invocation.recorder.told
+    seconds = time.monotonic() - invocation.recorder.began
+    return seconds, invocation.recorder, json.loads(output.getvalue())["plan"]["estimated_parts"]
 
 
 def find_worst(seconds: float, told: Sequence[tuple[float, float]]) -> tuple[float, float]:
@@ -118,16 +125,24 @@ def run_rounds(server: BenchServer, tools: Sequence[Tool], rounds: int) -> tuple
     for _ in range(rounds):
         remove(target)
         sync()
-        seconds, told = restore(str(ours.config), "main", target)
+        seconds, recorder, expected = restore(str(ours.config), "main", target)
         Instance(str(target), server.programs, log_path=str(server.directory / "restored.log")).stop("immediate")
-        worst, at = find_worst(seconds, told)
-        print(f"  {seconds:.1f} s; worst estimate after {at:.1f} s: off by {100 * worst:.0f} %", flush=True)
+        worst, at = find_worst(seconds, recorder.told)
+        planned = abs(sum(expected.values()) - seconds) / seconds
+        print(
+            f"  {seconds:.1f} s; worst estimate after {at:.1f} s: off by {100 * worst:.0f} %; "
+            f"before it began: by {100 * planned:.0f} %",
+            flush=True,
+        )
         found.append(
             {
                 "seconds": round(seconds, 2),
                 "worst_share": round(worst, 3),
                 "worst_at_seconds": round(at, 2),
-                "told": [[round(moment, 2), round(left, 2)] for moment, left in told[:: max(1, len(told) // 40)]],
+                "planned_share": round(planned, 3),
+                "expected": {name: round(value, 2) for name, value in expected.items()},
+                "told": [[round(moment, 2), round(left, 2)] for moment, left in recorder.told],
+                "heard": [[round(moment, 2), phase, round(share, 4)] for moment, phase, share in recorder.heard],
             }
         )
     remove(target)

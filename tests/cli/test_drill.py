@@ -89,7 +89,7 @@ def test_a_cluster_that_comes_back_passes_every_question(pg_version: int, site: 
     assert (mark["tables"], mark["rows"]) == (1, 1000)
     assert result["passed"] is True
     assert result["rows"] > 1000
-    assert set(result["seconds"]) == {"plan", "fetch", "compare", "replay", "first_query", "questions", "total"}
+    assert set(result["seconds"]) == {"plan", "fetch", "compare", "replay", "first_query", "stop", "questions", "total"}
     assert Lsn.parse(result["reached"]["lsn"]) >= Lsn.parse(result["promised_lsn"])
     assert (site.repository / result["evidence"]).exists()
     assert_known(site, result)

@@ -1,22 +1,33 @@
 """How long is left of a restore: from what was measured so far, and from the plan for what has not begun.
 
-The one idea: a rate that is measured now is worth more than one of an earlier drill, and after a tenth of a part and a
-few results of it nothing else counts for that part; what comes after it is as the plan said, since nothing has been
-measured of it yet. Work is told in pieces, several of which are under way at once, so between two results the time that
-is left goes down with the clock, and stands still when the next one is overdue.
+The one idea: what is measured now counts the more, the more of a part is done and the further it is from the plan: a
+tenth of it tells little against a drill that it agrees with, and much against one that it does not, since a host that
+is twice as quick or slow is no accident. What comes after the part is as the plan said, on a host of which this one has
+told half. Work is told in pieces, several of which are under way at once, so between two results the time that is left
+goes down with the clock, and stands still when the next one is overdue.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
+from math import log, sqrt
 
 from pghaven.cli.restore_text import Estimate
 from pghaven.clock import SYSTEM_CLOCK, Clock
 from pghaven.events import Event, Listener, Progress
 from pghaven.restore.following import REPLAYING
 
-_TRUSTED_SHARE = 0.1
+# The share of a part at which a measurement that agrees with a drill counts as much as the drill does.
+_EQUAL_SHARE = 0.25
+# Of an assumed rate there is no more to be had than an order of magnitude.
+_EQUAL_SHARE_ASSUMED = 0.02
+# A measurement that is off by this much, or by its inverse, is told with twice the weight.
+_USUAL_FACTOR = 1.35
+_SETTLED_SHARE = 0.15  # before it what is measured may well be off
 _OVERDUE = 2.0  # times the longest that a result took so far
+_HOST_FACTORS = (0.5, 2.0)
 
 
 class Remaining:
@@ -24,12 +35,12 @@ class Remaining:
     is a part of it."""
 
     def __init__(self, expected: Estimate, listener: Listener, *, starts: bool, clock: Clock = SYSTEM_CLOCK) -> None:
-        self._replay = expected.replay_seconds if starts else 0.0
-        self._other = expected.other_seconds if starts else 0.0
-        self._copy = expected.copy_seconds
+        self._expected = expected
+        self._starts = starts
         self._tell = listener
         self._clock = clock
-        self._part = _Part("", 0.0, clock.monotonic(), 0.0)
+        self._part: _Part | None = None
+        self._began = clock.monotonic()
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Progress) and event.total_bytes > 0:
@@ -37,54 +48,100 @@ class Remaining:
         self._tell(event)
 
     def _estimate(self, progress: Progress) -> float:
-        now = self._clock.monotonic()
+        now, expected = self._clock.monotonic(), self._expected
         is_replay = progress.phase == REPLAYING
-        if progress.phase != self._part.phase:
-            # The copying began with the restore; of replay it is known only from its first sign on.
-            is_first = not self._part.phase
-            began, before = (self._part.began, 0.0) if is_first else (now, _measure(progress))
-            self._part = _Part(progress.phase, self._replay if is_replay else self._copy, began, before)
+        if self._part is None or progress.phase != self._part.phase:
+            self._part = self._begin(progress, now, self._part)
         left = self._part.estimate(progress, now)
-        return left + self._other * 0.5 if is_replay else left + self._replay + self._other
+        if is_replay:
+            return left + expected.ending_seconds
+        if not self._starts:
+            return left
+        return left + (expected.replay_seconds + expected.other_seconds) * self._part.host_factor
+
+    def _begin(self, progress: Progress, now: float, before: _Part | None) -> _Part:
+        copied, replayed = self._expected.is_measured
+        if progress.phase != REPLAYING:
+            # The copying began with the restore.
+            began = self._began if before is None else now
+            profile = self._expected.copy_profile
+            return _Part(progress.phase, self._expected.copy_seconds, began, 0.0, is_measured=copied, profile=profile)
+        # Of replay it is known only from its first sign on.
+        seconds = self._expected.replay_seconds * (1.0 if before is None else before.host_factor)
+        return _Part(progress.phase, seconds, now, _measure(progress), is_measured=replayed)
 
 
 class _Part:
     """One part of the work: ``expected`` seconds by the plan, ``began`` at a moment of the monotonic clock, when
-    the share ``before`` was done already."""
+    the share ``before`` was done already; ``profile`` as in ``Estimate``. ``host_factor`` is by how much longer than by
+    the plan other parts will take on a host where this one goes as it does."""
 
-    def __init__(self, phase: str, expected: float, began: float, before: float) -> None:
+    def __init__(
+        self,
+        phase: str,
+        expected: float,
+        began: float,
+        before: float,
+        *,
+        is_measured: bool,
+        profile: Sequence[float] = (),
+    ) -> None:
         self.phase = phase
-        self.began = began
+        self.host_factor = 1.0
+        self._profile = (0.0, *profile, 1.0)
         self._expected = expected
-        self._before = before
+        self._equal_share = _EQUAL_SHARE if is_measured else _EQUAL_SHARE_ASSUMED
+        self._is_measured = is_measured
+        self._began = began
+        self._before = self._straighten(before)
         self._results = 0
-        self._done = before
+        self._done = self._before
         self._at = began
         self._longest = expected / 4
         self._left = expected
 
     def estimate(self, progress: Progress, now: float) -> float:
         """Seconds left of it."""
-        share = _measure(progress)
-        if share > self._done or not self._results:
-            self._take(share, now)
+        done = self._straighten(_measure(progress))
+        if done > self._done or not self._results:
+            self._take(done, now)
         return max(0.0, self._left - min(now - self._at, _OVERDUE * self._longest))
 
-    def _take(self, share: float, now: float) -> None:
-        rest = max(0.0, 1.0 - share)
-        done, elapsed = share - self._before, now - self.began
-        planned = self._expected * rest
-        if done <= 0 or elapsed <= 0:
-            self._left = planned
+    def _take(self, done: float, now: float) -> None:
+        rest = max(0.0, 1.0 - done)
+        fresh, elapsed = done - self._before, now - self._began
+        if fresh <= 0 or elapsed <= 0:
+            self._left = self._expected * rest
             return
         waited = now - self._at
         self._longest = waited if not self._results else max(self._longest, waited)
         self._results += 1
-        self._done, self._at = share, now
+        self._done, self._at = done, now
+        measured = elapsed / fresh
+        trust = self._weigh(fresh, measured)
+        whole = trust * measured + (1 - trust) * self._expected
+        self._left = whole * rest
+        if self._is_measured and self._expected > 0:
+            least, most = _HOST_FACTORS
+            self.host_factor = min(max(sqrt(whole / self._expected), least), most)
+
+    def _weigh(self, fresh: float, measured: float) -> float:
+        """How much the measured length of the whole part counts against the expected one, from 0 to 1."""
+        if self._expected <= 0:
+            return 1.0
+        distance = log(measured / self._expected) / log(_USUAL_FACTOR)
+        equal = self._equal_share / (1 + distance**2 / (1 + _SETTLED_SHARE / fresh))
         # The first results are those of workers that began together: the next will follow sooner.
         several = (self._results - 1) ** 2
-        trust = min(1.0, done / _TRUSTED_SHARE) * several / (several + 1)
-        self._left = trust * (elapsed * rest / done) + (1 - trust) * planned
+        return fresh / (fresh + equal) * several / (several + 1)
+
+    def _straighten(self, share: float) -> float:
+        """The share of the time that goes with a share of the work."""
+        tenths = len(self._profile) - 1
+        for number, (low, high) in enumerate(pairwise(self._profile)):
+            if share < high:
+                return (number + (max(share, low) - low) / (high - low)) / tenths
+        return 1.0
 
 
 def _measure(progress: Progress) -> float:

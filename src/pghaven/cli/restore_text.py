@@ -29,8 +29,10 @@ SHOWN_PATHS = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """Seconds for copying and for replaying WAL, and ``other_seconds`` for starting and ending; ``basis`` says what
-    the rates are.
+    """Seconds for copying and for replaying WAL, and ``other_seconds`` for starting and ending, of which
+    ``ending_seconds`` come after the replay; ``basis`` says what the rates are. ``copy_profile`` are the shares of the
+    copying that are done after each tenth of its time, none where nobody has measured it; ``is_measured`` tells whether
+    the rate of copying was, and that of replay.
 
     Where files are there already, ``copy_seconds`` is for the case that all of it differs, and ``compare_seconds`` of
     it are what is needed when nothing does."""
@@ -40,6 +42,9 @@ class Estimate:
     replay_seconds: float
     other_seconds: float
     basis: str
+    ending_seconds: float = 0.0
+    copy_profile: tuple[float, ...] = ()
+    is_measured: tuple[bool, bool] = (False, False)
 
     @property
     def total_seconds(self) -> float:
@@ -68,6 +73,9 @@ def estimate(plan: RestorePlan, rates: Rates | None) -> Estimate:
         replay_seconds=max(0, plan.wal.end_lsn - facts.start_lsn) / replay,
         other_seconds=other,
         basis=basis,
+        ending_seconds=other / 2 if rates is None else rates.ending_seconds,
+        copy_profile=() if rates is None or plan.existing is not None else rates.fetch_profile,
+        is_measured=(rates is not None, rates is not None and rates.replay_bytes_per_second is not None),
     )
 
 
@@ -202,6 +210,11 @@ def plan_body(sourced: SourcedPlan, rates: Rates | None) -> dict[str, object]:
         "delta": request.delta,
         "existing": plan.existing,
         "estimated_seconds": guess.total_seconds,
+        "estimated_parts": {
+            "copy_seconds": guess.copy_seconds,
+            "replay_seconds": guess.replay_seconds,
+            "other_seconds": guess.other_seconds,
+        },
         "estimated_least_seconds": guess.least_seconds,
         "rates_measured_at": None if rates is None else rates.measured_at,
     }

@@ -54,6 +54,7 @@ class DrillResult:
     written_bytes: int
     fetched_bytes: int
     replayed_bytes: int
+    fetch_profile: tuple[float, ...] = ()
     source: str = FROM_BACKUP
     as_standby: bool = False
     evidence: str | None = None
@@ -106,6 +107,7 @@ def render_evidence(result: DrillResult, host: str) -> Mapping[str, object]:
         "written_bytes": str(result.written_bytes),
         "fetched_bytes": str(result.fetched_bytes),
         "replayed_bytes": str(result.replayed_bytes),
+        "fetch_profile": [round(share, 3) for share in result.fetch_profile],
     }
 
 

@@ -21,6 +21,7 @@ from pghaven.clock import SYSTEM_CLOCK, Clock
 from pghaven.drill.comparing import MARKER, compare, find_lost_marker, find_marker
 from pghaven.drill.contents import TableContents
 from pghaven.drill.pages import PAGES, check_pages
+from pghaven.drill.profile import ProfileTaker
 from pghaven.drill.questions import Answers, OwnCheck, ask_all
 from pghaven.drill.result import DrillResult, Reached, render_evidence
 from pghaven.drill.server import DrillServer
@@ -117,13 +118,16 @@ class _Drill:
         self._marker: Marker | None = None
         self._manifest_hash: str | None = None
         self._bytes = (0, 0)
+        self._profile: tuple[float, ...] = ()
 
     def run(self, make_restore: MakeRestore) -> None:
         try:
             sourced = self._plan()
             restore = make_restore(sourced)
+            profile = ProfileTaker(self._tell, self._clock)
             with self._measured("fetch", "files"):
-                self._sourced, done = self._source.carry_out(sourced, restore, self._tell)
+                self._sourced, done = self._source.carry_out(sourced, restore, profile)
+            self._profile = profile.take()
             self._bytes = (done.written_bytes, done.fetched_bytes)
             self._checks.append(good("files", f"{render_size(done.written_bytes)} restored, every frame as stored"))
             self._start(restore)
@@ -221,8 +225,9 @@ class _Drill:
         self._seconds["replay"] -= compared
         self._seconds["first_query"] = self._clock.monotonic() - self._began - compared
         self._judge_point(self._sourced, Reached(lsn=lsn, timeline=timeline, time=None))
-        with self._measured("questions", PAGES):
+        with self._measured("stop", "recovery"):
             server.stop()
+        with self._measured("questions", PAGES):
             if PAGES not in settings.skipped:
                 self._tell(Step(text="checking the pages' checksums"))
                 self._checks.append(check_pages(server, self._place))
@@ -319,6 +324,7 @@ class _Drill:
             written_bytes=self._bytes[0],
             fetched_bytes=self._bytes[1],
             replayed_bytes=0 if reached is None or facts is None else reached.lsn - facts.start_lsn,
+            fetch_profile=self._profile,
         )
 
 

@@ -21,13 +21,16 @@ _TOLD_CHARACTERS = 300
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
-    """As a drill measured them on its host: bytes of files and of WAL in a second, and seconds for all else.
-    ``replay`` is None where too little was replayed to tell."""
+    """As a drill measured them on its host: bytes of files and of WAL in a second, and seconds for all else, of which
+    ``ending_seconds`` come after the replay. ``replay`` is None where too little was replayed to tell;
+    ``fetch_profile`` is as in ``DrillEvidence``."""
 
     measured_at: datetime
     files_bytes_per_second: float
     replay_bytes_per_second: float | None
     other_seconds: float
+    ending_seconds: float = 0.0
+    fetch_profile: tuple[float, ...] = ()
 
 
 def describe_ago(moment: datetime, now: datetime) -> str:
@@ -84,12 +87,16 @@ def find_rates(drills: Sequence[DrillEvidence]) -> Rates | None:
         if not one.passed or not one.is_of_backup or not fetch or not one.written_bytes:
             continue
         is_told = one.replayed_bytes >= _REPLAY_BYTES_MIN and replay > 0
-        other = one.seconds.get("first_query", fetch + replay) - fetch - (replay if is_told else 0.0)
+        other = max(0.0, one.seconds.get("first_query", fetch + replay) - fetch - (replay if is_told else 0.0))
+        # A drill asks while the server that has recovered still runs; a restore stops it, and starts it as its own.
+        ending = one.seconds.get("stop", 0.0) + other / 2
         return Rates(
             measured_at=one.began_at,
             files_bytes_per_second=one.written_bytes / fetch,
             replay_bytes_per_second=one.replayed_bytes / replay if is_told else None,
-            other_seconds=max(0.0, other),
+            other_seconds=other + one.seconds.get("stop", 0.0),
+            ending_seconds=ending,
+            fetch_profile=one.fetch_profile,
         )
     return None
 

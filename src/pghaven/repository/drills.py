@@ -40,9 +40,11 @@ class DrillEvidence:
     """One drill. ``backup`` and ``manifest_hash`` are None where it failed before one was chosen. ``reached_at`` is
     the last transaction that came back, None when that is not known; ``failures`` say in words what failed.
     ``seconds`` are those of its parts: ``plan``, ``fetch``, ``replay``, ``first_query`` (from the beginning to the
-    first answer) and ``total``; ``fetched_bytes`` of stored frames were read for ``written_bytes`` of files, and
-    ``replayed_bytes`` of WAL were replayed. ``source`` is what ``backup`` is a label of. ``doubt`` says why it does not
-    count although it says that it passed, or that nobody can read what it says; then ``passed`` is False."""
+    first answer), ``stop`` (the checkpoint after it) and ``total``; ``fetched_bytes`` of stored frames were read for
+    ``written_bytes`` of files, and ``replayed_bytes`` of WAL were replayed. ``fetch_profile`` are the shares of the
+    files' work that were done after each tenth of ``fetch``: nine, or none if nobody measured. ``source`` is what
+    ``backup`` is a label of. ``doubt`` says why it does not count although it says that it passed, or that nobody can
+    read what it says; then ``passed`` is False."""
 
     name: str
     began_at: datetime
@@ -59,6 +61,7 @@ class DrillEvidence:
     written_bytes: int
     fetched_bytes: int
     replayed_bytes: int
+    fetch_profile: tuple[float, ...] = ()
     source: str = FROM_BACKUP
     signature: Signature = Signature.NO_KEY
     doubt: str | None = None
@@ -162,6 +165,7 @@ def _parse(name: str, body: Mapping[str, Any], signature: Signature) -> DrillEvi
         written_bytes=int(body["written_bytes"]),
         fetched_bytes=int(body["fetched_bytes"]),
         replayed_bytes=int(body["replayed_bytes"]),
+        fetch_profile=tuple(map(float, body.get("fetch_profile", ()))),
         source=str(body.get("source", FROM_BACKUP)),
         signature=signature,
         doubt=signature.doubt if has_passed else None,

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
 
 from pghaven.cli.remaining import Remaining
 from pghaven.cli.restore_text import Estimate
 from pghaven.clock import ManualClock
+from pghaven.drill.profile import ProfileTaker
 from pghaven.events import Event, Progress
 from pghaven.restore.following import REPLAYING
 from tests.support.synthetic import START
@@ -95,3 +101,87 @@ def test_a_restore_that_is_not_started_ends_with_the_files() -> None:
     told = run(10, 1, starts=False)
     assert told[0] == (0.0, 10.0)
     assert told[100][1] == 0.0
+
+
+# -- restores as they went -------------------------------------------------------------------------------------------
+
+_RECORDED = Path(__file__).with_name("recorded_restores.json")
+"""Two of one cluster on a machine at rest, one of it among others' work; as ``bench.estimate`` recorded them."""
+_PLANNING_SECONDS = 0.75
+
+
+class Recorded:
+    """One of them: what was told when, in seconds from its beginning."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.seconds: float = values["seconds"]
+        self.heard: list[tuple[float, str, float]] = [tuple(one) for one in values["heard"]]
+        self.copied_at = max(at for at, phase, _ in self.heard if phase == "copy")
+        self.replayed_at = max(at for at, phase, _ in self.heard if phase == "replay")
+
+    def expect(self, factor: float) -> Estimate:
+        """What a plan says after a drill that went just as this, but that all took so many times as long."""
+        ending = self.seconds - self.replayed_at
+        clock = ManualClock(START)
+        began = clock.monotonic() - _PLANNING_SECONDS
+        profile = ProfileTaker(lambda _: None, clock)
+        for at, phase, share in self.heard:
+            if phase == "copy":
+                clock.advance(at - (clock.monotonic() - began))
+                profile(Progress(phase="restoring", done_bytes=0, total_bytes=1, share=share))
+        return Estimate(
+            copy_seconds=factor * (self.copied_at - _PLANNING_SECONDS),
+            compare_seconds=0,
+            replay_seconds=factor * (self.replayed_at - self.copied_at),
+            other_seconds=factor * ending,
+            basis="",
+            ending_seconds=factor * ending,
+            copy_profile=profile.take(),
+            is_measured=(True, True),
+        )
+
+    def tell(self, expected: Estimate) -> list[tuple[float, float]]:
+        """How far each estimate is off, as a share of all the time, and how much of that time was over."""
+        clock = ManualClock(START)
+        began, told = clock.monotonic() - _PLANNING_SECONDS, []
+
+        def listen(event: Event) -> None:
+            assert isinstance(event, Progress)
+            assert event.seconds_left is not None
+            at = clock.monotonic() - began
+            told.append(((at + event.seconds_left - self.seconds) / self.seconds, at / self.seconds))
+
+        remaining = Remaining(expected, listen, starts=True, clock=clock)
+        for at, phase, share in self.heard:
+            clock.advance(max(0.0, at - (clock.monotonic() - began)))
+            name = REPLAYING if phase == "replay" else "restoring"
+            remaining(Progress(phase=name, done_bytes=0, total_bytes=1, share=share))
+        return told
+
+
+RESTORES = [Recorded(one) for one in json.loads(_RECORDED.read_text())]
+
+
+@pytest.mark.parametrize("factor", [0.8, 0.9, 1.0, 1.1, 1.25])
+@pytest.mark.parametrize("restore", RESTORES, ids=["first", "second", "among others"])
+def test_a_restore_after_a_drill_is_told_within_thirty_percent(restore: Recorded, factor: float) -> None:
+    """After the first tenth, as the drill of the same cluster took up to a quarter longer or shorter."""
+    worst = max(abs(off) for off, when in restore.tell(restore.expect(factor)) if when >= 0.1)
+    assert worst <= 0.3
+
+
+def test_the_restores_differ_by_more_than_what_is_allowed() -> None:
+    """So that a plan alone, or a straight line, would not pass."""
+    first, second, _ = RESTORES
+    assert first.seconds > 1.3 * second.seconds
+    straight = replace(second.expect(1.0), copy_profile=(), is_measured=(False, False))
+    assert max(abs(off) for off, when in second.tell(straight) if when >= 0.1) > 0.3
+
+
+@pytest.mark.parametrize("factor", [0.33, 3.0])
+def test_a_host_that_is_another_than_the_drill_s_is_found_out(factor: float) -> None:
+    for restore in RESTORES:
+        told = restore.tell(restore.expect(factor))
+        begin, end = restore.copied_at / restore.seconds, restore.replayed_at / restore.seconds
+        late = [off for off, when in told if when >= (begin + end) / 2]
+        assert max(map(abs, late)) <= 0.3
