@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from pghaven.postgres.lsn import Lsn
+from pghaven.postgres.segment import SegmentName
 from pghaven.proof.wal_incidents import judge_writers
 from pghaven.repository.incidents import list_incidents
 from tests.fault.tracing import MUTATING, Traced, kills, needs_strace, run_traced
@@ -338,6 +339,29 @@ def test_a_push_that_cannot_even_be_killed_does_not_hold_up_the_server(tmp_path:
         site.configure()
         assert push(site).status == 0
         assert site.archive.get(str(NAME)) == CONTENT
+
+
+@needs_root
+def test_a_large_segment_has_longer_at_each_try_and_is_archived_in_the_end(tmp_path: Path) -> None:
+    size = 64 << 20
+    with power_cut_volume(tmp_path) as volume:
+        site = WalSite(tmp_path / "site", repository=volume.path / "repository", segment_size=size)
+        (site.data_directory / "pg_wal" / "archive_status").mkdir()
+        site.configure(wal_timeout="1s")
+        name = SegmentName.parse(str(NAME), size)
+        command = site.archive_command(site.write(name, make_segment(name)))
+        with frozen(volume.path):
+            for told in ("1.0 s", "2.0 s"):
+                said = tmp_path / "said"
+                with said.open("w") as file:
+                    words = ["/bin/sh", "-c", command]
+                    done = subprocess.run(words, cwd=site.data_directory, stderr=file, check=False)
+                assert done.returncode == 18
+                assert f"was not archived within {told}" in said.read_text()
+        site.configure()
+        ended = site.run_shell(command)
+        assert ended.status == 0, ended.err
+        assert not (site.data_directory / "pg_wal" / "pghaven" / "late").exists()
 
 
 # -- push 12: odd places -----------------------------------------------------------------------------------------------

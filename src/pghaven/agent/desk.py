@@ -29,10 +29,11 @@ from pghaven.wal.behind import BehindNotes
 from pghaven.wal.children import Child, Tell, reap_left, start_child
 from pghaven.wal.limit import unblock_interrupts
 from pghaven.wal.marks import Marks
+from pghaven.wal.stretch import find_limit
 
 PushOne = Callable[[str, float, bool], int]
-"""Push one file of the current directory's ``pg_wal`` within so many seconds, with or without looking ahead; the exit
-status. What there is to tell goes to standard error. It is called in a process of its own."""
+"""Push one file of the current directory's ``pg_wal``, of whose time so many seconds are over, with or without looking
+ahead; the exit status. What there is to tell goes to standard error. It is called in a process of its own."""
 
 _POLL_SECONDS = 1.0
 _CONNECTIONS_MAX = 32
@@ -68,7 +69,8 @@ class DeskSettings:
 @dataclass(slots=True, kw_only=True)
 class _Asked:
     """Somebody who asks. ``name`` is None until the request is whole; ``child`` pushes for this one. ``marked`` is when
-    the file was found to have its mark, and what the round had done by then."""
+    the file was found to have its mark, and what the round had done by then; ``limit`` how many seconds it may all
+    take."""
 
     connection: socket.socket
     since: float
@@ -77,6 +79,7 @@ class _Asked:
     child: Child | None = None
     answer: tuple[int, bytes] | None = None
     marked: tuple[float, int] | None = None
+    limit: float = 0.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -262,7 +265,8 @@ class Desk:
             self._send(one, b"+1\n")
         elif what == PUSH and not data and self._is_for_us(fields):
             one.name = fields[2]
-            self._send(one, f"+{self._settings.limit_seconds}\n".encode())
+            one.limit = find_limit(os.path.join(WAL_DIRECTORY, one.name), self._settings.limit_seconds)
+            self._send(one, f"+{one.limit}\n".encode())
         else:
             opened.asked.remove(one)
             one.connection.close()
@@ -297,13 +301,12 @@ class Desk:
             if not self._may_wait(opened, one):
                 one.answer = (0, b"")
             return
-        limit = self._settings.limit_seconds
         spent = self._clock.monotonic() - one.since
-        if opened.round is not None and opened.round.has(name) and spent < limit * _ROUND_SHARE:
+        if opened.round is not None and opened.round.has(name) and spent < one.limit * _ROUND_SHARE:
             return
         with_ahead = opened.round is None and (self._is_resting() or bool(self._behind(opened)))
         try:
-            one.child = start_child(partial(self._work, name, limit - spent, with_ahead))
+            one.child = start_child(partial(self._work, name, spent, with_ahead))
         except Cancelled as error:
             one.answer = (error.exit_status, f"pghaven: error: {error.message}\n".encode())
         unblock_interrupts()
@@ -325,16 +328,16 @@ class Desk:
             # It ended without a word: killed, or by a bug, which the child could not tell anybody else.
             text = child.trace or f"pghaven: error: the process that pushed ended with status {child.status}\n"
             one.answer = (Cancelled.exit_status, text.encode())
-        elif self._clock.monotonic() - one.since > self._settings.limit_seconds + _KILL_AFTER_SECONDS:
+        elif self._clock.monotonic() - one.since > one.limit + _KILL_AFTER_SECONDS:
             child.leave()
-            text = f'pghaven: error: "{one.name}" was not archived within {self._settings.limit_seconds:g} s\n'
+            text = f'pghaven: error: "{one.name}" was not archived within {one.limit:g} s\n'
             one.answer = (Cancelled.exit_status, text.encode())
 
-    def _work(self, name: str, seconds: float, with_ahead: bool, tell: Tell) -> None:
+    def _work(self, name: str, spent: float, with_ahead: bool, tell: Tell) -> None:
         self._forget()
         told = os.memfd_create("told")
         os.dup2(told, 2)
-        status = self._settings.push(name, seconds, with_ahead)
+        status = self._settings.push(name, spent, with_ahead)
         size = min(os.fstat(told).st_size, _TEXT_BYTES_MAX)
         tell((status, os.pread(told, size, 0)))
 

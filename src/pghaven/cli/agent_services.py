@@ -50,8 +50,7 @@ def _list_of(config: Config, cluster: ClusterConfig) -> Iterator[Service]:
 def _push_all(config: Config, cluster: ClusterConfig, listener: Listener) -> None:
     _load_what_pushes_need()
 
-    def push_one(name: str, seconds: float, look_ahead: bool) -> int:
-        spent = cluster.wal_timeout_seconds - seconds
+    def push_one(name: str, spent: float, look_ahead: bool) -> int:
         path = os.path.join(WAL_DIRECTORY, name)
         call = PushCall(config=config, cluster=cluster, path=path, spent_seconds=spent, look_ahead=look_ahead)
         try:

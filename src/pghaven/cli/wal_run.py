@@ -120,14 +120,16 @@ def push(call: PushCall, listener: Listener | None = None) -> int:
     takes anything but 0 for a failure and tries again. Raises what ``push_everywhere`` raises."""
     from pghaven.wal.everywhere import push_everywhere
     from pghaven.wal.spool import sweep_spools
+    from pghaven.wal.stretch import stretched
 
     cluster = call.cluster
-    request = replace(
-        make_push(call.config, cluster, call.path),
-        limit_seconds=max(cluster.wal_timeout_seconds - call.spent_seconds, _MOMENT_SECONDS),
-        look_ahead=cluster.wal_look_ahead if call.look_ahead else 0,
-    )
-    result = push_everywhere(request, listener or _listen)
+    with stretched(call.path, cluster.wal_timeout_seconds, call.spent_seconds) as limit:
+        request = replace(
+            make_push(call.config, cluster, call.path),
+            limit_seconds=max(limit - call.spent_seconds, _MOMENT_SECONDS),
+            look_ahead=cluster.wal_look_ahead if call.look_ahead else 0,
+        )
+        result = push_everywhere(request, listener or _listen)
     sweep_spools()  # a server that archives has done with recovery, or has a spool that is in use
     if call.as_json:
         _show_json("wal-push", {"result": result})

@@ -126,7 +126,8 @@ class ClusterConfig:
         default="1min",
         doc=(
             "How long one `pghaven wal push` or `wal get` may take. A push that runs out of time fails and the server "
-            "tries again; without a limit, a store that hangs would also hang a shutdown of the server."
+            "tries again; without a limit, a store that hangs would also hang a shutdown of the server. A segment over "
+            "16 MB has twice as long at each new try, up to this for each 16 MB of it."
         ),
         example='"2min"',
     )
