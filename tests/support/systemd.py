@@ -62,6 +62,19 @@ exec chroot "$root" "$INIT" --system --unit=tests.target --show-status=false --l
 """
 
 
+# The same kinds of mounts as below, in a mount namespace that is gone with its shell.
+_TRIAL = r"""
+set -e
+mount --make-rprivate /
+mount -t tmpfs tmpfs /mnt
+mkdir /mnt/upper /mnt/work /mnt/root
+mount -t overlay overlay -o lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work /mnt/root
+mount -t proc proc /mnt/root/proc
+mount -t sysfs -o ro sysfs /mnt/root/sys
+[ -e /sys/fs/cgroup/cgroup.controllers ] || mount -t cgroup -o none,name=systemd cgroup /mnt/work
+"""
+
+
 def find_obstacle() -> str | None:
     """Why no systemd can be run here; None where one can."""
     if os.geteuid() != 0:
@@ -71,8 +84,8 @@ def find_obstacle() -> str | None:
     for program in ("unshare", "nsenter", "systemctl", "journalctl"):
         if shutil.which(program) is None:
             return f"there is no {program}"
-    tried = subprocess.run([*_UNSHARE, "true"], capture_output=True, text=True, check=False)
-    return None if tried.returncode == 0 else f"this kernel makes no namespaces for it: {tried.stderr.strip()}"
+    tried = subprocess.run([*_UNSHARE, "/bin/sh", "-c", _TRIAL], capture_output=True, text=True, check=False)
+    return None if tried.returncode == 0 else f"this kernel makes no place for it: {tried.stderr.strip()}"
 
 
 class Booted:
