@@ -17,6 +17,7 @@ from tests.support.fixtures import ClusterFactory
 from tests.support.places import end_servers_below, own
 from tests.support.standbys import StandbySite
 from tests.support.waiting import wait_until
+from tests.support.watching import watch_reads
 
 
 @pytest.fixture
@@ -32,7 +33,9 @@ def site(pg_cluster: TestCluster, pghaven_command: PghavenCommand, server_path: 
 def test_a_standby_from_the_repository_streams_and_reads_nothing_of_the_primary(
     pg_version: int, site: StandbySite
 ) -> None:
-    one = site.create("one", "--slot", "one")
+    with watch_reads(find_table(site)) as reads:
+        one = site.create("one", "--slot", "one")
+        assert reads() == 0
     site.cluster.sql("INSERT INTO t VALUES (2)")
     one.wait_rows(1, 2)
     assert site.cluster.value("SELECT active FROM pg_replication_slots WHERE slot_name = 'one'")
@@ -43,7 +46,12 @@ def test_a_standby_from_the_repository_streams_and_reads_nothing_of_the_primary(
     assert shown["repositories"][0]["standing"] == "on"
 
 
-@pytest.mark.ends
+def find_table(site: StandbySite) -> Path:
+    """The primary's file of the table ``t``, as it is on its disk."""
+    site.cluster.sql("CHECKPOINT")
+    return site.cluster.data_directory / str(site.cluster.value("SELECT pg_relation_filepath('t')"))
+
+
 def test_a_cluster_whose_primary_died_is_back_with_two_commands(pg_version: int, site: StandbySite) -> None:
     one = site.create("one", "--slot", "one")
     site.cluster.sql("INSERT INTO t VALUES (2)")
@@ -64,7 +72,9 @@ def test_a_cluster_whose_primary_died_is_back_with_two_commands(pg_version: int,
 
 
 def test_a_standby_from_the_primary_streams(pg_version: int, site: StandbySite) -> None:
-    one = site.create("one", "--from", "primary")
+    with watch_reads(find_table(site)) as reads:
+        one = site.create("one", "--from", "primary")
+        assert reads() > 0
     site.cluster.sql("INSERT INTO t VALUES (2)")
     one.wait_rows(1, 2)
     assert "BASE_BACKUP" in site.cluster.log()
@@ -244,6 +254,33 @@ def test_a_former_primary_that_cannot_be_rewound_is_restored_over_what_it_has(
     site.follow_the_first().wait_rows(1, 2)
     end_servers_below(server_path)
     end_servers_below(site.cluster.directory)
+
+
+def test_settings_that_the_primary_lacks_are_shown_and_changed_with_consent(site: StandbySite) -> None:
+    site.cluster.append_conf(max_wal_senders="0")
+    site.cluster.restart()
+    asked = ("create", NAME, "--data", str(site.place / "one"), "--port", "5501", "--slot", "one")
+    shown = {one["name"]: one for one in site.standby(*asked, "--dry-run")["settings_to_change"]}
+    assert (shown["max_wal_senders"]["wanted"], shown["max_wal_senders"]["required"]) == ("10", True)
+    assert "would have its slot fill this server's disk" in shown["max_slot_wal_keep_size"]["reason"]
+    refused = site.refuse(*asked, "--start", status=12)
+    assert "max_wal_senders is 0 and must be 10: " in refused["detail"]
+    assert "--apply" in refused["hint"]
+    assert (
+        site.cluster.value(
+            "SELECT count(*) FROM pg_file_settings WHERE name ~ 'senders|slot' AND sourcefile ~ 'auto.conf'"
+        )
+        == 0
+    )
+
+    # What needs a restart is written, and whose server it is restarts it.
+    refused = site.refuse(*asked, "--start", "--apply", status=12)
+    assert "in force after its restart" in refused["message"]
+    assert site.cluster.value("SHOW max_wal_senders") == "0"
+    assert site.cluster.value("SHOW max_slot_wal_keep_size") == "64GB"
+    assert not (site.place / "one").exists()
+    site.cluster.restart()
+    site.create("one", "--slot", "one", "--apply").wait_rows(1)
 
 
 def test_a_login_that_is_missing_is_told_and_made_with_consent(site: StandbySite) -> None:
