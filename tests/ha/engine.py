@@ -24,6 +24,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from pghaven.clock import SYSTEM_CLOCK
 from pghaven.config.loading import load_config
 from pghaven.errors import StoreUnreachable
 from pghaven.ha.described import describe_cluster, find_places
@@ -95,6 +96,7 @@ class Engine:
             places.own(directory)
         self._write_configs()
         self.local = self._make_local()
+        self.seconds_to_health = 0.0
 
     # -- set-up ------------------------------------------------------------------------------------------------------
 
@@ -186,9 +188,11 @@ class Engine:
 
     def start(self, *, proxy: bool = False) -> None:
         """From nothing to healthy, and known to the repository."""
+        began = SYSTEM_CLOCK.monotonic()
         self.apply()
         self.local.start_all(proxy=proxy)
         self.local.wait_healthy(timeout_seconds=_SECONDS)
+        self.seconds_to_health = SYSTEM_CLOCK.monotonic() - began
         self.register()
 
     def start_etcd(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,8 +38,11 @@ def wait_verdict(engine: Engine, name: str, wanted: int) -> list[str]:
     return found[1]
 
 
-def test_a_cluster_is_handed_over_lost_and_taken_back(make_engine: EngineFactory) -> None:
+def test_a_cluster_is_handed_over_lost_and_taken_back(
+    make_engine: EngineFactory, record_seconds: Callable[[str, float], None]
+) -> None:
     engine = make_engine(durability="quorum")
+    record_seconds("three nodes healthy, from nothing", engine.seconds_to_health)
     first = engine.wait_leader()
     assert "there is no backup" in wait_verdict(engine, first, 1)
     engine.ok(first, "backup", NAME)
@@ -46,6 +50,7 @@ def test_a_cluster_is_handed_over_lost_and_taken_back(make_engine: EngineFactory
 
     second = next(name for name in engine.names if name != first)
     body = engine.json(first, "ha", "switchover", NAME, "--to", second)
+    record_seconds("a switchover, until the new primary takes writes", body["seconds"])
     assert (body["old"], body["new"], body["lost_bytes"]) == (first, second, 0)
     assert "is the primary already" in engine.run(first, "ha", "switchover", NAME, "--to", second).err
     engine.wait_healthy()
