@@ -28,6 +28,8 @@ _LOOK_BYTES = 4 << 10
 _WIDE_BYTES = 64 << 10
 # After so many rows in turn that were not found one is looked for far around; after so many, something else is tried.
 _MISSES_WIDE, _MISSES_MAX = 8, 48
+# After so many that no table has either, the rest is taken for new.
+_MISSES_LAST = 4096
 # What is compared at once, less at first.
 _FIRST_BYTES, _LAST_BYTES = 16 << 10, 256 << 10
 _NEWLINE = 10
@@ -149,7 +151,7 @@ class _Search:
         self._misses += 1
         following = _end_of_row(self._data, at) or len(self._data)
         if self._misses < _MISSES_MAX or self._places is not None:
-            return following
+            return following if self._misses < _MISSES_LAST else len(self._data)
         while self._anchors and self._anchors[-1][0] <= at:
             self._anchors.pop()
         if not self._anchors:

@@ -192,6 +192,8 @@ class DumpWorker:
             if at <= begin:
                 moved = there - at
         anchors = [(at - begin, there) for at, there in job.anchors if begin < at <= end]
+        if not anchors and begin + moved >= job.old.size:
+            return []  # rows that were added at the end
         old = EarlierText(self._reader, job.old, end + moved + SLACK_BYTES // 8)
         with suppress(Damaged, ObjectMissing, NotPermitted):
             return list(find_same_rows(data[begin:end], old, max(begin + moved, 0), anchors))
