@@ -23,7 +23,7 @@ from pghaven.light import dataclass, replace
 from pghaven.postgres.datadir import PUSH_STATE_DIRECTORY, RESTORE_PLAN_FILE, WAL_DIRECTORY
 from pghaven.postgres.timeline import Timeline
 from pghaven.runtime.durable import OwnerOf, make_directories_durably, write_durably
-from pghaven.wal.directory import is_standby
+from pghaven.wal.directory import is_standby, ran_as_primary
 
 _NOTE = "member.json"
 
@@ -78,7 +78,11 @@ def may_archive(data_directory: str, timeline: Timeline, *, is_history: bool) ->
     """Whether a file of this timeline may enter the archive; that a history may not is remembered for what is written
     on its timeline. Raises NotPermitted, ServerUnsuitable."""
     member = read_membership(data_directory)
-    if member is None or is_standby(data_directory) or _was_recovered_to_a_target(data_directory):
+    if member is None or _was_recovered_to_a_target(data_directory):
+        return True
+    # Patroni writes the file that makes a standby while a server that was promoted by mistake still ends as a primary,
+    # and that archives its history last of all.
+    if is_standby(data_directory) and not ran_as_primary(data_directory):
         return True
     if not is_history:
         return timeline != member.refused

@@ -16,6 +16,9 @@ from pghaven.runtime.durable import OwnerOf, write_durably
 
 _CONTROL_FILE = "global/pg_control"
 _STANDBY_SIGNAL = "standby.signal"
+# pg_control.h: after the system identifier and two version numbers; shut down, shutting down, in production.
+_STATE_OFFSET = 16
+_STATES_OF_PRIMARIES = (1, 3, 6)
 
 
 def find_data_directory(configured: str | None, current: str = ".") -> str | None:
@@ -54,6 +57,20 @@ def is_standby(directory: str) -> bool:
     """Whether the server there runs as a standby, by the file that decides it. A standby waits for WAL for ever; in
     any other recovery the end of the archive is the end of recovery."""
     return os.path.lexists(os.path.join(directory, _STANDBY_SIGNAL))
+
+
+def ran_as_primary(directory: str) -> bool:
+    """Whether the server there runs as a primary, or did last, by its control file: a file that makes a standby of it
+    may have been written since, for its next start. False where there is none."""
+    try:
+        with open(os.path.join(directory, _CONTROL_FILE), "rb") as file:
+            head = file.read(_STATE_OFFSET + 4)
+    except OSError:
+        return False
+    if len(head) < _STATE_OFFSET + 4:
+        return False
+    (state,) = struct.unpack_from("<I", head, _STATE_OFFSET)
+    return state in _STATES_OF_PRIMARIES
 
 
 def refuse_restored_copy(directory: str, cluster: str | None = None) -> None:
