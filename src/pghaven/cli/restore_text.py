@@ -56,14 +56,14 @@ class Estimate:
 
 
 def estimate(plan: RestorePlan, rates: Rates | None) -> Estimate:
-    """At the rates of the last drill that passed; without any at assumed ones."""
+    """At the rates of the last drills that passed; without any at assumed ones."""
     facts = plan.manifest.facts
     files, replay, other = ASSUMED_RESTORE_BYTES_PER_SECOND, ASSUMED_REPLAY_BYTES_PER_SECOND, ASSUMED_OVERHEAD_SECONDS
     basis = "at assumed rates"
     if rates is not None:
         files, other = rates.files_bytes_per_second, rates.other_seconds
         replay = rates.replay_bytes_per_second or replay
-        basis = f"at the rates of the drill of {render_time(rates.measured_at)}"
+        basis = f"at the rates of drills up to that of {render_time(rates.measured_at)}"
     there = plan.existing.local_bytes if plan.existing is not None else 0
     compare_seconds = there / ASSUMED_COMPARE_BYTES_PER_SECOND
     missing_seconds = (facts.total_bytes - there) / files

@@ -42,6 +42,7 @@ def describe_ago(moment: datetime, now: datetime) -> str:
 
 # Less WAL is replayed in the time that a server takes to start.
 _REPLAY_BYTES_MIN = 256 << 20
+_DRILLS_MEASURED = 3
 
 
 def judge_drills(cluster: str, drills: Sequence[DrillEvidence], now: datetime) -> Iterator[Problem]:
@@ -81,24 +82,49 @@ def judge_proofs(cluster: str, proofs: Sequence[DrillEvidence], now: datetime) -
 
 
 def find_rates(drills: Sequence[DrillEvidence]) -> Rates | None:
-    """From the newest drill of a backup that passed; None without any."""
+    """The medians of the newest drills of backups that passed, three at most: one that ran while its host was busy does
+    not decide. None without any."""
+    measured = []
     for one in drills:
-        fetch, replay = one.seconds.get("fetch", 0.0), one.seconds.get("replay", 0.0)
-        if not one.passed or not one.is_of_backup or not fetch or not one.written_bytes:
-            continue
-        is_told = one.replayed_bytes >= _REPLAY_BYTES_MIN and replay > 0
-        other = max(0.0, one.seconds.get("first_query", fetch + replay) - fetch - (replay if is_told else 0.0))
-        # A drill asks while the server that has recovered still runs; a restore stops it, and starts it as its own.
-        ending = one.seconds.get("stop", 0.0) + other / 2
-        return Rates(
-            measured_at=one.began_at,
-            files_bytes_per_second=one.written_bytes / fetch,
-            replay_bytes_per_second=one.replayed_bytes / replay if is_told else None,
-            other_seconds=other + one.seconds.get("stop", 0.0),
-            ending_seconds=ending,
-            fetch_profile=one.fetch_profile,
-        )
-    return None
+        if one.passed and one.is_of_backup and one.seconds.get("fetch", 0.0) and one.written_bytes:
+            measured.append(_find_rates_of(one))
+    recent = [
+        one for one in measured[:_DRILLS_MEASURED] if measured[0].measured_at - one.measured_at <= DRILL_AGE_WARNED
+    ]
+    if not recent:
+        return None
+    replay = [one.replay_bytes_per_second for one in recent if one.replay_bytes_per_second is not None]
+    # Where none was told replay is a part of all else.
+    alike = [one for one in recent if (one.replay_bytes_per_second is not None) is bool(replay)]
+    return Rates(
+        measured_at=recent[0].measured_at,
+        files_bytes_per_second=_find_median([one.files_bytes_per_second for one in recent]),
+        replay_bytes_per_second=_find_median(replay) if replay else None,
+        other_seconds=_find_median([one.other_seconds for one in alike]),
+        ending_seconds=_find_median([one.ending_seconds for one in alike]),
+        fetch_profile=recent[0].fetch_profile,
+    )
+
+
+def _find_rates_of(one: DrillEvidence) -> Rates:
+    fetch, replay = one.seconds["fetch"], one.seconds.get("replay", 0.0)
+    is_told = one.replayed_bytes >= _REPLAY_BYTES_MIN and replay > 0
+    other = max(0.0, one.seconds.get("first_query", fetch + replay) - fetch - (replay if is_told else 0.0))
+    # A drill asks while the server that has recovered still runs; a restore stops it, and starts it as its own.
+    stop = one.seconds.get("stop", 0.0)
+    return Rates(
+        measured_at=one.began_at,
+        files_bytes_per_second=one.written_bytes / fetch,
+        replay_bytes_per_second=one.replayed_bytes / replay if is_told else None,
+        other_seconds=other + stop,
+        ending_seconds=stop + other / 2,
+        fetch_profile=one.fetch_profile,
+    )
+
+
+def _find_median(values: Sequence[float]) -> float:
+    ordered = sorted(values)
+    return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
 
 
 def estimate_recovery(

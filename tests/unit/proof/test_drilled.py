@@ -72,6 +72,24 @@ def test_rates_are_of_the_last_drill_that_passed() -> None:
     assert estimate_recovery(rates, 10 * GIB, Lsn(0), Lsn(GIB), 1.0) == pytest.approx(20 + 10 + 3)
 
 
+def test_one_drill_on_a_busy_host_does_not_decide() -> None:
+    busy = replace(PASSED, seconds={part: 4 * value for part, value in PASSED.seconds.items()})
+    before = [replace(PASSED, began_at=PASSED.began_at - timedelta(days=day)) for day in (7, 14, 21)]
+    alone, usual = find_rates([PASSED]), find_rates([busy, *before])
+    assert alone is not None
+    assert usual is not None
+    assert usual.files_bytes_per_second == alone.files_bytes_per_second
+    assert usual.replay_bytes_per_second == alone.replay_bytes_per_second
+    assert usual.other_seconds == alone.other_seconds
+    assert usual.measured_at == PASSED.began_at
+    old = replace(PASSED, began_at=PASSED.began_at - timedelta(days=40))
+    assert find_rates([busy, old, old]) == find_rates([busy]), "that was another host by now"
+    little = replace(PASSED, replayed_bytes=1000)
+    mixed = find_rates([little, PASSED])
+    assert mixed is not None
+    assert (mixed.replay_bytes_per_second, mixed.other_seconds) == (alone.replay_bytes_per_second, alone.other_seconds)
+
+
 def test_of_little_wal_no_rate_is_taken_and_of_nothing_nothing_is_known() -> None:
     rates = find_rates([replace(PASSED, replayed_bytes=1000)])
     assert rates is not None
