@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pghaven.backup.origin import Tries
 from pghaven.errors import Cancelled, ObjectExists, PghavenError, StoreUnreachable
@@ -34,6 +34,9 @@ from tests.simulation.engine import ActorStore, Rates
 from tests.simulation.scenes import Scene
 from tests.simulation.world import REAL, Parts
 from tests.simulation.writer import BackupWriter
+
+if TYPE_CHECKING:
+    from pghaven.repository.large import Plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,14 +212,14 @@ class UnreadableIsEmpty(BackupCatalog):
 class WelcomesAnything(WalArchive):
     """What is there already is good, whatever it holds."""
 
-    def put(self, file_name: str, content: bytes, facts: Mapping[str, Any]) -> PutOutcome:
+    def put(self, file_name: str, content: Plain, facts: Mapping[str, Any]) -> PutOutcome:
         return PutOutcome.ALREADY if self.exists(file_name) else super().put(file_name, content, facts)
 
 
 class AcknowledgesEarly(WalArchive):
     """No answer is taken for a good one."""
 
-    def put(self, file_name: str, content: bytes, facts: Mapping[str, Any]) -> PutOutcome:
+    def put(self, file_name: str, content: Plain, facts: Mapping[str, Any]) -> PutOutcome:
         try:
             return super().put(file_name, content, facts)
         except StoreUnreachable:

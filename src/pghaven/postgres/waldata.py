@@ -104,9 +104,20 @@ def check_segment(
     is another cluster's: another system identifier, version or segment size. Raises Damaged if it is not what its
     name says: cut off, never written, recycled, overwritten. The records in it are not read.
     """
-    identity = check_first_page(data, name, system_identifier, version)
-    if len(data) != name.segment_size:
-        raise Damaged(f'WAL segment "{name}" has {len(data)} bytes, expected {name.segment_size}')
+    return check_segment_head(data, len(data), name, system_identifier, version)
+
+
+def check_segment_head(
+    head: WalBytes,
+    size_bytes: int,
+    name: SegmentName,
+    system_identifier: int | None = None,
+    version: MajorVersion | None = None,
+) -> SegmentIdentity:
+    """``check_segment`` of a file of so many bytes that begins with ``head``."""
+    identity = check_first_page(head, name, system_identifier, version)
+    if size_bytes != name.segment_size:
+        raise Damaged(f'WAL segment "{name}" has {size_bytes} bytes, expected {name.segment_size}')
     return identity
 
 

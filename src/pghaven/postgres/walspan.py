@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pghaven.light import dataclass
 from pghaven.postgres.lsn import Lsn
@@ -25,6 +25,9 @@ from pghaven.postgres.waldata import (
     WAL_BLOCK_SIZE_MIN,
     parse_page_header,
 )
+
+if TYPE_CHECKING:
+    from mmap import mmap
 
 _HEADER: Final = struct.Struct("<IIQBBH")
 """XLogRecord up to its padding: xl_tot_len, xl_xid, xl_prev, xl_info, xl_rmid, padding."""
@@ -67,7 +70,7 @@ class WalSpan:
     has_commits: bool | None = None
 
 
-def find_span(content: bytes, segment: SegmentName) -> WalSpan:
+def find_span(content: bytes | mmap, segment: SegmentName) -> WalSpan:
     """Look into a segment whose first page has been checked; it may be cut off. Raises nothing."""
     try:
         return _Segment(content, segment).find()
@@ -76,10 +79,10 @@ def find_span(content: bytes, segment: SegmentName) -> WalSpan:
 
 
 class _Segment:
-    def __init__(self, content: bytes, segment: SegmentName) -> None:
+    def __init__(self, content: bytes | mmap, segment: SegmentName) -> None:
         self._data = content
         self._base = int(segment.start_lsn)
-        header = parse_page_header(content)
+        header = parse_page_header(content[:LONG_HEADER_SIZE])
         self._block = max(header.block_size or 0, WAL_BLOCK_SIZE_MIN)
         self._is_continued = bool(header.info & FIRST_IS_CONTRECORD)
         self._remaining = header.remaining_bytes if self._is_continued else 0
@@ -252,11 +255,11 @@ class _Segment:
         return None
 
 
-def _find_written_end(content: bytes) -> int:
+def _find_written_end(content: bytes | mmap) -> int:
     """Where nothing but zeros follows: a segment that was switched away from is not full."""
     end = len(content)
     zeros = bytes(_TAIL_BYTES)
-    while end >= _TAIL_BYTES and content.endswith(zeros, 0, end):
+    while end >= _TAIL_BYTES and content[end - _TAIL_BYTES : end] == zeros:
         end -= _TAIL_BYTES
     return (
         end - _TAIL_BYTES + len(content[end - _TAIL_BYTES : end].rstrip(b"\0"))

@@ -7,7 +7,7 @@ than itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,21 @@ from pghaven.repository.codec import Buffer
 from pghaven.store.api import Store
 
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from pghaven.runtime.spill import Spool
+
+    class Frames(Protocol):
+        """Contents that are not in memory, and are the same however often they are read, or an error is raised."""
+
+        def __len__(self) -> int: ...
+
+        def iter_frames(self, frame_bytes: int) -> Iterator[Buffer]:
+            """All of it, in pieces of this length; each is gone when the next is asked for."""
+
+        def read_all(self) -> bytes: ...
+
+    Plain = bytes | Frames
 
 LARGE_BYTES = 64 << 20
 _PART_BYTES = 16 << 20
@@ -48,6 +62,21 @@ class StoredParts:
         for part in end:
             self._spool.write(part)
         return (self._spool.view(),)
+
+
+def iter_plain(plain: Plain, frame_bytes: int) -> Iterator[Buffer]:
+    """As ``Frames.iter_frames``."""
+    if not isinstance(plain, bytes):
+        yield from plain.iter_frames(frame_bytes)
+        return
+    view = memoryview(plain)
+    for start in range(0, len(view), frame_bytes):
+        yield view[start : start + frame_bytes]
+
+
+def read_plain(plain: Plain) -> bytes:
+    """All of it in memory."""
+    return plain if isinstance(plain, bytes) else plain.read_all()
 
 
 def join_frames(frames: Iterable[Buffer], plain_length: int) -> bytes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pghaven.clock import Clock
 from pghaven.errors import Conflict, Damaged, ObjectExists, ObjectMissing, Refused
@@ -22,13 +22,13 @@ from pghaven.postgres.waldata import check_segment
 from pghaven.repository import layout
 from pghaven.repository.codec import Compressor
 from pghaven.repository.container import FRAME_BYTES, Container, ContainerWriter, FinishedContainer, Kind
-from pghaven.repository.large import LARGE_BYTES, are_frames_of
+from pghaven.repository.large import LARGE_BYTES, are_frames_of, iter_plain, read_plain
 from pghaven.repository.repository import Repository
 from pghaven.runtime.ranges import NumberRanges
 from pghaven.store.api import Store
 
-# WAL waits for nobody: level 1 costs half of level 3 and stores some 5 % more.
-_WAL_LEVEL = 1
+if TYPE_CHECKING:
+    from pghaven.repository.large import Plain
 
 
 class PutOutcome(StrEnum):
@@ -72,15 +72,16 @@ class WalArchive:
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
-    def put(self, file_name: str, content: bytes, facts: Mapping[str, Any]) -> PutOutcome:
+    def put(self, file_name: str, content: Plain, facts: Mapping[str, Any]) -> PutOutcome:
         """Store a file; durable when it returns. ``facts`` (JSON-able) are kept beside it: source, times.
 
         Raises Conflict when the name holds other content, naming both hashes.
         """
         return self.put_at(self._name(file_name), file_name, content, facts)
 
-    def put_quarantine(self, file_name: str, content: bytes, facts: Mapping[str, Any]) -> PutOutcome:
+    def put_quarantine(self, file_name: str, content: Plain, facts: Mapping[str, Any]) -> PutOutcome:
         """Keep a file that history has left behind where no restore looks for it."""
+        content = read_plain(content)
         name = layout.quarantine_name(self.cluster, self.system_identifier, file_name, _hash(content))
         self.put_at(name, file_name, content, facts)
         return PutOutcome.QUARANTINED
@@ -91,7 +92,7 @@ class WalArchive:
         entries = (info.name.removeprefix(prefix) for info in self._repository.store.list(prefix))
         return tuple(entry for entry in entries if file_name in ("", entry.rpartition("-")[0]))
 
-    def put_at(self, name: str, file_name: str, content: bytes, facts: Mapping[str, Any]) -> PutOutcome:
+    def put_at(self, name: str, file_name: str, content: Plain, facts: Mapping[str, Any]) -> PutOutcome:
         """As ``put``, under an object's name of its own."""
         repository = self._repository
         finished = self._render(name, file_name, content, facts)
@@ -103,12 +104,12 @@ class WalArchive:
             return PutOutcome.ALREADY
         return PutOutcome.STORED
 
-    def _require_same(self, name: str, file_name: str, content: bytes, facts: Mapping[str, Any]) -> None:
+    def _require_same(self, name: str, file_name: str, content: Plain, facts: Mapping[str, Any]) -> None:
         """Raises Conflict when the object under a name holds anything else, Damaged when it does not hold what it says.
 
         A host that cannot read it goes by the hash among its facts, which was sealed with it.
         """
-        repository = self._repository
+        repository, content = self._repository, read_plain(content)
         if repository.keyring.can_read or is_for_every_host(file_name):
             there = self._read(name)
             stored, is_same = there.meta, _holds(there, name, file_name, content)
@@ -124,21 +125,20 @@ class WalArchive:
                 "or this file has changed since it was archived. Find out which server is the right one.",
             ) from None
 
-    def _render(self, name: str, file_name: str, content: bytes, facts: Mapping[str, Any]) -> FinishedContainer:
+    def _render(self, name: str, file_name: str, content: Plain, facts: Mapping[str, Any]) -> FinishedContainer:
         repository = self._repository
         writer = ContainerWriter(
             Kind.WAL,
             repository.context(name).encode(),
             repository.keyring,
-            Compressor(_WAL_LEVEL),
+            Compressor.for_wal(),
             for_hosts=is_for_every_host(file_name),
         )
         # Both hashes of a frame while it is in the processor's caches.
         import blake3
 
-        whole, view = blake3.blake3(), memoryview(content)
-        for start in range(0, len(view), FRAME_BYTES):
-            frame = view[start : start + FRAME_BYTES]
+        whole = blake3.blake3()
+        for frame in iter_plain(content, FRAME_BYTES):
             whole.update(frame)
             writer.add_frame(frame)
         return writer.finish({**facts, "name": file_name, "hash": whole.hexdigest(), "size": len(content)})
@@ -183,7 +183,7 @@ class WalArchive:
             raise Damaged(f'"{name}" is damaged: its name is not that of its contents')
         return content
 
-    def holds(self, file_name: str, content: bytes) -> bool:
+    def holds(self, file_name: str, content: Plain) -> bool:
         """Whether just this file is archived under its name; where it cannot be read, its hash tells."""
         try:
             self._require_same(self._name(file_name), file_name, content, {})

@@ -9,15 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pghaven.errors import Conflict, PghavenError
 from pghaven.light import dataclass
 from pghaven.repository.incidents import Incident, IncidentKind, record_incident
+from pghaven.repository.large import read_plain
 from pghaven.repository.repository import Repository
 from pghaven.repository.walstore import PutOutcome, WalArchive
 from pghaven.units import render_time_utc
 from pghaven.wal.archives import OpenArchive, open_archive
+
+if TYPE_CHECKING:
+    from pghaven.repository.large import Plain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +35,7 @@ class ToldFile:
 _TOLD = ("host", "data_directory", "system_identifier", "pushed_at", "hash")
 
 
-def put_or_tell(archive: WalArchive, name: str, content: bytes, facts: Mapping[str, Any]) -> PutOutcome:
+def put_or_tell(archive: WalArchive, name: str, content: Plain, facts: Mapping[str, Any]) -> PutOutcome:
     """``WalArchive.put``; a conflict is kept in the repository before it is raised."""
     try:
         return archive.put(name, content, facts)
@@ -76,7 +80,7 @@ def _find_last_writer(archive: WalArchive) -> dict[str, str]:
     return {}
 
 
-def _record(archive: WalArchive, name: str, content: bytes, facts: Mapping[str, Any]) -> None:
+def _record(archive: WalArchive, name: str, content: Plain, facts: Mapping[str, Any]) -> None:
     import blake3
 
     incident = Incident(
@@ -84,7 +88,7 @@ def _record(archive: WalArchive, name: str, content: bytes, facts: Mapping[str, 
         subject=name,
         seen_at=archive.clock.now(),
         archived=_choose(archive.read_facts(name)),
-        refused={**_choose(facts), "hash": blake3.blake3(content).hexdigest()},
+        refused={**_choose(facts), "hash": blake3.blake3(read_plain(content)).hexdigest()},
     )
     record_incident(archive.repository, archive.cluster, archive.system_identifier, incident)
 

@@ -7,33 +7,33 @@ proven to be what its name says, to belong to the cluster whose archive it enter
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Mapping
 from datetime import datetime
 
 from pghaven.clock import Clock
-from pghaven.errors import Conflict, Damaged, NotFound, NotPermitted, Refused, StoreUnreachable
+from pghaven.errors import Conflict, Damaged, NotPermitted, Refused
 from pghaven.events import Listener, Notice
 from pghaven.light import dataclass
 from pghaven.postgres.segment import (
-    SEGMENT_SIZE_MAX,
     SegmentName,
     WalFileKind,
     classify,
     is_valid_archive_name,
 )
 from pghaven.postgres.timeline import Timeline, parse_history
-from pghaven.postgres.waldata import LONG_HEADER_SIZE, check_segment, is_wal_magic, parse_page_header
+from pghaven.postgres.waldata import LONG_HEADER_SIZE, check_segment_head, is_wal_magic, parse_page_header
 from pghaven.postgres.walspan import find_span
+from pghaven.repository.large import read_plain
 from pghaven.repository.repository import Repository
 from pghaven.repository.walfacts import render_span
 from pghaven.repository.walstore import PutOutcome, WalArchive
-from pghaven.units import render_size, render_time_utc, since_epoch
+from pghaven.units import render_time_utc, since_epoch
 from pghaven.wal.announced import may_archive
 from pghaven.wal.archives import OpenArchive
 from pghaven.wal.conflict import ToldFile, open_or_tell, put_or_tell
 from pghaven.wal.directory import find_data_directory, read_system_identifier, refuse_restored_copy
 from pghaven.wal.fence import Fork, find_last_fork, load_later_histories
+from pghaven.wal.steady import SteadyFile
 
 _SEGMENT_KINDS = frozenset({WalFileKind.SEGMENT, WalFileKind.PARTIAL})
 _SEGMENT_NAME_LENGTH = 24
@@ -41,7 +41,8 @@ _SEGMENT_NAME_LENGTH = 24
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WalFile:
-    """A file to be archived, read whole. ``claim`` is the identifier of the cluster that it says it is of.
+    """A file to be archived, of which a segment is not held in memory. ``claim`` is the identifier of the cluster that
+    it says it is of.
 
     ``written_at`` is the file's mtime, rounded up: no commit inside is later. ``mtime_ns`` is that time as it is.
     ``data_directory`` is the server's, None when the file was not read for one.
@@ -49,7 +50,7 @@ class WalFile:
 
     name: str
     kind: WalFileKind
-    content: bytes
+    content: bytes | SteadyFile
     claim: int
     mtime_ns: int
     data_directory: str | None = None
@@ -62,7 +63,8 @@ class WalFile:
 def read_wal_file(
     path: str, data_directory: str | None = None, claim: int | None = None, *, cluster: str | None = None
 ) -> WalFile:
-    """Read a file and find out whose it is. ``path`` may be relative to the current directory, as ``%p`` is.
+    """Read a file, of a segment only its beginning, and find out whose it is. ``path`` may be relative to the current
+    directory, as ``%p`` is.
 
     ``data_directory`` is the configured one, for when the current directory is none. ``claim`` is the identifier of the
     server that the file was received from; then there is no directory. ``cluster`` is whose archive is meant.
@@ -78,14 +80,14 @@ def read_wal_file(
     directory = find_data_directory(data_directory) if claim is None else None
     if directory is not None:
         refuse_restored_copy(directory, cluster)
-    content, mtime_ns = _read(path)
-    kind = classify(name)
+    file, kind = SteadyFile(path), classify(name)
+    content = file if kind in _SEGMENT_KINDS else file.read_all()
     return WalFile(
         name=name,
         kind=kind,
         content=content,
-        claim=_read_claim(name, kind, content, directory) if claim is None else claim,
-        mtime_ns=mtime_ns,
+        claim=_read_claim(name, kind, file, directory) if claim is None else claim,
+        mtime_ns=file.mtime_ns,
         data_directory=None if directory is None else os.path.realpath(directory),
     )
 
@@ -117,20 +119,23 @@ def push_into(opened: OpenArchive, file: WalFile, clock: Clock, listener: Listen
     if file.kind is WalFileKind.HISTORY:
         # It can never be replaced, and every later decision about timelines rests on it.
         timeline = Timeline.parse_history_name(file.name)
-        parse_history(file.content.decode("utf-8", "replace"), timeline)
+        parse_history(read_plain(file.content).decode("utf-8", "replace"), timeline)
         if _is_unannounced(archive, file, timeline):
             return _put_unannounced(archive, file, facts, listener)
     if file.kind not in _SEGMENT_KINDS:
         return put_or_tell(archive, file.name, file.content, facts)
     segment = _name_segment(opened, file)
+    content = file.content
+    assert isinstance(content, SteadyFile)
     try:
-        check_segment(file.content, segment, opened.lineage.system_identifier, opened.version)
+        check_segment_head(content.head, len(content), segment, opened.lineage.system_identifier, opened.version)
     except Damaged:
         fork = _find_fork(archive, segment, listener)
         if fork is None or not fork.cuts_off(segment):
             raise
         return _put_remainder(archive, file, facts, listener, fork)
-    facts.update(render_span(find_span(file.content, segment)))
+    with content.mapped() as memory:
+        facts.update(render_span(find_span(memory, segment)))
     if _is_unannounced(archive, file, segment.timeline):
         return _put_unannounced(archive, file, facts, listener)
     # What entered the archive before it was known to be past a fork stays where it is.
@@ -156,7 +161,7 @@ def _agrees_before(archive: WalArchive, file: WalFile, offset: int) -> bool:
     if not archive.exists(file.name):
         return False
     try:
-        return bytes(archive.get(file.name)[:offset]) == file.content[:offset]
+        return bytes(archive.get(file.name)[:offset]) == read_plain(file.content)[:offset]
     except NotPermitted:
         return True
 
@@ -197,28 +202,10 @@ def _put_unannounced(archive: WalArchive, file: WalFile, facts: Mapping[str, str
     return outcome
 
 
-def _read(path: str) -> tuple[bytes, int]:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a FIFO must not block
-        with open(descriptor, "rb", buffering=0) as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise Refused(f'"{path}" is not a regular file')
-            if status.st_size > SEGMENT_SIZE_MAX:
-                raise Refused(f'"{path}" has {render_size(status.st_size)}; no file in pg_wal is that large')
-            return file.readall(), status.st_mtime_ns
-    except FileNotFoundError as error:
-        raise NotFound(f'"{path}" does not exist') from error
-    except PermissionError as error:
-        raise NotPermitted(f'could not read "{path}": permission denied') from error
-    except OSError as error:
-        raise StoreUnreachable(f'could not read "{path}": {error.strerror}') from error
-
-
-def _read_claim(name: str, kind: WalFileKind, content: bytes, directory: str | None) -> int:
+def _read_claim(name: str, kind: WalFileKind, file: SteadyFile, directory: str | None) -> int:
     """The system identifier this file claims to be of: its own word, else the data directory's it comes from."""
-    if kind in _SEGMENT_KINDS and len(content) >= LONG_HEADER_SIZE:
-        header = parse_page_header(content)
+    if kind in _SEGMENT_KINDS and len(file) >= LONG_HEADER_SIZE:
+        header = parse_page_header(file.head)
         if is_wal_magic(header.magic) and header.system_identifier is not None:
             return header.system_identifier
     found = None if directory is None else read_system_identifier(directory)

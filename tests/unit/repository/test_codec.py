@@ -30,6 +30,14 @@ def test_frames_of_one_compressor_stand_by_themselves(frames: list[bytes], level
         assert bytes(decompress(codec, stored, len(frame))) == frame
 
 
+def test_a_wal_frame_is_zstd_as_any_other() -> None:
+    frame = b"".join(number.to_bytes(8, "little") * 3 + os.urandom(8) for number in range(30_000))
+    codec, stored = Compressor.for_wal().compress(frame)
+    assert codec is Codec.ZSTD
+    assert len(stored) < len(frame) // 2
+    assert zstd.decompress(stored) == frame
+
+
 def test_what_does_not_shrink_is_stored_as_it_is() -> None:
     assert Compressor(3).compress(RANDOM) == (Codec.STORED, RANDOM)
     assert Compressor(3).compress(TEXT)[0] is Codec.ZSTD
