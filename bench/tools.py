@@ -87,6 +87,11 @@ class Pghaven:
         shown = run(self._command("--json", "init", "main"), log=self.log)
         return str(json.loads(shown)["archive_command"])
 
+    @property
+    def archive(self) -> Path:
+        """Where archived WAL lies."""
+        return self._repository / "clusters" / "main" / "wal"
+
     def words(self, *words: str) -> Sequence[str]:
         """Any other command of the program."""
         return self._command(*words)
@@ -170,6 +175,11 @@ class PgBackRest:
 
     def restore_command(self, target: Path) -> Sequence[str]:
         return self._command(f"--pg1-path={target}", "restore")
+
+    @property
+    def archive(self) -> Path:
+        """Where archived WAL lies."""
+        return self._repository / "archive"
 
     def archive_get(self, target: Path) -> Sequence[str]:
         """The beginning of a restore_command for this directory."""

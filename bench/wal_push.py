@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -29,8 +30,11 @@ from pghaven.wal.marks import Marks
 NAME = "wal_push"
 SEGMENTS = 200
 QUICK_SEGMENTS = 12
-LEVEL = 1
 _LIMIT_SECONDS = 600
+# pgBackRest's own default for zstd, and what costs it least at hardly another size. Ours has no level to be chosen.
+_LEVELS = (3, 1)
+# What lies beside the segments in an archive: who it belongs to; the last segment, which is nearly empty.
+_SMALL_BYTES = 64 << 10
 # Mixed as a busy server's WAL is: half of it text that compresses, half that does not.
 _FILL = (
     "SELECT count(pg_logical_emit_message(false, 'bench', repeat(md5(random()::text), 64) || "
@@ -44,15 +48,18 @@ _ALONE = """
 import multiprocessing, os, sys
 from pghaven.repository.codec import Compressor
 def work(names):
-    compressor = Compressor(int(sys.argv[1]))
+    compressor = Compressor.for_wal()
+    memory = memoryview(bytearray(1 << 20))
     for name in names:
-        with open(os.path.join(sys.argv[2], name), "rb") as file:
-            packed = compressor.compress(file.read())[1]
-        descriptor = os.open(os.path.join(sys.argv[3], name), os.O_WRONLY | os.O_CREAT, 0o600)
-        os.write(descriptor, packed)
+        packed = []
+        with open(os.path.join(sys.argv[1], name), "rb", buffering=0) as file:
+            while got := file.readinto(memory):
+                packed.append(compressor.compress(memory[:got])[1])
+        descriptor = os.open(os.path.join(sys.argv[2], name), os.O_WRONLY | os.O_CREAT, 0o600)
+        os.writev(descriptor, packed)
         os.fsync(descriptor)
         os.close(descriptor)
-names = sys.argv[4:]
+names = sys.argv[3:]
 halves = [multiprocessing.get_context("fork").Process(target=work, args=(names[n::2],)) for n in (0, 1)]
 [half.start() for half in halves]
 [half.join() for half in halves]
@@ -62,12 +69,14 @@ halves = [multiprocessing.get_context("fork").Process(target=work, args=(names[n
 @dataclass(frozen=True, kw_only=True)
 class Way:
     """``reset`` leaves an empty archive and says what archives into it; ``beside`` is what runs meanwhile, whose
-    tree is counted too. ``alone`` does it without the server's archiver, given the files that wait."""
+    tree is counted too. ``alone`` does it without the server's archiver, given the files that wait. ``archive`` is
+    where the segments lie in the end."""
 
     name: str
     reset: Callable[[], str]
     beside: Callable[[], AbstractContextManager[int | None]] = nullcontext
     alone: Callable[[Sequence[str]], object] | None = None
+    archive: Path | None = None
 
 
 def list_ways(server: BenchServer, tools: Sequence[Tool]) -> list[Way]:
@@ -80,23 +89,26 @@ def list_ways(server: BenchServer, tools: Sequence[Tool]) -> list[Way]:
         return f"cp %p {copies}/%f"
 
     def compress_alone(names: Sequence[str]) -> None:
-        command = [sys.executable, "-c", _ALONE, str(LEVEL), str(server.data / "pg_wal"), str(copies), *names]
+        command = [sys.executable, "-c", _ALONE, str(server.data / "pg_wal"), str(copies), *names]
         subprocess.run(command, check=True)
 
     ways = [
         Way(name="a shell that does nothing", reset=lambda: ":"),
-        Way(name="cp", reset=reset_copies),
-        Way(name="reading, zstd, writing and fsync alone", reset=reset_copies, alone=compress_alone),
+        Way(name="cp", reset=reset_copies, archive=copies),
+        Way(name="reading, zstd, writing and fsync alone", reset=reset_copies, alone=compress_alone, archive=copies),
     ]
     for tool in tools:
         if isinstance(tool, Pghaven):
-            ways.append(Way(name="pghaven, agent", reset=tool.reset, beside=_agent(tool, server)))
-            ways.append(Way(name="pghaven", reset=tool.reset))
-            ways.append(Way(name="pghaven, one at a time", reset=_one_at_a_time(tool)))
+            agent, archive = _agent(tool, server), tool.archive
+            ways.append(Way(name="pghaven, agent", reset=tool.reset, beside=agent, archive=archive))
+            ways.append(Way(name="pghaven", reset=tool.reset, archive=archive))
+            ways.append(Way(name="pghaven, one at a time", reset=_one_at_a_time(tool), archive=archive))
             ways.append(Way(name="pghaven, marks are there", reset=tool.reset, beside=_marked(server)))
         elif isinstance(tool, PgBackRest):
-            ways.append(Way(name=f"pgBackRest {tool.version}", reset=_pgbackrest(tool, "")))
-            ways.append(Way(name=f"pgBackRest {tool.version}, async", reset=_pgbackrest(tool, " --archive-async")))
+            for mode, options in (("", ""), (", async", " --archive-async")):
+                for level in _LEVELS:
+                    name = f"pgBackRest {tool.version}{mode}, level {level}"
+                    ways.append(Way(name=name, reset=_pgbackrest(tool, options, level), archive=tool.archive))
     return ways
 
 
@@ -139,21 +151,29 @@ def _one_at_a_time(tool: Pghaven) -> Callable[[], str]:
     return reset
 
 
-def _pgbackrest(tool: PgBackRest, options: str) -> Callable[[], str]:
-    return lambda: tool.reset().replace(" %p", f"{options} --compress-level={LEVEL} %p")
+def _pgbackrest(tool: PgBackRest, options: str, level: int) -> Callable[[], str]:
+    return lambda: tool.reset().replace(" %p", f"{options} --compress-level={level} %p")
 
 
 def run_rounds(server: BenchServer, ways: Sequence[Way], rounds: int, segments: int) -> dict[str, Any]:
-    """Milliseconds of wall and processor time for each segment, medians."""
+    """Milliseconds of wall and processor time for each segment, medians, and the bytes that are stored of it."""
     become_reaper()
     taken: dict[str, list[tuple[float, float]]] = {}
+    stored: dict[str, float] = {}
     for number in range(rounds):
         for way in ways:
             wall, cpu = clear_backlog(server, way, segments)
             taken.setdefault(way.name, []).append((wall * 1000 / segments, cpu * 1000 / segments))
+            if way.archive is not None:
+                files = [file.stat().st_size for file in way.archive.rglob("*") if file.is_file()]
+                stored[way.name] = sum(size for size in files if size > _SMALL_BYTES) / segments
             print(f"  push {number + 1}/{rounds} {way.name}: {wall * 1000 / segments:.1f} ms a segment", flush=True)
     return {
-        name: {"wall_ms": median(wall for wall, _ in runs), "cpu_ms": median(cpu for _, cpu in runs)}
+        name: {
+            "wall_ms": median(wall for wall, _ in runs),
+            "cpu_ms": median(cpu for _, cpu in runs),
+            **({"stored_bytes": stored[name]} if name in stored else {}),
+        }
         for name, runs in taken.items()
     }
 
@@ -201,11 +221,12 @@ def render(results: Mapping[str, Any], title: str) -> str:
             f"{row['wall_ms']:.1f}",
             f"{row['cpu_ms']:.1f}",
             f"{row['wall_ms'] / ours:.2f}" if ours else "–",
+            f"{row['stored_bytes'] / 1e6:.2f}" if "stored_bytes" in row else "–",
         ]
         for name, row in results.items()
     ]
     return f"### A backlog of WAL: {title}\n\n" + render_table(
-        ["archive_command", "wall ms a segment", "CPU ms a segment", "wall, agent = 1"], rows
+        ["archive_command", "wall ms a segment", "CPU ms a segment", "wall, agent = 1", "MB stored of one"], rows
     )
 
 
