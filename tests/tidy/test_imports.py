@@ -97,6 +97,9 @@ def test_a_push_loads_little_and_writes_no_classes() -> None:
     """``dataclasses`` compiles source for each class, and with it comes ``inspect``: half of what a push did cost."""
     push = "import pghaven.wal.asking, pghaven.cli.wal_run, pghaven.wal.everywhere, pghaven.store.posix"
     assert count_imported(push) - count_imported("pass") <= PUSH_MODULES
-    program = f"{push}\nimport sys; assert not {{'dataclasses', 'inspect', 'threading', 'socket'}} & set(sys.modules)"
+    text = '[repository.main]\\nurl = "file:///r"\\n[cluster.main]\\ndata_directory = "/d"'
+    push += f"\nfrom pghaven.config.loading import parse_config; parse_config('{text}', 'x')"
+    unwanted = {"dataclasses", "inspect", "threading", "socket", "tomllib"}
+    program = f"{push}\nimport sys; assert not {unwanted} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr

@@ -7,12 +7,12 @@ any problem is never used.
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pghaven.config.ha_values import find_problems
 from pghaven.config.places import Path, find_line, find_places
+from pghaven.config.plaintoml import parse_plain_toml
 from pghaven.config.repository_values import RepositoryConfig
 from pghaven.config.schema import SECTION_NAME, SECTION_NAME_RULE, Invalid, Option, Section
 from pghaven.config.values import SECTIONS, ClusterConfig, Config, find_nearest
@@ -53,10 +53,9 @@ def find_config_file(path: str | None = None, *, environment: Mapping[str, str] 
 
 def parse_config(text: str, source: str, environment: Mapping[str, str] | None = None) -> Config:
     """The configuration in ``text``, with overrides from ``environment``. Pure. Raises ConfigError."""
-    try:
-        document = tomllib.loads(text)
-    except (ValueError, RecursionError) as reason:  # not only TOMLDecodeError: endless numbers, nesting
-        raise ConfigError(f"configuration file is not valid TOML: {_place_toml_error(source, text, reason)}") from None
+    document = parse_plain_toml(text)
+    if document is None:
+        document = _parse_toml(text, source)
     reading = _Reading(document, source, text)
     reading.apply_overrides(environment or {})
     return reading.finish()
@@ -112,9 +111,19 @@ def _decode(source: str, content: bytes) -> str:
         ) from None
 
 
+def _parse_toml(text: str, source: str) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        reason = _place_toml_error(source, text, error)
+    except (ValueError, RecursionError):
+        reason = f"{source}: a number is too long, or values are nested too deeply"
+    raise ConfigError(f"configuration file is not valid TOML: {reason}")
+
+
 def _place_toml_error(source: str, text: str, error: Exception) -> str:
-    if not isinstance(error, tomllib.TOMLDecodeError):
-        return f"{source}: a number is too long, or values are nested too deeply"
     message = str(error)
     match = _TOML_PLACE.fullmatch(message)
     if match:
