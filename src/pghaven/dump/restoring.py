@@ -113,6 +113,7 @@ class _Feeding:
         self._source = source
         self._waiting = {job.path for job in streams}
         self._is_over = threading.Event()
+        self._ending = threading.Lock()
         self._failures: list[Exception] = []
         self._held: list[int] = []
         self._threads = [threading.Thread(target=self._feed, args=(job,), daemon=True) for job in streams]
@@ -153,14 +154,16 @@ class _Feeding:
 
     def _kill(self) -> None:
         """All processes of pg_restore; its number is its own until it is waited for."""
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        with self._ending, suppress(ProcessLookupError):
+            if self._process.returncode is None:
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     def _end(self) -> None:
         """Nobody waits for a reader any more, and no end is held."""
         self._is_over.set()
         self._kill()
-        self._process.wait()
+        with self._ending:
+            self._process.wait()
         readers = [os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC) for path in self._waiting.copy()]
         for thread in self._threads:
             if thread.ident is not None:
