@@ -69,15 +69,16 @@ from pghaven.server.pressure import read_pressure
 from pghaven.server.probe import ServerFacts, read_databases, read_tablespaces
 from pghaven.snapshot.driver import Volume
 
-# What is read from snapshots has time: as nice as there is, so that transactions take the processors as if alone.
-_NICE_TO_SERVER = 19
+SNAPSHOT_NICE = 19
+"""What is read from snapshots has time: as nice as there is, so that transactions take the processors as if alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupSettings:
     """What a backup is told. ``level`` is zstd's, ``changes`` one of ``origin.METHODS``. ``pace`` is for
     reading, ``ease`` says when to give way. ``state_directory`` is where a host that only writes keeps its map
-    (None: ``ownmap.find_state_directory``). ``from_snapshot``: the files are read from snapshots of their volumes."""
+    (None: ``ownmap.find_state_directory``). ``from_snapshot``: the files are read from snapshots of their volumes, by
+    workers that are as nice as ``snapshot_nice``."""
 
     cluster: str
     data_directory: str
@@ -91,6 +92,7 @@ class BackupSettings:
     ease: EaseRules = NEVER_EASE
     state_directory: str | None = None
     from_snapshot: bool = False
+    snapshot_nice: int = SNAPSHOT_NICE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +175,7 @@ class _Session:
                 known=tries.known,
                 pace=self._pace,
             )
-            nice = _NICE_TO_SERVER if self._volumes else 0
+            nice = settings.snapshot_nice if self._volumes else 0
             with Crew(size=settings.processes, setup=open_worker, settings=worker_settings, nice=nice) as crew:
                 self._tell(Step(text=f"starting backup {self._label}: waiting for a checkpoint"))
                 with backup_bracket(connection, f"pghaven {self._label}", fast=settings.fast_checkpoint) as backup:

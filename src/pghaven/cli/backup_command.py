@@ -64,7 +64,7 @@ def command(
     from dataclasses import replace
 
     from pghaven.backup.easing import EaseRules
-    from pghaven.backup.session import BackupSettings, run_backup
+    from pghaven.backup.session import SNAPSHOT_NICE, BackupSettings, run_backup
     from pghaven.cli.backup_several import back_up
     from pghaven.transfer.request import CopyRequest
 
@@ -83,6 +83,7 @@ def command(
         ease=EaseRules(standby_lag_bytes=chosen.slow_at_standby_lag, waiting_files=chosen.slow_at_archive_backlog),
         state_directory=chosen.state_directory,
         from_snapshot=method == "snapshot",
+        snapshot_nice=chosen.nice or SNAPSHOT_NICE,
     )
     left = find_left(chosen)
     if left is not None:

@@ -271,7 +271,7 @@ class ClusterConfig:
         default=0,
         doc=(
             "How nice backup, restore and verification are to other processes of the host, as `nice` says; 19 is the "
-            "most. Linux gives them less of the disk too."
+            "most, at which a backup reads a snapshot unless this says less. Linux gives them less of the disk too."
         ),
         example="10",
     )
