@@ -193,3 +193,19 @@ class Imports:
 
     def close(self) -> None:
         return None
+
+
+class Niceness:
+    """Of the thread at work, and of one that it starts."""
+
+    def __init__(self, settings: None) -> None: ...
+
+    def __call__(self, job: object) -> list[int]:
+        found = [os.getpriority(os.PRIO_PROCESS, 0)]
+        thread = threading.Thread(target=lambda: found.append(os.getpriority(os.PRIO_PROCESS, 0)))
+        thread.start()
+        thread.join()
+        return found
+
+    def close(self) -> None:
+        return None

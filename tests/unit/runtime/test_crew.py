@@ -167,6 +167,16 @@ def test_a_worker_imports_only_what_it_needs() -> None:
     assert not {"subprocess", "multiprocessing", "ctypes", "numpy", "click", "pytest"} & set(results[0])
 
 
+def test_workers_are_as_nice_as_they_are_told_to_be_and_never_less_than_we_are() -> None:
+    ours = os.getpriority(os.PRIO_PROCESS, 0)
+    for nice, expected in ((19, 19), (0, ours), (ours + 1, ours + 1)):
+        results: list[object] = []
+        with Crew(size=1, setup=crew_jobs.Niceness, settings=None, nice=nice) as crew:
+            crew.run(iter([1]), results.append)
+        assert results == [[expected, expected]]
+    assert os.getpriority(os.PRIO_PROCESS, 0) == ours
+
+
 def test_a_crew_runs_once_and_inside_its_block() -> None:
     crew = Crew(size=1, setup=crew_jobs.Echo, settings="")
     with pytest.raises(RuntimeError, match="inside its block"):
