@@ -6,10 +6,13 @@ enter the archive, and what must, is judged by the histories that were there whe
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from pghaven.errors import Conflict, PghavenError, StoreUnreachable
 from pghaven.events import ignore
@@ -18,11 +21,12 @@ from pghaven.postgres.segment import WalFileKind
 from pghaven.postgres.timeline import Timeline
 from pghaven.repository import layout
 from pghaven.repository.document import render_document
+from pghaven.repository.large import read_plain
 from pghaven.repository.repository import Lineage, Repository
 from pghaven.repository.walstore import PutOutcome, WalArchive
 from pghaven.units import render_time_utc
 from pghaven.wal import archives, push
-from pghaven.wal.push import WalFile
+from pghaven.wal.push import WalFile, read_wal_file
 from tests.simulation.content import CLUSTER, SEGMENT_SIZE, SYSTEM_IDENTIFIER
 from tests.simulation.engine import MINUTE, START, Actor, Choice, Rates, Simulation, Witness, draw_rates
 from tests.simulation.world import DESCRIPTOR
@@ -70,14 +74,19 @@ def draw_lives(source: random.Random) -> list[Life]:
 
 @lru_cache(maxsize=256)
 def make_file(system_identifier: int, timeline: int, number: int) -> WalFile:
+    """A segment is read from where it is, so there is one: the same in every history."""
     name = segment_name(number, timeline)
-    return WalFile(
-        name=str(name),
-        kind=WalFileKind.SEGMENT,
-        content=make_segment(name, system_identifier=system_identifier),
-        claim=system_identifier,
-        mtime_ns=0,
-    )
+    path = Path(_make_directory().name, str(system_identifier), str(name))
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(make_segment(name, system_identifier=system_identifier))
+    os.utime(path, ns=(0, 0))
+    return read_wal_file(str(path), claim=system_identifier)
+
+
+@cache
+def _make_directory() -> TemporaryDirectory[str]:
+    """It goes with the process."""
+    return TemporaryDirectory(prefix="pghaven-simulation-")
 
 
 def make_history(life: Life) -> WalFile:
@@ -146,7 +155,7 @@ class FailoverOracle(Witness):
                 if outcome is PutOutcome.QUARANTINED:
                     is_kept = bool(archive.list_quarantine(file.name))
                 else:
-                    is_kept = archive.get(file.name) == file.content
+                    is_kept = archive.get(file.name) == read_plain(file.content)
             except PghavenError as error:
                 self.simulation.fail("WAL is kept", f"{file.name} of {file.claim}: {error}")
             else:

@@ -123,7 +123,7 @@ PLANTED = (
     Planted(
         name="the archive of the name, whatever the identifier",
         seen_in="WAL-G and Barman: after an upgrade WAL of two lives under one name",
-        make=lambda: {(archives, "open_archive"): _open_oldest, (push, "check_segment"): lambda *_: None},
+        make=lambda: {(archives, "open_archive"): _open_oldest, (push, "check_segment_head"): lambda *_: None},
         breaks=("lineages are apart", "a sound server is welcome"),
     ),
 )
