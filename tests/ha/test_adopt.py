@@ -195,6 +195,7 @@ def test_a_cluster_that_patroni_runs_is_taken_over_as_it_runs_and_keeps_its_sett
     assert engine.wait_leader() == leader
     engine.start_node(other)
     engine.wait_healthy()
+    engine.ok(other, "ha", "apply", NAME, "--node", other)  # a standby that ran gets its settings now
     for name in engine.names:
         assert engine.value(name, "SELECT n FROM kept") == 7
         assert engine.value(name, "SELECT pg_postmaster_start_time()") == started[name], "it was restarted"

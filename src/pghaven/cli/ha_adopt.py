@@ -95,7 +95,8 @@ def _render_next(context: HaContext, node: HaNode, foreign: Foreign | None) -> s
     return (
         f"prepared. While it is paused, stop and disable the Patroni of every node; their servers go on\n"
         f"(with systemd: if its unit has KillMode=process). Then here: systemctl start {unit}\n"
-        f"and on the others: pghaven ha apply {context.spec.cluster}, and start theirs. Never start the old ones\n"
+        f"and on the others: pghaven ha apply {context.spec.cluster}, start theirs, and apply once more, which gives\n"
+        "standbys their settings. Never start the old ones again\n"
     )
 
 

@@ -155,15 +155,16 @@ def _reset(context: HaContext, plan: _Plan) -> None:
 
 
 def _reload(context: HaContext, node: HaNode, files: Sequence[PlannedFile], listener: object) -> None:
-    """Have a running Patroni read its file again; one that does not run reads it when it starts."""
+    """Have a running Patroni read its file again, also one that is as it was: a Patroni that came to a standby while
+    that ran gives it its settings only when it is told to. One that does not run reads it when it starts."""
     from pghaven.ha.patroni_file import FILE_NAME
 
     path = context.places.path(node, FILE_NAME)
-    if not any(one.path == path and one.change == "changed" for one in files):
-        return
     try:
         context.api.tell([node], "POST", "/reload", None)
     except PghavenError as error:
+        if not any(one.path == path and one.change == "changed" for one in files):
+            return
         assert callable(listener)
         text = f'Patroni of node "{node.name}" was not told of its new file: {error.message}'
         listener(Notice(level="info", code="reload", text=text))
