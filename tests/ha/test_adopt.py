@@ -196,12 +196,13 @@ def test_a_cluster_that_patroni_runs_is_taken_over_as_it_runs_and_keeps_its_sett
     engine.start_node(other)
     engine.wait_healthy()
     engine.ok(other, "ha", "apply", NAME, "--node", other)  # a standby that ran gets its settings now
+    query = "SELECT 1 WHERE current_setting('wal_sender_timeout') = '40s'"
     for name in engine.names:
         assert engine.value(name, "SELECT n FROM kept") == 7
         assert engine.value(name, "SELECT pg_postmaster_start_time()") == started[name], "it was restarted"
         shown = [engine.value(name, f"SHOW {one}") for one in ("work_mem", "log_min_duration_statement")]
         assert shown == ["9MB", "77s"]
-        wait_until(lambda: engine.value(name, "SHOW wal_sender_timeout") == "40s", f"{name} with its setting")
+        wait_until(lambda on=name: engine.sql(on, query), f"{name} with its setting")
     assert engine.value(leader, "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'feed'") == 1
     assert "nothing to do" in engine.ok(leader, "ha", "plan", NAME, "--node", leader)
     again = engine.run(leader, *words)
