@@ -315,6 +315,7 @@ def jump_primary(cluster: Cluster, draw: random.Random) -> None:
         for member in cluster.members:
             if member.clock_environment:
                 member.set_clock(0)
+    cluster.await_turns()
 
 
 def jump_replica(cluster: Cluster, draw: random.Random) -> None:
@@ -331,6 +332,7 @@ def jump_replica(cluster: Cluster, draw: random.Random) -> None:
             cluster.wait_healthy(4 * TAKEOVER_SECONDS)
     finally:
         replica.set_clock(0)
+    cluster.await_turns()
 
 
 def _give_clock(cluster: Cluster, member: Member) -> None:

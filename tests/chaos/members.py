@@ -339,6 +339,17 @@ class Cluster:
         """Who says that it is the primary, and holds the lock."""
         return next((one for one in self.members if one.ask("/primary")[0] == 200), None)
 
+    def await_leader(self) -> Member:
+        """The one, also where it steps down and up just now because it has noticed late what had happened."""
+        return wait_until(self.find_leader, "a primary", 60)
+
+    def await_turns(self) -> None:
+        """Until each Patroni has come to its next turn. One whose clock was set back waits for the time that it was, or
+        for its lease to end; what happens to it before that it does not notice (in Patroni, ``schedule_next_run``)."""
+        for one in self.members:
+            before = one.ask()[1].get("dcs_last_seen")
+            wait_until(lambda on=one, was=before: on.ask()[1].get("dcs_last_seen") != was, f"a turn of {one.name}", 60)
+
     def list_replicas(self) -> list[Member]:
         leader = self.find_leader()
         return [one for one in self.members if one is not leader]

@@ -136,8 +136,7 @@ class Chaos:
     # -- the ledger -------------------------------------------------------------------------------------------------
 
     def judge(self, fault: Fault, durability: str, began: float, announcer: Announcer) -> Verdict:
-        leader = self._cluster.find_leader()
-        assert leader is not None
+        leader = self._cluster.await_leader()
         acks = self._ledger.take()  # before the survivors are read: what is acknowledged later is judged later
         survivors = self._read_ids(leader)
         for replica in self._cluster.list_replicas():
@@ -198,8 +197,7 @@ class Chaos:
 
     def judge_archive(self) -> list[str]:
         """One unbroken line from the oldest backup to a segment that is ended now."""
-        leader = self._cluster.find_leader()
-        assert leader is not None
+        leader = self._cluster.await_leader()
         archive = self._cluster.archive
         written = Lsn.parse(leader.value("SELECT pg_switch_wal()::text"))
         history = self._read_history(leader)
@@ -241,8 +239,7 @@ class Chaos:
 
     def judge_restores(self, draw: random.Random) -> list[str]:
         """The newest backup and another of the line are brought to the end, and hold what the cluster held."""
-        leader = self._cluster.find_leader()
-        assert leader is not None
+        leader = self._cluster.await_leader()
         history = self._read_history(leader)
         line = [
             one

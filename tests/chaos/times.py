@@ -19,8 +19,7 @@ _TOLERANCE = timedelta(minutes=10)
 
 def judge_times(cluster: Cluster) -> list[str]:
     """Of the newest WAL that is listed, and of what a retention by number would keep."""
-    leader = cluster.find_leader()
-    assert leader is not None
+    leader = cluster.await_leader()
     return [*_judge_newest_wal(cluster, leader), *_judge_retention(cluster, leader)]
 
 
