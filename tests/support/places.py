@@ -153,8 +153,12 @@ def remove_directory(path: Path) -> None:
 
 
 def end_servers_below(path: Path) -> None:
-    """End every process of the servers whose data directories lie below ``path``, whoever has started them."""
-    directories = {found.parent for found in path.rglob("PG_VERSION") if (found.parent / "global").is_dir()}
+    """End every process of the servers whose data directories lie below ``path``, whoever has started them.
+
+    Those that run come and go with directories of their own (a spool), which ``os.walk`` passes over and ``rglob`` not.
+    """
+    walked = os.walk(path)
+    directories = {Path(top) for top, below, names in walked if "PG_VERSION" in names and "global" in below}
     pids = {pid for directory in directories for pid in list_server_processes(str(directory))}
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):

@@ -55,13 +55,14 @@ def _repository_body(state: RepositoryState | RepositorySilence, now: datetime) 
     windows = [{**_fields(window), "last_segment": str(window.last_segment)} for window in state.reach.windows]
     causes = {one.gap.first: one for one in state.explained}
     gaps = [_gap_body(gap, causes.get(gap.first)) for gap in state.reach.gaps]
-    found = state.last_damage
+    found, doubtful = state.last_damage, state.doubtful
     for name in (
         "explained",
         "backups",
         "originals",
         "reach",
         "last_damage",
+        "doubtful",
         "dumps",
         "drills",
         "proofs",
@@ -86,6 +87,9 @@ def _repository_body(state: RepositoryState | RepositorySilence, now: datetime) 
         "last_damage": None
         if found is None
         else {"evidence": found.name, "at": found.began_at, "damage_count": found.damage_count},
+        "doubtful_verification": None
+        if doubtful is None
+        else {"evidence": doubtful.name, "at": doubtful.began_at, "doubt": doubtful.doubt},
         **drills_body(state, now),
         "unusable_backups": [label for label, _ in state.reach.unusable],
         "timelines_without_history": state.reach.unknown,

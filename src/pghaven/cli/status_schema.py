@@ -124,6 +124,7 @@ FIELDS: Final[tuple[tuple[str, str, str], ...]] = (
     ("clusters[].repositories[].verified_backups[].verdict", _TEXT, "`whole`, `damaged` or `never`"),
     ("clusters[].repositories[].verified_backups[].at", _TIME, ""),
     ("clusters[].repositories[].last_damage", "object", "`evidence`, `at`, `damage_count`; null: none since"),
+    ("clusters[].repositories[].doubtful_verification", "object", "`evidence`, `at`, `doubt`; null: the newest counts"),
     ("clusters[].repositories[].last_drill", "object", "null: never"),
     ("clusters[].repositories[].last_drill.evidence", _TEXT, "the object it is kept in"),
     ("clusters[].repositories[].last_drill.at", _TIME, ""),
