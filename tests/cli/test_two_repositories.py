@@ -96,6 +96,9 @@ def test_lists_and_checks_go_on_without_a_repository_and_name_it(site: Site) -> 
         assert [one["repository"] for one in shown["results"]] == [AWAY]
         assert "main" in shown["notices"][0]["text"]
         assert site.error(*words, "--repository", "main", status=14)["message"]
+    shown = site.json("repo", "info", status=3)
+    assert [one["repository"] for one in shown["repositories"]] == [AWAY]
+    assert "main" in shown["notices"][0]["text"]
     states = site.json("status", status=3)["clusters"][0]["repositories"]
     assert [one["reachable"] for one in states] == [False, True]
 

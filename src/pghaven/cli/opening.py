@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from pghaven.errors import Cancelled, NotFound, PghavenError, StoreUnreachable
@@ -57,11 +57,29 @@ def each_repository(
     is all there is.
     """
     names = cluster.repositories if name is None else (name,)
+    return _try_each(names, listener, lambda one: work(one, open_chosen_repository(config, cluster, one)))
+
+
+def each_place(
+    config: Config, names: Sequence[str], listener: Listener, work: Callable[[str, Repository], Found]
+) -> list[tuple[str, Found]]:
+    """As ``each_repository``, for configured repositories by their names, whichever cluster is kept there.
+
+    Raises NotFound for a name that is not configured.
+    """
+    from pghaven.cli.asking import ask_passphrase
+    from pghaven.repository.place import open_place
+
+    places = {name: find_place(config, name) for name in names}
+    return _try_each(names, listener, lambda one: work(one, open_place(places[one], ask=ask_passphrase)))
+
+
+def _try_each(names: Sequence[str], listener: Listener, work: Callable[[str], Found]) -> list[tuple[str, Found]]:
     found: list[tuple[str, Found]] = []
     failures: list[tuple[str, PghavenError]] = []
     for one in names:
         try:
-            found.append((one, work(one, open_chosen_repository(config, cluster, one))))
+            found.append((one, work(one)))
         except Cancelled:
             raise
         except PghavenError as error:

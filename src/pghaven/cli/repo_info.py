@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import click
 
 from pghaven.cli.invocation import Invocation
-from pghaven.cli.opening import find_place
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -29,37 +28,39 @@ def command(invocation: Invocation, repository: str | None, packs: bool) -> int:
     """Show what lies in each configured repository, and what it costs in a month.
 
     Everything is listed once; beside it stands how many requests operations take. What it costs follows from the prices
-    in [repository.NAME.prices], and is shown as the arithmetic that it is. --packs reads all manifests. Needs the
-    repository alone, no server.
+    in [repository.NAME.prices], and is shown as the arithmetic that it is. --packs reads all manifests. Of several
+    repositories each is shown, and one that cannot be reached is warned of. Needs the repository alone, no server.
     """
-    from pghaven.cli.asking import ask_passphrase
+    from pghaven.cli.opening import each_place
+
+    names = tuple(invocation.config.repositories) if repository is None else (repository,)
+    prices = invocation.config.repositories
+
+    def look(name: str, opened: Repository) -> tuple[dict[str, object], str]:
+        return _look_into(name, opened, prices[name], packs=packs)
+
+    shown = each_place(invocation.config, names, invocation.reporter, look)
+    bodies = [body for _, (body, _) in shown]
+    return invocation.show("repo-info", {"repositories": bodies}, "\n".join(text for _, (_, text) in shown))
+
+
+def _look_into(
+    name: str, opened: Repository, config: RepositoryConfig, *, packs: bool
+) -> tuple[dict[str, object], str]:
+    """What is shown of one repository, as JSON and as text."""
     from pghaven.repository.backups import BackupCatalog
     from pghaven.repository.bill import list_demands
     from pghaven.repository.census import take_census
     from pghaven.repository.packuse import explain_packs
-    from pghaven.repository.place import open_place
 
-    config = invocation.config
-    names = list(config.repositories) if repository is None else [repository]
-    bodies: list[dict[str, object]] = []
-    texts: list[str] = []
-    for name in names:
-        opened = open_place(find_place(config, name), ask=ask_passphrase)
-        census = take_census(opened)
-        newest = list(_find_newest(opened))
-        charges, currency = _estimate(newest, census, config.repositories[name])
-        demands = list_demands(census, newest)
-        uses = {}
-        if packs:
-            uses = {one: explain_packs(BackupCatalog(opened, one)) for one in opened.list_clusters()}
-        body = _body(name, opened, census, charges, currency) | {"operations": demands}
-        bodies.append(body | ({"packs": uses} if packs else {}))
-        texts.append(
-            _text(name, opened, census, demands)
-            + _cost_text(name, charges, currency)
-            + "".join(map(_pack_text, uses, uses.values()))
-        )
-    return invocation.show("repo-info", {"repositories": bodies}, "\n".join(texts))
+    census = take_census(opened)
+    newest = list(_find_newest(opened))
+    charges, currency = _estimate(newest, census, config)
+    demands = list_demands(census, newest)
+    uses = {one: explain_packs(BackupCatalog(opened, one)) for one in opened.list_clusters()} if packs else {}
+    body = _body(name, opened, census, charges, currency) | {"operations": demands}
+    text = _text(name, opened, census, demands) + _cost_text(name, charges, currency)
+    return body | ({"packs": uses} if packs else {}), text + "".join(map(_pack_text, uses, uses.values()))
 
 
 def _find_newest(repository: Repository) -> Iterator[tuple[str, str, Iterable[PackRef]]]:

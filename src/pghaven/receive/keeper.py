@@ -17,14 +17,18 @@ from pghaven.errors import Conflict, NotPermitted, PghavenError, Refused
 from pghaven.events import ignore
 from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.walspan import find_span
+from pghaven.repository.keys import list_key_sets
 from pghaven.repository.partials import Piece, list_pieces, put_piece, remove_pieces
 from pghaven.repository.place import RepositoryPlace, open_place
 from pghaven.repository.walfacts import render_span
+from pghaven.store.open import open_store
 from pghaven.units import render_time_utc
 from pghaven.wal.archives import OpenArchive, open_archive
 from pghaven.wal.children import Tell, render_error
 from pghaven.wal.fence import find_last_fork, load_later_histories
 
+# How often it is looked whether the repository has got another key set, while anything is kept.
+_KEYS_SECONDS = 60.0
 # A longer one is not looked into for its last commit: it would be read again every second.
 _SPAN_BYTES_MAX = 64 << 20
 
@@ -67,6 +71,8 @@ class _Keeper:
         self._plan = plan
         self._receiver = plan.receiver
         self._opened: OpenArchive | None = None
+        self._key_sets: tuple[int, ...] = ()
+        self._look_due = 0.0
         self._segment: SegmentName | None = None
         self._ends: list[int] = [0]
         self._live: list[Piece] = []
@@ -90,9 +96,19 @@ class _Keeper:
         self._segment = None
 
     def _open(self) -> OpenArchive:
+        """The archive, under the keys that are in force: a receiver runs for months, and what it stores after a
+        rotation must not open with what the rotation was meant to shut out."""
+        place, now = self._plan.place, self._plan.clock.monotonic()
+        if self._opened is not None and place.key.is_known and now >= self._look_due:
+            self._look_due = now + _KEYS_SECONDS
+            if list_key_sets(self._opened.archive.repository.store) != self._key_sets:
+                self.close()
         if self._opened is None:
-            plan = self._plan
-            self._opened = open_archive(open_place(plan.place), plan.cluster, plan.system_identifier)
+            if place.key.is_known:
+                # Before it is opened: what comes in between is seen at the next look.
+                self._key_sets = list_key_sets(open_store(place.store))
+                self._look_due = now + _KEYS_SECONDS
+            self._opened = open_archive(open_place(place), self._plan.cluster, self._plan.system_identifier)
         return self._opened
 
     def _begin_anew(self) -> None:

@@ -7,6 +7,7 @@ race has changed nothing. A second copy of each set is stored beside it, since w
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from pghaven.clock import Clock
@@ -61,6 +62,12 @@ class NewSlot:
         )
 
 
+def list_key_sets(store: Store) -> tuple[int, ...]:
+    """The numbers of all key sets in a store, the one in force last. One request; needs no key, and proves nothing."""
+    names = [name.partition(".")[0] for name in store.list_children(layout.KEYS_PREFIX)]
+    return tuple(sorted({int(name) for name in names if len(name) == 8 and name.isdecimal()}))
+
+
 class RepositoryKeys:
     """The key sets in one store. ``descriptor`` are the bytes of the repository's, which a key set proves too."""
 
@@ -86,8 +93,7 @@ class RepositoryKeys:
 
     def list_numbers(self) -> tuple[int, ...]:
         """The numbers of all sets there are, the one in force last."""
-        names = [name.partition(".")[0] for name in self._store.list_children(layout.KEYS_PREFIX)]
-        return tuple(sorted({int(name) for name in names if len(name) == 8 and name.isdecimal()}))
+        return list_key_sets(self._store)
 
     def load(self) -> KeySet:
         """The newest set, not opened yet. Raises NotFound when there never was one, Damaged when no copy is whole."""
@@ -178,10 +184,13 @@ class RepositoryKeys:
     def remove(self, opened: OpenedKeys, key: KeyText, name: str) -> tuple[KeySet, bool]:
         """Take a slot away, and the older sets that still have it: False when those cannot be removed.
 
-        Raises Refused for the last slot that reads, NotFound, NotPermitted, Locked.
+        One that was interrupted between the two is gone on with. Raises Refused for the last slot that reads, NotFound,
+        NotPermitted, Locked.
         """
         slots = opened.key_set.slots
         if all(one.name != name for one in slots):
+            if opened.secrets is not None and self._is_in_older(opened.key_set.number, name):
+                return opened.key_set, self._remove_older(opened.key_set.number)
             there = ", ".join(f'"{one.name}"' for one in slots)
             raise NotFound(f'there is no slot "{name}"', hint=f"There are: {there}.")
         rest = tuple(one for one in slots if one.name != name)
@@ -232,6 +241,14 @@ class RepositoryKeys:
                     ) from None
                 self._store.confirm(name)
         return self._read(number)
+
+    def _is_in_older(self, number: int, name: str) -> bool:
+        """Whether a slot of this name is in a set before this one."""
+        for older in self.list_numbers():
+            with suppress(Damaged, ObjectMissing):
+                if older < number and any(slot.name == name for slot in self._read(older).slots):
+                    return True
+        return False
 
     def _remove_older(self, number: int) -> bool:
         try:

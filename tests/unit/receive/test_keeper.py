@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pghaven.clock import ManualClock
+from pghaven.clock import Clock, ManualClock
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import Timeline
 from pghaven.receive.keeper import KeeperPlan, run_keeper
+from pghaven.repository import layout
+from pghaven.repository.keyset import make_first_key
+from pghaven.repository.keysource import KeySource
+from pghaven.repository.keytext import render_key_file
 from pghaven.repository.partials import find_newest_partial, list_pieces
 from pghaven.repository.place import RepositoryPlace
+from pghaven.repository.repository import create_repository
+from pghaven.repository.walstore import WalArchive
+from pghaven.store.open import create_root
 from pghaven.store.settings import StoreSettings
+from tests.support.keys import SealedSite, sealing_with
 from tests.support.walfile import (
     CLUSTER,
     SEGMENT_SIZE,
     SYSTEM_IDENTIFIER,
     WalSite,
+    make_lineage,
     make_segment,
     render_history,
     segment_name,
@@ -47,22 +56,41 @@ def _interrupts() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-def follow(site: WalSite, *orders: str, receiver: str = "0" * 8) -> list[Any]:
-    """What one keeper answers; the spool's file grows with the orders."""
+def follow(
+    site: WalSite,
+    *orders: str,
+    receiver: str = "0" * 8,
+    place: RepositoryPlace | None = None,
+    clock: Clock | None = None,
+    tell: Callable[[Any], None] | None = None,
+) -> list[Any]:
+    """What one keeper answers, to ``tell`` too if it is given; the spool's file grows with the orders."""
     plan = KeeperPlan(
         cluster=CLUSTER,
-        place=RepositoryPlace(name="r0", store=StoreSettings(url=site.repository_path.as_uri())),
+        place=place or RepositoryPlace(name="r0", store=StoreSettings(url=site.repository_path.as_uri())),
         directory=str(site.root / "spool"),
         receiver=receiver,
         system_identifier=SYSTEM_IDENTIFIER,
-        clock=ManualClock(),
+        clock=clock or ManualClock(),
     )
     answers: list[Any] = []
     reader, writer = os.pipe()
     os.write(writer, "".join(f"{order}\n" for order in orders).encode())
     os.close(writer)
-    run_keeper(plan, reader, answers.append)
+    run_keeper(plan, reader, tell or answers.append)
     return answers
+
+
+def make_sealed_place(root: Path) -> tuple[RepositoryPlace, SealedSite]:
+    """A sealed repository that knows the cluster, with its key in a file."""
+    url = (root / "sealed").as_uri()
+    store, key = create_root(url), make_first_key()
+    create_repository(store, sealing=sealing_with(key)).register_lineage(CLUSTER, make_lineage(), new_lineage=False)
+    key_file = root / "a.key"
+    key_file.write_bytes(render_key_file(key, url, "first"))
+    key_file.chmod(0o600)
+    source = KeySource(key_file=str(key_file))
+    return RepositoryPlace(name="r0", store=StoreSettings(url=url), key=source), SealedSite(store=store, key=key)
 
 
 def keep(*lengths: int) -> list[str]:
@@ -115,6 +143,28 @@ class TestKeeper:
 
     def test_a_file_that_is_gone_is_nothing_to_do(self, site: WalSite) -> None:
         assert follow(site, *keep(1000)) == [("done",)]
+
+    def test_what_is_kept_after_a_rotation_opens_with_no_key_from_before(self, site: WalSite) -> None:
+        spool(site)
+        clock = ManualClock()
+        place, sealed = make_sealed_place(site.root)
+        answers: list[Any] = []
+
+        def hear(answer: Any) -> None:
+            answers.append(answer)
+            if len(answers) == 2:
+                sealed.rotate()
+                clock.advance(61)
+
+        follow(site, *keep(1000, 2000, 3000, 4000), place=place, clock=clock, tell=hear)
+        assert answers == [("done",)] * 4
+        key_id = sealed.open().keyring.current_key_id
+        assert key_id is not None
+        archive = WalArchive(sealed.open(), CLUSTER, SYSTEM_IDENTIFIER, SEGMENT_SIZE)
+        pieces = [one for one, _ in list_pieces(archive, Timeline(1))]
+        assert pieces[-1].end == 4000
+        for info in sealed.store.list(layout.partials_prefix(CLUSTER, SYSTEM_IDENTIFIER)):
+            assert key_id in sealed.store.read(info.name), f"{info.name} is sealed under an earlier data key"
 
     def test_a_failure_is_told_and_tried_again(self, site: WalSite) -> None:
         spool(site)

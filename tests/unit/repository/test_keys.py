@@ -172,6 +172,24 @@ def test_a_slot_that_was_removed_opens_nothing_any_more(site: SealedSite) -> Non
     assert numbers(site) == (3,)  # the sets that still had it are gone
 
 
+def test_a_removal_that_was_interrupted_is_completed_by_the_same_command() -> None:
+    """The set that counts is written first; the older ones, which the slot still opens, go then."""
+    store = RecordingStore(MemoryStore())
+    site = make_sealed(store)
+    site.add("second")
+    site.remove("second")
+    written = next(i for i, one in enumerate(store.mutations) if one.name == layout.key_set_copy_name(3))
+    left = SealedSite(store=store.replay(written + 1), key=site.key)
+    assert numbers(left) == (1, 2, 3)
+    writer = left.open_keys(left.add("writer", Access.WRITER))
+    with pytest.raises(NotFound, match="no slot"):
+        left.keys().remove(writer, left.key, "second")
+    assert left.remove("second")
+    assert numbers(left) == (4,)
+    with pytest.raises(NotFound, match="no slot"):
+        left.remove("second")
+
+
 def test_a_key_that_was_removed_before_a_rotation_never_gets_the_new_data_key(site: SealedSite) -> None:
     second = site.add("second")
     held = site.open(second).keyring
