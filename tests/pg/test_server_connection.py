@@ -105,3 +105,26 @@ def test_absent_server_gives_libpqs_reason_and_a_hint(tmp_path: Path) -> None:
 def test_malformed_connection_string_is_wrong_usage(conninfo: str) -> None:
     with pytest.raises(UsageError, match="the connection string is not valid"):
         connect(conninfo)
+
+
+@pytest.mark.parametrize(
+    "conninfo",
+    [
+        "host=/x password=my SECRET",
+        'host=/x password="my SECRET"',
+        "host=/x password='SECRET",
+        "postgresql://u:SE%zzCRET@/db",
+        "postgresql:///db?SECRET",
+        "postgresql://u:SECRET@[::1/db",
+    ],
+)
+def test_what_libpq_could_not_make_out_is_not_repeated_as_it_may_be_a_password(conninfo: str) -> None:
+    with pytest.raises(UsageError, match="the connection string is not valid: ") as caught:
+        connect(conninfo)
+    assert "CRET" not in caught.value.message
+    assert caught.value.__context__ is None, "a trace would show libpq's own words"
+
+
+def test_an_option_that_libpq_does_not_know_is_named() -> None:
+    with pytest.raises(UsageError, match='"pasword"'):
+        connect("host=/x pasword=a")

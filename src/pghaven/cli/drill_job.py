@@ -10,8 +10,6 @@ import pwd
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from psycopg.conninfo import conninfo_to_dict
-
 from pghaven.cli.limiting import Limits
 from pghaven.cli.opening import count_processes
 from pghaven.cli.restore_command import find_sources
@@ -31,6 +29,7 @@ from pghaven.repository.place import RepositoryPlace
 from pghaven.repository.repository import Repository
 from pghaven.restore.execute import RestoreSettings
 from pghaven.restore.sources import SourcedPlan, Sources
+from pghaven.server.connection import parse_conninfo
 from pghaven.server.identity import OsUser, find_owner, find_server_user
 from pghaven.server.scratch import open_scratch_place
 from pghaven.setup.program import find_program, try_program
@@ -65,7 +64,7 @@ class DrillJob:
         user = self._find_user()
         names = [
             "postgres",
-            str(conninfo_to_dict(cluster.conninfo).get("user", "")),
+            str(parse_conninfo(cluster.conninfo).get("user", "")),
             user.name if user else _own_name(),
         ]
         return DrillSettings(

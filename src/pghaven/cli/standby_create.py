@@ -111,13 +111,12 @@ def _check_together(source: str, primary: str | None, upstream: str | None, *, a
 
 def refuse_password(option: str, conninfo: str) -> None:
     """Raises UsageError for a connection string that is none, or has what nobody should see."""
-    import psycopg
-    from psycopg.conninfo import conninfo_to_dict
+    from pghaven.server.connection import parse_conninfo
 
     try:
-        has_password = bool(conninfo_to_dict(conninfo).get("password"))
-    except psycopg.ProgrammingError as error:
-        raise UsageError(f"{option} is not a connection string: {' '.join(str(error).split())}") from error
+        has_password = bool(parse_conninfo(conninfo).get("password"))
+    except UsageError as error:
+        raise UsageError(f"{option}: {error.message}", hint=error.hint) from None
     if has_password:
         raise UsageError(
             f"{option} holds a password, which everybody on this host can read on the command line",

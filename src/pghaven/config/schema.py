@@ -167,7 +167,7 @@ def _parse_file(value: object) -> str:
 def _parse_endpoint(value: object) -> str:
     text = _parse_text(value)
     if holds_password(text):
-        raise Invalid("must not hold a password")
+        raise Invalid("must not hold a password or a signature")
     if not _ENDPOINT.fullmatch(text):
         raise Invalid(f'must be an address such as "https://s3.example.com", not "{text}"')
     return text.rstrip("/")
@@ -192,7 +192,8 @@ def _switch_from_text(text: str) -> object:
 def _parse_url(value: object) -> str:
     text = _parse_text(value)
     if holds_password(text):
-        raise Invalid("must not hold a password: keys and passwords are read from files and the environment")
+        hint = "keys and passwords are read from files and the environment"
+        raise Invalid(f"must not hold a password or a signature: {hint}")
     if not _URL.fullmatch(text):
         example = f"file://{text}" if os.path.isabs(text) else "file:///var/lib/pghaven"
         raise Invalid(f'must be a URL such as "{example}", not "{text}"')

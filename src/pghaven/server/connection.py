@@ -7,6 +7,7 @@ The one idea: every session is made the same whatever the role's and database's 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
@@ -41,6 +42,9 @@ _SESSION: Final = """
     SET standard_conforming_strings = on;
 """
 _PREFIX: Final = "connection failed: "
+# Where libpq repeats what it was given; but the name of an option that it does not know helps, and is no value.
+_REPEATED: Final = re.compile(r'(after|:|in) ".*"', re.DOTALL)
+_UNKNOWN_OPTION: Final = ("invalid connection option", "invalid URI query parameter")
 
 
 def connect(conninfo: str, *, os_user: str | None = None, dbname: str | None = None) -> Connection:
@@ -78,14 +82,24 @@ def closing_on_error(connection: Connection) -> Iterator[None]:
         raise
 
 
-def _complete(conninfo: str) -> dict[str, Any]:
+def parse_conninfo(conninfo: str) -> dict[str, Any]:
+    """What a connection string says, by libpq's names. Raises UsageError, which repeats nothing of it: what libpq could
+    not make out, and quotes, may be a part of a password."""
     try:
-        parameters: dict[str, Any] = conninfo_to_dict(conninfo)
+        return conninfo_to_dict(conninfo)
     except psycopg.ProgrammingError as error:
-        raise UsageError(
-            f"the connection string is not valid: {_one_line(str(error))}",
-            hint='It is written as for psql, such as "host=/var/run/postgresql dbname=postgres".',
-        ) from error
+        reason = _one_line(str(error))
+    if not reason.startswith(_UNKNOWN_OPTION):
+        reason = _REPEATED.sub(r'\1 "…"', reason)
+    raise UsageError(
+        f"the connection string is not valid: {reason}",
+        hint='It is written as for psql, such as "host=/var/run/postgresql dbname=postgres"; a value with a space in '
+        "it stands in single quotes.",
+    )
+
+
+def _complete(conninfo: str) -> dict[str, Any]:
+    parameters = parse_conninfo(conninfo)
     for name, (value, variable) in _LIBPQ_DEFAULTS.items():
         if variable is None or variable not in os.environ:
             parameters.setdefault(name, value)

@@ -49,15 +49,16 @@ def scheme_of(url: str) -> str | None:
 
 
 def holds_password(url: str) -> bool:
-    """Whether the part before "@" of a URL's host has a password in it, which must be kept out of command lines."""
+    """Whether a URL has something in it that must be kept out of command lines and logs: a password before the "@" of
+    its host, or a query, where signatures stand (those of Azure, links that somebody has signed)."""
     authority = url.partition("://")[2].partition("/")[0]
-    return ":" in authority.rpartition("@")[0]
+    return ":" in authority.rpartition("@")[0] or ("?" in url and scheme_of(url) != "file")
 
 
 def refuse_password(url: str) -> None:
     """Raises UsageError, without repeating the URL."""
     if holds_password(url):
         raise UsageError(
-            f"the URL of a {scheme_of(url)}:// store holds a password",
+            f"the URL of a {scheme_of(url)}:// store holds a password or a signature",
             hint=_SSH_HINT if scheme_of(url) == "sftp" else _OBJECT_STORE_HINT,
         )

@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 
-from pghaven.errors import Conflict, NotPermitted, ObjectMissing, ServerUnsuitable
+from pghaven.errors import Conflict, NotPermitted, ObjectMissing, ServerUnsuitable, UsageError
 from pghaven.repository.walstore import WalArchive
 from pghaven.units import parse_time_utc, since_epoch
 
@@ -68,9 +68,12 @@ class SqlNode:
 
     @property
     def name(self) -> str:
-        from psycopg.conninfo import conninfo_to_dict
+        from pghaven.server.connection import parse_conninfo
 
-        parts = conninfo_to_dict(self.conninfo)
+        try:
+            parts = parse_conninfo(self.conninfo)
+        except UsageError:
+            return "one of wal_nodes"
         return f"{parts.get('host', 'local')}:{parts.get('port', 5432)}"
 
     def read(self, file_name: str) -> NodeFile | None:

@@ -404,8 +404,9 @@ def test_an_option_of_another_kind_of_store_is_a_problem_at_its_place() -> None:
 
 
 @pytest.mark.parametrize("option", ["url", "endpoint"])
-def test_a_password_in_an_address_is_refused_and_not_repeated(option: str) -> None:
-    text = f'[repository.main]\n{option} = "https://me:hunter2@host/x"\n'
+@pytest.mark.parametrize("address", ["https://me:hunter2@host/x", "https://host/?sig=hunter2"])
+def test_a_password_in_an_address_is_refused_and_not_repeated(option: str, address: str) -> None:
+    text = f'[repository.main]\n{option} = "{address}"\n'
     if option != "url":
         text += 'url = "s3://bucket/x"\n'
     (problem,) = problems_of(text)

@@ -42,9 +42,10 @@ def test_other_schemes_are_refused_naming_those_there_are(url: str) -> None:
     assert "file://" in str(raised.value.hint)
 
 
-def test_a_password_in_a_url_is_refused_and_not_repeated() -> None:
-    with pytest.raises(UsageError, match="holds a password") as raised:
-        open_store("s3://key:hunter2@bucket/x")
+@pytest.mark.parametrize("url", ["s3://key:hunter2@bucket/x", "az://container/x?sv=1&sig=hunter2", "s3://b?a=hunter2"])
+def test_a_password_or_a_signature_in_a_url_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(UsageError, match="holds a password or a signature") as raised:
+        open_store(url)
     assert "hunter2" not in f"{raised.value}{raised.value.hint}"
 
 
