@@ -30,6 +30,8 @@ def test_from_a_dump_to_a_loaded_database(site: Site) -> None:
     cluster.sql("INSERT INTO shop SELECT i, md5(i::text) FROM generate_series(1, 1000) i; CREATE TABLE other (i int)")
     assert "rows       1,000" in site.ok("dump", NAME, "postgres")
     (label,) = [one["label"] for one in site.json("list")["clusters"][0]["dumps"]]
+    packs = site.json("repo", "info", "--packs")["repositories"][0]["packs"][NAME]
+    assert f"dump {label}" in {one["reason"] for one in packs}
 
     assert 'loaded into "copy": 2 tables' in site.ok("load", label[:18], "--into", "copy", "--create")
     query = "SELECT count(*) || ' ' || min(name) FROM shop"

@@ -85,6 +85,16 @@ def test_an_option_goes_before_the_file_until_that_is_changed(tmp_path: Path) ->
     assert running.rates == (5 << 20, 4 << 20)
 
 
+def test_a_command_that_waits_under_a_limit_and_tells_nothing_follows_the_file_too(tmp_path: Path) -> None:
+    running = Running(tmp_path, limit=1 << 10)
+    running.write('limit = "5GiB/s"')
+    before = running.clock.monotonic()
+    running.store.create("a", [bytes(8 << 20)])
+    running.store.create("b", [b"x"])
+    assert running.rates[0] == 5 << 30
+    assert running.clock.monotonic() - before < 2 * LOOK_SECONDS, "not two hours"
+
+
 def test_a_file_that_cannot_be_read_changes_nothing(tmp_path: Path) -> None:
     running = Running(tmp_path, limit=1 << 20)
     running.write("limit = ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,6 +74,31 @@ def test_backups_and_wal_of_a_host_that_reads_nothing(sites: tuple[Site, Site]) 
             assert reader.ask_restored("SELECT x FROM t WHERE i = 0") == "the last"
             assert reader.ask_restored("SELECT count(*) FROM t WHERE x = 'changed'") == 10
             assert reader.ask_restored("SELECT count(*) FROM t") == 200001
+
+
+@pytest.mark.parametrize("order", [("main", "away"), ("away", "main")])
+def test_of_two_repositories_each_gets_a_backup_though_neither_can_be_copied(
+    sites: tuple[Site, Site], order: tuple[str, str]
+) -> None:
+    """The other one is in the open: what cannot be read cannot be copied, nor is it known what a copy would add to."""
+    host, reader = sites
+    alone = host.config.read_text()
+    away = f'[repository.away]\nurl = "file://{host.place / "away"}"\nencryption = false\n'
+    names = f"repositories = {list(order)}".replace("'", '"')
+    host.config.write_text(away + re.sub("^repositories = .*$", names, alone, flags=re.MULTILINE))
+    try:
+        assert host.run("init", NAME).status in (0, 3)
+        for _ in range(2):
+            shown = host.json("backup")
+            assert [one["repository"] for one in shown["repositories"]] == list(order)
+            labels = {one["repository"]: one["label"] for one in shown["repositories"]}
+        assert shown["changes"] in ("lsn", "summaries"), "each goes on from its own"
+        listed = host.json("list")["clusters"]
+        assert {one["repository"]: one["backups"][-1]["label"] for one in listed} == labels
+    finally:
+        host.config.write_text(alone)
+    with reader.started("--backup", labels["main"]):
+        assert reader.ask_restored("SELECT count(*) > 0 FROM t") is True
 
 
 def test_the_same_segment_again_is_success_and_another_is_refused(sites: tuple[Site, Site]) -> None:

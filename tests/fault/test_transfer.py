@@ -6,13 +6,14 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 from pghaven.backup.rivals import make_way
 from pghaven.clock import ManualClock
 from pghaven.errors import PghavenError, Refused, StoreUnreachable
-from pghaven.events import ignore
+from pghaven.events import Event, Progress, Step, ignore
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.timeline import Timeline
@@ -27,13 +28,17 @@ from pghaven.repository.entry import BackupState, Purpose
 from pghaven.repository.evidence import load_evidence, store_evidence
 from pghaven.repository.horizon import raise_horizon
 from pghaven.repository.incidents import Incident, IncidentKind, list_incidents, record_incident
+from pghaven.repository.liveness import SIGN_OF_LIFE_SECONDS
 from pghaven.repository.markers import Marker, find_markers, store_marker
 from pghaven.repository.partials import Piece, put_piece, read_partial
 from pghaven.repository.removal import Removal, RetireOrder
 from pghaven.repository.repository import Repository
 from pghaven.repository.seal import OPEN_KEYRING, DataKey, Keyring
+from pghaven.runtime.pace import Pace
 from pghaven.store.api import Store
 from pghaven.store.memory import MemoryStore
+from pghaven.store.metered import MeteredStore
+from pghaven.store.open import create_root
 from pghaven.store.recording import RecordingStore
 from pghaven.transfer.beside import BesideOutcome
 from pghaven.transfer.request import BackupFate, CopyRequest, CopyResult
@@ -538,6 +543,32 @@ def test_a_copy_is_nobodys_rival_and_is_waited_for_by_another(open_pair: Pair) -
     catalog.announce(f"{FIRST.label}-0000", alive)
     make_way(catalog, None, ignore)
     assert catalog.read_entry(f"{FIRST.label}-0000").state is BackupState.UNDECIDED
+
+
+def test_a_copy_whose_objects_take_long_tells_and_gives_signs_of_life(source: SourceTree, tmp_path: Path) -> None:
+    """Who listens can lift the limit that it waits under; and on another host it is not taken for dead."""
+    stores = [MeteredStore(create_root((tmp_path / name).as_uri())) for name in ("from", "to")]
+    clock = ManualClock(START + timedelta(days=1))
+    here, there = (make_repository(store, clock=clock) for store in stores)
+    order = BackupOrder(number=1, workers=4)
+    take_backup(here, source, order)
+    pace = stores[0].pace = Pace()
+    done: list[int] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Step) and event.text.startswith("copying backup"):
+            pace.set_rate(100)
+        if isinstance(event, Progress) and event.total_bytes is not None and event.done_bytes < event.total_bytes:
+            if event.done_bytes in done:  # nothing has come, and it is told all the same
+                clock.advance(SIGN_OF_LIFE_SECONDS)
+                pace.set_rate(0)
+            done.append(event.done_bytes)
+
+    request = CopyRequest(cluster=CLUSTER, labels=(order.label,), processes=2, who=dead_process())
+    result = run_copy(here, there, request, listen)
+    assert [one.fate for one in result.backups] == [BackupFate.COPIED]
+    assert pace.rate == 0
+    assert stores[1].requests.delete >= 1, "a sign of life, which goes when it has decided"
 
 
 Stores = tuple[Store, Store]

@@ -2,7 +2,8 @@
 
 The one idea: the server is read once, and its backup is over before anything goes to the next repository, however slow
 that is. A copy is proven byte by byte and complete in itself, so it is as good as the first; and what a repository
-missed while it was down is copied with the next backup.
+missed while it was down is copied with the next backup. Only a host that cannot read what it stores reads the server
+once for each.
 """
 
 from __future__ import annotations
@@ -83,10 +84,19 @@ def back_up(
     refresh_listing(first, cluster, limits)
     found = [StoredIn(repository=name, label=result.label, copied_bytes=result.stored_bytes)]
     for other in left:
-        stored = _copy_into(limits, other, first, request, (result.label, purpose))
+        stored = _have_too(limits, other, first, request, _Taken(label=result.label, purpose=purpose, take=take))
         found.append(stored if stored.label is not None else _warn(limits, cluster, stored, name, purpose))
     order = list(names)
     return result, tuple(sorted([*found, *missing], key=lambda one: order.index(one.repository)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Taken:
+    """What the first repository has: ``take`` would do it once more."""
+
+    label: str
+    purpose: Purpose
+    take: Callable[[Repository], Made]
 
 
 class _Unusable(Exception):
@@ -119,27 +129,34 @@ def _can_open(limits: Limits, name: str) -> bool:
     return True
 
 
-def _copy_into(
-    limits: Limits, name: str, first: Repository, request: CopyRequest, made: tuple[str, Purpose]
-) -> StoredIn:
-    label, purpose = made
+def _have_too(limits: Limits, name: str, first: Repository, request: CopyRequest, taken: _Taken) -> StoredIn:
+    """Copy it, or take it anew where this host cannot read what it has stored and so cannot copy it."""
     try:
         opened = limits.open(name)
         limits.watch(opened, name)
         write_kit(opened)
-        catalogs = [BackupCatalog(one, request.cluster) for one in (first, opened)]
-        labels = find_missed(catalogs[0].list_committed(purpose), catalogs[1].list_entries(purpose), label)
-        copied = run_copy(
-            first,
-            opened,
-            CopyRequest(cluster=request.cluster, labels=labels, processes=request.processes),
-            limits,
-        )
+        if first.keyring.can_read and opened.keyring.can_read:
+            stored = _copy_into(limits, (name, opened), first, request, taken)
+        else:
+            again = taken.take(opened)
+            limits.watch(opened, name)
+            stored = StoredIn(repository=name, label=again.label, copied_bytes=again.stored_bytes)
         refresh_listing(opened, request.cluster, limits)
     except Cancelled:
         raise
     except PghavenError as error:
         return StoredIn(repository=name, label=None, reason=error.message)
+    return stored
+
+
+def _copy_into(
+    limits: Limits, to: tuple[str, Repository], first: Repository, request: CopyRequest, taken: _Taken
+) -> StoredIn:
+    (name, opened), label, purpose = to, taken.label, taken.purpose
+    catalogs = [BackupCatalog(one, request.cluster) for one in (first, opened)]
+    labels = find_missed(catalogs[0].list_committed(purpose), catalogs[1].list_entries(purpose), label)
+    wanted = CopyRequest(cluster=request.cluster, labels=labels, processes=request.processes)
+    copied = run_copy(first, opened, wanted, limits)
     for file_name, reason in copied.wal.failed[:1]:
         text = f'WAL is not copied to repository "{name}": "{file_name}": {reason}'
         limits(Notice(level="warning", code="wal_not_copied", text=text))

@@ -1,12 +1,14 @@
 """Limits on what a command moves: options, configuration, and what changes there while the command runs.
 
 The one idea: whoever spoke last is heard. A command begins with what its options say, else with the configuration; when
-a limit is changed in the file afterwards, the new one holds within seconds, for running commands too.
+a limit is changed in the file afterwards, the new one holds within seconds, for running commands too, and also for who
+waits under the old one.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -73,7 +75,7 @@ class Limits:
         self._next = 0.0
         self._stamp = _stamp(config.source)
         self._paces: dict[str, Pace] = {}
-        self.pace = Pace(io_limit if io_limit is not None else cluster.io_limit or 0)
+        self.pace = self._make_pace(io_limit if io_limit is not None else cluster.io_limit or 0)
         if cluster.nice and os.getpriority(os.PRIO_PROCESS, 0) < cluster.nice:
             os.setpriority(os.PRIO_PROCESS, 0, cluster.nice)
 
@@ -87,7 +89,8 @@ class Limits:
         store = repository.store
         if isinstance(store, MeteredStore):
             configured = self._config.repositories[name].limit
-            store.pace = self._paces[name] = Pace(self._limit if self._limit is not None else configured or 0)
+            rate = self._limit if self._limit is not None else configured or 0
+            store.pace = self._paces[name] = self._make_pace(rate)
         return repository
 
     def watch(self, repository: Repository, name: str, *, keep: bool = True) -> None:
@@ -111,11 +114,20 @@ class Limits:
             self._tell(Notice(level="info", code="not_remembered", text=reason))
 
     def __call__(self, event: Event) -> None:
+        self._look_if_due()
+        self._tell(event)
+
+    def _make_pace(self, rate: float) -> Pace:
+        """One under which this process, too, may wait for so long that nothing is told meanwhile."""
+        pace = Pace(rate, self._clock)
+        pace.on_wait = self._look_if_due
+        return pace
+
+    def _look_if_due(self) -> None:
         now = self._clock.monotonic()
-        if now >= self._next:
+        if now >= self._next and threading.current_thread() is threading.main_thread():
             self._next = now + LOOK_SECONDS
             self._look()
-        self._tell(event)
 
     def _look(self) -> None:
         stamp = _stamp(self._config.source)

@@ -86,17 +86,17 @@ def _explain(
 ) -> str:
     users, earlier = needed_by
     if users:
-        return _name(users) + _describe_holds([entries[one] for one in users])
+        return _name(users, entries) + _describe_holds([entries[one] for one in users])
     if stays := why_all_packs_stay(label, entries.get(label), sources):
         return stays
     if earlier:
-        return f"was written anew, and stays for a while for who reads {_name(earlier)} from it"
+        return f"was written anew, and stays for a while for who reads {_name(earlier, entries)} from it"
     return "nothing needs it: pghaven expire removes it"
 
 
-def _name(labels: Sequence[str]) -> str:
+def _name(labels: Sequence[str], entries: Mapping[str, BackupEntry]) -> str:
     more = f" and {len(labels) - _NAMED} more" if len(labels) > _NAMED else ""
-    return f"backup {', '.join(labels[-_NAMED:])}{more}"
+    return f"{entries[labels[-1]].purpose} {', '.join(labels[-_NAMED:])}{more}"
 
 
 def _describe_holds(entries: Sequence[BackupEntry]) -> str:

@@ -7,6 +7,9 @@ new rate holds for those who wait as well.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from pghaven.clock import SYSTEM_CLOCK, Clock
 from pghaven.runtime.shared import SharedNumbers
 
@@ -19,12 +22,20 @@ _RATE, _TOKENS, _MOMENT, _PASSED, _CAP = range(5)
 
 
 class Pace:
-    """Bytes a second; 0 is without a limit. Can be pickled into workers, who then share it."""
+    """Bytes a second; 0 is without a limit. Can be pickled into workers, who then share it.
+
+    ``on_wait`` is called in this process, by whoever waits, before each look: what sets another rate may have no other
+    chance to.
+    """
 
     def __init__(self, rate: float = 0.0, clock: Clock = SYSTEM_CLOCK) -> None:
         self._numbers = SharedNumbers(5)
         self._clock = clock
+        self.on_wait: Callable[[], None] | None = None
         self.set_rate(rate)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "on_wait": None}
 
     def set_rate(self, rate: float) -> None:
         """From now on, for everybody who shares it."""
@@ -49,6 +60,8 @@ class Pace:
     def take(self, size_bytes: int) -> None:
         """Wait for the turn of so many bytes."""
         while (seconds := self._try(size_bytes)) > 0:
+            if self.on_wait is not None:
+                self.on_wait()
             self._clock.sleep(seconds)
 
     def _try(self, size_bytes: int) -> float:

@@ -19,7 +19,7 @@ from pghaven.repository.collectplan import LIVE
 from pghaven.repository.entry import BackupEntry, BackupState, Intent, ManifestPlace, Purpose
 from pghaven.repository.evidence import Verdict, judge_backup, load_evidence
 from pghaven.repository.horizon import read_horizon
-from pghaven.repository.liveness import SIGN_OF_LIFE_SECONDS
+from pghaven.repository.liveness import SIGN_OF_LIFE_SECONDS, clear_signs
 from pghaven.repository.manifest import Manifest
 from pghaven.repository.pack import PackRef
 from pghaven.runtime.crew import Crew
@@ -31,8 +31,9 @@ from pghaven.transfer.request import BackupFate, BackupOutcome
 from pghaven.transfer.walfiles import find_own_missing
 from pghaven.units import render_time_utc
 
-# Below this many objects they are copied before worker processes have started.
+# Below this many objects, and so much, they are copied before worker processes have started.
 _OBJECTS_MIN = 4
+_LITTLE_BYTES = 4 << 20
 
 
 class Meter:
@@ -45,6 +46,9 @@ class Meter:
 
     def add(self, size_bytes: int) -> None:
         self._done_bytes += size_bytes
+        self.tell()
+
+    def tell(self) -> None:
         done = min(self._done_bytes, self._total_bytes)
         self._tell(Progress(phase="copying", done_bytes=done, total_bytes=self._total_bytes))
 
@@ -226,11 +230,16 @@ class BackupCopy:
                 scene.meter.add(job.size_bytes)
             self._sign_of_life()
 
+        def look_around() -> None:  # over a slow line one object takes as long as a writer may be silent
+            scene.meter.tell()
+            self._sign_of_life()
+
         jobs: list[PackJob | WalJob] = [*files, *(PackJob(pack=pack) for pack in packs)]
         settings = CarrierSettings(source=source, target=target, cluster=self._source.cluster, label=self._label)
-        size = scene.processes if len(jobs) >= _OBJECTS_MIN else 0
+        is_little = len(jobs) < _OBJECTS_MIN and sum(pack.size_bytes for pack in packs) < _LITTLE_BYTES
+        size = 0 if is_little else scene.processes
         with Crew(size=size, setup=open_carrier, settings=settings) as crew:
-            crew.run(iter(jobs), take)
+            crew.run(iter(jobs), take, look_around)
         return stored
 
     def _commit(self, place: ManifestPlace, manifest: Manifest, packs: tuple[PackRef, ...], stored_bytes: int) -> None:
@@ -243,6 +252,7 @@ class BackupCopy:
         summary = {**self._entry.summary, "stored_bytes": stored_bytes, COPIED_FROM: copied_from}
         self._sign_of_life()
         self._target.commit(self._label, replace(manifest, facts=facts, packs=packs), summary)
+        clear_signs(self._target.repository.store, self._target.cluster, self._label, self._signs)
 
     def _sign_of_life(self) -> None:
         if self._clock.monotonic() >= self._next_sign:

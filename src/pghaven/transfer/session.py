@@ -293,5 +293,5 @@ class _Copying:
         )
         processes = self._request.processes if len(jobs) >= _FILES_MIN else 0
         with Crew(size=processes, setup=open_carrier, settings=settings) as crew:
-            crew.run(iter(jobs), take)
+            crew.run(iter(jobs), take, meter.tell)
         return WalOutcome(copied=copied, copied_bytes=copied_bytes, present=present, failed=tuple(failed))

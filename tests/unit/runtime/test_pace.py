@@ -73,6 +73,16 @@ def test_who_waits_notices_a_new_rate_soon() -> None:
     assert max(sleeps) <= LOOK_AGAIN_SECONDS
 
 
+def test_who_waits_calls_whoever_may_set_another_rate() -> None:
+    clock = ManualClock()
+    pace = Pace(1, clock)
+    pace.on_wait = lambda: pace.set_rate(0)
+    pace.take(1_000_000)
+    pace.take(1)
+    assert clock.monotonic() <= LOOK_AGAIN_SECONDS
+    assert pickle.loads(pickle.dumps(pace)).on_wait is None, "workers have it set for them"
+
+
 def test_a_worker_s_bytes_count_for_all() -> None:
     pace = Pace(0)
     with Crew(size=2, setup=crew_jobs.Take, settings=pace) as crew:
