@@ -14,17 +14,25 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from pghaven.clock import ManualClock
+from pghaven.errors import Conflict
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.segment import SegmentName
 from pghaven.proof.wal_incidents import judge_writers
 from pghaven.repository.incidents import list_incidents
+from pghaven.repository.repository import open_repository
+from pghaven.repository.walstore import WalArchive
+from pghaven.store.open import open_store
+from pghaven.wal.conflict import put_or_tell
 from tests.fault.tracing import MUTATING, Traced, kills, needs_strace, run_traced
 from tests.fault.volumes import frozen, memory_volume, needs_root, power_cut_volume
 from tests.support.places import own, plain_user, run_as_plain
+from tests.support.synthetic import START
 from tests.support.waiting import wait_until
 from tests.support.walfile import (
     PROGRAM,
@@ -141,6 +149,25 @@ def test_another_cluster_under_the_name_is_kept_as_an_incident_of_both(site: Wal
     assert "two servers archive as main" in problem.text
     assert f"system identifier {stranger}" in problem.text
     assert site.archive.get(str(NAME)) == CONTENT
+
+
+def test_a_server_that_goes_on_being_refused_the_same_file_is_told_of_as_long_as_it_does(site: WalSite) -> None:
+    """It never comes to another file: after a week it looked like one that was stopped."""
+    assert push(site).status == 0
+    clock = ManualClock(START)
+    repository = open_repository(open_store(site.repository_path.as_uri()), clock=clock)
+    archive = WalArchive(repository, "main", SYSTEM_IDENTIFIER, SEGMENT_SIZE)
+    for _ in range(30):
+        for _ in range(2):
+            with pytest.raises(Conflict):
+                put_or_tell(archive, str(NAME), OTHER, {"host": "db2"})
+        clock.advance(timedelta(days=1).total_seconds())
+    (incident,) = list_incidents(repository, "main", SYSTEM_IDENTIFIER)
+    (problem,) = judge_writers("main", [incident], clock.now())
+    assert str(NAME) in problem.text
+    assert 'host "db2"' in problem.text
+    names = repository.store.list_children(f"clusters/main/incidents/{SYSTEM_IDENTIFIER}/")
+    assert len(names) == 30, "one for each day"
 
 
 # -- push 5: two servers at once ---------------------------------------------------------------------------------------

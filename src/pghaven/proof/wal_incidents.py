@@ -15,7 +15,7 @@ from pghaven.repository.incidents import Incident, IncidentKind
 from pghaven.repository.walstore import describe_writer
 from pghaven.units import render_duration, render_time
 
-# A server that is refused tries again for ever, but is told of only once for each file.
+# A server that is refused tries again for ever, and is told of once a day.
 QUIET_AFTER = timedelta(days=7)
 
 

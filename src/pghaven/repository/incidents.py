@@ -1,13 +1,15 @@
 """What happened to a cluster's WAL that somebody must know of: two servers under one name, WAL that nobody has.
 
 The one idea: an incident's name follows from what happened, so it is written once however often it is seen, and stays
-for whoever asks later. Nothing decides by it: it says what was seen, and ``status`` what to do.
+for whoever asks later. Of a server that goes on being refused it is written once a day, so that one which hangs at a
+single file for weeks is not taken for one that was stopped. Nothing decides by it: it says what was seen, and
+``status`` what to do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -18,7 +20,7 @@ from pghaven.repository import layout
 from pghaven.repository.repository import Repository
 from pghaven.units import parse_time_utc, render_time_utc
 
-# The newest by name; a split brain that was not stopped has one for each segment.
+# The newest by name; a split brain that was not stopped has one for each segment and day.
 _LISTED_MAX = 1000
 _HASH_DIGITS = 16
 
@@ -68,20 +70,25 @@ def record_incident(repository: Repository, cluster: str, system_identifier: int
 
 def _render_name(incident: Incident) -> str:
     if incident.kind is IncidentKind.TWO_WRITERS:
-        return f"{incident.kind}-{incident.subject}-{incident.refused.get('hash', '')[:_HASH_DIGITS]}"
+        refused, day = incident.refused.get("hash", "")[:_HASH_DIGITS], incident.seen_at.astimezone(UTC)
+        return f"{incident.kind}-{incident.subject}-{refused}-{day:%Y%m%d}"
     return f"{incident.kind}-{incident.subject}-{incident.until or incident.subject}"
 
 
 def list_incidents(repository: Repository, cluster: str, system_identifier: int) -> tuple[Incident, ...]:
-    """Those that can be read, in the order in which they were seen. Raises StoreUnreachable, NotPermitted."""
+    """Those that can be read, in the order in which they were last seen, each once. Raises StoreUnreachable,
+    NotPermitted."""
     prefix = layout.incidents_prefix(cluster, system_identifier)
-    found: list[Incident] = []
+    found: dict[object, Incident] = {}
     for child in sorted(repository.store.list_children(prefix))[-_LISTED_MAX:]:
         try:
-            found.append(read_incident(repository, prefix + child))
+            one = read_incident(repository, prefix + child)
         except (ObjectMissing, Damaged, KeyError, TypeError, ValueError):
             continue  # nothing is decided by it
-    return tuple(sorted(found, key=lambda one: one.seen_at))
+        what = (one.kind, one.subject, one.until, one.refused.get("hash"))
+        if what not in found or found[what].seen_at < one.seen_at:
+            found[what] = one
+    return tuple(sorted(found.values(), key=lambda one: one.seen_at))
 
 
 def read_incident(repository: Repository, name: str) -> Incident:
