@@ -255,7 +255,8 @@ def test_slots_come_and_go(site: Site) -> None:
     site.ok("repo", "key", "remove", "second")
     assert "opens none" in use_key(site, new).error("list", status=NOT_PERMITTED)["message"]
     site.ok("repo", "key", "remove", "safe")
-    site.ok("repo", "key", "remove", "recovery")
+    told = site.json("repo", "key", "remove", "recovery")["notices"]
+    assert [one["code"] for one in told] == ["one_slot"], "nothing is kept apart any more"
     error = site.error("repo", "key", "remove", names[0], status=REFUSED)
     assert "the last slot that reads" in error["message"]
     assert site.error("repo", "key", "add", "x", status=2)["hint"].startswith("One of --key-file")

@@ -157,6 +157,13 @@ def test_a_backup_goes_to_both_and_what_one_has_missed_is_made_up(site: Site) ->
     assert fourth["changes"] != "full"  # a copy is a parent like any backup
     hidden.rename(site.repository)
 
+    fifth = site.json("backup")
+    assert fifth["repositories"][0]["made_up"] == [fourth["label"]], "the first one gets what it has missed too"
+    assert not fifth["repositories"][1]["made_up"]
+    lists = {one["repository"]: one["backups"] for one in site.json("list")["clusters"]}
+    assert [len(lists[name]) for name in ("main", AWAY)] == [5, 5]
+    assert [one["made_up"] for one in site.json("backup")["repositories"]] == [[], []]
+
 
 def test_a_backup_is_expired_by_name_and_brought_back_in_every_repository_that_has_it(site: Site) -> None:
     use_both(site)

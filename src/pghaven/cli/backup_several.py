@@ -2,14 +2,14 @@
 
 The one idea: the server is read once, and its backup is over before anything goes to the next repository, however slow
 that is. A copy is proven byte by byte and complete in itself, so it is as good as the first; and what a repository
-missed while it was down is copied with the next backup. Only a host that cannot read what it stores reads the server
-once for each.
+missed while it was down is copied with the next backup, whichever of them it was. Only a host that
+cannot read what it stores reads the server once for each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from pghaven.cli.limiting import Limits
@@ -82,10 +82,15 @@ def back_up(
     for one in missing:
         _warn(limits, cluster, one, name, purpose)
     refresh_listing(first, cluster, limits)
-    found = [StoredIn(repository=name, label=result.label, copied_bytes=result.stored_bytes)]
+    taken = _Taken(label=result.label, purpose=purpose, take=take)
+    here = StoredIn(repository=name, label=result.label, copied_bytes=result.stored_bytes)
+    found: list[StoredIn] = []
     for other in left:
-        stored = _have_too(limits, other, first, request, _Taken(label=result.label, purpose=purpose, take=take))
+        stored, opened = _have_too(limits, other, first, request, taken)
         found.append(stored if stored.label is not None else _warn(limits, cluster, stored, name, purpose))
+        if opened is not None:
+            here = _make_up(limits, (here, first), opened, request, taken)
+    found.append(here)
     order = list(names)
     return result, tuple(sorted([*found, *missing], key=lambda one: order.index(one.repository)))
 
@@ -129,13 +134,18 @@ def _can_open(limits: Limits, name: str) -> bool:
     return True
 
 
-def _have_too(limits: Limits, name: str, first: Repository, request: CopyRequest, taken: _Taken) -> StoredIn:
-    """Copy it, or take it anew where this host cannot read what it has stored and so cannot copy it."""
+def _have_too(
+    limits: Limits, name: str, first: Repository, request: CopyRequest, taken: _Taken
+) -> tuple[StoredIn, Repository | None]:
+    """Copy it, or take it anew where this host cannot read what it has stored and so cannot copy it. The repository is
+    given if it can be copied from."""
+    is_readable = False
     try:
         opened = limits.open(name)
         limits.watch(opened, name)
         write_kit(opened)
-        if first.keyring.can_read and opened.keyring.can_read:
+        is_readable = first.keyring.can_read and opened.keyring.can_read
+        if is_readable:
             stored = _copy_into(limits, (name, opened), first, request, taken)
         else:
             again = taken.take(opened)
@@ -145,8 +155,34 @@ def _have_too(limits: Limits, name: str, first: Repository, request: CopyRequest
     except Cancelled:
         raise
     except PghavenError as error:
-        return StoredIn(repository=name, label=None, reason=error.message)
-    return stored
+        return StoredIn(repository=name, label=None, reason=error.message), None
+    return stored, opened if is_readable else None
+
+
+def _make_up(
+    limits: Limits, to: tuple[StoredIn, Repository], other: Repository, request: CopyRequest, taken: _Taken
+) -> StoredIn:
+    """Copy to the first repository what it missed while it was down and another one was the first."""
+    stored, first = to
+    theirs, ours = (BackupCatalog(one, request.cluster) for one in (other, first))
+    try:
+        there = [one for one in theirs.list_committed(taken.purpose) if one.original != taken.label]
+        labels = find_since_shared(there, ours.list_entries(taken.purpose))
+        if not labels:
+            return stored
+        wanted = CopyRequest(cluster=request.cluster, labels=labels, processes=request.processes)
+        copied = run_copy(other, first, wanted, limits)
+        refresh_listing(first, request.cluster, limits)
+    except Cancelled:
+        raise
+    except PghavenError as error:
+        text = f'repository "{stored.repository}" still lacks what it has missed: {error.message}'
+        hint = f"The next {taken.purpose} copies it there again."
+        limits(Notice(level="warning", code="repository_failed", text=text, hint=hint))
+        return stored
+    made_up = tuple(one.label for one in copied.backups if one.fate is BackupFate.COPIED)
+    size = sum(one.copied_bytes for one in copied.backups)
+    return replace(stored, made_up=(*stored.made_up, *made_up), copied_bytes=stored.copied_bytes + size)
 
 
 def _copy_into(
@@ -177,13 +213,19 @@ def find_missed(ours: Sequence[BackupEntry], theirs: Sequence[BackupEntry], newe
     Where they share none, somebody has just added it; what is older is for ``pghaven repo copy``. What was begun there
     and not completed is not shared.
     """
+    missed = find_since_shared([entry for entry in ours if entry.label != newest], theirs)
+    return (*missed, newest)
+
+
+def find_since_shared(ours: Sequence[BackupEntry], theirs: Sequence[BackupEntry]) -> tuple[str, ...]:
+    """What of ours, oldest first, came after the last one that they have too; empty where they have none of them."""
     known = {entry.original for entry in theirs if entry.state in _SHARED}
     missed: list[str] = []
     for entry in reversed(ours):
-        if entry.label != newest and entry.original in known:
+        if entry.original in known:
             return tuple(reversed(missed))
         missed.append(entry.label)
-    return (newest,)
+    return ()
 
 
 def _warn(limits: Limits, cluster: str, stored: StoredIn, source: str, purpose: Purpose) -> StoredIn:

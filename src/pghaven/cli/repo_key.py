@@ -202,6 +202,11 @@ def remove_command(invocation: Invocation, slot: str, repository: str | None) ->
         if not is_gone:
             text = "the store does not let older key sets be removed, in which the slot still is"
             listener(Notice(level="warning", code="old_key_sets", text=text, hint="Rotate: pghaven repo key rotate"))
+        readers = [one.name for one in key_set.slots if one.access == "reader"]
+        if len(readers) == 1:
+            text = f"{readers[0]} is the only slot that reads now: whoever loses its key loses everything"
+            hint = "Have another key, and keep it apart from this host: pghaven repo key add recovery --key-file FILE"
+            listener(Notice(level="info", code="one_slot", text=text, hint=hint))
     return _show(invocation, chosen, key_set, f"slot {slot} was removed")
 
 
