@@ -60,6 +60,88 @@ def test_parts_of_a_dump_are_loaded_alone(shop: Site) -> None:
     assert "contradict" in shop.error("load", "--data-only", "--schema-only", status=2)["message"]
 
 
+_AS_IT_WAS = """
+    CREATE TABLE one.d (id serial PRIMARY KEY, a int REFERENCES one.a, number int GENERATED ALWAYS AS IDENTITY,
+        body text DEFAULT 'none' CHECK (body <> ''), "a b" int UNIQUE);
+    CREATE INDEX upper_body ON one.d (upper(body)); COMMENT ON INDEX one.upper_body IS 'for looking up';
+    CREATE FUNCTION two.tell() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END';
+    CREATE TRIGGER told BEFORE INSERT ON one.d FOR EACH ROW EXECUTE FUNCTION two.tell();
+    CREATE STATISTICS one.both ON a, body FROM one.d; ALTER TABLE one.d ENABLE ROW LEVEL SECURITY;
+    CREATE POLICY all_of_it ON one.d USING (true); GRANT SELECT ON one.d TO keeper; GRANT USAGE ON SCHEMA one TO keeper;
+    CREATE TABLE one."d e" (id int PRIMARY KEY, of_d int REFERENCES one.d);
+    INSERT INTO one.d (a, body) SELECT i, 'body ' || i FROM generate_series(1, 500) i
+"""
+
+
+def test_a_table_comes_back_as_it_was(shop: Site) -> None:
+    """With its indexes, keys, sequences, defaults and triggers, and not with those of a table of a like name; elsewhere
+    too, in a schema that is made for it, without what refers to tables and functions that are not there."""
+    cluster = shop.cluster
+
+    def describe(database: str) -> str:
+        conninfo = f"{cluster.conninfo} dbname={database}"
+        said = cluster.run("pg_dump", "--schema-only", "--restrict-key=x", "--table=one.d", "-d", conninfo)
+        return "\n".join(sorted(said.stdout.splitlines()))
+
+    cluster.sql(_AS_IT_WAS, dbname="shop")
+    shop.ok("dump", NAME, "shop")
+    before = describe("shop")
+    assert before.count("CREATE INDEX") == before.count("CREATE TRIGGER") == before.count("CREATE POLICY") == 1
+    cluster.sql('DROP TABLE one."d e", one.d', dbname="shop")
+    shop.ok("load", "--table", "d")
+    assert describe("shop") == before
+    assert cluster.value("SELECT count(*) FROM pg_statistic_ext", dbname="shop") == 1
+    assert cluster.value("SELECT count(*) FROM one.d", dbname="shop") == 500
+    following = "SELECT nextval('one.d_id_seq') || ' ' || nextval('one.d_number_seq')"
+    assert cluster.value(following, dbname="shop") == "501 501"
+
+    ended = shop.run("load", "--table", "d", "--into", "new", "--create")
+    assert ended.status == 3, ended
+    assert "FK CONSTRAINT one.d d_a_fkey is left out: TABLE one.a is not there" in ended.err
+    assert "TRIGGER one.d told is left out: FUNCTION two.tell() is not there" in ended.err
+    assert ended.err.count("is left out") == 2
+    assert describe("new").count("CREATE INDEX") == 1
+    assert cluster.value("SELECT has_schema_privilege('keeper', 'one', 'USAGE')", dbname="new") is True
+    shop.ok("load", "--table", "a", "--table", "d e", "--into", "new")
+    assert cluster.value("SELECT count(*) FROM pg_constraint WHERE contype = 'f'", dbname="new") == 1
+
+    shop.ok("load", "--schema", "two", "--into", "other", "--create")
+    assert cluster.value("SELECT count(*) FROM two.c", dbname="other") == 30
+
+
+def test_a_partition_comes_back_without_its_parent(shop: Site) -> None:
+    """Attached it would get its parent's indexes beside its own, so that is left to whoever knows."""
+    cluster = shop.cluster
+    cluster.sql("CREATE TABLE one.parts (i int PRIMARY KEY) PARTITION BY RANGE (i)", dbname="shop")
+    cluster.sql("CREATE TABLE one.part PARTITION OF one.parts FOR VALUES FROM (0) TO (9)", dbname="shop")
+    cluster.sql("INSERT INTO one.parts VALUES (3)", dbname="shop")
+    shop.ok("dump", NAME, "shop")
+    cluster.sql("DROP TABLE one.part", dbname="shop")
+    ended = shop.run("load", "--table", "part")
+    assert ended.status == 3, ended
+    assert "TABLE ATTACH one.part is left out: TABLE one.parts is not loaded with it" in ended.err
+    cluster.sql("ALTER TABLE one.parts ATTACH PARTITION one.part FOR VALUES FROM (0) TO (9)", dbname="shop")
+    assert cluster.value("SELECT count(*) FROM one.parts", dbname="shop") == 1
+    cluster.sql("DROP TABLE one.parts", dbname="shop")
+    assert "left out" not in shop.run("load", "--table", "part", "--table", "parts").err
+    assert cluster.value("SELECT count(*) FROM one.parts", dbname="shop") == 1
+
+
+def test_the_object_that_failed_is_named(shop: Site) -> None:
+    """Also where PostgreSQL itself says nothing of it."""
+    into = make_empty(shop, "unready")
+    shop.cluster.sql("CREATE SCHEMA one; CREATE SCHEMA two; CREATE TYPE one.b AS (one int)", dbname=into)
+    error = shop.error("load", "--into", into, "--table", "b", status=15)
+    assert "(TABLE b postgres)" in error["message"], error
+    assert error["detail"].startswith("pg_restore: error: ") and "Command was: CREATE TABLE one.b" in error["detail"]
+
+
+def test_a_role_with_a_password_is_not_said_to_differ(shop: Site) -> None:
+    shop.cluster.sql("ALTER ROLE keeper PASSWORD 'x' VALID UNTIL '2040-01-01'")
+    shop.ok("dump", NAME, "shop")
+    assert "differs" not in shop.run("load", "--into", "copy", "--create").err
+
+
 def test_what_fails_before_anything_is_loaded_leaves_nothing(shop: Site) -> None:
     """A database of another encoding; and one that cannot be made, which is found before a role is made for it."""
     cluster = shop.cluster

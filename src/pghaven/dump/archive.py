@@ -29,10 +29,13 @@ ReadFile = Callable[[str], Iterator[bytes]]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArchiveEntry:
     """An entry of a table of contents, as the bytes that both formats have in common; ``file`` has its data, or is
-    empty."""
+    empty. ``tag`` is what names it in its schema ``namespace``, if it has one; ``needs`` are the numbers of entries."""
 
     dump_id: int
     description: str
+    tag: str
+    namespace: str
+    needs: tuple[int, ...]
     body: bytes
     file: str
 
@@ -109,19 +112,22 @@ def _parse_entry(reader: _Reader, version: tuple[int, int]) -> ArchiveEntry:
     reader.number()
     strings = [reader.text() for _ in range(_STRINGS_BEFORE_SECTION)]
     reader.number()
-    for _ in range(_STRINGS_AFTER_SECTION):
-        reader.text()
+    more = [reader.text() for _ in range(_STRINGS_AFTER_SECTION)]
     if version >= (1, 16):
         reader.number()  # relkind
     reader.text()  # owner
     reader.text()  # with OIDs: "false"
-    while reader.text() is not None:  # what it depends on
-        pass
+    needs = []
+    while (number := reader.text()) is not None:
+        needs.append(int(number))
     body = reader.data[begin : reader.at]
     file = reader.text() or b""
     return ArchiveEntry(
         dump_id=dump_id,
         description=(strings[3] or b"").decode("utf-8", "replace"),
+        tag=(strings[2] or b"").decode("utf-8", "replace"),
+        namespace=(more[3] or b"").decode("utf-8", "replace"),
+        needs=tuple(needs),
         body=body,
         file=file.decode("utf-8", "surrogateescape"),
     )

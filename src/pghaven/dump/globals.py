@@ -17,7 +17,7 @@ _SUBJECT = re.compile(rf"(CREATE ROLE|ALTER ROLE|CREATE TABLESPACE|ALTER TABLESP
 _GRANTED = re.compile(rf"GRANT {_NAME}(?:, {_NAME})* TO {_NAME}")
 _ON_TABLESPACE = re.compile(rf"(?:GRANT|REVOKE) .* ON TABLESPACE {_NAME} ")
 _COMMENT = re.compile(rf"COMMENT ON (ROLE|TABLESPACE) {_NAME} ")
-_PASSWORD = re.compile(r"(PASSWORD )'(?:[^']|'')*'")
+_PASSWORD = re.compile(r"( PASSWORD )'(?:[^']|'')*'")
 _BY = re.compile(r" GRANTED BY .*;$")
 
 

@@ -27,6 +27,7 @@ from pghaven.dump.options import find_load_options
 from pghaven.dump.origin import list_dumped, read_small_file
 from pghaven.dump.programs import Calling
 from pghaven.dump.restoring import StreamJob, choose_streamed, restore
+from pghaven.dump.selection import Selection, give, select
 from pghaven.errors import NotFound, PghavenError, Refused, StoreUnreachable
 from pghaven.events import Listener, Notice, Step
 from pghaven.repository.backups import BackupCatalog
@@ -34,7 +35,6 @@ from pghaven.repository.entry import BackupEntry, Purpose
 from pghaven.repository.manifest import Manifest
 from pghaven.server.connection import Connection, connect, fetch_one, server_errors
 
-_ENTRY = re.compile(r"([0-9]+); [0-9]+ [0-9]+ (.*)")
 GLOBALS_ASKED = ("--globals-only", "--no-role-passwords", "--encoding=UTF8")
 """What a target's pg_dumpall is asked, to compare a dump's globals with."""
 
@@ -174,12 +174,12 @@ def run_load(
         with _created(connection, database, settings) as loading, _scratch(settings.scratch) as place:
             if settings.make_globals and any(one.is_missing for one in changes):
                 make_missing(connection, changes)
-            fetched, tables, streams = _fetch(dump, database, calling, settings, (place, listener))
+            selection, fetched, streams = _fetch(dump, database, calling, settings, (place, listener))
             listener(Step(text=f'loading into database "{settings.target}"'))
             loading.set()
             try:
                 arguments = [
-                    *("--exit-on-error", f"--jobs={settings.jobs}", *_selection(settings)),
+                    *("--exit-on-error", f"--jobs={settings.jobs}", *selection.arguments),
                     *("-d", calling.with_database(settings.target), os.path.join(place, "dump")),
                 ]
                 source = ExtractSettings(place=dump.catalog.pack_place, packs=dump.manifest.packs)
@@ -196,7 +196,7 @@ def run_load(
         target=settings.target,
         created=settings.create,
         fetched_bytes=fetched,
-        tables=tables,
+        tables=sum(what.startswith("TABLE DATA ") for _, what in selection.entries),
         made_globals=tuple(str(one) for one in changes if one.is_missing and settings.make_globals),
         other_globals=tuple(str(one) for one in changes if not (one.is_missing and settings.make_globals)),
         total_seconds=clock.monotonic() - began,
@@ -321,22 +321,21 @@ def _fetch(
     calling: Calling,
     settings: LoadSettings,
     means: tuple[str, Listener],
-) -> tuple[int, int, list[StreamJob]]:
-    """What pg_restore will read; returns its bytes, of how many tables the data is among it, and what of that is
-    streamed into the pipes that are there for it."""
+) -> tuple[Selection, int, list[StreamJob]]:
+    """What pg_restore will read; returns what it is told to load, the bytes of that, and what of it is streamed into
+    the pipes that are there for it."""
     place, listener = means
     target = os.path.join(place, "dump")
     numbers = dump.number_files(database.directory)
     listener(Step(text="fetching"))
     fetched = _extract(dump, database, ["toc.dat"], target, (settings, listener))
-    _give(calling, place)
-    listed = calling.run("pg_restore", ["--list", *_selection(settings), target], doing="read the dump's contents")
-    entries = [match for line in listed.decode("utf-8", "replace").splitlines() if (match := _ENTRY.match(line))]
-    if (settings.tables or settings.schemas) and not entries:
+    give(calling, place)
+    selection = select(calling, settings, place, listener)
+    if (settings.tables or settings.schemas) and not selection.entries:
         wanted = ", ".join(f'"{name}"' for name in (*settings.tables, *settings.schemas))
         raise NotFound(f'dump "{dump.label}" has nothing of {wanted} in database "{database.name}"')
-    chosen = {f"{match[1]}.dat" for match in entries} & numbers.keys()
-    if any(match[2].startswith(_LARGE_OBJECTS) for match in entries):
+    chosen = {f"{number}.dat" for number, _ in selection.entries} & numbers.keys()
+    if any(what.startswith(_LARGE_OBJECTS) for _, what in selection.entries):
         chosen |= {name for name in numbers if name.startswith("blob")}
     sizes = {name: int(dump.manifest.files.size[numbers[name]]) for name in chosen}
     streams = []
@@ -347,9 +346,9 @@ def _fetch(
             streams.append(StreamJob(os.path.join(target, name), file))
             chosen.remove(name)
     fetched += _extract(dump, database, sorted(chosen), target, (settings, listener))
-    _give(calling, place)
+    give(calling, place)
     fetched += sum(one.file.size for one in streams)
-    return fetched, sum(" TABLE DATA " in match[0] for match in entries), streams
+    return selection, fetched, streams
 
 
 def _extract(
@@ -361,25 +360,6 @@ def _extract(
     size = sum(int(dump.manifest.files.size[numbers[name]]) for name in names)
     processes = settings.processes if size > _BYTES_WITHOUT_WORKERS else 0
     return extract_files(dump.catalog, dump.manifest, wanted, processes=processes, listener=listener)
-
-
-def _give(calling: Calling, place: str) -> None:
-    """Let pg_restore's user read what we have fetched."""
-    if calling.user is None or os.geteuid() != 0:
-        return
-    for directory, _, names in os.walk(place):
-        for path in (directory, *(os.path.join(directory, name) for name in names)):
-            os.chown(path, calling.user.uid, calling.user.gid)
-
-
-def _selection(settings: LoadSettings) -> list[str]:
-    parts = {"schema": ["--schema-only"], "data": ["--data-only"]}.get(settings.part, [])
-    return [
-        *parts,
-        *(f"--schema={name}" for name in settings.schemas),
-        *(f"--table={name}" for name in settings.tables),
-        *settings.options,
-    ]
 
 
 def create_database(connection: Connection, database: DatabaseFacts, name: str) -> None:

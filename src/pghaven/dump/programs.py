@@ -24,6 +24,9 @@ from pghaven.server.identity import OsUser, child_identity
 from pghaven.server.programs import find_embedded, find_programs
 
 _VERSION = re.compile(r"\(PostgreSQL\) ([0-9]+)(\S*)")
+# What pg_restore --verbose says beside its complaints: without the option it does not say which object one is about.
+_PROGRESS = re.compile(r"pg_restore: (?!error:|warning:|detail:|hint:)")
+_FAILED_ENTRY = re.compile(r"^pg_restore: from TOC entry [0-9]+; [0-9]+ [0-9]+ (.*)", re.MULTILINE)
 _ASK_SECONDS = 20
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
@@ -168,8 +171,16 @@ def _is_kept(name: str) -> bool:
 
 
 def program_failed(status: int, said: bytes, doing: str) -> ServerUnsuitable:
-    """The error for a program that failed: its first complaint in one line, all of them as the detail."""
-    lines = [line for line in said.decode("utf-8", "replace").splitlines() if line.strip()]
-    complaints = [line for line in lines if "error:" in line or "FATAL" in line] or lines
-    first = complaints[0].partition("error: ")[2] or complaints[0] if complaints else f"exit status {status}"
-    return ServerUnsuitable(f"could not {doing}: {first}", detail="\n".join(lines[-_LINES_TOLD:]) or None)
+    """The error for a program that failed: its first complaint in one line, with the object that pg_restore says it was
+    at; what it said from there on as the detail."""
+    text = said.decode("utf-8", "replace")
+    lines = [line for line in text.splitlines() if line.strip() and not _PROGRESS.match(line)]
+    at = next((number for number, line in enumerate(lines) if "error:" in line or "FATAL" in line), None)
+    shown = lines[-_LINES_TOLD:] if at is None else lines[at : at + _LINES_TOLD]
+    first = shown[0].partition("error: ")[2] or shown[0] if shown else f"exit status {status}"
+    failed = _FAILED_ENTRY.search(text)
+    return ServerUnsuitable(
+        f"could not {doing}: {first}" + (f" ({failed[1]})" if failed else ""),
+        detail="\n".join(shown) or None,
+        hint="Nothing after it was loaded. Mend that, or leave it out with --table or --schema." if failed else None,
+    )

@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import heapq
 import os
-import re
 import signal
 import subprocess
 import tempfile
@@ -24,10 +23,8 @@ from dataclasses import dataclass
 from pghaven.dump.earlier import EarlierFile, EarlierReader
 from pghaven.dump.extract import ExtractSettings
 from pghaven.dump.programs import Calling, program_failed
-from pghaven.errors import ServerUnsuitable
 from pghaven.repository.codec import Buffer
 
-_FAILED_ENTRY = re.compile(r"from TOC entry [0-9]+; [0-9]+ [0-9]+ (.*)")
 _STREAMED_BYTES_MIN = 4 << 20
 _STREAMS_MAX = 256  # a thread waits for each
 # A byte is written out in a file so many times sooner than a server has loaded it.
@@ -80,25 +77,16 @@ def restore(
     was loading is rolled back.
     """
     doing = f'load into "{target}"'
-    try:
-        if not streams:
-            calling.run("pg_restore", arguments, doing=doing)
-            return
-        with tempfile.TemporaryFile() as errors:
-            process = calling.start("pg_restore", arguments, errors.fileno())
-            _Feeding(process, streams, source).run()
-            if process.returncode:
-                errors.seek(0)
-                raise program_failed(process.returncode, errors.read(), doing)
-    except ServerUnsuitable as error:
-        found = _FAILED_ENTRY.search(error.detail or "")
-        if found is None:
-            raise
-        raise ServerUnsuitable(
-            f"{error.message} ({found[1]})",
-            detail=error.detail,
-            hint="Nothing after it was loaded. Mend that, or leave it out with --table or --schema.",
-        ) from error
+    arguments = ["--verbose", *arguments]  # else it does not name the object that failed
+    if not streams:
+        calling.run("pg_restore", arguments, doing=doing)
+        return
+    with tempfile.TemporaryFile() as errors:
+        process = calling.start("pg_restore", arguments, errors.fileno())
+        _Feeding(process, streams, source).run()
+        if process.returncode:
+            errors.seek(0)
+            raise program_failed(process.returncode, errors.read(), doing)
 
 
 class _Feeding:

@@ -7,6 +7,7 @@ anything is copied, and so it is said then, not by the copy's server after hours
 from __future__ import annotations
 
 import errno
+import re
 import socket
 
 from pghaven.errors import Damaged, ServerUnsuitable
@@ -14,6 +15,8 @@ from pghaven.events import Notice
 from pghaven.repository.manifest import BackupFacts
 from pghaven.restore.request import RestoreRequest
 from pghaven.server.postmaster import is_running
+
+_SOCKET = re.compile(r"/\.s\.PGSQL\.([0-9]+)$", re.MULTILINE)
 
 
 def find_port_notice(request: RestoreRequest, facts: BackupFacts) -> Notice | None:
@@ -43,12 +46,23 @@ def is_server_beside(facts: BackupFacts) -> bool:
 
 
 def find_free_port(facts: BackupFacts) -> int:
-    """A port for a copy beside its original: the next one that nobody listens on."""
+    """A port for a copy beside its original: the next one that nobody listens on, by TCP or at a socket in whatever
+    directory, since where the copy will have its own its configuration says."""
     first = int(_find_original_port(facts) or 5432) + 1
+    at_sockets = _list_socket_ports()
     for candidate in range(first, 65536):
-        if not is_port_taken(candidate):
+        if candidate not in at_sockets and not is_port_taken(candidate):
             return candidate
     raise ServerUnsuitable(f"every port from {first} on is in use", hint="Give one with --port.")
+
+
+def _list_socket_ports() -> set[int]:
+    """The ports of this host's servers that have a Unix socket; one that a dead server left is nobody's."""
+    try:
+        with open("/proc/net/unix", encoding="utf-8", errors="replace") as file:
+            return {int(port) for port in _SOCKET.findall(file.read())}
+    except OSError:
+        return set()
 
 
 def _find_original_port(facts: BackupFacts) -> int | None:
