@@ -100,7 +100,13 @@ def list_points(
                 used_bytes=_sum(held, on, label, cluster),
             )
         )
-    return tuple(sorted(points, key=lambda one: one.label))
+    return tuple(sorted(points, key=_taken))
+
+
+def _taken(point: Point) -> tuple[str, float, str]:
+    """For the order in which they were taken: a label tells the second, the rest of it is chance."""
+    second = point.label.partition("-")[0]
+    return second, 0.0 if point.taken_at is None else point.taken_at.timestamp(), point.label
 
 
 def find_point(
