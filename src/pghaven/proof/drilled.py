@@ -17,6 +17,7 @@ from pghaven.repository.drills import DRILL_AGE_WARNED, DrillEvidence
 from pghaven.units import render_duration, render_time
 
 _TOLD_CHARACTERS = 300
+_NOT_LOADED = "load: "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,10 +76,14 @@ def judge_proofs(cluster: str, proofs: Sequence[DrillEvidence], now: datetime) -
         if one.doubt is None and one.backup not in told:
             told.add(one.backup)
             if not one.passed:
-                text = f"dump {one.backup} is not what was dumped, it was found {describe_ago(one.began_at, now)}: "
-                what = (one.failures or ("it could not be told",))[0][:_TOLD_CHARACTERS]
+                found = "was found not to be what was dumped"
                 hint = f"Take a new one: pghaven dump {cluster}, and prove that: pghaven load --verify"
-                yield Problem(code="dump_failed", level="warning", text=text + what, hint=hint)
+                what = (one.failures or ("it could not be told",))[0][:_TOLD_CHARACTERS]
+                if what.startswith(_NOT_LOADED):  # for want of a program, room, or what the dump needs
+                    found, what = "could not be loaded to prove it", what.removeprefix(_NOT_LOADED)
+                    hint = f"Mend that, and prove it: pghaven load {one.backup} --cluster {cluster} --verify"
+                text = f"dump {one.backup} {found} {describe_ago(one.began_at, now)}: {what}"
+                yield Problem(code="dump_failed", level="warning", text=text, hint=hint)
 
 
 def find_rates(drills: Sequence[DrillEvidence]) -> Rates | None:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from pghaven.postgres.lsn import Lsn
-from pghaven.proof.drilled import estimate_recovery, find_rates, judge_drills
+from pghaven.proof.drilled import estimate_recovery, find_rates, judge_drills, judge_proofs
 from pghaven.repository.drills import DrillEvidence, find_drill_of
 
 NOW = datetime(2026, 11, 29, tzinfo=UTC)
@@ -56,6 +56,19 @@ def test_what_does_not_count_is_told_and_hides_nothing() -> None:
     assert [one.code for one in judge_drills("main", [doubtful], NOW)] == ["drill_doubtful"]
     assert find_drill_of([replace(doubtful, manifest_hash="aa"), PASSED], "B", "aa") is PASSED
     assert find_rates([doubtful]) is None
+
+
+def test_a_dump_that_could_not_be_loaded_is_not_said_to_be_wrong() -> None:
+    """Of each dump the last proof counts."""
+    missing = replace(PASSED, passed=False, failures=("load: could not find the programs of PostgreSQL 18",))
+    other = replace(PASSED, backup="C", passed=False, failures=("database shop: 1 differ: x",))
+    could_not, differs = judge_proofs("main", [missing, PASSED, other], NOW)
+    assert could_not.text == (
+        "dump B could not be loaded to prove it 1 d 0 h ago: could not find the programs of PostgreSQL 18"
+    )
+    assert could_not.hint == "Mend that, and prove it: pghaven load B --cluster main --verify"
+    assert differs.text == "dump C was found not to be what was dumped 1 d 0 h ago: database shop: 1 differ: x"
+    assert list(judge_proofs("main", [PASSED, missing], NOW)) == []
 
 
 def test_a_drill_in_the_future_is_of_no_known_age() -> None:
