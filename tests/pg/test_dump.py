@@ -165,6 +165,8 @@ def test_all_databases_with_odd_names_large_objects_and_bytes(site: Dumped, pg_v
         "SELECT lo_from_bytea(0, decode(repeat('00ff', 100000), 'hex')); CREATE TABLE empty (i int)",
         dbname=name,
     )
+    cluster.sql("CREATE DATABASE half_dropped")
+    cluster.sql("UPDATE pg_database SET datconnlimit = -2 WHERE datname = 'half_dropped'")
     result = site.dump()
     assert {one.name for one in result.facts.databases} == {"postgres", name}
     again = site.dump()

@@ -48,7 +48,10 @@ _TABLES = """
     SELECT c.oid::int8, n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'p', 'm', 'S', 'f')
 """
-_DATABASES = "SELECT datname::text FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1"
+# An interrupted DROP DATABASE leaves one that nobody can connect to any more, with a limit of -2.
+_DATABASES = """
+    SELECT datname::text FROM pg_database WHERE datallowconn AND datconnlimit <> -2 AND NOT datistemplate ORDER BY 1
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
