@@ -188,7 +188,7 @@ def _marked_directory(above: str, user: OsUser | None) -> Iterator[str]:
     except OSError as error:
         raise StoreUnreachable(
             f'could not make a directory in "{above}": {error.strerror}',
-            hint="Set dump_spool in the configuration, or TMPDIR, to a directory with room.",
+            hint="Name one that is there, with room: --directory of a drill, dump_spool for dumps, or TMPDIR for both.",
         ) from error
     try:
         if user is not None:
