@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
-from tests.cli.site import Site
+from pghaven.errors import Refused
+from tests.cli.site import NAME, Site
 from tests.support.cluster import make_standby
 
 WARNINGS = 3
+REFUSED = Refused.exit_status
 
 
 def keep_everything(site: Site) -> None:
@@ -47,6 +49,10 @@ def test_a_gap_is_filled_from_pg_wal_and_lost_when_nobody_has_it(site: Site) -> 
 
     (gap,) = site.json("wal", "list")["archives"][0]["gaps"]
     assert gap["cause"] == "lost"
+    position = site.cluster.value("SELECT pg_current_wal_lsn()::text")
+    for target in (("--target-lsn", position), ("--target-time", "2100-01-01 00:00:00Z")):
+        refused = site.error("restore", NAME, "--target-dir", str(site.target), "--dry-run", *target, status=REFUSED)
+        assert f"lies in or behind a gap: WAL segment {names[1]} is missing" in refused["message"]
     found = site.json("status", status=WARNINGS)["clusters"][0]
     (problem,) = [one for one in found["problems"] if names[1] in one["text"]]
     assert problem["level"] == "critical"

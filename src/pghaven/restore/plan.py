@@ -41,6 +41,8 @@ from pghaven.restore.walsearch import (
 from pghaven.restore.way import AFTER_END_HINT, Way, explain_damage, look_before_damage
 from pghaven.units import parse_time_utc, render_time
 
+_REFILL_HINT = "If a server still has what is missing: pghaven wal refill"
+
 
 def survey_restore(repository: Repository, request: RestoreRequest, others: Sequence[Repository] = ()) -> Survey:
     """As ``plan_restore``, as far as names alone tell. Raises the same."""
@@ -320,11 +322,7 @@ class Planner:
         # Nothing was committed after the target. If the archive is known to cover it, its end is the target.
         written = way.path.read_written_time()
         if written is None or written < target.time:
-            raise Refused(
-                f"{render_time(target.time)} is after the end of the archive",
-                detail=self._reachable([way]),
-                hint=AFTER_END_HINT + self._gap_hint(way),
-            )
+            raise self._behind(way, render_time(target.time))
         self._note("quiet", "nothing was committed after the target time: the end of the archive is the target")
         return self._plan_latest(way)
 
@@ -333,11 +331,7 @@ class Planner:
         assert target.lsn is not None
         end = find_archive_end(way.path)
         if end.start_lsn is None or end.end_lsn is None or target.lsn > end.end_lsn:
-            raise Refused(
-                f"WAL position {target.lsn} is after the end of the archive",
-                detail=self._reachable([way]),
-                hint=AFTER_END_HINT + self._gap_hint(way),
-            )
+            raise self._behind(way, f"WAL position {target.lsn}")
         if target.lsn > end.start_lsn:
             # The server looks for a record that begins at or after its target; there is none, this is the last one.
             return self._plan_latest(way)
@@ -374,10 +368,13 @@ class Planner:
             f"the end of backup {first.backup.label}) to {last.path.end_lsn}{to_time}."
         )
 
-    def _gap_hint(self, way: Way) -> str:
-        if not way.walk.beyond:
-            return ""
-        return f" WAL segment {way.walk.first_missing} is missing; the archive goes on at {way.walk.beyond[0]}."
+    def _behind(self, way: Way, what: str) -> Refused:
+        """For a target after all that this way leads over: the end of the archive, or a gap in it."""
+        text, hint = f"{what} is after the end of the archive", AFTER_END_HINT
+        if way.walk.beyond:
+            text = f"{what} lies in or behind a gap: WAL segment {way.walk.first_missing} is missing"
+            hint = f"The archive goes on at {way.walk.beyond[0]}, and no backup leads there in time. {_REFILL_HINT}"
+        return Refused(text, detail=self._reachable([way]), hint=hint)
 
     def _note(self, code: str, text: str) -> None:
         self.notices.append(Notice(level="info", code=code, text=text))
