@@ -254,6 +254,37 @@ def test_while_one_of_all_is_down_the_other_gets_all_that_waits_and_nothing_coun
     assert all(held(site, second, number) for number in NUMBERS)
 
 
+def test_one_that_is_down_for_long_keeps_no_other_from_what_waits_behind_the_files_ahead(
+    site: WalSite, second: Path
+) -> None:
+    """The first of those that wait stay the same for as long as one repository lacks them: the other needs the next."""
+    numbers = range(3, 12)
+    shutil.move(second, site.root / "away")
+    site.configure(second, extra="wal_look_ahead = 2\n")
+    finish_all(site, numbers)
+    for _ in range(4):
+        assert archive(site, segment_name(3)).status == 14
+        assert not any(is_told(site, number, "/bin/sh") for number in numbers)
+    assert all(held(site, site.repository_path, number) for number in numbers)
+    shutil.move(site.root / "away", second)
+    for number in numbers:
+        assert archive(site, segment_name(number)).status == 0
+        assert held(site, second, number)
+
+
+@needs_strace
+@pytest.mark.parametrize("first_that_fails", range(2, 8))
+def test_where_too_many_files_are_open_nothing_is_marked_that_a_repository_lacks(
+    site: WalSite, second: Path, first_that_fails: int
+) -> None:
+    site.configure(second)
+    finish_all(site)
+    push_traced(site, site.root / "log", ("pipe2",), f"pipe2:error=EMFILE:when={first_that_fails}+")
+    for number in marked(site):
+        assert held(site, site.repository_path, number)
+        assert held(site, second, number)
+
+
 def test_where_one_is_enough_what_the_other_misses_is_noted_before_it_is_marked(site: WalSite, second: Path) -> None:
     shutil.move(second, site.root / "away")
     site.configure(second, extra="wal_required = 1\n")

@@ -82,6 +82,6 @@ def start_round(
     workers = count_affordable(wal_directory, names, processes)
     if not names or not workers:
         return None
-    ahead = Ahead(marks, wal_directory, names, cluster=cluster, clock=clock, enter=enter)
+    ahead = Ahead(marks, wal_directory, names, cluster=cluster, clock=clock, waiting=waiting, enter=enter)
     ahead.start(places, workers, None)
     return Round(ahead, marks, names, clock)

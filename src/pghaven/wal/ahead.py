@@ -5,6 +5,9 @@ fails it just stops, since the server will ask for that file in its turn and be 
 every repository has said that it holds the very same one, so a crash anywhere leaves work undone, never a wrong mark.
 
 While a history file waits nobody looks ahead: no segment of a timeline is stored before its history.
+
+A repository that has all of these already, while another one is down and keeps them waiting, gets those that wait
+behind them: else it would have no more than these until the other is back.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 
 from pghaven.clock import Clock
 from pghaven.errors import Cancelled, PghavenError
@@ -46,7 +50,8 @@ class _Track:
 
 
 class Ahead:
-    """Some files on their way into several repositories. ``enter`` is called in each process that is started."""
+    """Some files on their way into several repositories. ``enter`` is called in each process that is started, and
+    ``waiting`` are all that wait, these among them."""
 
     def __init__(
         self,
@@ -56,35 +61,56 @@ class Ahead:
         *,
         cluster: str,
         clock: Clock,
+        waiting: Sequence[str] = (),
         enter: Callable[[], None] | None = None,
     ) -> None:
         self._enter = enter
         self._marks = marks
         self._wal_directory = wal_directory
         self._names = tuple(names[:FILES_MAX])
+        self._waiting = waiting
         self._cluster = cluster
         self._clock = clock
         self._tracks: list[_Track] = []
+        self._is_complete = True
 
     def start(self, places: Sequence[RepositoryPlace], workers: int, data_directory: str | None) -> None:
         """Start up to ``workers`` processes for each repository that lacks any of the files, or as many as can be."""
+        wanted = {place.name: self._choose_for(place, len(places)) for place in places}
+        more = dict.fromkeys(name for names in wanted.values() for name in names)
+        self._names = tuple(dict.fromkeys((*self._names, *more)))[:FILES_MAX]
         for place in places:
-            lacking = [name for name in self._names if not self._marks.is_held(place.name, name)]
+            lacking = [name for name in wanted[place.name] if name in self._names]
             try:
                 reader, writer = os.pipe()
             except OSError:  # too many files are open; without help the server asks for each file in its turn
+                self._is_complete = False
                 return
             os.write(writer, bytes(self._names.index(name) for name in lacking))
             os.close(writer)
             track = _Track(place=place, tokens=reader)
             self._tracks.append(track)
-            for name in set(self._names) - set(lacking):
+            for name in self._names:
+                if name in lacking or not self._marks.is_held(place.name, name):
+                    continue
                 with suppress(OSError):
                     track.held[name] = os.stat(os.path.join(self._wal_directory, name)).st_mtime_ns
             work = partial(self._work, track, data_directory)
             for _ in range(min(workers, len(lacking))):
                 with suppress(Cancelled):  # no process can be made; others do the work, or nobody
                     track.children.append(start_child(work))
+
+    def _choose_for(self, place: RepositoryPlace, count: int) -> list[str]:
+        """Which of the files a repository lacks; of several repositories one that has some of these gets as many of
+        those that wait behind them. What it once had of those it is not asked about: that is for when their turn
+        comes."""
+        marks = self._marks
+        lacking = [name for name in self._names if not marks.is_held(place.name, name)]
+        if count > 1 and self._names and self._names[-1] in self._waiting:
+            behind = self._waiting[self._waiting.index(self._names[-1]) + 1 :]
+            never = (name for name in behind if not (marks.is_marked(name) or marks.was_held(place.name, name)))
+            lacking += islice(never, len(self._names) - len(lacking))
+        return lacking
 
     @property
     def open_children(self) -> list[Child]:
@@ -131,6 +157,8 @@ class Ahead:
 
     def list_done(self, without: Sequence[str]) -> Iterator[tuple[str, int]]:
         """The files, with their times, that every repository holds but those named in ``without``."""
+        if not self._is_complete:
+            return  # of some repository nobody knows
         tracks = [track for track in self._tracks if track.place.name not in without]
         for name in self._names if tracks else ():
             times = {track.held.get(name) for track in tracks}

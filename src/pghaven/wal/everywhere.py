@@ -215,14 +215,14 @@ class _Push:
 
     def _look_ahead(self, lanes: Sequence[_Lane]) -> None:
         request, marks = self._request, self._marks
-        if marks is None or self._wal_directory is None or not request.look_ahead:
+        if marks is None or (where := self._wal_directory) is None or not request.look_ahead:
             return
         waiting = marks.list_waiting()
         marks.sweep({*waiting, self._file.name})
         names = choose_ahead(waiting, self._file.name, marks, request.look_ahead)
-        processes = count_affordable(self._wal_directory, names, request.processes)
+        processes = count_affordable(where, names, request.processes)
         if processes:
-            self._ahead = Ahead(marks, self._wal_directory, names, cluster=request.cluster, clock=self._clock)
+            self._ahead = Ahead(marks, where, names, cluster=request.cluster, clock=self._clock, waiting=waiting)
             self._ahead.start([lane.place for lane in lanes], processes, request.data_directory)
 
     def _listen(self) -> None:

@@ -65,13 +65,17 @@ class Marks:
     def is_held(self, repository: str, name: str) -> bool:
         """Whether this repository held the file, as it is now, within the last minutes. Later it is asked again: a
         repository may have been made anew under the same name."""
-        folder = _HELD.format(repository)
-        if not self._is_current(folder, name):
+        if not self.was_held(repository, name):
             return False
+        path = os.path.join(self._directory, _HELD.format(repository), name)
         with suppress(OSError):
-            age = self._clock.now().timestamp() - os.lstat(os.path.join(self._directory, folder, name)).st_ctime
+            age = self._clock.now().timestamp() - os.lstat(path).st_ctime
             return 0 <= age < _HELD_SECONDS
         return False
+
+    def was_held(self, repository: str, name: str) -> bool:
+        """As ``is_held``, however long ago that was."""
+        return self._is_current(_HELD.format(repository), name)
 
     def mark(self, name: str, mtime_ns: int) -> None:
         """Leave a mark for the file as it was at ``mtime_ns``."""
