@@ -231,6 +231,17 @@ def test_what_lies_between_pieces_of_an_old_pack_is_written_with_them() -> None:
     assert [(part.pack, len(part.length)) for part in second] == [(1, 32)]
 
 
+def test_files_without_large_pieces_do_not_wait_for_the_others() -> None:
+    """Nothing stale is written to them. So small files and large ones can be written side by side."""
+    large = [(0, 0, 64, 0, 0), (0, 64, 4, 1, 0)]
+    small = [(1, 0, 4, 2, 0), (2, 0, 4, 1, 4), (2, 4, 4, 2, 4)]
+    block_map, _ = build(Pieces(3, [*large, *small]))
+    first, second = invert_in_two(block_map, bulk_bytes=16)
+    assert second is not None
+    assert [(part.pack, part.file.tolist()) for part in first] == [(0, [0]), (1, [2]), (2, [1, 2])]
+    assert [(part.pack, part.file.tolist()) for part in second] == [(1, [0])]
+
+
 @given(st.lists(st.lists(st.integers(1, EXTENT_RUNS_MAX * 3), max_size=3), max_size=4))
 def test_extents_of_too_many_runs_are_found(runs_of_extents: list[list[int]]) -> None:
     """Each extent is made of the given number of runs, in different packs so that none can be joined."""

@@ -209,6 +209,16 @@ class PackSide:
     def __iter__(self) -> Iterator[PackRuns]:
         return (self[number] for number in range(len(self)))
 
+    @property
+    def numbers(self) -> npt.NDArray[np.int64]:
+        """The packs' numbers."""
+        return self._packs
+
+    @property
+    def run_counts(self) -> npt.NDArray[np.int64]:
+        """How many runs are needed of each pack."""
+        return np.diff(self._ends, prepend=0)
+
     def __getitem__(self, index: int) -> PackRuns:
         number = range(len(self))[index]
         part = slice(int(self._ends[number - 1]) if number else 0, int(self._ends[number]))
@@ -289,7 +299,8 @@ def invert_in_two(
 
     The first pass writes what was stored in large pieces, with the stale pages that lie in these, and the second lays
     the pages over them that have changed since, wherever they come from. Nothing is left stale: what lies between two
-    runs of the first pass is all of the second.
+    runs of the first pass is all of the second. Files that have no large piece are in the first pass, as they are:
+    nothing stale is ever written to them, so their pieces may come in any order.
     """
     bulk, pages = _Gathered(), _Gathered()
     for number, part in iter_map_parts(block_map):
@@ -297,7 +308,9 @@ def invert_in_two(
         in_bulk = _sum_pieces(runs) >= bulk_bytes
         holes = np.cumsum(part.pack == HOLE)[part.pack != HOLE][in_bulk]
         bulk.add(_join_over_stale(choose_runs(runs, in_bulk), holes, stale_bytes_max))
-        pages.add(choose_runs(runs, ~in_bulk))
+        is_small = np.bincount(runs.file[in_bulk] - number, minlength=len(part.runs_of_file))[runs.file - number] == 0
+        bulk.add(choose_runs(runs, is_small))
+        pages.add(choose_runs(runs, ~in_bulk & ~is_small))
     first, second = bulk.finish(), pages.finish()
     if not len(first.file) or not len(second.file):
         return PackSide(first if len(first.file) else second), None

@@ -43,13 +43,11 @@ from pghaven.restore.fetch import (
     FetchResult,
     FetchSettings,
     FileSource,
-    cut_jobs,
     describe_means,
-    find_job_bytes,
-    number_files,
     open_fetcher,
 )
 from pghaven.restore.handover import Handover
+from pghaven.restore.jobs import FILE_COST_BYTES, cut_jobs, find_job_bytes, mix, number_files
 from pghaven.restore.request import RestorePlan, render_plan_file
 from pghaven.restore.targetfiles import Directories, FileTarget
 from pghaven.restore.writing import flushing, reported, reserved
@@ -65,9 +63,6 @@ from pghaven.units import render_size
 _FILE_MODE_MASK = 0o640
 _DIRECTORY_MODE_MASK = 0o750
 _EMPTY_FILES_PER_JOB = 512
-# What a file takes beside its bytes, for telling how far the work is: 0.04 to 0.17 ms where 1.2 GB of large ones take a
-# second, from one machine to another.
-_FILE_COST_BYTES = 96 << 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,21 +220,24 @@ class _Writer:
         first, second = (invert(block_map), None) if self._is_in_place else invert_in_two(block_map)
         with self._crew(settings) as crew, self._crew(settings) if second is not None else nullcontext() as later:
             unstored = self._sort_out(block_map)
-            more = self._iter_holes(block_map) if self._is_in_place else self._iter_unstored(unstored)
-            crew.run(chain(self._iter_jobs(first), more), take, tell_progress)
+            if self._is_in_place:
+                jobs = chain(self._iter_jobs(first), self._iter_holes(block_map))
+            else:
+                jobs = self._iter_jobs(first, unstored)
+            crew.run(jobs, take, tell_progress)
             if later is not None and second is not None:
                 later.run(self._iter_jobs(second), take, tell_progress)
         self._settle_parts()
         return done
 
     def _measure(self, done: FetchResult) -> float | None:
-        """How much of the work is done: to make a small file costs more than to write it, and they come last."""
+        """How much of the work is done: to make a small file costs more than to write it."""
         facts = self._plan.manifest.facts
         if self._is_in_place:
             return None
         files = facts.file_count - len(self._in_parts)
-        work = done.written_bytes + done.proven_bytes + _FILE_COST_BYTES * min(done.new_files, files)
-        return work / max(1, facts.total_bytes + _FILE_COST_BYTES * files)
+        work = done.written_bytes + done.proven_bytes + FILE_COST_BYTES * min(done.new_files, files)
+        return work / max(1, facts.total_bytes + FILE_COST_BYTES * files)
 
     def _crew(self, settings: FetchSettings) -> Crew[FetchJob, FetchResult]:
         return Crew(size=self._settings.processes, setup=open_fetcher, settings=settings)
@@ -259,10 +257,22 @@ class _Writer:
         unstored.seal()
         return unstored
 
-    def _iter_jobs(self, packs: PackSide) -> Iterator[FetchJob]:
+    def _iter_jobs(self, packs: PackSide, unstored: Sequence[int] = ()) -> Iterator[FetchJob]:
+        """Packs of large pieces and packs of many small ones, with the files that are nowhere stored, side by side."""
+        plain = np.array(
+            [self._plan.manifest.packs[number].plain_length for number in packs.numbers.tolist()], np.int64
+        )
+        files_cost = packs.run_counts * FILE_COST_BYTES
+        are_many = files_cost > plain
+        large = self._walk(packs, np.flatnonzero(~are_many).tolist())
+        small = chain(self._walk(packs, np.flatnonzero(are_many).tolist()), self._iter_unstored(unstored))
+        small_work = int((plain + files_cost)[are_many].sum()) + FILE_COST_BYTES * len(unstored)
+        yield from mix(((large, int(plain[~are_many].sum())), (small, small_work)), _measure_job)
+
+    def _walk(self, packs: PackSide, numbers: Sequence[int]) -> Iterator[FetchJob]:
         """From both ends in turn: neighbouring packs hold parts of the same big files, and the kernel lets only one
         process at a time write into a file."""
-        waiting = deque(range(len(packs)))
+        waiting = deque(numbers)
 
         def walk(take: Callable[[], int]) -> Iterator[FetchJob]:
             while waiting:
@@ -275,7 +285,11 @@ class _Writer:
         pack = self._plan.manifest.packs[part.pack]
         columns = (part.file.tolist(), part.file_offset.tolist(), part.length.tolist(), part.pack_offset.tolist())
         is_served = find_server_store(self._settings.place.store) is not None
-        for runs in cut_jobs(zip(*columns, strict=True), find_job_bytes(pack.plain_length, is_served=is_served)):
+        # Behind a server each job is a request, however many files there are in it.
+        is_whole = part.length == self._plan.manifest.files.size[part.file]
+        costs = None if is_served else (is_whole * FILE_COST_BYTES).tolist()
+        size = find_job_bytes(pack.plain_length, is_served=is_served)
+        for runs in cut_jobs(zip(*columns, strict=True), size, costs):
             numbers, local = number_files([run[0] for run in runs])
             yield FetchJob(
                 pack=pack,
@@ -354,6 +368,11 @@ class _Writer:
                     os.symlink(path, name, dir_fd=above)
                 if self._ids[0] >= 0:
                     os.chown(name, *self._ids, dir_fd=above, follow_symlinks=False)
+
+
+def _measure_job(job: FetchJob) -> int:
+    """How much work it is, as bytes."""
+    return sum(run[2] for run in job.runs) + FILE_COST_BYTES * len(job.files)
 
 
 def _leads_to(above: int, name: str, path: str) -> bool:

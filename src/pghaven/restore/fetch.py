@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Protocol
@@ -20,6 +20,7 @@ from pghaven.repository.container import FRAME_BYTES, Index
 from pghaven.repository.pack import PackPlace, PackRef, iter_pack_frames, load_pack_cells, load_pack_index
 from pghaven.repository.readahead import ReadAhead
 from pghaven.restore.compare import Comparison, LocalFiles, Piece, adopt, cut_runs, make_zero
+from pghaven.restore.jobs import Run
 from pghaven.restore.request import RestorePlan
 from pghaven.restore.targetfiles import OPEN_FILES_MAX, Directories, FileTarget, settle, write_at, writing_error
 from pghaven.runtime.direct import DirectWriter, open_direct
@@ -67,12 +68,6 @@ def describe_means(processes: int, store: Store, *, is_in_place: bool) -> str:
     return f"{processes} processes, using at most {render_size(memory)} of memory"
 
 
-_JOB_BYTES = 128 << 20
-
-Run = tuple[int, int, int, int]
-"""A place in a job's ``files``, then file offset, length and offset in the pack."""
-
-
 @dataclass(frozen=True, slots=True)
 class FetchJob:
     """A pack and runs of it that are needed, in the order of their offsets in it.
@@ -83,35 +78,6 @@ class FetchJob:
     pack: PackRef | None
     files: tuple[FileTarget, ...]
     runs: tuple[Run, ...]
-
-
-def number_files(values: list[int]) -> tuple[list[int], list[int]]:
-    """The different values in the order they appear, and for each value its place among them."""
-    places: dict[int, int] = {}
-    local = [places.setdefault(value, len(places)) for value in values]
-    return list(places), local
-
-
-def find_job_bytes(pack_bytes: int, *, is_served: bool) -> int:
-    """How many bytes of a pack (of so many plain ones) are one job, so that workers end together and tell how far they
-    are. Behind a server half a pack at least, since each part is a request."""
-    return max(_JOB_BYTES, -(-pack_bytes // 2)) if is_served else _JOB_BYTES
-
-
-def cut_jobs(runs: Iterable[Run], size: int) -> Iterator[list[Run]]:
-    """The runs in lists of at most ``size`` bytes each; a run that is longer is cut."""
-    part: list[Run] = []
-    room = size
-    for file, file_offset, length, pack_offset in runs:
-        for done in range(0, length, size):
-            step = min(size, length - done)
-            if step > room:
-                yield part
-                part, room = [], size
-            part.append((file, file_offset + done, step, pack_offset + done))
-            room -= step
-    if part:
-        yield part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
