@@ -108,6 +108,9 @@ def test_the_plan_says_everything_before_anything_is_written(journal: Journal) -
         assert f"  {title}" in text
     assert journal.label in text
     assert " free\n" in text
+    assert " for the files, " in text
+    assert " for WAL), so done at about " in text
+    assert ", at assumed rates: no drill has measured any\n" in text
 
 
 def test_the_plan_in_json_has_what_the_text_has(journal: Journal) -> None:

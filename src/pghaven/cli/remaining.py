@@ -1,10 +1,11 @@
 """How long is left of a restore: from what was measured so far, and from the plan for what has not begun.
 
-The one idea: what is measured now counts the more, the more of a part is done and the further it is from the plan: a
-tenth of it tells little against a drill that it agrees with, and much against one that it does not, since a host that
-is twice as quick or slow is no accident. What comes after the part is as the plan said, on a host of which this one has
-told half. Work is told in pieces, several of which are under way at once, so between two results the time that is left
-goes down with the clock, and stands still when the next one is overdue.
+The one idea: the plan and what is measured are two witnesses of how long a part takes, and each counts by how far such
+a witness is usually off (a factor; so what is told is their geometric mean). What is measured gets surer as the part
+goes on; the plan counts for less the further the two are apart, since a host that is three times as quick or slow is no
+accident. What comes after the part is as the plan said, on a host of which this one has told half. Work is told in
+pieces, several of which are under way at once, so between two results the time that is left goes down with the clock,
+and stands still when the next one is overdue.
 """
 
 from __future__ import annotations
@@ -12,20 +13,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from math import log, sqrt
+from math import exp, log, sqrt
 
 from pghaven.cli.restore_text import Estimate
 from pghaven.clock import SYSTEM_CLOCK, Clock
 from pghaven.events import Event, Listener, Progress
 from pghaven.restore.following import REPLAYING
 
-# The share of a part at which a measurement that agrees with a drill counts as much as the drill does.
-_EQUAL_SHARE = 0.25
-# Of an assumed rate there is no more to be had than an order of magnitude.
-_EQUAL_SHARE_ASSUMED = 0.02
-# A measurement that is off by this much, or by its inverse, is told with twice the weight.
-_USUAL_FACTOR = 1.35
-_SETTLED_SHARE = 0.15  # before it what is measured may well be off
+# How far a drill is usually off, as a logarithm; an assumed rate is next to nothing to go by. And how much more for
+# each factor of e by which it disagrees with what is measured.
+_PLAN_DEVIATION = 0.2
+_ASSUMED_DEVIATION = 10.0
+_DISAGREEMENT = 0.3
+# How far off what is measured is when half of a part is done.
+_MEASURED_DEVIATION = 0.35
 _OVERDUE = 2.0  # times the longest that a result took so far
 _HOST_FACTORS = (0.5, 2.0)
 
@@ -54,7 +55,7 @@ class Remaining:
             self._part = self._begin(progress, now, self._part)
         left = self._part.estimate(progress, now)
         if is_replay:
-            return left + expected.ending_seconds
+            return left + expected.ending_seconds * self._part.host_factor
         if not self._starts:
             return left
         return left + (expected.replay_seconds + expected.other_seconds) * self._part.host_factor
@@ -67,14 +68,16 @@ class Remaining:
             profile = self._expected.copy_profile
             return _Part(progress.phase, self._expected.copy_seconds, began, 0.0, is_measured=copied, profile=profile)
         # Of replay it is known only from its first sign on.
-        seconds = self._expected.replay_seconds * (1.0 if before is None else before.host_factor)
-        return _Part(progress.phase, seconds, now, _measure(progress), is_measured=replayed)
+        host = 1.0 if before is None else before.host_factor
+        seconds = self._expected.replay_seconds
+        return _Part(progress.phase, seconds * host, now, _measure(progress), is_measured=replayed, host_factor=host)
 
 
 class _Part:
     """One part of the work: ``expected`` seconds by the plan, ``began`` at a moment of the monotonic clock, when
     the share ``before`` was done already; ``profile`` as in ``Estimate``. ``host_factor`` is by how much longer than by
-    the plan other parts will take on a host where this one goes as it does."""
+    the plan other parts will take on a host where this one goes as it does, and the parts before it went as they did:
+    those are in ``expected`` already."""
 
     def __init__(
         self,
@@ -85,12 +88,13 @@ class _Part:
         *,
         is_measured: bool,
         profile: Sequence[float] = (),
+        host_factor: float = 1.0,
     ) -> None:
         self.phase = phase
-        self.host_factor = 1.0
+        self.host_factor = self._host_before = host_factor
         self._profile = (0.0, *profile, 1.0)
         self._expected = expected
-        self._equal_share = _EQUAL_SHARE if is_measured else _EQUAL_SHARE_ASSUMED
+        self._deviation = _PLAN_DEVIATION if is_measured else _ASSUMED_DEVIATION
         self._is_measured = is_measured
         self._began = began
         self._before = self._straighten(before)
@@ -117,23 +121,22 @@ class _Part:
         self._longest = waited if not self._results else max(self._longest, waited)
         self._results += 1
         self._done, self._at = done, now
-        measured = elapsed / fresh
-        trust = self._weigh(fresh, measured)
-        whole = trust * measured + (1 - trust) * self._expected
+        whole = self._weigh(fresh, elapsed / fresh)
         self._left = whole * rest
         if self._is_measured and self._expected > 0:
             least, most = _HOST_FACTORS
-            self.host_factor = min(max(sqrt(whole / self._expected), least), most)
+            self.host_factor = min(max(self._host_before * sqrt(whole / self._expected), least), most)
 
     def _weigh(self, fresh: float, measured: float) -> float:
-        """How much the measured length of the whole part counts against the expected one, from 0 to 1."""
+        """How long the whole part takes, by the plan and by what a share of it took."""
         if self._expected <= 0:
-            return 1.0
-        distance = log(measured / self._expected) / log(_USUAL_FACTOR)
-        equal = self._equal_share / (1 + distance**2 / (1 + _SETTLED_SHARE / fresh))
+            return measured
+        distance = log(measured / self._expected)
+        plan = self._deviation**2 + (_DISAGREEMENT * distance) ** 2
+        doubt = _MEASURED_DEVIATION**2 * (1 - fresh) / fresh
         # The first results are those of workers that began together: the next will follow sooner.
         several = (self._results - 1) ** 2
-        return fresh / (fresh + equal) * several / (several + 1)
+        return self._expected * exp(distance * plan / (plan + doubt) * several / (several + 1))
 
     def _straighten(self, share: float) -> float:
         """The share of the time that goes with a share of the work."""

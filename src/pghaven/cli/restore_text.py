@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pghaven.cli.render import render_block
 from pghaven.postgres.recovery import TargetKind, render_target
 from pghaven.restore.request import Existing, RestorePlan, Root
-from pghaven.units import render_duration, render_size, render_time
+from pghaven.units import render_duration, render_rate, render_size, render_time
 
 if TYPE_CHECKING:
     from pghaven.proof.drilled import Rates
@@ -59,11 +59,13 @@ def estimate(plan: RestorePlan, rates: Rates | None) -> Estimate:
     """At the rates of the last drills that passed; without any at assumed ones."""
     facts = plan.manifest.facts
     files, replay, other = ASSUMED_RESTORE_BYTES_PER_SECOND, ASSUMED_REPLAY_BYTES_PER_SECOND, ASSUMED_OVERHEAD_SECONDS
-    basis = "at assumed rates"
+    basis = "at assumed rates: no drill has measured any"
     if rates is not None:
         files, other = rates.files_bytes_per_second, rates.other_seconds
         replay = rates.replay_bytes_per_second or replay
         basis = f"at the rates of drills up to that of {render_time(rates.measured_at)}"
+        if rates.replay_bytes_per_second is None:
+            basis += f"; how fast WAL is replayed is not measured, {render_rate(replay)} is assumed"
     there = plan.existing.local_bytes if plan.existing is not None else 0
     compare_seconds = there / ASSUMED_COMPARE_BYTES_PER_SECOND
     missing_seconds = (facts.total_bytes - there) / files
@@ -139,9 +141,10 @@ def _describe_estimate(plan: RestorePlan, now: datetime, rates: Rates | None) ->
     guess = estimate(plan, rates)
     end = render_time(now + timedelta(seconds=guess.total_seconds))
     if plan.existing is None:
-        return f"{render_duration(guess.total_seconds)}, so done at about {end} ({guess.basis})"
+        parts = f"{render_duration(guess.copy_seconds)} for the files, {render_duration(guess.replay_seconds)} for WAL"
+        return f"{render_duration(guess.total_seconds)} ({parts}), so done at about {end}, {guess.basis}"
     least, most = render_duration(guess.least_seconds), render_duration(guess.total_seconds)
-    return f"{least} if nothing differs, {most} if all does, which would be at about {end} ({guess.basis})"
+    return f"{least} if nothing differs, {most} if all does, which would be at about {end}, {guess.basis}"
 
 
 def _describe_segments(plan: RestorePlan) -> str:

@@ -220,11 +220,9 @@ class _Writer:
         first, second = (invert(block_map), None) if self._is_in_place else invert_in_two(block_map)
         with self._crew(settings) as crew, self._crew(settings) if second is not None else nullcontext() as later:
             unstored = self._sort_out(block_map)
-            if self._is_in_place:
-                jobs = chain(self._iter_jobs(first), self._iter_holes(block_map))
-            else:
-                jobs = self._iter_jobs(first, unstored)
-            crew.run(jobs, take, tell_progress)
+            jobs = self._iter_jobs(first, () if self._is_in_place else unstored)
+            more = self._iter_holes(block_map) if self._is_in_place else ()
+            crew.run(chain(jobs, more), take, tell_progress)
             if later is not None and second is not None:
                 later.run(self._iter_jobs(second), take, tell_progress)
         self._settle_parts()

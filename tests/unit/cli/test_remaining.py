@@ -106,7 +106,8 @@ def test_a_restore_that_is_not_started_ends_with_the_files() -> None:
 # -- restores as they went -------------------------------------------------------------------------------------------
 
 _RECORDED = Path(__file__).with_name("recorded_restores.json")
-"""Two of one cluster on a machine at rest, one of it among others' work; as ``bench.estimate`` recorded them."""
+"""Two of one cluster on a machine at rest, one of it among others' work; and two that made small files beside large
+ones. As ``bench.estimate`` recorded them."""
 _PLANNING_SECONDS = 0.75
 
 
@@ -163,7 +164,9 @@ RESTORES = [Recorded(one) for one in json.loads(_RECORDED.read_text())]
 
 
 @pytest.mark.parametrize("factor", [0.8, 0.9, 1.0, 1.1, 1.25])
-@pytest.mark.parametrize("restore", RESTORES, ids=["first", "second", "among others"])
+@pytest.mark.parametrize(
+    "restore", RESTORES, ids=["first", "second", "among others", "side by side", "side by side, slower"]
+)
 def test_a_restore_after_a_drill_is_told_within_thirty_percent(restore: Recorded, factor: float) -> None:
     """After the first tenth, as the drill of the same cluster took up to a quarter longer or shorter."""
     worst = max(abs(off) for off, when in restore.tell(restore.expect(factor)) if when >= 0.1)
@@ -172,7 +175,7 @@ def test_a_restore_after_a_drill_is_told_within_thirty_percent(restore: Recorded
 
 def test_the_restores_differ_by_more_than_what_is_allowed() -> None:
     """So that a plan alone, or a straight line, would not pass."""
-    first, second, _ = RESTORES
+    first, second, *_ = RESTORES
     assert first.seconds > 1.3 * second.seconds
     straight = replace(second.expect(1.0), copy_profile=(), is_measured=(False, False))
     assert max(abs(off) for off, when in second.tell(straight) if when >= 0.1) > 0.3
@@ -183,5 +186,5 @@ def test_a_host_that_is_another_than_the_drill_s_is_found_out(factor: float) -> 
     for restore in RESTORES:
         told = restore.tell(restore.expect(factor))
         begin, end = restore.copied_at / restore.seconds, restore.replayed_at / restore.seconds
-        late = [off for off, when in told if when >= (begin + end) / 2]
+        late = [off for off, when in told if when >= (begin + 2 * end) / 3]
         assert max(map(abs, late)) <= 0.3
