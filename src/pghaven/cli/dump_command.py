@@ -169,7 +169,7 @@ def _body(repository: str, result: DumpResult) -> dict[str, object]:
                 "lsn": one.lsn,
                 "taken_at": one.taken_at,
                 "tables": len(one.tables),
-                "rows": sum(table.rows for table in one.tables),
+                "rows": None if result.facts.rows is None else sum(table.rows for table in one.tables),
             }
             for one in result.facts.databases
         ],
@@ -186,12 +186,12 @@ def _render(cluster: str, repository: str, result: DumpResult) -> str:
     from pghaven.units import render_duration, render_size
 
     names = ", ".join(one.name for one in result.facts.databases) or "none: roles and tablespaces alone"
-    rows = sum(table.rows for one in result.facts.databases for table in one.tables)
+    rows = "not counted: they are statements" if result.facts.rows is None else f"{result.facts.rows:,}"
     since = f"; of that {render_size(result.new_bytes)} were not in dump {result.parent}" if result.parent else ""
     return (
         f"dump {result.label} of {cluster} is in repository {repository}\n"
         f"  databases  {names}\n"
-        f"  rows       {rows:,}\n"
+        f"  rows       {rows}\n"
         f"  dumped     {render_size(result.dumped_bytes)} in {render_duration(result.total_seconds)}{since}\n"
         f"  stored     {render_size(result.stored_bytes)}\n"
     )

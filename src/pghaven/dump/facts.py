@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pghaven.dump.options import NOT_COPY
 from pghaven.errors import Damaged
 
 FACTS_FILE = "dump.json"
@@ -77,6 +78,13 @@ class DumpFacts:
     options: tuple[str, ...]
     databases: tuple[DatabaseFacts, ...]
     archive: str = "directory"
+
+    @property
+    def rows(self) -> int | None:
+        """Of all its tables; None where the data are statements, which nobody has counted."""
+        if any(option.startswith(NOT_COPY) for option in self.options):
+            return None
+        return sum(table.rows for one in self.databases for table in one.tables)
 
     def get(self, name: str) -> DatabaseFacts | None:
         return next((one for one in self.databases if one.name == name), None)

@@ -202,7 +202,7 @@ class DumpSession:
             "dump": {
                 "databases": [one.name for one in facts.databases],
                 "tables": sum(len(one.tables) for one in facts.databases),
-                "rows": sum(table.rows for one in facts.databases for table in one.tables),
+                "rows": facts.rows,
                 "program_version": facts.program_version,
                 "options": list(facts.options),
             }
