@@ -195,9 +195,11 @@ def test_the_usual_options_of_pg_dump_pass_through(shop: Site) -> None:
         text = (place / "shop.sql").read_text()
         assert text.count("CREATE TABLE one.a ") == 1
         assert (text.count("CREATE TABLE two.c "), text.count("OWNER TO keeper")) == (number, number)
+    shop.ok("dump", NAME, "shop", "--option=--table=one.b")
+    assert "as they were dumped" in shop.ok("load", "--verify"), "also where the dump has a table and not its schema"
     stated = shop.run("--json", "dump", NAME, "shop", "--option=--inserts")
     assert [one["rows"] for one in json.loads(stated.out)["dumps"][0]["databases"]] == [None], "lines are no rows"
-    assert [one["rows"] for one in shop.json("list")["clusters"][0]["dumps"]] == [5050, 5020, None]
+    assert [one["rows"] for one in shop.json("list")["clusters"][0]["dumps"]] == [5050, 5020, 20, None]
     shop.ok("load", label, "--into", "bare", "--create")
     assert shop.cluster.value("SELECT tableowner FROM pg_tables WHERE tablename = 'a'", dbname="bare") == "postgres"
     shop.ok("expire", environment={"PGHAVEN_CLUSTER__MAIN__RETENTION__COUNT": "1"})

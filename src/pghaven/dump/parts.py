@@ -65,6 +65,12 @@ def look_at(connection: Connection) -> Present:
     )
 
 
+def find_undumped_schemas(entries: Sequence[ArchiveEntry], chosen: Set[int]) -> Set[str]:
+    """The schemas of what is chosen that the dump itself cannot make."""
+    made = {one.tag for one in entries if one.description == "SCHEMA"}
+    return {one.namespace for one in entries if one.namespace and one.dump_id in chosen} - made
+
+
 def complete_parts(entries: Sequence[ArchiveEntry], chosen: Set[int], present: Present, *, of_tables: bool) -> Parts:
     """What pg_restore has ``chosen``, with what belongs to it; ``of_tables``: tables were chosen, and not whole
     schemas, which are complete in themselves."""
