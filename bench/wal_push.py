@@ -5,7 +5,8 @@
 The server archives with ``false`` until so many segments of 16 MiB wait; then it is given a tool's archive_command, and
 the time until the last one is archived is taken. Processor time is that of the server's tree with all that its archiver
 started, and of the agent where there is one. ``cp``, a shell that does nothing, and two processes that do no more than
-compress, write and flush are the floor. Order A B A B ….
+compress, write and flush, with and without the two hashes that our format has of each byte, are the floor. Order A B A
+B ….
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -46,20 +48,25 @@ _FILL = (
 # What no tool can do without, on the two processes that each has.
 _ALONE = """
 import multiprocessing, os, sys
-from pghaven.repository.codec import Compressor
+import blake3
+from pghaven.repository.codec import WalCompressor
+is_hashing = sys.argv[3] == "hashing"
 def work(names):
-    compressor = Compressor.for_wal()
+    compressor = WalCompressor()
     memory = memoryview(bytearray(1 << 20))
     for name in names:
-        packed = []
+        packed, whole = [], blake3.blake3()
         with open(os.path.join(sys.argv[1], name), "rb", buffering=0) as file:
             while got := file.readinto(memory):
+                if is_hashing:
+                    whole.update(memory[:got])
+                    blake3.blake3(memory[:got]).digest()
                 packed.append(compressor.compress(memory[:got])[1])
         descriptor = os.open(os.path.join(sys.argv[2], name), os.O_WRONLY | os.O_CREAT, 0o600)
         os.writev(descriptor, packed)
         os.fsync(descriptor)
         os.close(descriptor)
-names = sys.argv[3:]
+names = sys.argv[4:]
 halves = [multiprocessing.get_context("fork").Process(target=work, args=(names[n::2],)) for n in (0, 1)]
 [half.start() for half in halves]
 [half.join() for half in halves]
@@ -88,14 +95,20 @@ def list_ways(server: BenchServer, tools: Sequence[Tool]) -> list[Way]:
         make_directory(copies)
         return f"cp %p {copies}/%f"
 
-    def compress_alone(names: Sequence[str]) -> None:
-        command = [sys.executable, "-c", _ALONE, str(server.data / "pg_wal"), str(copies), *names]
+    def compress_alone(hashing: str, names: Sequence[str]) -> None:
+        command = [sys.executable, "-c", _ALONE, str(server.data / "pg_wal"), str(copies), hashing, *names]
         subprocess.run(command, check=True)
 
     ways = [
         Way(name="a shell that does nothing", reset=lambda: ":"),
         Way(name="cp", reset=reset_copies, archive=copies),
-        Way(name="reading, zstd, writing and fsync alone", reset=reset_copies, alone=compress_alone, archive=copies),
+        *(
+            Way(name=name, reset=reset_copies, alone=partial(compress_alone, hashing), archive=copies)
+            for name, hashing in (
+                ("reading, zstd, writing and fsync alone", ""),
+                ("reading, two hashes, zstd, writing and fsync alone", "hashing"),
+            )
+        ),
     ]
     for tool in tools:
         if isinstance(tool, Pghaven):

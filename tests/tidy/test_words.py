@@ -51,6 +51,7 @@ MAY_CATCH_ALL = {
     "src/pghaven/cli/root.py": "the root of the program",
     "src/pghaven/dump/restoring.py": "the root of a thread",
     "src/pghaven/repository/readahead.py": "the roots of threads",
+    "src/pghaven/runtime/beside.py": "the root of a thread",
     "src/pghaven/runtime/interruptible.py": "the root of a thread",
     "src/pghaven/runtime/worker.py": "the root of a worker",
     "src/pghaven/wal/children.py": "the root of a child process",

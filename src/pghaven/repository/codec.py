@@ -30,30 +30,28 @@ class Codec(IntEnum):
 # indexes, 8 % less time at the same size.
 _TUNING: dict[int, dict[int, int]] = {3: {zstd.CompressionParameter.chain_log: 14}}
 
-# A table and a window that stay in the processor's caches, and matches of five bytes in place of seven: WAL is short
-# records, and pages in which much is alike. What it was measured on is in docs/design/decisions/0046.
+# A window that stays in the processor's caches; and for short records, and pages in which much is alike, a small table
+# and matches of five bytes in place of seven. What both were measured on is in docs/design/decisions/0046.
 _WAL: dict[int, int] = {
     zstd.CompressionParameter.compression_level: 1,
     zstd.CompressionParameter.window_log: 18,
+}
+_WAL_ALIKE: dict[int, int] = {
+    **_WAL,
     zstd.CompressionParameter.hash_log: 12,
     zstd.CompressionParameter.min_match: 5,
 }
+_SAMPLE_BYTES = 64 << 10
+_SAMPLE_FRAMES = 4
+# The small table does better at a frame's start than in the whole of it.
+_WORTH = 0.995
 
 
 class Compressor:
     """One reusable zstd context: at 1 MiB a frame, making a new one each time costs more than it looks."""
 
     def __init__(self, level: int) -> None:
-        self._take({zstd.CompressionParameter.compression_level: level, **_TUNING.get(level, {})})
-
-    @classmethod
-    def for_wal(cls) -> Compressor:
-        """In the time of level 1, and on the whole no larger than level 3."""
-        made = cls.__new__(cls)
-        made._take(_WAL)
-        return made
-
-    def _take(self, options: dict[int, int]) -> None:
+        options = {zstd.CompressionParameter.compression_level: level, **_TUNING.get(level, {})}
         self._zstd = zstd.ZstdCompressor(options=options)
 
     def compress(self, plain: Buffer) -> tuple[Codec, bytes]:
@@ -61,6 +59,27 @@ class Compressor:
         if len(packed) < len(plain):
             return Codec.ZSTD, packed
         return Codec.STORED, bytes(plain)
+
+
+class WalCompressor(Compressor):
+    """In the time of level 1, and on the whole smaller than level 3: by one of two measures, whichever suits what the
+    WAL is of. Every fourth frame the start of one is tried by both."""
+
+    def __init__(self) -> None:
+        self._plain = zstd.ZstdCompressor(options=_WAL)
+        self._alike = zstd.ZstdCompressor(options=_WAL_ALIKE)
+        self._frames = 0
+
+    def compress(self, plain: Buffer) -> tuple[Codec, bytes]:
+        if self._frames % _SAMPLE_FRAMES == 0:
+            self._choose(plain)
+        self._frames += 1
+        return super().compress(plain)
+
+    def _choose(self, plain: Buffer) -> None:
+        sample = memoryview(plain)[:_SAMPLE_BYTES]
+        alike, other = (len(one.compress(sample, one.FLUSH_FRAME)) for one in (self._alike, self._plain))
+        self._zstd = self._alike if alike < other * _WORTH else self._plain
 
 
 # Follows long matches to their ends before it decides: of rows that differ in a few digits this makes a third less.

@@ -29,15 +29,7 @@ from pghaven.units import render_duration
 from pghaven.wal.ahead import Ahead, choose_ahead, count_affordable
 from pghaven.wal.archives import PlaceFailure, join_failures, open_archive
 from pghaven.wal.behind import Behind, BehindNotes, find_wal_directory
-from pghaven.wal.children import (
-    Child,
-    Tell,
-    explain_end,
-    parse_error,
-    render_error,
-    start_child,
-    wait_for_any,
-)
+from pghaven.wal.children import Child, Tell, explain_end, parse_error, render_error, start_child, wait_for_any
 from pghaven.wal.limit import unblock_interrupts
 from pghaven.wal.marks import Marks
 from pghaven.wal.push import WalFile, open_for, push_into, read_wal_file
@@ -374,6 +366,7 @@ class _Push:
         request = self._request
         try:
             opened = open_for(open_place(lane.place), request.cluster, self._file)
+            opened.archive.uses_two_cores = request.processes > 1
             tell(("held", push_into(opened, self._file, request.clock, listen).value))
         except PghavenError as error:
             tell(("failed", render_error(error)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import resource
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pghaven.errors import Damaged
-from pghaven.repository.codec import Codec, Compressor, decompress, zstd
+from pghaven.repository.codec import Codec, Compressor, WalCompressor, decompress, zstd
 
 RANDOM = os.urandom(1000)
 TEXT = b"the same words again and again, " * 40
@@ -32,10 +33,24 @@ def test_frames_of_one_compressor_stand_by_themselves(frames: list[bytes], level
 
 def test_a_wal_frame_is_zstd_as_any_other() -> None:
     frame = b"".join(number.to_bytes(8, "little") * 3 + os.urandom(8) for number in range(30_000))
-    codec, stored = Compressor.for_wal().compress(frame)
+    codec, stored = WalCompressor().compress(frame)
     assert codec is Codec.ZSTD
     assert len(stored) < len(frame) // 2
     assert zstd.decompress(stored) == frame
+
+
+def test_wal_is_compressed_by_the_measure_that_suits_it() -> None:
+    """What repeats itself in five bytes is made smaller than by level 1, and what does not is made no larger."""
+    chosen = random.Random(7)
+    words = [chosen.randbytes(5) for _ in range(300)]
+    short = b"".join(chosen.choice(words) + chosen.randbytes(3) for _ in range(1 << 17))
+    parts = [chosen.randbytes(40) for _ in range(9000)]
+    long = b"".join(chosen.choice(parts) for _ in range((1 << 20) // 40))
+    compressor, plain = WalCompressor(), Compressor(1)
+    for _ in range(8):
+        assert len(compressor.compress(short)[1]) < 0.9 * len(plain.compress(short)[1])
+    sizes = [len(compressor.compress(long)[1]) for _ in range(8)]
+    assert max(sizes) < 1.01 * len(plain.compress(long)[1])
 
 
 def test_what_does_not_shrink_is_stored_as_it_is() -> None:

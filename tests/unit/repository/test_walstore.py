@@ -8,6 +8,7 @@ from blake3 import blake3
 from pghaven.errors import Damaged, ObjectMissing, Refused
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import History, Timeline
+from pghaven.repository.container import FRAME_BYTES
 from pghaven.repository.repository import Repository
 from pghaven.repository.seal import OPEN_KEYRING
 from pghaven.repository.walstore import PutOutcome, WalArchive
@@ -41,6 +42,17 @@ def test_a_file_comes_back(archive: WalArchive, content: bytes) -> None:
     assert archive.put(NAME, content, FACTS) is PutOutcome.STORED
     assert archive.get(NAME) == content
     assert archive.exists(NAME)
+
+
+@pytest.mark.parametrize("frames", [1.5, 2, 3, 4.25])
+def test_a_file_that_is_stored_by_two_threads_comes_back(archive: WalArchive, frames: float) -> None:
+    content = (make_segment(3) * 20)[: int(frames * FRAME_BYTES)]
+    assert len(content) == int(frames * FRAME_BYTES)
+    archive.uses_two_cores = True
+    assert archive.put(NAME, content, FACTS) is PutOutcome.STORED
+    assert archive.get(NAME) == content
+    archive.uses_two_cores = False
+    assert archive.put(NAME, content, FACTS) is PutOutcome.ALREADY
 
 
 def test_a_file_that_is_not_there_is_proven_absent(archive: WalArchive) -> None:
