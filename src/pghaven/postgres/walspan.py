@@ -47,8 +47,7 @@ _CHUNK_BYTES: Final = 64 << 10
 _TAIL_BYTES: Final = 64 << 10
 _CANDIDATES: Final = 2000
 _TRIES: Final = 300
-# How many bytes of a header are judged at all positions, and how many positions they may leave to look at the others.
-_LANES_FIRST: Final = 4
+# So few positions are looked at one by one.
 _FEW: Final = 64
 # No record is longer (XLogRecordMaxSize is larger, but a gigabyte of record is not looked for here).
 _DISTANCE_MAX: Final = 1 << 26
@@ -173,21 +172,17 @@ class _Segment:
         """Positions from ``begin`` up to ``end`` whose bytes may be a record's header, in the order of looking.
 
         All positions are judged at once, by the bytes that are the same in every header here: each is taken from all
-        positions as one number, and what is left of their disjunction where it is zero is a candidate. A header that
-        is cut by a page's end is not found by its bytes: those places come with the others. Where the first bytes leave
-        few, the others are looked at in these alone.
+        positions as one number, and what is left of their disjunction where it is zero is a candidate. As soon as few
+        are left the other bytes are looked at in these alone. A header that is cut by a page's end is not found by its
+        bytes: those places come with the others.
         """
         count = max(0, (min(end, len(self._data) - _HEADER.size) - begin + 7) // 8)
-        wrong = 0
-        lanes = list(self._header_bytes(only_ends=only_ends))
-        for lane, table in lanes[:_LANES_FIRST]:
+        wrong, judged = 0, bytes(count)
+        rest = list(self._header_bytes(only_ends=only_ends))
+        while rest and judged.count(0) > _FEW:
+            lane, table = rest.pop(0)
             wrong |= self._judge(begin + lane, count, table)
-        judged = wrong.to_bytes(count, "little")
-        rest = lanes[_LANES_FIRST:]
-        if judged.count(0) > _FEW:
-            for lane, table in rest:
-                wrong |= self._judge(begin + lane, count, table)
-            judged, rest = wrong.to_bytes(count, "little"), []
+            judged = wrong.to_bytes(count, "little")
         found: list[int] = []
         at = judged.find(0) if forward else judged.rfind(0)
         while at >= 0 and len(found) < _CANDIDATES:
@@ -208,8 +203,8 @@ class _Segment:
     def _header_bytes(self, *, only_ends: bool) -> Iterator[tuple[int, bytes]]:
         """Places in a header, and for each the table that makes a byte zero if it can stand there."""
         if only_ends:
-            yield 16, _allow(_ENDS)
             yield 17, _allow((_XACT,))
+            yield 16, _allow(_ENDS)
         yield 18, _allow((0,))
         yield 19, _allow((0,))
         if self._base >> 32 == (self._base - 1) >> 32:
