@@ -7,6 +7,7 @@ verifies page checksums.
 
 from __future__ import annotations
 
+import compileall
 import json
 import shlex
 import shutil
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+import pghaven
 from bench.common import BenchError, count_tree, make_directory, make_temporary_file, remove, run, warm
 from bench.data import BenchServer
 
@@ -56,6 +58,8 @@ class Pghaven:
         self._repository = self._directory / "repository"
         self._config = self._directory / "pghaven.toml"
         self._program = str(Path(sys.executable).parent / "pghaven")
+        # As pip does when it installs; else the server's user would compile at each start what has changed.
+        compileall.compile_dir(str(Path(pghaven.__file__).parent), quiet=2)
         self.log = self._directory / "log"
         self.version = run([self._program, "--version"]).split()[-1]
 
