@@ -38,10 +38,16 @@ from pghaven.restore.walsearch import (
     find_restore_points,
     find_transaction_end,
 )
-from pghaven.restore.way import AFTER_END_HINT, Way, explain_damage, look_before_damage
+from pghaven.restore.way import (
+    Way,
+    describe_reachable,
+    explain_damage,
+    find_in_windows,
+    look_before_damage,
+    refuse_before_all,
+    refuse_behind,
+)
 from pghaven.units import parse_time_utc, render_time
-
-_REFILL_HINT = "If a server still has what is missing: pghaven wal refill"
 
 
 def survey_restore(repository: Repository, request: RestoreRequest, others: Sequence[Repository] = ()) -> Survey:
@@ -211,8 +217,10 @@ class Planner:
             if not windows:
                 return None
             lsn = self._find_lsn(windows)
+        elif target.time is not None:
+            lsn = self._find_unclear(history, entries, target.time)
         for entry in reversed(entries):
-            if target.time is not None and parse_time_utc(entry.summary["stopped_at"]) > target.time:
+            if lsn is None and target.time is not None and parse_time_utc(entry.summary["stopped_at"]) > target.time:
                 continue
             if lsn is not None and Lsn.parse(entry.summary["stop_lsn"]) > lsn:
                 continue
@@ -222,7 +230,20 @@ class Planner:
         windows = self._find_windows(history, entries)
         if not windows:
             return None
-        raise self._before_all(windows, f"WAL position {lsn} is" if lsn is not None else f"{_show(target.time)} is")
+        raise refuse_before_all(windows, f"WAL position {lsn} is" if lsn is not None else f"{_show(target.time)} is")
+
+    def _find_unclear(self, history: History, entries: Sequence[BackupEntry], moment: datetime) -> Lsn | None:
+        """Where recovery to a time ends that came when the clock of the server was wrong; None as a rule."""
+        told = list(self.notices)
+        windows = self._find_windows(history, entries)
+        self.notices[:] = told
+        found = find_in_windows(windows, entries, moment, inclusive=self._target.inclusive)
+        if found is None:
+            return None
+        self._found = found.record
+        lsn = windows[-1].path.end_lsn if found.record is None else found.record.start_lsn
+        self._note("clock", f"the clock of the server was set back; {render_time(moment)} is taken as {lsn}")
+        return lsn
 
     def _find_lsn(self, windows: Sequence[Way]) -> Lsn:
         """The position that an LSN, transaction or restore point target means."""
@@ -238,7 +259,7 @@ class Planner:
             what = f"transaction {target.xid} does not end"
         raise Refused(
             f"{what} in the archived WAL that follows the oldest backup",
-            detail=self._reachable(windows),
+            detail=describe_reachable(windows),
             hint="Is the number or name right? With --target-timeline other branches can be searched.",
         )
 
@@ -252,13 +273,6 @@ class Planner:
             times = ", ".join(render_time(point.time) for point in points)
             self._note("restore_points", f'"{target.name}" was created several times ({times}); the last one is taken')
         return points[-1] if points else None
-
-    def _before_all(self, ways: Sequence[Way], what: str) -> Refused:
-        return Refused(
-            f"{what} before the end of the oldest backup that could be used",
-            detail=self._reachable(ways),
-            hint="Choose a later target.",
-        )
 
     def _mention_branches(self, chosen: Timeline) -> None:
         others = [one for one in self._held if one != chosen and self._target.timeline is None]
@@ -316,13 +330,15 @@ class Planner:
     def _plan_time(self, way: Way) -> WalPlan:
         target = self._target
         assert target.time is not None
-        found = find_first_commit_after(way.path, target.time, inclusive=target.inclusive)
+        found = self._found or find_first_commit_after(way.path, target.time, inclusive=target.inclusive)
         if found is not None:
-            return self._wal_plan(way, target, max(found.start_lsn, way.stop_lsn), target.time)
+            # By its time the server would stop earlier if its clock has ever been ahead, and nobody has seen it.
+            end_lsn = max(found.start_lsn, way.stop_lsn)
+            return self._wal_plan(way, self._at_lsn(end_lsn, inclusive=False), end_lsn, target.time)
         # Nothing was committed after the target. If the archive is known to cover it, its end is the target.
         written = way.path.read_written_time()
         if written is None or written < target.time:
-            raise self._behind(way, render_time(target.time))
+            raise refuse_behind(way, render_time(target.time))
         self._note("quiet", "nothing was committed after the target time: the end of the archive is the target")
         return self._plan_latest(way)
 
@@ -331,7 +347,7 @@ class Planner:
         assert target.lsn is not None
         end = find_archive_end(way.path)
         if end.start_lsn is None or end.end_lsn is None or target.lsn > end.end_lsn:
-            raise self._behind(way, f"WAL position {target.lsn}")
+            raise refuse_behind(way, f"WAL position {target.lsn}")
         if target.lsn > end.start_lsn:
             # The server looks for a record that begins at or after its target; there is none, this is the last one.
             return self._plan_latest(way)
@@ -355,26 +371,6 @@ class Planner:
         return RecoveryTarget(kind=TargetKind.LSN, lsn=lsn, inclusive=inclusive, action=self._target.action)
 
     # -- words ------------------------------------------------------------------------------------------------------
-
-    def _reachable(self, ways: Sequence[Way]) -> str:
-        first, last = ways[0], ways[-1]
-        try:
-            written = last.path.read_written_time()
-        except Damaged:
-            written = None
-        to_time = f" ({render_time(written)})" if written else ""
-        return (
-            f"Reachable on timeline {first.history.timeline}: from {first.stop_lsn} ({render_time(first.stopped_at)}, "
-            f"the end of backup {first.backup.label}) to {last.path.end_lsn}{to_time}."
-        )
-
-    def _behind(self, way: Way, what: str) -> Refused:
-        """For a target after all that this way leads over: the end of the archive, or a gap in it."""
-        text, hint = f"{what} is after the end of the archive", AFTER_END_HINT
-        if way.walk.beyond:
-            text = f"{what} lies in or behind a gap: WAL segment {way.walk.first_missing} is missing"
-            hint = f"The archive goes on at {way.walk.beyond[0]}, and no backup leads there in time. {_REFILL_HINT}"
-        return Refused(text, detail=self._reachable([way]), hint=hint)
 
     def _note(self, code: str, text: str) -> None:
         self.notices.append(Notice(level="info", code=code, text=text))

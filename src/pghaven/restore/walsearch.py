@@ -20,6 +20,7 @@ from pghaven.postgres.waldata import LONG_HEADER_SIZE, SHORT_HEADER_SIZE, may_co
 from pghaven.postgres.walevent import decode_restore_point, decode_xact
 from pghaven.postgres.walpage import EndReason
 from pghaven.postgres.walrecord import RM_XACT, RM_XLOG, LastRecord, WalRecord, find_last_record, iter_records
+from pghaven.postgres.walspan import WalSpan
 from pghaven.repository.partials import get_or_partial, read_facts_or_partial
 from pghaven.repository.walfacts import parse_span
 from pghaven.repository.walstore import WalArchive
@@ -71,6 +72,15 @@ class WalPath:
         span = parse_span(facts)
         return span.last_commit or _parse_written(facts)
 
+    def read_span(self, at: int) -> WalSpan:
+        """What is kept beside one of its files of what it covers. Raises Damaged."""
+        return parse_span(read_facts_or_partial(self.archive, self.segments[at]))
+
+    def part(self, first: int, after: int) -> WalPath:
+        """Its files from index ``first`` up to ``after``."""
+        segments = self.segments[first:after]
+        return WalPath(archive=self.archive, segments=segments, end_lsn=min(segments[-1].end_lsn, self.end_lsn))
+
     def before(self, at: int) -> WalPath | None:
         """What comes before one of its files, None for the first."""
         if not at:
@@ -112,7 +122,7 @@ def find_first_commit_after(path: WalPath, moment: datetime, *, inclusive: bool)
 
     With ``inclusive`` it is later than the moment, otherwise at or after it (recoveryStopsBefore in xlogrecovery.c).
     """
-    first = _first_written_at(path, moment - _SLACK)
+    first = find_first_written(path, moment)
     # The record may begin in the segment before.
     reader = iter_records(path.read(max(first - 1, 0)), resource_managers=(RM_XACT,))
     for record in reader:
@@ -176,8 +186,9 @@ def _records_of(path: WalPath, at: int, rmid: int) -> Iterator[WalRecord]:
         yield record
 
 
-def _first_written_at(path: WalPath, moment: datetime) -> int:
+def find_first_written(path: WalPath, moment: datetime) -> int:
     """The index of the first segment that may have a commit at or after a moment; 0 when times are not known."""
+    moment -= _SLACK
     low, high = 0, len(path.segments)
     while low < high:
         middle = (low + high) // 2
