@@ -146,7 +146,7 @@ def push_into(opened: OpenArchive, file: WalFile, clock: Clock, listener: Listen
         outcome = archive.put_quarantine(file.name, file.content, facts)
         listener(_warn_of(fork, file.name))
         return outcome
-    if _agrees_before(archive, file, fork.lsn - segment.start_lsn):
+    if _agrees_before(archive, file, fork.lsn - segment.start_lsn, listener):
         return _put_remainder(archive, file, facts, listener, fork)
     return put_or_tell(archive, file.name, file.content, facts)
 
@@ -155,14 +155,20 @@ def _find_fork(archive: WalArchive, segment: SegmentName, listener: Listener) ->
     return find_last_fork(segment.timeline, load_later_histories(archive, segment.timeline, listener))
 
 
-def _agrees_before(archive: WalArchive, file: WalFile, offset: int) -> bool:
+def _agrees_before(archive: WalArchive, file: WalFile, offset: int, listener: Listener) -> bool:
     """Whether the archive has another file of this name that is the same up to where its timeline was left. A host that
-    cannot read it cannot tell, and does not hold up its server for that."""
+    cannot read it cannot tell, and does not hold up its server for that; nor does one that is proven damaged, beside
+    which this one is kept."""
     if not archive.exists(file.name):
         return False
     try:
         return bytes(archive.get(file.name)[:offset]) == read_plain(file.content)[:offset]
     except NotPermitted:
+        return True
+    except Damaged as error:
+        text = f'{error.message}; what this server has of "{file.name}" is kept in quarantine'
+        hint = "Who follows the newest timeline reads this segment from there, and lacks nothing. See: pghaven verify"
+        listener(Notice(level="warning", code="wal_damaged", text=text, hint=hint))
         return True
 
 

@@ -303,6 +303,29 @@ def test_what_differs_only_behind_the_fork_in_its_segment_holds_no_server_up(sit
         push(site, name, two_writers)
 
 
+def test_a_damaged_object_of_the_segment_with_the_fork_holds_no_server_up_and_is_told(site: WalSite) -> None:
+    name = segment_name(5)
+    content = make_segment(name)
+    push(site, name, content)
+    (stored,) = [path for path in site.root.rglob(str(name)) if "repository" in str(path)]
+    damaged = bytearray(stored.read_bytes())
+    damaged[40] ^= 1
+    stored.chmod(0o600)
+    stored.write_bytes(damaged)
+    with pytest.raises(Damaged):
+        push(site, name, content)  # nothing but this one would have it
+    push(site, "00000002.history", render_history((1, FORK)))
+    events: list[Event] = []
+    assert push(site, name, content, events) is PutOutcome.QUARANTINED
+    assert stored.read_bytes() == damaged  # nothing is overwritten
+    assert quarantined(site) == [str(name)]
+    assert site.archive.get_quarantined(site.archive.list_quarantine()[0]) == content
+    assert [(one.level, one.code) for one in events if isinstance(one, Notice)] == [
+        ("warning", "wal_damaged"),
+        ("info", "remainder"),
+    ]
+
+
 def test_a_recycled_file_under_a_name_that_its_timeline_never_came_to_holds_no_server_up(site: WalSite) -> None:
     name, recycled = segment_name(5), make_segment(segment_name(2))
     with pytest.raises(Damaged):
