@@ -625,9 +625,8 @@ def test_a_gap_in_the_archive_ends_what_can_be_reached_and_is_named(
     restored = recovered(site, adopt, RecoveryTarget(kind=TargetKind.LATEST))
     assert notes(restored) == ["before"]
     assert "gap" in site.notice_codes()
-    with pytest.raises(Refused, match="end of the archive") as refusal:
+    with pytest.raises(Refused, match=f"lies in or behind a gap: WAL segment {missing} is missing"):
         site.plan(RecoveryTarget(kind=TargetKind.TIME, time=moment))
-    assert missing in str(refusal.value.hint)
 
 
 def fail_to_recover(cluster: TestCluster) -> str:
