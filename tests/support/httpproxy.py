@@ -30,7 +30,7 @@ Kind = Literal[
     "hanging",  # not done, not answered until the proxy ends
 ]
 
-LINK_PART_BYTES = 1 << 18
+_LINK_PART_BYTES = 1 << 18
 _HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length"})
 
 
@@ -72,7 +72,8 @@ class FaultyProxy(ThreadingHTTPServer):
         self.delay_seconds = 0.0
         self.link_rate: float | None = None
         self._link_free_at = {"there": 0.0, "back": 0.0}
-        self.link_log: list[tuple[Literal["there", "back"], float, int]] = []  # the way, when all had passed, bytes
+        # Of which object, the way, when all had passed, bytes.
+        self.link_log: list[tuple[str, Literal["there", "back"], float, int]] = []
         self.ignores_conditions = False
         self.choose: Callable[[int], Fault | None] = lambda _number: None
         self.is_hanging = threading.Event()
@@ -115,7 +116,7 @@ class FaultyProxy(ThreadingHTTPServer):
                     return self._queue.waiting.pop(number)
             return self.choose(len(self._queue.asked))
 
-    def pass_link(self, way: Literal["there", "back"], size_bytes: int) -> None:
+    def pass_link(self, path: str, way: Literal["there", "back"], size_bytes: int) -> None:
         """Take as long as so many bytes take, behind those that are on the line already."""
         if self.link_rate is None or not size_bytes:
             return
@@ -123,7 +124,7 @@ class FaultyProxy(ThreadingHTTPServer):
             now = time.monotonic()
             free_at = max(now, self._link_free_at[way]) + size_bytes / self.link_rate
             self._link_free_at[way] = free_at
-            self.link_log.append((way, free_at, size_bytes))
+            self.link_log.append((path, way, free_at, size_bytes))
         self.ends.wait(free_at - now)
 
     def handle_error(self, request: object, client_address: object) -> None:
@@ -144,7 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._reset()
             return
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        self.server.pass_link("there", len(body))
+        self.server.pass_link(self.path, "there", len(body))
         if self.server.delay_seconds:
             self.server.ends.wait(self.server.delay_seconds)
         if fault is not None and fault.kind == "hanging":
@@ -190,9 +191,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", length or str(len(content)))
         self.end_headers()
         if self.command != "HEAD":
-            for start in range(0, len(content), LINK_PART_BYTES):
-                part = content[start : start + LINK_PART_BYTES]
-                self.server.pass_link("back", len(part))
+            for start in range(0, len(content), _LINK_PART_BYTES):
+                part = content[start : start + _LINK_PART_BYTES]
+                self.server.pass_link(self.path, "back", len(part))
                 self.wfile.write(part)
 
     def _reset(self) -> None:
