@@ -233,13 +233,31 @@ def test_what_lies_between_pieces_of_an_old_pack_is_written_with_them() -> None:
 
 def test_files_without_large_pieces_do_not_wait_for_the_others() -> None:
     """Nothing stale is written to them. So small files and large ones can be written side by side."""
-    large = [(0, 0, 64, 0, 0), (0, 64, 4, 1, 0)]
+    large = [(0, 0, 32, 0, 0), (0, 36, 32, 0, 36), (0, 32, 4, 1, 0)]
     small = [(1, 0, 4, 2, 0), (2, 0, 4, 1, 4), (2, 4, 4, 2, 4)]
     block_map, _ = build(Pieces(3, [*large, *small]))
     first, second = invert_in_two(block_map, bulk_bytes=16)
     assert second is not None
     assert [(part.pack, part.file.tolist()) for part in first] == [(0, [0]), (1, [2]), (2, [1, 2])]
     assert [(part.pack, part.file.tolist()) for part in second] == [(1, [0])]
+
+
+def test_only_packs_of_what_lies_over_stale_pages_are_read_in_a_second_pass() -> None:
+    """The ends of large files are written with all else of their pack: of a full backup each is read once."""
+    page = 8192
+    large = [(0, number * page, page, 0, number * page) for number in range(64) if number != 9]
+    small = [(file, 0, page, 0, (63 + file) * page) for file in (1, 2, 3)]
+    end = (0, 64 * page, page, 1, 0)
+    elsewhere = (4, 0, page, 1, page)
+    changed, beside = (0, 9 * page, page, 2, 0), (5, 0, page, 2, page)
+    block_map, _ = build(Pieces(6, [*large, *small, end, elsewhere, changed, beside]))
+    first, second = invert_in_two(block_map, bulk_bytes=2 * page)
+    assert second is not None
+    assert [(part.pack, part.file.tolist()) for part in first] == [(0, [0, 1, 2, 3]), (1, [0, 4]), (2, [5])]
+    assert [(part.pack, part.file.tolist()) for part in second] == [(2, [0])]
+
+    whole, _ = build(Pieces(6, [*large, (0, 9 * page, page, 0, 9 * page), *small, end, elsewhere]))
+    assert invert_in_two(whole, bulk_bytes=2 * page)[1] is None
 
 
 @given(st.lists(st.lists(st.integers(1, EXTENT_RUNS_MAX * 3), max_size=3), max_size=4))

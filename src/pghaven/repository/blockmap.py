@@ -300,25 +300,38 @@ def invert_in_two(
     The first pass writes what was stored in large pieces, with the stale pages that lie in these, and the second lays
     the pages over them that have changed since, wherever they come from. Nothing is left stale: what lies between two
     runs of the first pass is all of the second. Files that have no large piece are in the first pass, as they are:
-    nothing stale is ever written to them, so their pieces may come in any order.
+    nothing stale is ever written to them, so their pieces may come in any order. So are small pieces of large files,
+    unless their pack holds something that lies over stale pages.
     """
     bulk, pages = _Gathered(), _Gathered()
+    late = np.zeros(0, np.uint32)
     for number, part in iter_map_parts(block_map):
         runs = _list_stored(number, part)
         in_bulk = _sum_pieces(runs) >= bulk_bytes
         holes = np.cumsum(part.pack == HOLE)[part.pack != HOLE][in_bulk]
-        bulk.add(_join_over_stale(choose_runs(runs, in_bulk), holes, stale_bytes_max))
+        joined, follows = _join_over_stale(choose_runs(runs, in_bulk), holes, stale_bytes_max)
+        bulk.add(joined)
         is_small = np.bincount(runs.file[in_bulk] - number, minlength=len(part.runs_of_file))[runs.file - number] == 0
         bulk.add(choose_runs(runs, is_small))
         pages.add(choose_runs(runs, ~in_bulk & ~is_small))
-    first, second = bulk.finish(), pages.finish()
-    if not len(first.file) or not len(second.file):
-        return PackSide(first if len(first.file) else second), None
-    return PackSide(first), PackSide(second)
+        # Whether a run lies between two that were joined, by how many of them are before it.
+        is_over = np.pad(follows, 1)[np.cumsum(in_bulk)] & ~in_bulk
+        late = sort_unique(np.concatenate((late, runs.pack[is_over])))
+    small, after = pages.finish(), _Gathered()
+    for rows in in_parts(len(small.file)):
+        runs = choose_runs(small, rows)
+        is_late = np.isin(runs.pack, late)
+        bulk.add(choose_runs(runs, ~is_late))
+        after.add(choose_runs(runs, is_late))
+    second = after.finish()
+    return PackSide(bulk.finish()), PackSide(second) if len(second.file) else None
 
 
-def _join_over_stale(runs: Placements, holes: npt.NDArray[np.int64], stale_bytes_max: int) -> Placements:
-    """Runs of the first pass joined where what lies between them is stale; ``holes`` counts those before each run."""
+def _join_over_stale(
+    runs: Placements, holes: npt.NDArray[np.int64], stale_bytes_max: int
+) -> tuple[Placements, npt.NDArray[np.bool_]]:
+    """Runs of the first pass joined where what lies between them is stale, and for each but the first whether it was
+    joined to the one before; ``holes`` counts those before each run."""
     ends = runs.file_offset + runs.length
     gap = runs.file_offset[1:] - ends[:-1]
     follows = (runs.file[1:] == runs.file[:-1]) & (runs.pack[1:] == runs.pack[:-1]) & (gap <= stale_bytes_max)
@@ -328,7 +341,7 @@ def _join_over_stale(runs: Placements, holes: npt.NDArray[np.int64], stale_bytes
     begins = np.flatnonzero(np.concatenate((np.ones(min(len(ends), 1), bool), ~follows)))
     last = np.append(begins[1:], len(ends)) - 1 if len(begins) else begins
     joined = choose_runs(runs, begins)
-    return replace(joined, length=ends[last] - joined.file_offset)
+    return replace(joined, length=ends[last] - joined.file_offset), follows
 
 
 def _sum_pieces(runs: Placements) -> U8:
@@ -347,7 +360,7 @@ def _sum_pieces(runs: Placements) -> U8:
     return sums
 
 
-def choose_runs(runs: Placements, which: npt.NDArray[Any]) -> Placements:
+def choose_runs(runs: Placements, which: npt.NDArray[Any] | slice) -> Placements:
     """Some of them, by index or by mask."""
     return Placements(
         file=runs.file[which],
