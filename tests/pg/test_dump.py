@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
 from blake3 import blake3
 
-from pghaven.dump.contents import Compared, ContentsSettings, Difference, open_contents
+from pghaven.dump.contents import END_OF_DATA, Compared, ContentsSettings, Difference, open_contents
 from pghaven.dump.extract import extract_files
 from pghaven.dump.load import OpenDump, open_dump, tell_extensions
+from pghaven.dump.programs import Calling, find_dump_programs
 from pghaven.dump.proving import iter_jobs
 from pghaven.dump.session import DumpResult, DumpSettings, run_dump
+from pghaven.dump.snapshot import open_snapshot
+from pghaven.dump.spool import Spool
+from pghaven.dump.streams import SLOT_BYTES
+from pghaven.dump.worker import RangeJob
 from pghaven.errors import ServerUnsuitable
 from pghaven.events import ignore
 from pghaven.proof.verify import VerifySettings, run_verify
 from pghaven.repository.entry import BackupState, Purpose
+from pghaven.repository.manifest import HASH_BYTES
+from pghaven.runtime.sharedslots import SharedSlots
 from pghaven.server.connection import connect
 from tests.support.commands import PghavenCommand
 from tests.support.fixtures import ClusterFactory
@@ -89,6 +97,40 @@ def test_a_later_dump_stores_the_rows_that_changed(site: Dumped) -> None:
     site.assert_whole(third.label)
     result = run_verify(site.repository, VerifySettings(cluster=site.name, processes=0), ignore)
     assert not result.findings or all(one.gravity.name == "INFO" for one in result.findings), result.findings
+
+
+def test_a_large_table_passes_through_no_file(site: Dumped) -> None:
+    cluster = site.cluster
+    cluster.sql(
+        "CREATE TABLE big AS SELECT i AS id, md5(i::text) AS one FROM generate_series(1, 400000) i; ANALYZE big"
+    )
+    cluster.sql("CREATE TABLE small AS SELECT 1 AS id")
+    calling = Calling.of(find_dump_programs(cluster.version, str(cluster.bin_dir)), cluster.conninfo, None)
+    slots = SharedSlots(3, SLOT_BYTES)
+    content, numbers = bytearray(), count()
+    with open_snapshot(cluster.conninfo, "postgres", None) as snapshot:
+        path = site.place / "spool"
+        spool = Spool(
+            calling,
+            str(path),
+            number_file=lambda _: next(numbers),
+            settle=lambda _: False,
+            make_range=lambda file, offset, length, is_last: RangeJob(file.number, (), offset, length, is_last),
+            bytes_max=1 << 30,
+            streams=(slots, snapshot.sizes),
+        )
+        options = ["--format=directory", "--compress=0", "--no-sync", "--jobs=2", f"--snapshot={snapshot.identifier}"]
+        for job in spool.run([*options, f"--file={path}", "-d", cluster.conninfo], "dump", lambda: None):
+            if isinstance(job, RangeJob) and job.slot is not None:
+                assert job.offset == len(content)
+                content += slots.view(job.slot)[: job.length]
+                slots.give_back(job.slot)
+    (streamed,) = (one for one in spool.files.values() if one.rows == 400_000)
+    assert content.count(b"\n") == 400_000 + END_OF_DATA.count(b"\n")
+    assert blake3(content).digest(HASH_BYTES) == streamed.hash
+    assert streamed.is_whole
+    assert [one.rows for one in spool.files.values() if one.is_table_data and one is not streamed] == [1]
+    assert sorted(slots.take() or 0 for _ in range(3)) == [0, 1, 2], "a slot was not given back"
 
 
 def test_loaded_rows_are_compared_whatever_their_order(site: Dumped) -> None:

@@ -16,7 +16,7 @@ from pghaven.dump.anchors import render_anchors
 from pghaven.dump.assemble import Assembly
 from pghaven.dump.facts import FACTS_FILE, DatabaseFacts, DumpFacts, TableFacts, render_facts
 from pghaven.dump.origin import DumpOrigin
-from pghaven.dump.spool import SpooledFile
+from pghaven.dump.spooled import SpooledFile
 from pghaven.dump.worker import DumpPart, DumpWorkerSettings, open_dump_worker
 from pghaven.events import ignore
 from pghaven.repository.backups import BackupCatalog

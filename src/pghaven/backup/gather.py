@@ -8,7 +8,7 @@ work at that moment.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from pghaven.repository.blockmap import HOLE
 from pghaven.repository.codec import Buffer, Compressor
@@ -133,6 +133,17 @@ class Gatherer:
             data, offset = data[size:], offset + size
             if self._fill == FRAME_BYTES:
                 self.flush(pieces)
+
+    def add_parts(self, pieces: Pieces, file: int, parts: Iterable[tuple[int, memoryview]]) -> None:
+        """Many small parts of a file, each with its offset; they are gathered as they are, and not looked for."""
+        for offset, data in parts:
+            fill, size = self._fill, len(data)
+            if fill + size < FRAME_BYTES:
+                self._view[fill : fill + size] = data
+                self._waiting.append((file, offset, size, fill))
+                self._fill = fill + size
+            else:
+                self._wait(pieces, file, offset, data)
 
     def flush(self, pieces: Pieces) -> None:
         """Store what has been gathered, and say where it lies."""

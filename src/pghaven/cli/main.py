@@ -68,6 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if arguments is None:
                     _leave(status)
                 return status
+        import os
+
+        # NumPy's threads for matrices, of which we have none, would wait busily for some while the rest is loaded.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         from pghaven.cli.root import run
 
         status = run(words, failure_status=failure_status)

@@ -29,9 +29,11 @@ ReadFile = Callable[[str], Iterator[bytes]]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArchiveEntry:
     """An entry of a table of contents, as the bytes that both formats have in common; ``file`` has its data, or is
-    empty. ``tag`` is what names it in its schema ``namespace``, if it has one; ``needs`` are the numbers of entries."""
+    empty. ``oid`` is that of what it describes, 0 for what has none; ``tag`` is what names it in its schema
+    ``namespace``, if it has one; ``needs`` are the numbers of entries."""
 
     dump_id: int
+    oid: int
     description: str
     tag: str
     namespace: str
@@ -124,6 +126,7 @@ def _parse_entry(reader: _Reader, version: tuple[int, int]) -> ArchiveEntry:
     file = reader.text() or b""
     return ArchiveEntry(
         dump_id=dump_id,
+        oid=int(strings[1] or b"0"),
         description=(strings[3] or b"").decode("utf-8", "replace"),
         tag=(strings[2] or b"").decode("utf-8", "replace"),
         namespace=(more[3] or b"").decode("utf-8", "replace"),

@@ -13,7 +13,7 @@ from pghaven.dump.anchors import AnchorTable
 from pghaven.dump.earlier import EarlierFile, EarlierReader, cut_out_file
 from pghaven.dump.facts import FACTS_FILE, parse_facts
 from pghaven.dump.rows import find_alike
-from pghaven.dump.spool import SpooledFile
+from pghaven.dump.spooled import SpooledFile
 from pghaven.dump.worker import SLACK_BYTES, RangeJob
 from pghaven.errors import Damaged, ObjectMissing
 from pghaven.events import Listener, Notice

@@ -9,8 +9,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -33,10 +32,10 @@ _MISSES_LAST = 4096
 # What is compared at once, less at first.
 _FIRST_BYTES, _LAST_BYTES = 16 << 10, 256 << 10
 _NEWLINE = 10
+_ROW_BYTES = 512  # most rows are shorter
 
 
-@dataclass(frozen=True, slots=True)
-class SameRows:
+class SameRows(NamedTuple):
     """``length`` bytes at ``at`` of the new data are those at ``old_at`` of the old."""
 
     at: int
@@ -102,10 +101,14 @@ class _Search:
 
     def find(self, at: int) -> int:
         """Where the row at ``at`` begins in the old data, or -1."""
-        end = _end_of_row(self._data, at)
-        if not end:
+        row = bytes(self._data[at : at + _ROW_BYTES])
+        size = row.find(b"\n") + 1
+        if size:
+            row = row[:size]
+        elif end := _end_of_row(self._data, at):
+            row = bytes(self._data[at:end])
+        else:
             return -1
-        row = bytes(self._data[at:end])
         if self._places is not None:
             return self._places.get(row[:-1], -1)
         begin, stop = self._expected, self._expected + _LOOK_BYTES + len(row)
@@ -114,7 +117,8 @@ class _Search:
         old = self._old
         if begin < old.start or stop > old.start + old.fill:
             old.hold(begin, min(stop - begin, HELD_BYTES_MAX))
-        place = old.content.find(row, max(begin - old.start, 0), min(stop - old.start, old.fill))
+        first, last = begin - old.start, stop - old.start
+        place = old.content.find(row, first if first > 0 else 0, last if last < old.fill else old.fill)
         if place > 0 and old.content[place - 1] != _NEWLINE:
             return -1  # the end of another row
         return place + old.start if place >= 0 else -1
@@ -196,7 +200,7 @@ class _Search:
 
 def _end_of_row(data: memoryview, begin: int) -> int:
     """Behind the next line feed, or 0."""
-    found = bytes(data[begin : begin + 512]).find(b"\n")
+    found = bytes(data[begin : begin + _ROW_BYTES]).find(b"\n")
     return (begin + found if found >= 0 else end_of_line(data, begin)) + 1
 
 

@@ -45,7 +45,11 @@ _SETTINGS = """
     WHERE name IN ('TimeZone', 'lc_monetary', 'bytea_output', 'xmlbinary') ORDER BY 1
 """
 _TABLES = """
-    SELECT c.oid::int8, n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    SELECT c.oid::int8, n.nspname::text, c.relname::text,
+        CASE c.relkind WHEN 'r' THEN greatest(c.relpages::int8 * current_setting('block_size')::int8,
+            CASE c.relpages WHEN 0 THEN pg_relation_size(c.oid) END)
+            + coalesce(t.relpages::int8 * current_setting('block_size')::int8, 0) ELSE 0 END
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_class t ON t.oid = c.reltoastrelid
     WHERE c.relkind IN ('r', 'p', 'm', 'S', 'f')
 """
 # An interrupted DROP DATABASE leaves one that nobody can connect to any more, with a limit of -2.
@@ -56,11 +60,13 @@ _DATABASES = """
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatabaseSnapshot:
-    """``identifier`` is what ``pg_dump --snapshot`` takes; ``tables`` are schema and name by OID."""
+    """``identifier`` is what ``pg_dump --snapshot`` takes; ``tables`` are schema and name by OID, ``sizes``
+    about how many bytes they have."""
 
     identifier: str
     facts: DatabaseFacts
     tables: Mapping[int, tuple[str, str]]
+    sizes: Mapping[int, int]
 
 
 def list_databases(connection: Connection, wanted: Sequence[str]) -> tuple[str, ...]:
@@ -83,8 +89,13 @@ def open_snapshot(conninfo: str, name: str, os_user: str | None) -> Iterator[Dat
             connection.execute(_BEGIN)
             identifier = str(fetch_one(connection, "SELECT pg_export_snapshot()")[0])
             facts = _read_facts(connection)
-            tables = {int(oid): (str(schema), str(table)) for oid, schema, table in connection.execute(_TABLES)}
-        yield DatabaseSnapshot(identifier=identifier, facts=facts, tables=tables)
+            rows = connection.execute(_TABLES).fetchall()
+        yield DatabaseSnapshot(
+            identifier=identifier,
+            facts=facts,
+            tables={int(oid): (str(schema), str(table)) for oid, schema, table, _ in rows},
+            sizes={int(oid): int(size or 0) for oid, _, _, size in rows},
+        )
         with server_errors(connection, f'end the snapshot of database "{name}"'):
             connection.execute("COMMIT")
 

@@ -12,97 +12,29 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import IO
 
-from blake3 import blake3
-
-from pghaven.dump.anchors import Anchor, hash_anchor
-from pghaven.dump.contents import END_OF_DATA
-from pghaven.dump.cutting import LOOK_BYTES, count_rows, find_cuts
 from pghaven.dump.programs import Calling, program_failed
-from pghaven.dump.rows import sketch_rows
+from pghaven.dump.spooled import TOC_FILE, SpooledFile
+from pghaven.dump.streams import FIRST_WAIT_SECONDS, PAUSE_SECONDS, Streams
 from pghaven.dump.worker import RANGE_BYTES, DumpJob, FilesJob, RangeJob
 from pghaven.errors import StoreUnreachable
-from pghaven.repository.manifest import HASH_BYTES
 from pghaven.runtime.crew import NOT_YET, NotYet
 from pghaven.runtime.mapped import map_bytes
+from pghaven.runtime.sharedslots import SharedSlots
 from pghaven.runtime.watching import ClosedFiles
 
 SPOOL_BYTES_MAX = 1 << 30
 SMALL_BYTES = 32 << 10
-SKETCH_BYTES = 1 << 20
 _FILES_PER_JOB = 256
 _WAIT_SECONDS = 0.05
 _END_SECONDS = 30
+_LOOK_EVERY = 32  # while tables are streamed the directory is looked at only once in so many pauses
 _WAITS_IDLE = 40
-TOC_FILE = "toc.dat"
-_NEWLINE = 10
 _TAKEN = "-taken"  # what is added to the directory's name for the one with other names of its files
-
-
-@dataclass(slots=True)
-class SpooledFile:
-    """A file that pg_dump writes or has written. ``done_bytes`` of it have been made jobs and hashed; ``cuts`` are
-    those of the last part, None for what is no table's data; ``anchors`` are the rows at all cuts so far."""
-
-    number: int
-    name: str
-    path: str
-    other_path: str = ""
-    done_bytes: int = 0
-    rows: int = 0
-    hash: bytes = b""
-    sketch: tuple[bytes, ...] = ()
-    anchors: list[Anchor] = field(default_factory=list)
-    cuts: tuple[int, ...] | None = None
-    last_bytes: bytes = b""
-    hasher: blake3 | None = field(default_factory=blake3)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """All names of the file, first the one by which workers open it."""
-        return (self.other_path, self.path) if self.other_path else (self.path,)
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether it ends as the data of a table does that was written with COPY."""
-        return self.last_bytes == END_OF_DATA
-
-    @property
-    def is_table_data(self) -> bool:
-        return self.name.endswith(".dat") and self.name[:-4].isdecimal()
-
-    def take(self, data: memoryview, *, is_last: bool = True) -> int:
-        """Take the next bytes: all, or where more will come those before the last cut. Returns how many."""
-        assert self.hasher is not None
-        length = len(data)
-        if self.is_table_data:
-            cuts = find_cuts(data)
-            for begin in cuts:
-                if data[begin - 1] == _NEWLINE:
-                    row = bytes(data[begin : begin + LOOK_BYTES]).partition(b"\n")[0]
-                    self.anchors.append((hash_anchor(row), self.done_bytes + begin))
-            if not is_last and cuts:
-                length = cuts.pop()
-            self.cuts = tuple(cuts)
-            if not self.done_bytes:
-                self.sketch = sketch_rows(bytes(data[:SKETCH_BYTES]))
-            data = data[:length]
-            self.rows += count_rows(data)
-        self.hasher.update(data)
-        self.done_bytes += length
-        self.last_bytes = (self.last_bytes + bytes(data[-len(END_OF_DATA) :]))[-len(END_OF_DATA) :]
-        return length
-
-    def finish(self) -> None:
-        assert self.hasher is not None
-        self.hash = self.hasher.digest(HASH_BYTES)
-        self.hasher = None
-        if self.is_whole:
-            self.rows -= END_OF_DATA.count(b"\n")
 
 
 @contextmanager
@@ -136,7 +68,8 @@ def _open_end(process: subprocess.Popen[bytes]) -> Iterator[int]:
 class Spool:
     """One database's pg_dump. ``number_file`` gives each new file its number; ``settle`` is told of each file that is
     whole at once, and says whether it needs no job; ``make_range`` makes the job of a part of any other, which is given
-    with its offset, its length and whether it is the last. ``stops`` counts how often pg_dump had to wait."""
+    with its offset, its length and whether it is the last. ``stops`` counts how often pg_dump had to wait. ``streams``
+    are the slots for what is not to pass through a file, and how large the tables are by their OIDs."""
 
     def __init__(
         self,
@@ -147,6 +80,7 @@ class Spool:
         settle: Callable[[SpooledFile], bool],
         make_range: Callable[[SpooledFile, int, int, bool], RangeJob],
         bytes_max: int,
+        streams: tuple[SharedSlots, Mapping[int, int]] | None = None,
     ) -> None:
         self._calling = calling
         self._path = path
@@ -159,6 +93,8 @@ class Spool:
         self._is_over = False
         self._small: list[tuple[int, str, int]] = []
         self._small_bytes = 0
+        user = (calling.user.uid, calling.user.gid) if calling.user is not None and os.geteuid() == 0 else None
+        self._streams = Streams(path, *streams, user, self._file) if streams is not None else None
         self.files: dict[str, SpooledFile] = {}
         self.stops = 0
 
@@ -169,31 +105,76 @@ class Spool:
 
         Raises ServerUnsuitable with what pg_dump said, StoreUnreachable for a full spool.
         """
-        os.mkdir(self._path, 0o700)
         os.mkdir(self._path + _TAKEN, 0o700)
-        user = self._calling.user
-        if user is not None and os.geteuid() == 0:
-            os.chown(self._path, user.uid, user.gid)
-        with tempfile.TemporaryFile() as errors, ClosedFiles(self._path) as closed:
+        if self._streams is None:
+            os.mkdir(self._path, 0o700)
+            user = self._calling.user
+            if user is not None and os.geteuid() == 0:
+                os.chown(self._path, user.uid, user.gid)
+        with tempfile.TemporaryFile() as errors:
             process = self._calling.start("pg_dump", arguments, errors.fileno())
             try:
                 with _open_end(process) as ended:
-                    while process.poll() is None:
-                        names = closed.wait(_WAIT_SECONDS, ended)
-                        if not names:
-                            yield NOT_YET
-                        yield from self._take_finished(names)
-                        yield from self._take_growing()
-                        self._hold_back(process)
+                    if self._streams is not None:
+                        yield from self._streams.prepare(process, ended)
+                    if os.path.isdir(self._path):
+                        yield from self._take_all(process, ended)
             finally:
                 self._end(process)
+                if self._streams is not None:
+                    self._streams.close()
             self._require_success(process, errors, doing)
             after()
             self._is_over = True
             yield from self._take_finished(sorted(os.listdir(self._path)))
             yield from self._flush()
 
+    def _take_all(self, process: subprocess.Popen[bytes], ended: int) -> Iterator[DumpJob | NotYet]:
+        """Until pg_dump has ended, and of what is streamed all that it has written."""
+        rounds = 0
+        with ClosedFiles(self._path) as closed:
+            while process.poll() is None:
+                is_flowing = self._streams is not None and self._streams.is_flowing
+                names = closed.wait(self._pause_seconds(), ended)
+                yield from self._take_streams()
+                rounds += 1
+                if names or not is_flowing or not rounds % _LOOK_EVERY:
+                    yield from self._take_finished(names)
+                    yield from self._take_growing()
+                    self._hold_back(process)
+                if not names:
+                    yield NOT_YET
+        while True:
+            yield from self._take_streams()
+            if self._streams is None or not self._streams.is_flowing:
+                return
+            yield NOT_YET
+
+    def _pause_seconds(self) -> float:
+        if self._streams is None or not self._streams.waiting:
+            return _WAIT_SECONDS
+        return PAUSE_SECONDS if self._streams.is_flowing else FIRST_WAIT_SECONDS
+
     # -- files ------------------------------------------------------------------------------------------------------
+
+    def _take_streams(self) -> Iterator[DumpJob]:
+        if self._streams is None:
+            return
+        jobs: list[DumpJob] = []
+
+        def emit(file: SpooledFile, slot: int, length: int, is_last: bool) -> bool:
+            offset = file.done_bytes - length
+            if not length or (is_last and not offset and self._settle(file)):
+                return False
+            jobs.append(replace(self._make_range(file, offset, length, is_last), paths=(), slot=slot))
+            return True
+
+        for _ in self._streams.take(emit):
+            yield from jobs
+            jobs.clear()
+
+    def _is_streamed(self, name: str) -> bool:
+        return self._streams is not None and name in self._streams.names
 
     def _file(self, name: str) -> SpooledFile:
         if name not in self.files:
@@ -203,7 +184,7 @@ class Spool:
 
     def _take_finished(self, names: tuple[str, ...] | list[str]) -> Iterator[DumpJob]:
         for name in names:
-            if (name == TOC_FILE and not self._is_over) or self._file(name).hash:
+            if self._is_streamed(name) or (name == TOC_FILE and not self._is_over) or self._file(name).hash:
                 continue  # the table of contents is read, by ``after``, before it goes
             file = self._file(name)
             try:
@@ -220,7 +201,7 @@ class Spool:
     def _take_growing(self) -> Iterator[DumpJob]:
         """Ranges of files that pg_dump is writing still."""
         with os.scandir(self._path) as entries:
-            names = [entry.name for entry in entries if entry.name != TOC_FILE]
+            names = [one.name for one in entries if one.name != TOC_FILE and not self._is_streamed(one.name)]
         for name in names:
             file = self._file(name)
             if file.hash:

@@ -27,6 +27,7 @@ from pghaven.repository.known import KnownFrames
 from pghaven.repository.pack import PackPlace, PackWriter
 from pghaven.runtime.mapped import map_bytes
 from pghaven.runtime.pace import Pace
+from pghaven.runtime.sharedslots import SharedSlots
 
 # So much is still in the processor's caches when the next process comes to it.
 RANGE_BYTES = 8 << 20
@@ -50,14 +51,16 @@ class DumpWorkerSettings:
     level: int
     known: KnownFrames | None
     pace: Pace | None = None
+    slots: SharedSlots | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RangeJob:
-    """Bytes of a file that pg_dump has written. ``paths`` are all its names; the first is the one to read. ``is_last``:
-    nothing follows. ``cuts`` are those of the range, if they are known. ``old`` is what the table was in an earlier
-    dump, if that is known; ``moved`` is how much farther on there is what is looked for, and ``anchors`` are places in
-    the range, each with the one in the old file that is thought to be the same."""
+    """Bytes that pg_dump has written. ``paths`` are all names of their file; the first is the one to read. With
+    ``slot`` they never were in a file, and are there. ``is_last``: nothing follows. ``cuts`` are those of the range, if
+    they are known. ``old`` is what the table was in an earlier dump, if that is known; ``moved`` is how much farther on
+    there is what is looked for, and ``anchors`` are places in the range, each with the one in the old file that is
+    thought to be the same."""
 
     number: int
     paths: tuple[str, ...]
@@ -68,6 +71,7 @@ class RangeJob:
     moved: int = 0
     anchors: tuple[tuple[int, int], ...] = ()
     cuts: tuple[int, ...] | None = None
+    slot: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +86,12 @@ DumpJob = RangeJob | FilesJob
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DumpPart:
-    """What became of a job, as a backup's worker reports it, and how many bytes no earlier dump had."""
+    """What became of a job, as a backup's worker reports it, and how many bytes no earlier dump had; ``slot``
+    is free again."""
 
     result: ReadResult
     stored_anew: int = 0
+    slot: int | None = None
 
 
 class DumpWorker:
@@ -94,6 +100,7 @@ class DumpWorker:
     def __init__(self, settings: DumpWorkerSettings) -> None:
         known = settings.known
         self._pace = settings.pace
+        self._slots = settings.slots
         self._known = known
         self._packs = PackWriter(settings.place, settings.label, level=settings.level)
         self._gatherer = Gatherer(FrameStore(self._packs, None))
@@ -110,9 +117,15 @@ class DumpWorker:
                     self._gatherer.add(pieces, number, 0, data)
             total = sum(size for _, _, size in job.files)
             return DumpPart(result=self._result(pieces, total), stored_anew=total)
-        with self._taken(job.paths, job.offset, job.length, is_last=job.is_last) as data:
-            anew = self._store(pieces, job, data)
-        return DumpPart(result=self._result(pieces, job.length), stored_anew=anew)
+        if job.slot is not None:
+            assert self._slots is not None
+            if self._pace is not None:
+                self._pace.take(job.length)
+            anew = self._store(pieces, job, self._slots.view(job.slot)[: job.length])
+        else:
+            with self._taken(job.paths, job.offset, job.length, is_last=job.is_last) as data:
+                anew = self._store(pieces, job, data)
+        return DumpPart(result=self._result(pieces, job.length), stored_anew=anew, slot=job.slot)
 
     def close(self) -> DumpPart | WorkerPacks:
         pieces = Pieces()
@@ -206,12 +219,15 @@ class DumpWorker:
         assert job.old is not None
         data, at, end = new
         begin, anew = at, 0
-        for run in [*same, SameRows(end - begin, 0, 0)]:
-            if begin + run.at > at:
-                self._rows.add(pieces, job.number, job.offset + at, data[at : begin + run.at])
-                anew += begin + run.at - at
-            at = begin + run.at + run.length
-        found = np.array([(run.at, run.old_at, run.length) for run in same], np.uint64)
+        between: list[tuple[int, memoryview]] = []
+        for run_at, _, length in [*same, SameRows(end - begin, 0, 0)]:
+            stop = begin + run_at
+            if stop > at:
+                between.append((job.offset + at, data[at:stop]))
+                anew += stop - at
+            at = stop + length
+        self._rows.add_parts(pieces, job.number, between)
+        found = np.array(same, np.uint64)
         which, pack, offset, size = job.old.place_all(found[:, 1], found[:, 2])
         many = np.bincount(which, minlength=len(same))
         before = np.cumsum(size) - size

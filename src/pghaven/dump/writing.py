@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 
 from pghaven.backup.gather import Pieces
@@ -21,11 +21,14 @@ from pghaven.dump.options import NOT_COPY
 from pghaven.dump.origin import DumpOrigin
 from pghaven.dump.programs import Calling
 from pghaven.dump.snapshot import DatabaseSnapshot, open_snapshot
-from pghaven.dump.spool import SPOOL_BYTES_MAX, Spool, SpooledFile, open_spool
+from pghaven.dump.spool import SPOOL_BYTES_MAX, Spool, open_spool
+from pghaven.dump.spooled import SpooledFile
+from pghaven.dump.streams import SLOT_BYTES
 from pghaven.dump.worker import DumpJob, DumpPart, DumpWorkerSettings, FilesJob, open_dump_worker
 from pghaven.errors import Damaged
 from pghaven.events import Notice, Step
-from pghaven.runtime.crew import Crew, NotYet
+from pghaven.runtime.crew import JOBS_IN_FLIGHT, Crew, NotYet
+from pghaven.runtime.sharedslots import SharedSlots
 from pghaven.server.probe import ServerFacts
 
 TYPE_CHECKING = False
@@ -40,13 +43,17 @@ class Writing:
 
     def __init__(self, session: DumpSession, calling: Calling, origin: DumpOrigin, os_user: str | None) -> None:
         self._session = session
-        self._settings = session.settings
+        self._settings = settings = session.settings
         self._calling = calling
         self._origin = origin
         self._os_user = os_user
         self._assembly = Assembly(origin.known.packs if origin.known is not None else (), session.clock.now())
         self._ours = Pieces()
         self._databases: list[DatabaseFacts] = []
+        # With one connection pg_dump is at its first table before a pipe could be there. Each worker has some, each
+        # connection fills one.
+        count = JOBS_IN_FLIGHT * settings.processes + settings.jobs + 1
+        self._slots = SharedSlots(count, SLOT_BYTES) if settings.jobs > 1 else None
 
     def run(self, server: ServerFacts, names: Sequence[str]) -> tuple[DumpFacts, Assembled]:
         settings, session = self._settings, self._session
@@ -56,6 +63,7 @@ class Writing:
             level=settings.level,
             known=self._origin.known,
             pace=settings.pace,
+            slots=self._slots,
         )
         facts: list[DumpFacts] = []
 
@@ -63,11 +71,14 @@ class Writing:
             if isinstance(result, DumpPart):
                 session.count(result.result.read_bytes, result.stored_anew)
                 self._assembly.take(result.result)
+                if self._slots is not None and result.slot is not None:
+                    self._slots.give_back(result.slot)
             else:
                 self._assembly.take(result)
             session.sign_of_life()
 
         with (
+            closing(self._slots) if self._slots is not None else nullcontext(),
             open_spool(settings.spool, self._calling) as spool,
             Crew(size=settings.processes, setup=open_dump_worker, settings=worker_settings) as crew,
             closing(self._jobs(spool, server, names, facts)) as jobs,  # which ends pg_dump, whatever happens
@@ -124,6 +135,7 @@ class Writing:
                 settle=lambda file: self._origin.settle(file, self._ours),
                 make_range=self._origin.make_range,
                 bytes_max=SPOOL_BYTES_MAX,
+                streams=(self._slots, snapshot.sizes) if self._slots is not None else None,
             )
             arguments = [
                 "--format=directory",

@@ -25,7 +25,7 @@ from typing import Generic, Protocol, TypeVar, cast
 
 from pghaven.errors import Cancelled
 from pghaven.runtime.channel import Channel, Kind
-from pghaven.runtime.shared import list_shared_descriptors
+from pghaven.runtime.shared import hold_shared
 from pghaven.runtime.worker import GRACE_SECONDS
 
 JOBS_IN_FLIGHT = 2  # for each worker: one at work and one waiting, so that it need not wait for us
@@ -292,6 +292,7 @@ def _start_process(descriptor: int, nice: int) -> subprocess.Popen[bytes]:
     """A fresh interpreter with our module path, and out of reach of the terminal's interrupts, which are ours."""
     isolation = "-I" if sys.flags.isolated else "-P"
     path = [entry for entry in sys.path if isinstance(entry, str)]
+    shared = hold_shared()
     return subprocess.Popen(
         [
             sys.executable,
@@ -303,7 +304,7 @@ def _start_process(descriptor: int, nice: int) -> subprocess.Popen[bytes]:
             str(nice),
             *path,
         ],
-        pass_fds=[descriptor, *list_shared_descriptors()],
+        pass_fds=[descriptor, *shared],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,  # what the program prints is not a worker's to mix into
         env={"OPENBLAS_NUM_THREADS": "1", **os.environ},  # one worker is one core

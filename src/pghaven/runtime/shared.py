@@ -18,14 +18,20 @@ NUMBER_BYTES = 8
 _shared: weakref.WeakValueDictionary[int, object] = weakref.WeakValueDictionary()
 
 
-def list_shared_descriptors() -> list[int]:
-    """What a worker must inherit to find what this process shares."""
-    return list(_shared)
+def hold_shared() -> dict[int, object]:
+    """The descriptors that a worker must inherit to find what this process shares. They stay open for as long as the
+    owners are held that they are given with: one may be garbage that is collected at any moment."""
+    return dict(_shared)
 
 
 def share(descriptor: int, owner: object) -> None:
     """Have workers inherit this descriptor for as long as its owner is there."""
     _shared[descriptor] = owner
+
+
+def unshare(descriptor: int) -> None:
+    """Workers that start from now on do not inherit it."""
+    _shared.pop(descriptor, None)
 
 
 def find_shared(descriptor: int) -> object | None:

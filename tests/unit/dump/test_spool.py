@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from pghaven.dump.programs import Calling, DumpPrograms
-from pghaven.dump.spool import Spool, SpooledFile
+from pghaven.dump.spool import Spool
+from pghaven.dump.spooled import SpooledFile
 from pghaven.dump.worker import RangeJob
 from tests.support.waiting import wait_until
 

@@ -11,7 +11,7 @@ from pghaven.dump.anchors import AnchorTable, render_anchors
 from pghaven.dump.cutting import MIN_BYTES, cut_rows
 from pghaven.dump.earlier import EarlierFile, EarlierReader, EarlierText
 from pghaven.dump.rows import WholeText, find_same_rows
-from pghaven.dump.spool import SpooledFile
+from pghaven.dump.spooled import SpooledFile
 from pghaven.dump.worker import DumpWorker, DumpWorkerSettings, RangeJob
 from pghaven.repository.container import FRAME_BYTES
 from pghaven.repository.pack import PackPlace, PackWriter

@@ -10,7 +10,7 @@ import pytest
 from pghaven.clock import ManualClock
 from pghaven.runtime.crew import Crew
 from pghaven.runtime.pace import BURST_SECONDS, LOOK_AGAIN_SECONDS, Pace
-from pghaven.runtime.shared import SharedNumbers, list_shared_descriptors
+from pghaven.runtime.shared import SharedNumbers, hold_shared
 from tests.unit.runtime import crew_jobs
 
 
@@ -103,11 +103,11 @@ def test_numbers_keep_what_they_had_when_they_are_shared() -> None:
 def test_shared_numbers_leave_no_descriptor_behind() -> None:
     numbers = SharedNumbers(1)
     pickle.dumps(numbers)
-    (descriptor,) = set(list_shared_descriptors()) - _others(numbers)
+    (descriptor,) = set(hold_shared()) - _others(numbers)
     del numbers
-    assert descriptor not in list_shared_descriptors()
+    assert descriptor not in hold_shared()
 
 
 def _others(numbers: SharedNumbers) -> set[int]:
     own = numbers.__reduce__()[1][0]
-    return set(list_shared_descriptors()) - {own}
+    return set(hold_shared()) - {own}

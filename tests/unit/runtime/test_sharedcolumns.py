@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pghaven.runtime.crew import Crew
-from pghaven.runtime.shared import list_shared_descriptors
+from pghaven.runtime.shared import hold_shared
 from pghaven.runtime.sharedcolumns import SharedColumns
 from tests.unit.runtime.shared_jobs import Look
 
@@ -29,8 +29,8 @@ def test_workers_read_them_without_a_copy_of_their_own(size: int) -> None:
 
 def test_what_nobody_has_any_more_is_closed() -> None:
     columns = SharedColumns([np.arange(5)])
-    (descriptor,) = set(list_shared_descriptors()) & {columns.descriptor}
+    (descriptor,) = set(hold_shared()) & {columns.descriptor}
     del columns
-    assert descriptor not in list_shared_descriptors()
+    assert descriptor not in hold_shared()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(descriptor)

@@ -1,0 +1,232 @@
+"""The data of large tables on its way from pg_dump to the workers, through pipes and not through files.
+
+The one idea: pg_dump writes its table of contents before it dumps any table, and opens whatever is there by a file's
+name. So the table of contents is read through a pipe while pg_dump's own workers are stopped, and a named pipe is put
+where each large table's file would come to be. Whatever of that cannot be done, or comes too late, is harmless: pg_dump
+then makes an ordinary file, which is taken as any other.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from pghaven.dump.archive import ArchiveEntry, parse_contents
+from pghaven.dump.spooled import TOC_FILE, SpooledFile
+from pghaven.errors import PghavenError
+from pghaven.runtime.crew import NOT_YET, NotYet
+from pghaven.runtime.sharedslots import SharedSlots
+
+SLOT_BYTES = 4 << 20
+"""How much of a table is one job."""
+
+# Smaller tables gain nothing: what pg_dump writes of them is taken when it is done.
+STREAMED_BYTES_MIN = 16 << 20
+_STREAMS_MAX = 256  # a descriptor each
+_PIPE_BYTES = 1 << 20  # what anybody may have
+_TOC_PIPE_BYTES = 4096
+FIRST_WAIT_SECONDS = 0.005
+# pg_dump writes 4 KiB at a time. Who took each at once would be woken for each: in this time a pipe becomes half full.
+PAUSE_SECONDS = 0.001
+_ALREADY_MUCH = _PIPE_BYTES // 4
+
+Emit = Callable[[SpooledFile, int, int, bool], bool]
+"""Called with a file, the slot that its next part is in, that part's length, and whether it is the last; says whether
+it keeps the slot."""
+
+
+@dataclass(slots=True)
+class _Stream:
+    """One table's pipe. ``slot`` holds ``fill`` bytes, ``rest`` what comes before them if there is no slot yet."""
+
+    file: SpooledFile
+    fd: int
+    slot: int | None = None
+    fill: int = 0
+    rest: bytes = b""
+
+
+@dataclass(slots=True)
+class Streams:
+    """All pipes of one pg_dump. ``sizes`` are about how large tables are, by their OIDs."""
+
+    path: str
+    slots: SharedSlots
+    sizes: Mapping[int, int]
+    user: tuple[int, int] | None
+    open_file: Callable[[str], SpooledFile]
+    waiting: dict[int, _Stream] = field(default_factory=dict)
+    poller: select.poll = field(default_factory=select.poll)
+    names: set[str] = field(default_factory=set)
+    is_flowing: bool = False
+
+    # -- before the first table ------------------------------------------------------------------------------------
+
+    def prepare(self, process: subprocess.Popen[bytes], ended: int) -> Iterator[NotYet]:
+        """Wait until pg_dump has made its directory and its table of contents, and put the pipes in their places.
+
+        The directory must not be there before: pg_dump takes an empty one only. It is when this ends, if pg_dump got
+        so far.
+        """
+        while not os.path.isdir(self.path):
+            if select.select([ended], [], [], FIRST_WAIT_SECONDS)[0]:
+                return
+            yield NOT_YET
+        toc = os.path.join(self.path, TOC_FILE)
+        if not any(size >= STREAMED_BYTES_MIN for size in self.sizes.values()) or not self._make_pipe(toc):
+            return
+        fd = os.open(toc, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        children: list[int] = []
+        parts: list[bytes] = []
+        try:
+            _set_pipe_size(fd, _TOC_PIPE_BYTES)
+            while True:
+                ready = select.select([ended, fd], [], [], FIRST_WAIT_SECONDS)[0]
+                if fd in ready:
+                    if not parts:
+                        children = _list_children(process.pid)
+                        for child in children:
+                            _signal(child, signal.SIGSTOP)
+                    part = os.read(fd, 64 << 10)
+                    if not part:
+                        break
+                    parts.append(part)
+                elif ready:
+                    return
+                else:
+                    yield NOT_YET
+            with suppress(PghavenError):  # of a version that is not known
+                self._make_pipes(parse_contents(b"".join(parts)).entries)
+        finally:
+            for child in children:
+                _signal(child, signal.SIGCONT)
+            os.close(fd)
+            os.unlink(toc)
+        with open(toc, "xb") as stream:
+            stream.write(b"".join(parts))
+        self._give(toc)
+
+    def _make_pipes(self, entries: tuple[ArchiveEntry, ...]) -> None:
+        tables = [one for one in entries if one.description == "TABLE DATA" and one.file]
+        sizes = {one.file: self.sizes.get(one.oid, 0) for one in tables}
+        large = sorted((name for name, size in sizes.items() if size >= STREAMED_BYTES_MIN), key=lambda n: -sizes[n])
+        for name in large[:_STREAMS_MAX]:
+            path = os.path.join(self.path, name)
+            if not self._make_pipe(path):
+                continue
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            _set_pipe_size(fd, _PIPE_BYTES)
+            self.waiting[fd] = _Stream(self.open_file(name), fd)
+            self.names.add(name)
+            self.poller.register(fd, select.POLLIN)
+
+    def _make_pipe(self, path: str) -> bool:
+        try:
+            os.mkfifo(path, 0o600)
+        except OSError:  # there is a file already, or there are no named pipes
+            return False
+        self._give(path)
+        return True
+
+    def _give(self, path: str) -> None:
+        if self.user is not None:
+            os.chown(path, *self.user)
+
+    # -- while tables are dumped -----------------------------------------------------------------------------------
+
+    def take(self, emit: Emit) -> Iterator[None]:
+        """Take what has come, giving control back after each part that ``emit`` has been called with."""
+        self.is_flowing = False
+        is_much = True
+        while is_much:
+            is_much = False
+            for fd, event in self.poller.poll(0):
+                stream = self.waiting[fd]
+                self.is_flowing = True
+                if stream.slot is None and not self._begin_slot(stream):
+                    continue
+                if not event & select.POLLIN:
+                    self._finish(stream, emit)
+                    yield
+                    continue
+                size = self._read(stream)
+                is_much = is_much or size >= _ALREADY_MUCH
+                if stream.fill == self.slots.size_bytes:
+                    self._pass_on(stream, emit)
+                    yield
+
+    def _begin_slot(self, stream: _Stream) -> bool:
+        stream.slot = self.slots.take()
+        if stream.slot is None:
+            return False
+        stream.fill = len(stream.rest)
+        self.slots.view(stream.slot)[: stream.fill] = stream.rest
+        stream.rest = b""
+        return True
+
+    def _read(self, stream: _Stream) -> int:
+        assert stream.slot is not None
+        room = self.slots.view(stream.slot)[stream.fill :]
+        try:
+            size = os.readv(stream.fd, [room[:_PIPE_BYTES]])
+        except BlockingIOError:
+            return 0
+        stream.file.digest(room[:size])
+        stream.fill += size
+        return size
+
+    def _pass_on(self, stream: _Stream, emit: Emit) -> None:
+        """All but what belongs to the next part."""
+        assert stream.slot is not None
+        slot, data = stream.slot, self.slots.view(stream.slot)[: stream.fill]
+        length = stream.file.cut(data, is_last=False)
+        stream.rest, stream.slot = bytes(data[length:]), None
+        if not emit(stream.file, slot, length, False):
+            self.slots.give_back(slot)
+
+    def _finish(self, stream: _Stream, emit: Emit) -> None:
+        assert stream.slot is not None
+        file, slot = stream.file, stream.slot
+        length = file.cut(self.slots.view(slot)[: stream.fill], is_last=True)
+        file.finish()
+        stream.slot = None
+        self._close(stream)
+        os.unlink(file.path)
+        if not emit(file, slot, length, True):
+            self.slots.give_back(slot)
+
+    def _close(self, stream: _Stream) -> None:
+        self.poller.unregister(stream.fd)
+        del self.waiting[stream.fd]
+        os.close(stream.fd)
+
+    def close(self) -> None:
+        """Leave all pipes; what was not taken is lost."""
+        for stream in list(self.waiting.values()):
+            self._close(stream)
+            if stream.slot is not None:
+                self.slots.give_back(stream.slot)
+
+
+def _set_pipe_size(fd: int, size: int) -> None:
+    with suppress(OSError):  # a user may have as much in pipes already as the system allows
+        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, size)
+
+
+def _list_children(pid: int) -> list[int]:
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children") as stream:
+            return [int(word) for word in stream.read().split()]
+    except OSError:  # a kernel without it: who is not stopped may be sooner than we are
+        return []
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
