@@ -212,6 +212,12 @@ def test_roles_and_tablespaces_are_dumped_and_loaded_alone(shop: Site) -> None:
     shop.cluster.sql("CREATE ROLE late PASSWORD 'hidden'")
     assert "roles and tablespaces alone" in shop.ok("dump", NAME, "--globals-only")
     shop.cluster.sql("DROP ROLE late; ALTER ROLE keeper CREATEDB")
+    shown = shop.run("load", "--globals-only", "--dry-run")
+    assert (shown.status, "would be made: CREATE ROLE late" in shown.err) == (0, True), shown
+    assert "hidden" not in shown.err
+    assert shop.json("load", "--into", "none", "--create", "--globals", "--dry-run")["dry_run"] is True
+    assert shop.cluster.value("SELECT count(*) FROM pg_roles WHERE rolname = 'late'") == 0
+    assert shop.cluster.value("SELECT count(*) FROM pg_database WHERE datname = 'none'") == 0
     ended = shop.run("load", "--globals-only")
     assert ended.status == 0, ended
     assert "differs, and is left as it is: ALTER ROLE keeper" in ended.err

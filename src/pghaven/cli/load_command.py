@@ -19,12 +19,9 @@ if TYPE_CHECKING:
     from pghaven.server.identity import OsUser
 
 
-_NOT_WITH_VERIFY = frozenset(
-    ("into", "create", "target", "schemas", "tables", "schema_only", "data_only", "make_globals", "globals_only")
-)
-_NOT_WITH_GLOBALS = frozenset(
-    ("database", "into", "create", "schemas", "tables", "schema_only", "data_only", "make_globals", "options")
-)
+_PARTS = ("schemas", "tables", "schema_only", "data_only")
+_NOT_WITH_VERIFY = frozenset((*_PARTS, "into", "create", "target", "make_globals", "globals_only", "dry_run"))
+_NOT_WITH_GLOBALS = frozenset((*_PARTS, "database", "into", "create", "make_globals", "options"))
 
 
 @click.command("load")
@@ -42,6 +39,7 @@ _NOT_WITH_GLOBALS = frozenset(
 @click.option("--globals", "make_globals", is_flag=True, help="Make roles and tablespaces that the server lacks.")
 @click.option("--globals-only", is_flag=True, help="Make them, and load no database.")
 @click.option("--option", "options", multiple=True, metavar="OPTION", help="An option for pg_restore, as --no-owner.")
+@click.option("--dry-run", is_flag=True, help="Show what would be made and what stands in the way; change nothing.")
 @click.option("--verify", is_flag=True, help="Into a server made for it; compare all rows, keep nothing.")
 @click.option("--repository", metavar="NAME", help="Which of the cluster's repositories it is in.")
 @click.pass_obj
@@ -62,6 +60,7 @@ def command(
     make_globals: bool,
     globals_only: bool,
     options: tuple[str, ...],
+    dry_run: bool,
     verify: bool,
     repository: str | None,
 ) -> int:
@@ -74,11 +73,10 @@ def command(
     nobody else reaches; ends with 17 when rows or checksums are not those of the dump.
     """
     if verify:
-        return _verify(
-            invocation, label, cluster=cluster, database=database, jobs=jobs, options=options, repository=repository
-        )
+        whole = {"database": database, "jobs": jobs, "options": options}
+        return _verify(invocation, label, cluster=cluster, repository=repository, **whole)
     if globals_only:
-        return _load_globals(invocation, label, cluster=cluster, target=target, repository=repository)
+        return _load_globals(invocation, label, cluster=cluster, target=target, repository=repository, dry_run=dry_run)
     from pghaven.dump.load import LoadSettings, run_load
     from pghaven.dump.options import refuse_own_options
 
@@ -86,8 +84,7 @@ def command(
     chosen = invocation.get_cluster(cluster)
     owner, conninfo = find_other_owner(chosen.data_directory), target or chosen.conninfo
     with invocation.reporter as listener:
-        dump = _open_dump(invocation, chosen, repository, label)
-        wanted = dump.choose(database)
+        wanted = (dump := _open_dump(invocation, chosen, repository, label)).choose(database)
         calling = find_calling(dump, conninfo, owner, chosen.pg_bin if target is None else None)
         settings = LoadSettings(
             conninfo=conninfo,
@@ -102,9 +99,10 @@ def command(
             part=_name_part(schema_only=schema_only, data_only=data_only),
             make_globals=make_globals,
             options=options,
+            dry_run=dry_run,
         )
         result = run_load(dump, wanted, calling, settings, listener)
-    return invocation.show("load", _body(result), _render(result))
+    return invocation.show("load", _body(result) | {"dry_run": dry_run}, _render(result, dry_run=dry_run))
 
 
 def _load_globals(invocation: Invocation, label: str | None, **chosen: Any) -> int:
@@ -174,9 +172,12 @@ def _body(result: LoadResult) -> dict[str, object]:
     }
 
 
-def _render(result: LoadResult) -> str:
+def _render(result: LoadResult, *, dry_run: bool) -> str:
     from pghaven.units import render_duration, render_size
 
+    if dry_run:
+        made = f"; {len(result.made_globals)} statements would make what it lacks" if result.made_globals else ""
+        return f'database "{result.database}" of dump {result.label} can be loaded into "{result.target}"{made}\n'
     return (
         f'database "{result.database}" of dump {result.label} is loaded into "{result.target}": '
         f"{result.tables} tables, {render_size(result.fetched_bytes)} fetched, "

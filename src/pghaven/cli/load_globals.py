@@ -7,7 +7,13 @@ from pghaven.cli.opening import open_chosen_repository
 
 
 def load_globals_only(
-    invocation: Invocation, label: str | None, *, cluster: str | None, target: str | None, repository: str | None
+    invocation: Invocation,
+    label: str | None,
+    *,
+    cluster: str | None,
+    target: str | None,
+    repository: str | None,
+    dry_run: bool,
 ) -> int:
     from pghaven.cli.load_command import find_calling, find_other_owner
     from pghaven.dump.globalsload import load_globals
@@ -21,8 +27,15 @@ def load_globals_only(
         opened = open_chosen_repository(invocation.config, chosen, repository, listener)
         dump = open_dump(BackupCatalog(opened, chosen.name), label, with_databases=False)
         calling = find_calling(dump, conninfo, owner, chosen.pg_bin if target is None else None)
-        result = load_globals(dump, calling, (conninfo, owner.name if owner else None), listener)
-    text = f"roles and tablespaces of dump {result.label}: {len(result.made)} statements carried out"
-    text += f", {len(result.other)} differ and were left\n" if result.other else "\n"
-    body = {"label": result.label, "made_globals": list(result.made), "other_globals": list(result.other)}
+        reach = conninfo, owner.name if owner else None
+        result = load_globals(dump, calling, reach, listener, dry_run=dry_run)
+    text = f"roles and tablespaces of dump {result.label}: {len(result.made)} statements "
+    text += "would be carried out" if dry_run else "carried out"
+    text += f", {len(result.other)} differ and are left\n" if result.other else "\n"
+    body = {
+        "label": result.label,
+        "dry_run": dry_run,
+        "made_globals": list(result.made),
+        "other_globals": list(result.other),
+    }
     return invocation.show("load-globals", body, text)

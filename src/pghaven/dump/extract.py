@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pghaven.dump.earlier import EarlierFile, EarlierReader, cut_out_file
-from pghaven.errors import Refused, TargetFailed
+from pghaven.errors import Refused, StoreUnreachable, TargetFailed
 from pghaven.events import Listener, Progress
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.codec import Buffer
@@ -119,6 +122,20 @@ def _iter_jobs(files: Sequence[tuple[str, EarlierFile]]) -> Iterator[ExtractJob]
         for begin in range(0, max(file.size, 1), _PART_BYTES):
             length = min(_PART_BYTES, file.size - begin)
             yield ExtractJob(target, file.near(begin, begin + length), begin, length)
+
+
+@contextmanager
+def open_scratch(directory: str) -> Iterator[str]:
+    """A new directory below this one, with one in it for a dump; gone when the block is left."""
+    try:
+        place = tempfile.mkdtemp(prefix="pghaven-load-", dir=directory)
+    except OSError as error:
+        raise StoreUnreachable(f'could not make a directory in "{directory}": {error.strerror}') from error
+    try:
+        os.mkdir(os.path.join(place, "dump"), 0o700)
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def writing_failed(path: str, error: OSError) -> TargetFailed:

@@ -17,15 +17,18 @@ from pghaven.server.connection import connect
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GlobalsResult:
-    """Statements, without passwords: those that were carried out, and those that the server has otherwise."""
+    """Statements, without passwords: those carried out, or that would be, and those that the server has otherwise."""
 
     label: str
     made: tuple[str, ...]
     other: tuple[str, ...]
 
 
-def load_globals(dump: OpenDump, calling: Calling, reach: tuple[str, str | None], listener: Listener) -> GlobalsResult:
+def load_globals(
+    dump: OpenDump, calling: Calling, reach: tuple[str, str | None], listener: Listener, *, dry_run: bool = False
+) -> GlobalsResult:
     """Make the roles and tablespaces of a dump that the server lacks. ``reach``: its connection string, and as whom.
+    ``dry_run``: only say which.
 
     Raises ServerUnsuitable with the statement.
     """
@@ -33,10 +36,11 @@ def load_globals(dump: OpenDump, calling: Calling, reach: tuple[str, str | None]
         "pg_dumpall", [*GLOBALS_ASKED, "-d", calling.conninfo], doing="read the target's roles and tablespaces"
     )
     changes = compare_globals(dump.read_globals(), there)
-    tell_globals(changes, listener, make=True)
+    tell_globals(changes, listener, make=True, dry_run=dry_run)
     conninfo, os_user = reach
-    with connect(conninfo, os_user=os_user) as connection:
-        make_missing(connection, changes)
+    if not dry_run:
+        with connect(conninfo, os_user=os_user) as connection:
+            make_missing(connection, changes)
     return GlobalsResult(
         label=dump.label,
         made=tuple(str(one) for one in changes if one.is_missing),

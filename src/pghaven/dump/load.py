@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -20,7 +18,7 @@ from threading import Event
 from psycopg import sql
 
 from pghaven.dump.earlier import cut_out_file
-from pghaven.dump.extract import ExtractSettings, extract_files
+from pghaven.dump.extract import ExtractSettings, extract_files, open_scratch
 from pghaven.dump.facts import FACTS_FILE, GLOBALS_FILE, DatabaseFacts, DumpFacts, parse_facts
 from pghaven.dump.globals import GlobalChange, compare_globals, make_missing
 from pghaven.dump.options import find_load_options
@@ -28,7 +26,7 @@ from pghaven.dump.origin import list_dumped, read_small_file
 from pghaven.dump.programs import Calling
 from pghaven.dump.restoring import StreamJob, choose_streamed, restore
 from pghaven.dump.selection import Selection, give, select
-from pghaven.errors import NotFound, PghavenError, Refused, StoreUnreachable
+from pghaven.errors import NotFound, PghavenError, Refused
 from pghaven.events import Listener, Notice, Step
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.entry import BackupEntry, Purpose
@@ -116,7 +114,8 @@ def open_dump(catalog: BackupCatalog, label: str | None, *, with_databases: bool
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadSettings:
     """``conninfo`` reaches the target server; ``target`` is the database there. ``schemas`` and ``tables`` choose
-    parts, none for all; ``part`` is "all", "schema" or "data". ``create``: make the database."""
+    parts, none for all; ``part`` is "all", "schema" or "data". ``create``: make the database.
+    ``dry_run``: only say what would be changed and what stands in the way."""
 
     conninfo: str
     os_user: str | None
@@ -130,6 +129,7 @@ class LoadSettings:
     part: str = "all"
     make_globals: bool = False
     options: tuple[str, ...] = ()
+    dry_run: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,18 +160,25 @@ def run_load(
         "pg_dumpall", [*GLOBALS_ASKED, "-d", calling.conninfo], doing="read the target's roles and tablespaces"
     )
     changes = compare_globals(dump.read_globals(), there)
-    tell_globals(changes, listener, make=settings.make_globals)
+    tell_globals(changes, listener, make=settings.make_globals, dry_run=settings.dry_run)
+    result = LoadResult(
+        label=dump.label,
+        database=database.name,
+        target=settings.target,
+        created=False,
+        fetched_bytes=0,
+        tables=0,
+        made_globals=tuple(str(one) for one in changes if one.is_missing and settings.make_globals),
+        other_globals=tuple(str(one) for one in changes if not (one.is_missing and settings.make_globals)),
+        total_seconds=0.0,
+    )
     with connect(settings.conninfo, os_user=settings.os_user) as connection:
-        obstacles = list(_find_obstacles(connection, dump, database, settings))
-        if obstacles:
-            raise Refused(
-                f'database "{database.name}" of dump "{dump.label}" cannot be loaded: {obstacles[0]}',
-                detail="\n".join(obstacles[1:]) or None,
-                hint=_advise(obstacles),
-            )
+        _refuse_obstacles(connection, dump, database, settings)
         if settings.part != "data":
             tell_extensions(connection, database, listener)
-        with _created(connection, database, settings) as loading, _scratch(settings.scratch) as place:
+        if settings.dry_run:
+            return replace(result, total_seconds=clock.monotonic() - began)
+        with _created(connection, database, settings) as loading, open_scratch(settings.scratch) as place:
             if settings.make_globals and any(one.is_missing for one in changes):
                 make_missing(connection, changes)
             selection, fetched, streams = _fetch(dump, database, calling, settings, (place, listener))
@@ -190,23 +197,16 @@ def run_load(
                     hint = f'Remove it before the next try: DROP DATABASE "{settings.target}"'
                     listener(Notice(level="warning", code="incomplete", text=text, hint=hint))
                 raise
-    return LoadResult(
-        label=dump.label,
-        database=database.name,
-        target=settings.target,
-        created=settings.create,
-        fetched_bytes=fetched,
-        tables=sum(what.startswith("TABLE DATA ") for _, what in selection.entries),
-        made_globals=tuple(str(one) for one in changes if one.is_missing and settings.make_globals),
-        other_globals=tuple(str(one) for one in changes if not (one.is_missing and settings.make_globals)),
-        total_seconds=clock.monotonic() - began,
-    )
+    tables = sum(what.startswith("TABLE DATA ") for _, what in selection.entries)
+    spent = clock.monotonic() - began
+    return replace(result, created=settings.create, fetched_bytes=fetched, tables=tables, total_seconds=spent)
 
 
-def tell_globals(changes: Sequence[GlobalChange], listener: Listener, *, make: bool) -> None:
+def tell_globals(changes: Sequence[GlobalChange], listener: Listener, *, make: bool, dry_run: bool = False) -> None:
     """Say what the dump's roles and tablespaces would change on the target."""
+    made = "would be made" if dry_run else "is made"
     for one in changes:
-        verb = ("is made" if make else "is missing") if one.is_missing else "differs, and is left as it is"
+        verb = (made if make else "is missing") if one.is_missing else "differs, and is left as it is"
         listener(Notice(level="info", code="globals", text=f"{verb}: {one}"))
 
 
@@ -224,6 +224,16 @@ def tell_extensions(connection: Connection, database: DatabaseFacts, listener: L
 
 
 # -- before anything is changed --------------------------------------------------------------------------------------
+
+
+def _refuse_obstacles(connection: Connection, dump: OpenDump, database: DatabaseFacts, settings: LoadSettings) -> None:
+    obstacles = list(_find_obstacles(connection, dump, database, settings))
+    if obstacles:
+        raise Refused(
+            f'database "{database.name}" of dump "{dump.label}" cannot be loaded: {obstacles[0]}',
+            detail="\n".join(obstacles[1:]) or None,
+            hint=_advise(obstacles),
+        )
 
 
 def _find_obstacles(
@@ -300,19 +310,6 @@ def _created(connection: Connection, database: DatabaseFacts, settings: LoadSett
 
 
 # -- the load --------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _scratch(directory: str) -> Iterator[str]:
-    try:
-        place = tempfile.mkdtemp(prefix="pghaven-load-", dir=directory)
-    except OSError as error:
-        raise StoreUnreachable(f'could not make a directory in "{directory}": {error.strerror}') from error
-    try:
-        os.mkdir(os.path.join(place, "dump"), 0o700)
-        yield place
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
 
 
 def _fetch(

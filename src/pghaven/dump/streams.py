@@ -107,7 +107,8 @@ class Streams:
             for child in children:
                 _signal(child, signal.SIGCONT)
             os.close(fd)
-            os.unlink(toc)
+            with suppress(FileNotFoundError):
+                os.unlink(toc)
         with open(toc, "xb") as stream:
             stream.write(b"".join(parts))
         self._give(toc)

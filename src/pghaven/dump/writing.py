@@ -11,6 +11,7 @@ import re
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
+from itertools import chain, takewhile
 
 from pghaven.backup.gather import Pieces
 from pghaven.backup.results import ReadResult, WorkerPacks
@@ -83,7 +84,9 @@ class Writing:
             Crew(size=settings.processes, setup=open_dump_worker, settings=worker_settings) as crew,
             closing(self._jobs(spool, server, names, facts)) as jobs,  # which ends pg_dump, whatever happens
         ):
-            crew.run(jobs, take, session.sign_of_life)
+            # Nothing is asked for before a worker is ready; so long pg_dump need not wait for its start.
+            begun = list(takewhile(lambda job: not isinstance(job, NotYet), jobs))
+            crew.run(chain(begun, jobs), take, session.sign_of_life)
         result = ReadResult(worker=0, read_bytes=0, pieces=self._ours.columns(), vanished=(), suspects=())
         self._assembly.take(result)
         return facts[0], self._assembly.finish()
