@@ -44,10 +44,11 @@ _SETTINGS = """
     SELECT name::text, reset_val FROM pg_settings
     WHERE name IN ('TimeZone', 'lc_monetary', 'bytea_output', 'xmlbinary') ORDER BY 1
 """
+# Sizes are guessed: pg_relation_size would wait for whoever has locked a table.
 _TABLES = """
     SELECT c.oid::int8, n.nspname::text, c.relname::text,
         CASE c.relkind WHEN 'r' THEN greatest(c.relpages::int8 * current_setting('block_size')::int8,
-            CASE c.relpages WHEN 0 THEN pg_relation_size(c.oid) END)
+            CASE c.relpages WHEN 0 THEN pg_stat_get_live_tuples(c.oid) * 64 END)
             + coalesce(t.relpages::int8 * current_setting('block_size')::int8, 0) ELSE 0 END
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_class t ON t.oid = c.reltoastrelid
     WHERE c.relkind IN ('r', 'p', 'm', 'S', 'f')
