@@ -15,11 +15,14 @@ import signal
 import subprocess
 import tempfile
 import threading
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 
+from pghaven.clock import SYSTEM_CLOCK
 from pghaven.dump.earlier import EarlierFile, EarlierReader
 from pghaven.dump.extract import ExtractSettings
 from pghaven.dump.programs import Calling, program_failed
@@ -32,6 +35,8 @@ _SOONER = 6
 _READ_BYTES = 4 << 20
 _PARTS_AT_ONCE = 1024  # IOV_MAX
 _PIPE_BYTES = 1 << 20
+# How long a full pipe is left to be read: less than the fastest session takes to empty it.
+_DRAIN_SECONDS = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +138,14 @@ class _Feeding:
             self._kill()
 
     def _write_all(self, fd: int, file: EarlierFile) -> None:
-        """One part is read while another is written. Whoever reads may have ended, which its own status tells of."""
+        """One part is read while another is written. Whoever reads may have ended, which its own status tells of.
+
+        Who sleeps in a write to a full pipe is woken for every page that is read, on the reader's processor and in its
+        time. So a large pipe is filled, left alone for a moment, and filled again.
+        """
         with suppress(OSError):  # a user may have as much in pipes already as the system allows
             fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        os.set_blocking(fd, fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ) < _PIPE_BYTES)
         with suppress(BrokenPipeError):
             for parts in _read_ahead(self._source, file):
                 _write(fd, parts)
@@ -173,11 +183,15 @@ def _read_ahead(source: ExtractSettings, file: EarlierFile) -> Iterator[list[Buf
             yield parts
 
 
-def _write(fd: int, parts: list[Buffer]) -> None:
-    for first in range(0, len(parts), _PARTS_AT_ONCE):
-        some = parts[first : first + _PARTS_AT_ONCE]
-        size = sum(map(len, some))
-        written = os.writev(fd, some)
-        rest = memoryview(b"".join(some))[written:] if written < size else b""
-        while rest:
-            rest = rest[os.write(fd, rest) :]
+def _write(fd: int, parts: Sequence[Buffer]) -> None:
+    rest = deque(memoryview(one) for one in parts)
+    while rest:
+        try:
+            written = os.writev(fd, list(islice(rest, _PARTS_AT_ONCE)))
+        except BlockingIOError:
+            SYSTEM_CLOCK.sleep(_DRAIN_SECONDS)
+            continue
+        while rest and written >= len(rest[0]):
+            written -= len(rest.popleft())
+        if written:
+            rest[0] = rest[0][written:]
