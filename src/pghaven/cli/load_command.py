@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -73,19 +74,19 @@ def command(
     nobody else reaches; ends with 17 when rows or checksums are not those of the dump.
     """
     if verify:
-        whole = {"database": database, "jobs": jobs, "options": options}
-        return _verify(invocation, label, cluster=cluster, repository=repository, **whole)
+        whole = {"repository": repository, "database": database, "jobs": jobs, "options": options}
+        return _verify(invocation, label, cluster=cluster, **whole)
     if globals_only:
         return _load_globals(invocation, label, cluster=cluster, target=target, repository=repository, dry_run=dry_run)
-    from pghaven.dump.load import LoadSettings, run_load
-    from pghaven.dump.options import refuse_own_options
-
-    refuse_own_options(options)
+    _refuse_own(options)
     chosen = invocation.get_cluster(cluster)
-    owner, conninfo = find_other_owner(chosen.data_directory), target or chosen.conninfo
-    with invocation.reporter as listener:
+    conninfo, owner, bin_dir = find_reach(chosen, target)
+    calling = find_calling(conninfo, owner, bin_dir)
+    with invocation.reporter as listener, calling.ask_globals() as asked:
+        # It answers while what reads a dump is imported.
+        from pghaven.dump.load import LoadSettings, run_load
+
         wanted = (dump := _open_dump(invocation, chosen, repository, label)).choose(database)
-        calling = find_calling(dump, conninfo, owner, chosen.pg_bin if target is None else None)
         settings = LoadSettings(
             conninfo=conninfo,
             os_user=owner.name if owner else None,
@@ -101,7 +102,7 @@ def command(
             options=options,
             dry_run=dry_run,
         )
-        result = run_load(dump, wanted, calling, settings, listener)
+        result = run_load(dump, wanted, fit_calling(calling, dump, bin_dir), settings, listener, asked=asked)
     return invocation.show("load", _body(result) | {"dry_run": dry_run}, _render(result, dry_run=dry_run))
 
 
@@ -128,14 +129,35 @@ def _open_dump(invocation: Invocation, chosen: ClusterConfig, repository: str | 
     return open_dump(BackupCatalog(opened, chosen.name), label)
 
 
-def find_calling(dump: OpenDump, conninfo: str, owner: OsUser | None, bin_dir: str | None) -> Calling:
-    """The programs for the target's version, or for the dump's where that is newer."""
+def find_reach(cluster: ClusterConfig, target: str | None) -> tuple[str, OsUser | None, str | None]:
+    """The connection string of the server to load into, as whom, and where its programs are, if that is configured."""
+    bin_dir = cluster.pg_bin if target is None else None
+    return target or cluster.conninfo, find_other_owner(cluster.data_directory), bin_dir
+
+
+def find_calling(conninfo: str, owner: OsUser | None, bin_dir: str | None) -> Calling:
+    """The programs for the target's version."""
     from pghaven.dump.programs import Calling, find_dump_programs
     from pghaven.server.connection import connect
 
     with connect(conninfo, os_user=owner.name if owner else None) as connection:
         major = connection.info.server_version // 10000
-    return Calling.of(find_dump_programs(max(major, dump.program_major), bin_dir), conninfo, owner)
+    return Calling.of(find_dump_programs(major, bin_dir), conninfo, owner)
+
+
+def fit_calling(calling: Calling, dump: OpenDump, bin_dir: str | None) -> Calling:
+    """The same, or with the programs for the dump's version where that is newer."""
+    from pghaven.dump.programs import find_dump_programs
+
+    if calling.programs.major >= dump.program_major:
+        return calling
+    return replace(calling, programs=find_dump_programs(dump.program_major, bin_dir))
+
+
+def _refuse_own(options: tuple[str, ...]) -> None:
+    from pghaven.dump.options import refuse_own_options
+
+    refuse_own_options(options)
 
 
 def _refuse_with(context: click.Context, names: frozenset[str], what: str) -> None:

@@ -15,18 +15,17 @@ def load_globals_only(
     repository: str | None,
     dry_run: bool,
 ) -> int:
-    from pghaven.cli.load_command import find_calling, find_other_owner
+    from pghaven.cli.load_command import find_calling, find_reach, fit_calling
     from pghaven.dump.globalsload import load_globals
     from pghaven.dump.load import open_dump
     from pghaven.repository.backups import BackupCatalog
 
     chosen = invocation.get_cluster(cluster)
-    owner = find_other_owner(chosen.data_directory)
-    conninfo = target or chosen.conninfo
+    conninfo, owner, bin_dir = find_reach(chosen, target)
     with invocation.reporter as listener:
         opened = open_chosen_repository(invocation.config, chosen, repository, listener)
         dump = open_dump(BackupCatalog(opened, chosen.name), label, with_databases=False)
-        calling = find_calling(dump, conninfo, owner, chosen.pg_bin if target is None else None)
+        calling = fit_calling(find_calling(conninfo, owner, bin_dir), dump, bin_dir)
         reach = conninfo, owner.name if owner else None
         result = load_globals(dump, calling, reach, listener, dry_run=dry_run)
     text = f"roles and tablespaces of dump {result.label}: {len(result.made)} statements "

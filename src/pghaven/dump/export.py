@@ -16,8 +16,8 @@ from pghaven.dump.extract import extract_files, writing_failed
 from pghaven.dump.facts import DatabaseFacts
 from pghaven.dump.load import OpenDump
 from pghaven.dump.options import find_load_options
-from pghaven.dump.origin import read_small_file
 from pghaven.dump.programs import Calling, find_dump_programs
+from pghaven.dump.small import read_small_file
 from pghaven.errors import Damaged, Refused
 from pghaven.events import Listener, Progress
 from pghaven.runtime.durable import sync_filesystem

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pghaven.dump.globals import compare_globals, make_missing
-from pghaven.dump.load import GLOBALS_ASKED, OpenDump, tell_globals
+from pghaven.dump.load import OpenDump, tell_globals
 from pghaven.dump.programs import Calling
 from pghaven.events import Listener
 from pghaven.server.connection import connect
@@ -32,10 +32,8 @@ def load_globals(
 
     Raises ServerUnsuitable with the statement.
     """
-    there = calling.run(
-        "pg_dumpall", [*GLOBALS_ASKED, "-d", calling.conninfo], doing="read the target's roles and tablespaces"
-    )
-    changes = compare_globals(dump.read_globals(), there)
+    with calling.ask_globals() as running:
+        changes = compare_globals(dump.read_globals(), running.take())
     tell_globals(changes, listener, make=True, dry_run=dry_run)
     conninfo, os_user = reach
     if not dry_run:

@@ -22,19 +22,16 @@ from pghaven.dump.extract import ExtractSettings, extract_files, open_scratch
 from pghaven.dump.facts import FACTS_FILE, GLOBALS_FILE, DatabaseFacts, DumpFacts, parse_facts
 from pghaven.dump.globals import GlobalChange, compare_globals, make_missing
 from pghaven.dump.options import find_load_options
-from pghaven.dump.origin import list_dumped, read_small_file
-from pghaven.dump.programs import Calling
+from pghaven.dump.programs import Calling, Running
 from pghaven.dump.restoring import StreamJob, choose_streamed, restore
 from pghaven.dump.selection import Selection, give, select
+from pghaven.dump.small import list_dumped, read_small_file
 from pghaven.errors import NotFound, PghavenError, Refused
 from pghaven.events import Listener, Notice, Step
 from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.entry import BackupEntry, Purpose
 from pghaven.repository.manifest import Manifest
 from pghaven.server.connection import Connection, connect, fetch_one, server_errors
-
-GLOBALS_ASKED = ("--globals-only", "--no-role-passwords", "--encoding=UTF8")
-"""What a target's pg_dumpall is asked, to compare a dump's globals with."""
 
 _LARGE_OBJECTS = ("BLOB", "LARGE OBJECT")
 _BYTES_WITHOUT_WORKERS = 32 << 20  # fetched sooner than a worker has started
@@ -146,9 +143,16 @@ class LoadResult:
 
 
 def run_load(
-    dump: OpenDump, database: DatabaseFacts, calling: Calling, settings: LoadSettings, listener: Listener
+    dump: OpenDump,
+    database: DatabaseFacts,
+    calling: Calling,
+    settings: LoadSettings,
+    listener: Listener,
+    *,
+    asked: Running | None = None,
 ) -> LoadResult:
-    """Load one database of a dump. ``calling`` has the target server's connection and programs.
+    """Load one database of a dump. ``calling`` has the target server's connection and programs; ``asked`` is what it
+    was asked of the roles and tablespaces there, if that was begun before.
 
     Raises Refused with everything that stands in the way, before anything is changed; ServerUnsuitable with the object
     that failed, StoreUnreachable, Damaged.
@@ -156,10 +160,8 @@ def run_load(
     clock = dump.catalog.repository.clock
     began = clock.monotonic()
     settings = replace(settings, options=(*find_load_options(dump.facts.options), *settings.options))
-    there = calling.run(
-        "pg_dumpall", [*GLOBALS_ASKED, "-d", calling.conninfo], doing="read the target's roles and tablespaces"
-    )
-    changes = compare_globals(dump.read_globals(), there)
+    with asked or calling.ask_globals() as running:
+        changes = compare_globals(dump.read_globals(), running.take())
     tell_globals(changes, listener, make=settings.make_globals, dry_run=settings.dry_run)
     result = LoadResult(
         label=dump.label,

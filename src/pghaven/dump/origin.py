@@ -10,9 +10,10 @@ import os
 
 from pghaven.backup.gather import KNOWN_PACKS, Pieces
 from pghaven.dump.anchors import AnchorTable
-from pghaven.dump.earlier import EarlierFile, EarlierReader, cut_out_file
+from pghaven.dump.earlier import EarlierFile, cut_out_file
 from pghaven.dump.facts import FACTS_FILE, parse_facts
 from pghaven.dump.rows import find_alike
+from pghaven.dump.small import list_dumped, read_small_file
 from pghaven.dump.spooled import SpooledFile
 from pghaven.dump.worker import SLACK_BYTES, RangeJob
 from pghaven.errors import Damaged, ObjectMissing
@@ -168,18 +169,3 @@ class DumpOrigin:
         if number not in self._files:
             self._files[number] = cut_out_file(self._manifest, number)
         return self._files[number]
-
-
-def list_dumped(entry: BackupEntry) -> tuple[str, ...]:
-    """The databases of a committed dump; none where it has roles and tablespaces alone."""
-    return tuple(entry.summary.get("dump", {}).get("databases", ()))
-
-
-def read_small_file(catalog: BackupCatalog, manifest: Manifest, path: str) -> bytes:
-    """The contents of one file of a manifest. Raises Damaged, ObjectMissing."""
-    wanted = os.fsencode(path)
-    for number in range(len(manifest.files.size)):
-        if manifest.files.path(number) == wanted:
-            file = cut_out_file(manifest, number)
-            return EarlierReader(catalog.pack_place, manifest.packs).read(file, 0, file.size) if file.size else b""
-    raise Damaged(f'there is no file "{path}" in "{manifest.facts.label}"')

@@ -100,6 +100,29 @@ def _inspect(directory: str) -> DumpPrograms | None:
     return None if match is None else DumpPrograms(bin_dir=directory, major=int(match[1]), version=match[1] + match[2])
 
 
+class Running:
+    """A program at work while something else is done. Use it as a block: when that is left, the program has ended."""
+
+    def __init__(self, process: subprocess.Popen[bytes], doing: str, good_statuses: Sequence[int]) -> None:
+        self._process = process
+        self._doing = doing
+        self._good_statuses = good_statuses
+
+    def __enter__(self) -> Running:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._process:
+            self._process.kill()
+
+    def take(self) -> bytes:
+        """All that it writes to standard output; waits for its end. Once. Raises ServerUnsuitable."""
+        written, said = self._process.communicate()
+        if self._process.returncode not in self._good_statuses:
+            raise program_failed(self._process.returncode, said, self._doing)
+        return written
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calling:
     """How programs reach a server: as which user of this host, with which connection string and password."""
@@ -129,18 +152,28 @@ class Calling:
     def run(self, program: str, arguments: Sequence[str], *, doing: str, good_statuses: Sequence[int] = (0,)) -> bytes:
         """What a program writes to standard output. Raises ServerUnsuitable with what it said ("could not …"). It ends
         with us, however we end."""
-        done = subprocess.run(
+        with self.begin(program, arguments, doing=doing, good_statuses=good_statuses) as running:
+            return running.take()
+
+    def begin(
+        self, program: str, arguments: Sequence[str], *, doing: str, good_statuses: Sequence[int] = (0,)
+    ) -> Running:
+        """The same, begun; to be called by the main thread, while no other is at work."""
+        process = subprocess.Popen(
             [self.programs.path(program), *arguments],
-            capture_output=True,
-            check=False,
             stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             env=dict(self.environment),
-            preexec_fn=_end_with_parent,
+            preexec_fn=_end_with_parent,  # noqa: PLW1509
             **child_identity(self.user),
         )
-        if done.returncode not in good_statuses:
-            raise program_failed(done.returncode, done.stderr, doing)
-        return bytes(done.stdout)
+        return Running(process, doing, good_statuses)
+
+    def ask_globals(self) -> Running:
+        """The roles and tablespaces of the server, to compare a dump's with."""
+        arguments = ["--globals-only", "--no-role-passwords", "--encoding=UTF8", "-d", self.conninfo]
+        return self.begin("pg_dumpall", arguments, doing="read the target's roles and tablespaces")
 
     def start(self, program: str, arguments: Sequence[str], errors: int) -> subprocess.Popen[bytes]:
         """A program in a process group of its own; what it says goes to the descriptor ``errors``.

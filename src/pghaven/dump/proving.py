@@ -17,7 +17,7 @@ from pghaven.dump.contents import Compared, ContentsSettings, Difference, LargeO
 from pghaven.dump.earlier import cut_out_file
 from pghaven.dump.facts import DatabaseFacts
 from pghaven.dump.globals import compare_globals, make_missing
-from pghaven.dump.load import GLOBALS_ASKED, LoadSettings, OpenDump, run_load
+from pghaven.dump.load import LoadSettings, OpenDump, run_load
 from pghaven.dump.options import NOT_COPY
 from pghaven.dump.programs import Calling, find_dump_programs
 from pghaven.errors import Refused
@@ -118,9 +118,8 @@ class _Proof:
     def make_globals(self) -> None:
         """The dump's roles and tablespaces; these inside the server's own directory, wherever they were."""
         dumped = self._dump.read_globals()
-        there = self._calling.run(
-            "pg_dumpall", [*GLOBALS_ASKED, "-d", self._calling.conninfo], doing="read the scratch server's roles"
-        )
+        with self._calling.ask_globals() as running:
+            there = running.take()
         changes = [
             replace(one, statement=_LOCATION.sub(r"\1'';", one.statement)) for one in compare_globals(dumped, there)
         ]
