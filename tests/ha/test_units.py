@@ -1,0 +1,104 @@
+"""The generated units as systemd itself runs them: started, killed and stopped; and what PostgreSQL does meanwhile.
+
+The one idea: all of it is seen from outside, at files: the server's socket, its control file. TCP is only spoken where
+the units run, since their systemd has a network of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from pghaven.postgres.control import DatabaseState, parse_control
+from tests.ha.engine import NAME, Engine, EngineFactory
+from tests.support.places import programs_directory
+from tests.support.systemd import Booted, booted, find_obstacle
+from tests.support.waiting import wait_until
+from tests.tidy.source import ROOT
+
+NODE = "db1"
+# For machines that do much else meanwhile.
+SECONDS = 90.0
+
+
+def unit(service: str) -> str:
+    return f"pghaven-{service}-{NAME}-{NODE}.service"
+
+
+@contextmanager
+def running(engine: Engine) -> Iterator[Booted]:
+    """A systemd that has the units of the node as ``ha apply`` writes them."""
+    engine.apply()
+    units = {path.name: path.read_text() for path in (engine.place / "units").iterdir()}
+    servers = Path(os.path.realpath(engine.programs.bin_dir)).parent
+    place = Path(tempfile.mkdtemp(prefix="pghaven-systemd-"))
+    try:
+        with booted(place, units, [ROOT, Path(sys.prefix), servers, programs_directory(), engine.place]) as systemd:
+            yield systemd
+    finally:
+        shutil.rmtree(place)
+
+
+@pytest.fixture
+def engine(make_engine: EngineFactory) -> Engine:
+    if (obstacle := find_obstacle()) is not None:
+        pytest.skip(obstacle)
+    return make_engine(nodes=1, start=False)
+
+
+def accepts_writes(engine: Engine) -> bool:
+    try:
+        return not engine.value(NODE, "SELECT pg_is_in_recovery()")
+    except psycopg.OperationalError:
+        return False
+
+
+def says_primary(systemd: Booted, engine: Engine) -> bool:
+    """Whether the Patroni that runs now answers that it has the lease and its server is primary."""
+    url = f"http://127.0.0.1:{engine.ports[NODE][1]}/primary"
+    ask = f"import urllib.request; urllib.request.urlopen({url!r}, timeout=5)"
+    return systemd.run(sys.executable, "-c", ask).returncode == 0
+
+
+def counts_through_the_proxy(systemd: Booted, engine: Engine) -> str:
+    psql = os.path.realpath(engine.programs.path("psql"))
+    return systemd.run(psql, engine.proxy_conninfo(), "-XAtc", "SELECT count(*) FROM kept").stdout.strip()
+
+
+def kill_and_await_another(systemd: Booted, service: str) -> None:
+    (first,) = systemd.show(unit(service), "MainPID")
+    assert systemd.run("kill", "-KILL", first).returncode == 0
+    wait_until(lambda: systemd.show(unit(service), "NRestarts") != ["0"], f"the restart of {service}", SECONDS)
+    wait_until(lambda: systemd.show(unit(service), "ActiveState") == ["active"], f"another {service}", SECONDS)
+    assert systemd.show(unit(service), "MainPID") not in (["0"], [first])
+
+
+def test_systemd_keeps_patroni_and_the_proxy_going_and_stops_postgresql_cleanly(engine: Engine) -> None:
+    with running(engine) as systemd:
+        systemd.control("start", *map(unit, ("etcd", "patroni", "haproxy")))
+        wait_until(lambda: accepts_writes(engine), "a primary", SECONDS)
+        engine.sql(NODE, "CREATE TABLE kept AS SELECT 7 AS n")
+        wait_until(lambda: counts_through_the_proxy(systemd, engine) == "1", "an answer through the proxy", SECONDS)
+        started = engine.value(NODE, "SELECT pg_postmaster_start_time()")
+
+        kill_and_await_another(systemd, "patroni")
+        wait_until(lambda: says_primary(systemd, engine), "Patroni to have taken its server over", SECONDS)
+        assert engine.value(NODE, "SELECT pg_postmaster_start_time()") == started, "PostgreSQL was restarted"
+        engine.sql(NODE, "INSERT INTO kept VALUES (8)")
+
+        kill_and_await_another(systemd, "haproxy")
+        wait_until(lambda: counts_through_the_proxy(systemd, engine) == "2", "an answer through the proxy", SECONDS)
+
+        systemd.control("stop", unit("patroni"))
+        assert systemd.show(unit("patroni"), "ActiveState", "Result") == ["inactive", "success"]
+        control = parse_control((engine.data_directory(NODE) / "global" / "pg_control").read_bytes())
+        assert control.state is DatabaseState.SHUT_DOWN
+        assert not (engine.data_directory(NODE) / "postmaster.pid").exists()
