@@ -102,3 +102,21 @@ def test_a_newer_pg_dump_says_so_and_its_dump_goes_into_no_older_server(site: Du
     assert dump.program_major == pg_version + 1
     with pytest.raises(Refused, match=f"and the server is of the older version {pg_version}"):
         load(site, dump, dump.choose("postgres"))
+
+
+def test_bytes_of_no_known_encoding_go_into_no_database_that_has_one(site: Dumped) -> None:
+    """The server does not check rows that are sent as SQL_ASCII: they would be there, and whoever reads them fails."""
+    cluster = site.cluster
+    for name, encoding in (("raw", "SQL_ASCII"), ("target", "UTF8")):
+        cluster.sql(f"CREATE DATABASE {name} ENCODING {encoding} LOCALE 'C' TEMPLATE template0")
+    cluster.sql("CREATE TABLE words AS SELECT convert_from('\\xe9', 'SQL_ASCII') AS word", dbname="raw")
+    dump = open_dump(site.catalog, site.dump("raw").label)
+    with pytest.raises(Refused, match="has encoding UTF8, and the dump SQL_ASCII") as raised:
+        load(site, dump, dump.choose("raw"))
+    assert raised.value.hint is not None and "--option=--encoding=NAME" in raised.value.hint
+    load(site, dump, dump.choose("raw"), target="same", create=True)
+    assert cluster.value("SELECT word::bytea FROM words", dbname="same") == b"\xe9"
+
+    known = open_dump(site.catalog, site.dump("raw", options=("--encoding=LATIN1",)).label)
+    load(site, known, known.choose("raw"))
+    assert cluster.value("SELECT word FROM words", dbname="target") == "\u00e9"

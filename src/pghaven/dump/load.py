@@ -21,7 +21,7 @@ from pghaven.dump.earlier import cut_out_file
 from pghaven.dump.extract import ExtractSettings, extract_files, open_scratch
 from pghaven.dump.facts import FACTS_FILE, GLOBALS_FILE, DatabaseFacts, DumpFacts, parse_facts
 from pghaven.dump.globals import GlobalChange, compare_globals, make_missing
-from pghaven.dump.options import find_load_options
+from pghaven.dump.options import find_encoding, find_load_options
 from pghaven.dump.programs import Calling, Running
 from pghaven.dump.restoring import StreamJob, choose_streamed, restore
 from pghaven.dump.selection import Selection, give, select
@@ -266,6 +266,12 @@ def _find_obstacles(
             encoding = str(fetch_one(connection, query, settings.target)[0])
             if encoding not in (database.encoding, "UTF8"):
                 yield f'database "{settings.target}" has encoding {encoding}, the dump {database.encoding}'
+            elif encoding != database.encoding == (find_encoding(dump.facts.options) or "SQL_ASCII") == "SQL_ASCII":
+                # Sent as SQL_ASCII, rows are not checked by COPY: what is no UTF8 would be found when it is read.
+                yield (
+                    f'database "{settings.target}" has encoding {encoding}, and the dump SQL_ASCII: bytes that the '
+                    "server would take as they are"
+                )
 
 
 def _find_missing_globals(connection: Connection, database: DatabaseFacts, settings: LoadSettings) -> Iterator[str]:
@@ -287,6 +293,11 @@ def _find_missing_globals(connection: Connection, database: DatabaseFacts, setti
 def _advise(obstacles: Sequence[str]) -> str | None:
     if any(one.startswith(("role ", "tablespace ")) for one in obstacles):
         return "--globals makes what is missing; --no-owner with --no-acl, or --no-tablespaces, does without."
+    if any("bytes that the server" in one for one in obstacles):
+        return (
+            "--create makes a database that takes any bytes. A dump with --option=--encoding=NAME says what they are, "
+            "and is checked."
+        )
     if any("there is no database" in one for one in obstacles):
         return "--create makes it."
     if any("already" in one for one in obstacles):

@@ -18,7 +18,7 @@ from pghaven.dump.earlier import cut_out_file
 from pghaven.dump.facts import DatabaseFacts
 from pghaven.dump.globals import compare_globals, make_missing
 from pghaven.dump.load import LoadSettings, OpenDump, run_load
-from pghaven.dump.options import NOT_COPY
+from pghaven.dump.options import NOT_COPY, find_encoding
 from pghaven.dump.programs import Calling, find_dump_programs
 from pghaven.errors import Refused
 from pghaven.events import Event, Listener, Notice, Step
@@ -30,7 +30,6 @@ from pghaven.server.scratch import ScratchPlace, open_scratch_place, run_scratch
 
 _MAJOR = re.compile(r"[0-9]+")
 _BLOB = re.compile(r"blob_([0-9]+)\.dat")
-_ENCODING = re.compile(r"(?:--encoding=|-E)(.+)")
 _LOCATION = re.compile(r"(CREATE TABLESPACE .* LOCATION )'(?:[^']|'')*';")
 # One transaction drops a whole database's worth of locks when pg_restore works with one connection.
 _SERVER = {"allow_in_place_tablespaces": "on", "max_locks_per_transaction": "1024", "max_connections": "300"}
@@ -157,7 +156,7 @@ class _Proof:
         dump = self._dump
         settings = ContentsSettings(
             conninfo=self._place.conninfo(target),
-            encoding=_find_encoding(dump.facts.options, database),
+            encoding=find_encoding(dump.facts.options) or database.encoding,
             session=database.settings,
             place=dump.catalog.pack_place,
             packs=dump.manifest.packs,
@@ -191,12 +190,6 @@ def iter_jobs(dump: OpenDump, database: DatabaseFacts) -> Iterator[TableJob | La
         match = _BLOB.fullmatch(path.removeprefix(f"{database.directory}/"))
         if match is not None:
             yield LargeObjectJob(int(match[1]), files.content_hash[number].tobytes())
-
-
-def _find_encoding(options: Sequence[str], database: DatabaseFacts) -> str:
-    """In what encoding pg_dump wrote."""
-    given = [match[1] for option in options if (match := _ENCODING.fullmatch(option))]
-    return given[-1] if given else database.encoding
 
 
 def _major_of(version: str) -> int:
