@@ -15,7 +15,7 @@ from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import Timeline
 from pghaven.repository import layout
 from pghaven.repository.backups import BackupCatalog
-from pghaven.repository.entry import BackupState
+from pghaven.repository.entry import BackupEntry, BackupState
 from pghaven.repository.horizon import Horizon, find_horizon, read_horizon
 from pghaven.repository.keyset import KeySet
 from pghaven.repository.memory import NOTHING, OLDER_HINT, HostMemory, Seen, SeenCluster, hash_key_set
@@ -75,13 +75,22 @@ def remember(memory: HostMemory, repository: Repository, cluster: str) -> str | 
 
 
 def _find_newest(repository: Repository, cluster: str) -> str | None:
-    """A backup that is complete, the last by its label; a few requests, however many there are."""
+    """A backup that is complete, the last by its label, which has the second that it began in, and of those of one
+    second by its end; a few requests, however many there are."""
     catalog = BackupCatalog(repository, cluster)
+    newest: BackupEntry | None = None
     for child in sorted(repository.store.list_children(layout.backups_prefix(cluster)), reverse=True):
+        if newest is not None and child.partition("-")[0] != newest.label.partition("-")[0]:
+            break
         entry = catalog.read_entry(child.removesuffix("/"))
-        if entry.state is BackupState.COMMITTED and entry.has_files:
-            return entry.label
-    return None
+        is_backup = entry.state is BackupState.COMMITTED and entry.has_files
+        if is_backup and (newest is None or _find_end(entry) > _find_end(newest)):
+            newest = entry
+    return None if newest is None else newest.label
+
+
+def _find_end(entry: BackupEntry) -> Lsn:
+    return Lsn.parse(entry.summary.get("stop_lsn", "0/0"))
 
 
 def accept(memory: HostMemory, repository: Repository, key_set: KeySet | None) -> str | None:

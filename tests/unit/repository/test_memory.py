@@ -89,6 +89,26 @@ def test_a_backup_that_is_missing_although_nobody_collected_is_told(memory: Host
     )
 
 
+class OfTheSameSecond(BackupOrder):
+    """Taken in the second of the second one, after it; its label comes before that one's."""
+
+    @property
+    def label(self) -> str:
+        return BackupOrder(number=2).label[:-4] + "0000"
+
+
+def test_of_two_backups_of_one_second_the_one_that_ended_last_is_remembered(
+    memory: HostMemory, repository: Repository, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    before = names_in(repository)
+    later = OfTheSameSecond(number=3, workers=1)
+    take(repository, make_source(tmp_path_factory.mktemp("later"), tablespaces=False), later)
+    remember(memory, repository, CLUSTER)
+    roll_back(repository, before)
+    (told,) = find_older(memory, repository, CLUSTER)
+    assert later.label in told
+
+
 def test_a_backup_that_a_later_collection_removed_is_missed_by_nobody(
     memory: HostMemory, repository: Repository
 ) -> None:
