@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from pghaven.dump.archive import ArchiveEntry, parse_contents
 from pghaven.dump.spooled import TOC_FILE, SpooledFile
-from pghaven.errors import PghavenError
+from pghaven.errors import PghavenError, StoreUnreachable
 from pghaven.runtime.crew import NOT_YET, NotYet
 from pghaven.runtime.sharedslots import SharedSlots
 
@@ -72,7 +72,7 @@ class Streams:
         """Wait until pg_dump has made its directory and its table of contents, and put the pipes in their places.
 
         The directory must not be there before: pg_dump takes an empty one only. It is when this ends, if pg_dump got
-        so far.
+        so far. Raises StoreUnreachable for a full spool.
         """
         while not os.path.isdir(self.path):
             if select.select([ended], [], [], FIRST_WAIT_SECONDS)[0]:
@@ -109,8 +109,7 @@ class Streams:
             os.close(fd)
             with suppress(FileNotFoundError):
                 os.unlink(toc)
-        with open(toc, "xb") as stream:
-            stream.write(b"".join(parts))
+        _write(toc, b"".join(parts))
         self._give(toc)
 
     def _make_pipes(self, entries: tuple[ArchiveEntry, ...]) -> None:
@@ -213,6 +212,17 @@ class Streams:
             self._close(stream)
             if stream.slot is not None:
                 self.slots.give_back(stream.slot)
+
+
+def _write(path: str, content: bytes) -> None:
+    try:
+        with open(path, "xb") as stream:
+            stream.write(content)
+    except OSError as error:
+        raise StoreUnreachable(
+            f'could not write "{path}": {error.strerror}',
+            hint="Set dump_spool in the configuration to a directory with more room.",
+        ) from error
 
 
 def _set_pipe_size(fd: int, size: int) -> None:

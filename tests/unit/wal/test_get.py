@@ -34,13 +34,6 @@ OFFSET = 4096
 FORK = Lsn(5 * SEGMENT_SIZE + OFFSET)
 
 
-@pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WalSite:
-    made = WalSite(tmp_path)
-    monkeypatch.chdir(made.data_directory)
-    return made
-
-
 def store(site: WalSite, *names: SegmentName) -> None:
     for name in names:
         site.archive.put(str(name), make_segment(name), {})

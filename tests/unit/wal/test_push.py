@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 
 import pytest
 
@@ -30,13 +29,6 @@ from tests.support.walfile import (
 
 FOREIGN = SYSTEM_IDENTIFIER + 1
 FORK = Lsn(5 * SEGMENT_SIZE + 4096)
-
-
-@pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WalSite:
-    made = WalSite(tmp_path)
-    monkeypatch.chdir(made.data_directory)
-    return made
 
 
 def push_path(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from pghaven.clock import ManualClock
@@ -28,13 +26,6 @@ from tests.support.walfile import (
 )
 
 FORK = Lsn(5 * SEGMENT_SIZE + 4096)
-
-
-@pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WalSite:
-    made = WalSite(tmp_path)
-    monkeypatch.chdir(made.data_directory)
-    return made
 
 
 @pytest.fixture
