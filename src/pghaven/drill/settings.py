@@ -85,9 +85,11 @@ def render_settings(control: ControlFile, major: int, preload: Sequence[str]) ->
 
 
 def render_session_options(major: int) -> str:
-    """For ``options`` of a connection, where they win over what ALTER ROLE and ALTER DATABASE have set, beside what
-    every session of ours sets: libraries to load, another role to act as, a time after which a long count ends."""
+    """For ``options`` of a connection, where they win over what ALTER ROLE and ALTER DATABASE have set: libraries to
+    load, another role to act as, times after which a long count ends. Every session of ours sets some of these too, but
+    a time of a millisecond may end that very statement."""
     options = ["session_preload_libraries=", "local_preload_libraries=", "role=none"]
+    options += ["statement_timeout=0", "lock_timeout=0"]
     if major >= 17:
         options.append("transaction_timeout=0")
     return " ".join(f"-c {one}" for one in options)
