@@ -427,3 +427,40 @@ def test_a_killed_drill_leaves_nothing_behind_the_next(site: Site, drills: Path)
     result = drill(site, drills, "--backup", "nosuch", status=FAILED)
     assert "nosuch" in failures(result)["plan"]
     assert not data.exists()
+
+
+def test_locks_that_a_copy_brings_along_hold_no_drill_up(pg_version: int, site: Site, drills: Path) -> None:
+    """Transactions that are prepared keep them over a recovery, and nobody is there who would finish them."""
+    site.cluster.append_conf(max_prepared_transactions="5")
+    site.set_up()
+    site.cluster.sql("CREATE TABLE free (i int); INSERT INTO free VALUES (1)")
+    site.cluster.sql("CREATE TABLE held (i int PRIMARY KEY); CREATE TABLE out_of_line (s text)")
+    site.ok("backup")
+    site.cluster.sql("BEGIN; LOCK TABLE held; PREPARE TRANSACTION 'it''s one'")
+    toast = site.cluster.value("SELECT reltoastrelid::regclass::text FROM pg_class WHERE relname = 'out_of_line'")
+    site.cluster.sql(f"BEGIN; REINDEX TABLE {toast}; PREPARE TRANSACTION 'two'")
+    mark = site.json("mark", "--database", "postgres")
+    passed_over = {one["table"]: one["reason"] for one in mark["passed_over"]}
+    assert passed_over == dict.fromkeys(
+        ("postgres.public.held", "postgres.public.out_of_line"), "somebody had locked it"
+    )
+    result = drill(site, drills, "--at", "latest")
+    assert set(verdicts(result).values()) == {"OK"}, result["checks"]
+    (prepared,) = (one["text"] for one in result["checks"] if one["name"] == "prepared")
+    assert prepared.startswith("2 transactions would wait for COMMIT PREPARED"), prepared
+    assert '"it\'s one" in database postgres' in prepared
+
+
+def test_names_that_are_no_utf8_can_be_read(pg_version: int, site: Site, drills: Path) -> None:
+    """Where a database has no encoding a name may be any bytes."""
+    site.set_up()
+    site.cluster.sql("CREATE DATABASE bytes TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE 'C'")
+    make = r"""DO $$ BEGIN EXECUTE format('CREATE TABLE %I (i int PRIMARY KEY)',
+        convert_from('\x74ff'::bytea, 'SQL_ASCII')); EXECUTE format('INSERT INTO %I VALUES (1)',
+        convert_from('\x74ff'::bytea, 'SQL_ASCII')); END $$"""
+    site.cluster.sql(make, dbname="bytes")
+    site.ok("backup")
+    mark = site.json("mark", "--database", "bytes")
+    assert (mark["tables"], mark["rows"]) == (1, 1), mark
+    result = drill(site, drills, "--at", "latest")
+    assert set(verdicts(result).values()) == {"OK"}, result["checks"]

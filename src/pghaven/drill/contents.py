@@ -2,7 +2,7 @@
 
 The one idea: a row's text is hashed and the hashes are added, so that neither the order of rows nor where they lie
 matters; to get there every row is read once, with all that is stored out of line. The settings that change how a value
-is written are fixed for the session, at the source and in the copy alike.
+is written are fixed for the session, at the source and in the copy alike. Nobody who has locked a table is waited for.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 import psycopg
 from psycopg import sql
 
-from pghaven.server.connection import Connection
+from pghaven.server.connection import Connection, fetch_one
 
 WRITING: Final = """
     SET extra_float_digits = 1;
@@ -24,16 +24,27 @@ WRITING: Final = """
     SET xmlbinary = 'base64';
     SET row_security = off;
     SET max_parallel_workers_per_gather = 0;
+    SET lock_timeout = '2s';
 """
+
+_LOCKED = "somebody has locked it"
 
 # Foreign tables are another server's, views nobody's; what is unlogged or temporary does not survive a recovery.
 _TABLES: Final = """
-    SELECT n.nspname, c.relname, pg_relation_size(c.oid), n.nspname IN ('pg_catalog', 'information_schema')
+    SELECT c.oid::int8, n.nspname, c.relname, n.nspname IN ('pg_catalog', 'information_schema')
       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
      WHERE c.relkind IN ('r', 'm') AND c.relpersistence = 'p' AND (c.relkind <> 'm' OR c.relispopulated)
        AND n.nspname NOT LIKE 'pg\\_toast%'
      ORDER BY 4, 1, 2
 """
+# In a database without an encoding names are just bytes; read as this every one of them comes through.
+_ANY_BYTES: Final = "SET client_encoding = 'LATIN1'"
+_NO_ENCODING: Final = "SQL_ASCII"
+_FOREIGN_NAMES: Final = """
+    SELECT relname FROM pg_class WHERE relname::text !~ '^[ -~]*$'
+    UNION ALL SELECT nspname FROM pg_namespace WHERE nspname::text !~ '^[ -~]*$'
+"""
+_SIZE: Final = "SELECT pg_relation_size(%s::oid)"
 _DATABASES: Final = """
     SELECT datname FROM pg_database WHERE datallowconn AND datconnlimit <> -2 ORDER BY datname
 """
@@ -45,11 +56,11 @@ _READ: Final = """
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableName:
-    """One table. ``size_bytes`` is that of its main file; ``is_system`` for the catalogs."""
+    """One table. ``is_system`` for the catalogs."""
 
+    oid: int
     schema: str
     table: str
-    size_bytes: int
     is_system: bool
 
     def __str__(self) -> str:
@@ -88,28 +99,49 @@ def list_databases(connection: Connection) -> tuple[str, ...]:
 def list_tables(connection: Connection) -> tuple[TableName, ...]:
     """The tables of the connection's database that hold what a restore brings back. Raises the driver's errors."""
     rows = connection.execute(_TABLES.encode())
-    return tuple(TableName(schema=row[0], table=row[1], size_bytes=row[2] or 0, is_system=row[3]) for row in rows)
+    return tuple(TableName(oid=row[0], schema=row[1], table=row[2], is_system=row[3]) for row in rows)
+
+
+def have_names_readable(connection: Connection) -> None:
+    """Where names of relations are no UTF-8 the session reads all text byte by byte from here on. Raises the driver's
+    errors."""
+    if connection.info.parameter_status("server_encoding") != _NO_ENCODING:
+        return
+    try:
+        with connection.transaction():
+            connection.execute(_FOREIGN_NAMES).fetchall()
+    except psycopg.errors.CharacterNotInRepertoire:
+        connection.execute(_ANY_BYTES)
 
 
 def iter_contents(
-    connection: Connection, database: str, wanted: Callable[[TableName], bool]
+    connection: Connection, database: str, wanted: Callable[[TableName], bool], *, bytes_max: int | None = None
 ) -> Iterator[TableContents | Unread]:
-    """Read every row of the wanted tables. The session's settings for writing values are changed.
+    """Read every row of the wanted tables whose main file has at most ``bytes_max``. The session's settings for writing
+    values, and for waiting, are changed.
 
     In a transaction a table that cannot be read ends only its own part. Raises the driver's OperationalError when the
     server is gone.
     """
     connection.execute(WRITING)
+    have_names_readable(connection)
     for table in list_tables(connection):
         if wanted(table):
-            yield _read_table(connection, database, table)
+            yield _read_table(connection, database, table, bytes_max)
 
 
-def _read_table(connection: Connection, database: str, table: TableName) -> TableContents | Unread:
+def _read_table(
+    connection: Connection, database: str, table: TableName, bytes_max: int | None
+) -> TableContents | Unread:
     query = sql.SQL(_READ).format(sql.Identifier(table.schema, table.table))
     try:
         with connection.transaction():
+            # Asked for one table at a time: this waits for locks too.
+            if bytes_max is not None and (fetch_one(connection, _SIZE, table.oid)[0] or 0) > bytes_max:
+                return Unread(database=database, table=str(table), reason="it is too large")
             row = connection.execute(query).fetchone()
+    except psycopg.errors.LockNotAvailable:
+        return Unread(database=database, table=str(table), reason=_LOCKED)
     except psycopg.Error as error:
         if connection.closed or connection.broken:
             raise

@@ -10,7 +10,7 @@ of it and the message, and that is seen by a second snapshot that is the same; e
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
@@ -35,6 +35,17 @@ _ATTEMPTS: Final = 100
 _PAUSE_SECONDS: Final = 0.05
 _TABLES_MAX: Final = 20_000  # a document has at most 4 MiB
 _SNAPSHOT: Final = "SELECT pg_current_snapshot()::text"
+# These locks are in the WAL, so that a copy which stops at the message has them, and keeps them.
+_LOCKED: Final = """
+    SELECT d.datname, l.relation::int8 FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+     WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock' AND l.granted
+"""
+# Whoever reads a table locks its indexes and what is stored out of line, too.
+_TABLES_OF: Final = """
+    WITH locked AS (SELECT unnest(%s::oid[]) AS oid),
+        found AS (SELECT oid FROM locked UNION SELECT indrelid FROM pg_index JOIN locked ON indexrelid = oid)
+    SELECT oid::int8 FROM found UNION SELECT c.oid::int8 FROM pg_class c JOIN found ON c.reltoastrelid = found.oid
+"""
 # The second message is there to be the next record: recovery stops before that one, and so just behind the first.
 _MESSAGES: Final = """
     SELECT pg_logical_emit_message(false, %s, %s)::text, pg_logical_emit_message(false, %s, 'end')::text
@@ -62,9 +73,11 @@ class MarkResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Place:
-    """Where the snapshots of these connections, one a database, belong in the WAL."""
+    """Where the snapshots of these connections, one a database, belong in the WAL, and the relations in each database
+    that somebody had locked just there."""
 
     lsn: Lsn
+    locked: Mapping[str, Sequence[int]]
     connections: dict[str, Connection]
 
 
@@ -115,9 +128,9 @@ def write_marker(
 
 def _find_place(main: Connection, connections: dict[str, Connection], clock: Clock) -> _Place:
     for _ in range(_ATTEMPTS):
-        lsn = _try_place(main, list(connections.values()), clock)
-        if lsn is not None:
-            return _Place(lsn=lsn, connections=connections)
+        place = _try_place(main, connections, clock)
+        if place is not None:
+            return place
         for connection in connections.values():
             connection.execute("ROLLBACK")
         clock.sleep(_PAUSE_SECONDS)
@@ -127,19 +140,22 @@ def _find_place(main: Connection, connections: dict[str, Connection], clock: Clo
     )
 
 
-def _try_place(main: Connection, sessions: Sequence[Connection], clock: Clock) -> Lsn | None:
+def _try_place(main: Connection, connections: dict[str, Connection], clock: Clock) -> _Place | None:
     """The position to which the snapshots just taken belong; None when a transaction came in between."""
+    locked: dict[str, list[int]] = {}
     with server_errors(main, "write a marker into the WAL"):
         snapshots = []
-        for session in sessions:
+        for session in connections.values():
             session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             snapshots.append(fetch_one(session, _SNAPSHOT)[0])
         lsn, _ = fetch_one(main, _MESSAGES, PREFIX, f"marker {os.urandom(8).hex()}", PREFIX)
+        for database, relation in main.execute(_LOCKED).fetchall():
+            locked.setdefault(database, []).append(relation)
         (after,) = fetch_one(main, _SNAPSHOT)
         if any(snapshot != after for snapshot in snapshots):
             return None
         if not _may_be_committing(main, after, clock):
-            return Lsn.parse(lsn)
+            return _Place(lsn=Lsn.parse(lsn), locked=locked, connections=connections)
     return None
 
 
@@ -161,27 +177,34 @@ def _count(place: _Place, settings: MarkSettings, listener: Listener) -> tuple[l
     for database, connection in place.connections.items():
         listener(Step(text=f"counting the rows of database {database}"))
         with server_errors(connection, f"count the rows of database {database}"):
-            large: list[TableName] = []
-            wanted = _make_filter(settings.table_bytes_max, large)
-            for found in iter_contents(connection, database, wanted):
+            locked = _find_tables(connection, place.locked.get(database, ()))
+            is_wanted = _make_filter(locked)
+            for found in iter_contents(connection, database, is_wanted, bytes_max=settings.table_bytes_max):
                 if isinstance(found, Unread):
                     passed_over.append((f"{database}.{found.table}", found.reason))
                 else:
                     tables.append(_to_facts(found))
+            passed_over += [(f"{database}.{name}", "somebody had locked it") for name in locked.values() if name]
             connection.execute("COMMIT")
-        passed_over += [(f"{database}.{table}", "it is too large") for table in large]
     passed_over += [(f"{one.database}.{one.schema}.{one.table}", "too many") for one in tables[_TABLES_MAX:]]
     return tables[:_TABLES_MAX], passed_over[:_TABLES_MAX]
 
 
-def _make_filter(bytes_max: int, large: list[TableName]) -> Callable[[TableName], bool]:
-    """Users' tables up to a size; those above it go into ``large``."""
+def _find_tables(connection: Connection, relations: Sequence[int]) -> dict[int, str | None]:
+    """The tables that cannot be read while somebody has locked these; each has its name once it is seen among all."""
+    if not relations:
+        return {}
+    return dict.fromkeys(row[0] for row in connection.execute(_TABLES_OF.encode(), (list(relations),)))
+
+
+def _make_filter(locked: dict[int, str | None]) -> Callable[[TableName], bool]:
+    """Users' tables that nobody had locked; those that are passed over get their names in ``locked``."""
 
     def is_wanted(table: TableName) -> bool:
         if table.is_system:
             return False
-        if table.size_bytes > bytes_max:
-            large.append(table)
+        if table.oid in locked:
+            locked[table.oid] = str(table)
             return False
         return True
 

@@ -14,7 +14,7 @@ from typing import Final
 import psycopg
 from psycopg import sql
 
-from pghaven.drill.contents import TableContents, Unread, iter_contents, list_databases
+from pghaven.drill.contents import TableContents, Unread, have_names_readable, iter_contents, list_databases
 from pghaven.proof.results import CheckResult, fail, good, warn
 from pghaven.server.connection import Connection
 
@@ -23,11 +23,13 @@ INDEXES: Final = "indexes"
 EXTENSIONS: Final = "extensions"
 COLLATIONS: Final = "collations"
 OWN: Final = "own check"
+PREPARED: Final = "prepared"
 
 # So many findings of a kind are told; all are counted.
 _TOLD = 5
 _SCHEMA: Final = "pghaven_drill"
 
+_PREPARED: Final = "SELECT gid, database FROM pg_prepared_xacts ORDER BY prepared, gid"
 _BTREES: Final = """
     SELECT i.indexrelid, i.indexrelid::regclass::text, i.indrelid::regclass::text, a.amname
       FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am a ON a.oid = c.relam
@@ -83,11 +85,25 @@ def ask_all(connect: Connect, own: Sequence[OwnCheck], skipped: Sequence[str], a
     """
     with closing(connect("postgres")) as connection:
         databases = list_databases(connection)
+        prepared = connection.execute(_PREPARED).fetchall()
+    _roll_back(connect, [one for one in prepared if one[1] in databases], answers)
     for name, ask in _QUESTIONS:
         if name not in skipped:
             ask(connect, databases, answers)
     for one in own:
         answers.results.append(_ask_own(connect, one))
+
+
+def _roll_back(connect: Connect, prepared: Sequence[tuple[str, str]], answers: Answers) -> None:
+    """Transactions that were prepared and not finished keep their locks after a recovery: whoever reads what they have
+    locked would wait for ever."""
+    for gid, database in prepared:
+        with closing(connect(database)) as connection:
+            connection.execute(sql.SQL("ROLLBACK PREPARED {}").format(sql.Literal(gid)))
+    if prepared:
+        told = _tell([f'"{gid}" in database {database}' for gid, database in prepared])
+        text = f"{_count(prepared, 'transaction')} would wait for COMMIT PREPARED, with all locks: {told}"
+        answers.results.append(good(PREPARED, text))
 
 
 def _ask_rows(connect: Connect, databases: Sequence[str], answers: Answers) -> None:
@@ -114,6 +130,7 @@ def _ask_indexes(connect: Connect, databases: Sequence[str], answers: Answers) -
     indexes = tables = 0
     for database in databases:
         with closing(connect(database)) as connection:
+            have_names_readable(connection)
             try:
                 where = _install_amcheck(connection)
             except psycopg.Error as error:
