@@ -142,6 +142,7 @@ def _describe_estimate(plan: RestorePlan, now: datetime, rates: Rates | None) ->
     end = render_time(now + timedelta(seconds=guess.total_seconds))
     if plan.existing is None:
         parts = f"{render_duration(guess.copy_seconds)} for the files, {render_duration(guess.replay_seconds)} for WAL"
+        parts += f", {render_duration(guess.other_seconds)} for planning and opening"
         return f"{render_duration(guess.total_seconds)} ({parts}), so done at about {end}, {guess.basis}"
     least, most = render_duration(guess.least_seconds), render_duration(guess.total_seconds)
     return f"{least} if nothing differs, {most} if all does, which would be at about {end}, {guess.basis}"
