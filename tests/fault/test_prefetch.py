@@ -14,10 +14,22 @@ import pytest
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.segment import SegmentName
 from pghaven.repository.partials import Piece, put_piece
+from pghaven.repository.walstore import WalArchive
+from pghaven.store.open import create_root
 from pghaven.wal.spool import name_key
+from tests.support.keys import make_sealed
 from tests.support.recovering import NO_PROGRAM, Recovery
 from tests.support.waiting import wait_until
-from tests.support.walfile import CLUSTER, SEGMENT_SIZE, WalSite, make_segment, render_history, segment_name
+from tests.support.walfile import (
+    CLUSTER,
+    SEGMENT_SIZE,
+    SYSTEM_IDENTIFIER,
+    WalSite,
+    make_lineage,
+    make_segment,
+    render_history,
+    segment_name,
+)
 
 FIRST, LAST = 3, 12
 STOP_RECOVERY = 255
@@ -100,6 +112,33 @@ def test_nothing_is_spooled_where_there_is_no_room_for_a_segment(site: WalSite, 
     for number in (FIRST, FIRST + 1):
         assert recovery.get(segment_name(number)) == 0
     assert not recovery.spools.exists()
+
+
+def test_what_was_sealed_after_a_rotation_is_fetched_ahead_too(site: WalSite, tmp_path: Path) -> None:
+    sealed = make_sealed(create_root((tmp_path / "sealed").as_uri()))
+    sealed.open().register_lineage(CLUSTER, make_lineage(), new_lineage=False)
+    key_file = tmp_path / "key"
+    key_file.write_text(f"{sealed.key.render()}\n")
+    key_file.chmod(0o600)
+    site.repository_path = tmp_path / "sealed"
+    site.configure()
+    site.config_path.write_text(site.config_path.read_text().replace("[cluster", f'key_file = "{key_file}"\n[cluster'))
+
+    def put(*numbers: int) -> None:
+        archive = WalArchive(sealed.open(), CLUSTER, SYSTEM_IDENTIFIER, SEGMENT_SIZE)
+        for number in numbers:
+            archive.put(str(segment_name(number)), make_segment(segment_name(number)), {})
+
+    put(FIRST, FIRST + 1, FIRST + 2)
+    with Recovery(site) as recovery:
+        begin(recovery, FIRST + 2)
+        before = recovery.list_processes()
+        sealed.rotate()
+        put(FIRST + 3, FIRST + 4)
+        assert recovery.get(segment_name(FIRST)) == 0  # asked again for a file that it had, it looks again
+        recovery.wait_ready(segment_name(FIRST + 3), segment_name(FIRST + 4))
+        assert recovery.list_processes() == before
+        assert recovery.take(segment_name(FIRST + 4)) == 0
 
 
 def test_what_fetches_ahead_holds_nothing_of_the_server(recovery: Recovery) -> None:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from pghaven.clock import SYSTEM_CLOCK
-from pghaven.errors import Cancelled, PghavenError
+from pghaven.errors import Cancelled, NotPermitted, PghavenError
 from pghaven.events import ignore
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.segment import SegmentName
@@ -311,10 +311,20 @@ class _Prefetch:
             )
             outcome = _FAILED
             with suppress(PghavenError, OSError):
-                content = find_file(request, ignore, places.open)
+                content = _find(request, places)
                 if content is not None:
                     outcome = _SPOOLED if fill(self._keeper.directory, name, content) else _WITHDRAWN
             tell((name, outcome))
+
+
+def _find(request: GetRequest, places: _Places) -> bytes | None:
+    """As ``find_file``. What is sealed under a key that was not there when its repository was opened opens after that
+    is opened anew: recoveries last, and keys are rotated."""
+    try:
+        return find_file(request, ignore, places.open)
+    except NotPermitted:
+        places.forget()
+        return find_file(request, ignore, places.open)
 
 
 def _render_leg(leg: PathLeg) -> tuple[int, int, int]:
@@ -340,3 +350,6 @@ class _Places:
                 self._failed[place.name] = SYSTEM_CLOCK.monotonic(), failure
                 raise
         return self._opened[place.name]
+
+    def forget(self) -> None:
+        self._opened.clear()
