@@ -95,7 +95,7 @@ _ALL_KINDS = """
     ALTER TABLE kinds OWNER TO keeper; ALTER TABLE kinds DROP COLUMN gone;
     INSERT INTO kinds (id, at, span, price, body, "odd ""name", pairs)
         SELECT i, now(), '1 mon -3 days'::interval * i, 1e17 / (i + 7), decode(md5(i::text), 'hex'),
-        E'a\\nb\\\\' || repeat('x', i % 3000), hstore('k', i::text) FROM generate_series(1, 3000) i;
+        E'a\\nb\\\\' || chr(233) || repeat('x', i % 3000), hstore('k', i::text) FROM generate_series(1, 3000) i;
     CREATE TABLE empty (i int); CREATE TABLE nothing (); INSERT INTO nothing DEFAULT VALUES;
     CREATE TABLE parts (i int) PARTITION BY HASH (i); CREATE MATERIALIZED VIEW seen AS SELECT 1 AS one;
     CREATE TABLE part0 PARTITION OF parts FOR VALUES WITH (MODULUS 2, REMAINDER 0);
@@ -123,6 +123,8 @@ def test_a_dump_is_proven_in_a_server_of_its_own(site: Site, pg_version: int) ->
     text = site.ok("load", "--verify")
     assert 'database "shop": 5 tables, 4,001 rows, 1 large objects: all as they were dumped' in text
     assert 'database "postgres"' in text and "is loaded the same" in text
+    site.ok("dump", NAME, "shop", environment={"PGCLIENTENCODING": "UTF8"})
+    assert "all as they were dumped" in site.ok("load", "--verify"), "the encoding of the dump is not the database's"
     words = ("--config", str(site.config), "--json", "load", "--verify", "--database", "shop")
     as_user = run_as_plain([*site.command.words, *words, "--option=--section=pre-data"])
     assert as_user.returncode == 17, as_user.stderr

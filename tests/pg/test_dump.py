@@ -11,7 +11,8 @@ from blake3 import blake3
 
 from pghaven.dump.contents import END_OF_DATA, Compared, ContentsSettings, Difference, open_contents
 from pghaven.dump.extract import extract_files
-from pghaven.dump.load import OpenDump, open_dump, tell_extensions
+from pghaven.dump.load import OpenDump, open_dump
+from pghaven.dump.obstacles import tell_extensions
 from pghaven.dump.programs import Calling, find_dump_programs
 from pghaven.dump.proving import iter_jobs
 from pghaven.dump.session import DumpResult, DumpSettings, run_dump

@@ -19,6 +19,7 @@ from tests.pg.test_dump import Dumped
 from tests.support.binaries import find_binaries
 from tests.support.commands import PghavenCommand
 from tests.support.fixtures import ClusterFactory
+from tests.support.places import own
 
 
 @pytest.fixture
@@ -49,36 +50,111 @@ def find_other(major: int) -> Programs:
     return found
 
 
+def make_tablespace(site: Dumped) -> None:
+    place = site.place / "away"
+    place.mkdir()
+    own(place)
+    site.cluster.sql(f"CREATE TABLESPACE away LOCATION '{place}'")
+
+
+def forget(site: Dumped, *roles: str) -> None:
+    """The server is as if it had never had the database that was dumped."""
+    site.cluster.sql("DROP DATABASE source")
+    for name in roles:
+        site.cluster.sql(f'DROP ROLE "{name}"')
+    site.cluster.sql("DROP TABLESPACE away")
+
+
+def list_obstacles(site: Dumped, dump: OpenDump, **more: object) -> set[str]:
+    """All that is told of a load that would be refused; nothing of one that would not."""
+    try:
+        load(site, dump, dump.choose("source"), dry_run=True, **more)
+    except Refused as refused:
+        return {refused.message.partition("cannot be loaded: ")[2], *(refused.detail or "").splitlines()} - {""}
+    return set()
+
+
 def test_all_that_a_server_lacks_is_told_at_once_and_nothing_is_loaded(site: Dumped) -> None:
     """Of a dump from a server that had an extension, a role, a tablespace and an encoding that this one has not."""
     cluster = site.cluster
-    cluster.sql("CREATE TABLE shop AS SELECT generate_series(1, 10) AS i")
-    dump = open_dump(site.catalog, site.dump("postgres").label)
-    there = dump.choose("postgres")
-    lacking = replace(
-        there,
-        encoding="EUC_JP",
-        extensions=(*there.extensions, ("postgis", "3.4.0")),
-        roles=(*there.roles, "keeper"),
-        tablespaces=("fast",),
-    )
+    make_tablespace(site)
+    cluster.sql("CREATE DATABASE source ENCODING EUC_JP LOCALE 'C' TEMPLATE template0")
+    for statement in (
+        "CREATE ROLE keeper; CREATE TABLE shop AS SELECT generate_series(1, 10) AS i",
+        "ALTER TABLE shop OWNER TO keeper; CREATE TABLE far (i int) TABLESPACE away",
+        # No server of the tests has this one, nor had.
+        "CREATE EXTENSION hstore; UPDATE pg_extension SET extname = 'postgis' WHERE extname = 'hstore'",
+    ):
+        cluster.sql(statement, dbname="source")
+    dump = open_dump(site.catalog, site.dump("source").label)
+    there = dump.choose("source")
+    forget(site, "keeper")
     cluster.sql("CREATE DATABASE target ENCODING LATIN1 LOCALE 'C' TEMPLATE template0")
     tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
     with pytest.raises(Refused) as raised:
-        load(site, dump, lacking)
+        load(site, dump, there)
     told = f"{raised.value.message}\n{raised.value.detail}"
+    version = dict(there.extensions)["postgis"]
     for words in (
         'role "keeper" is missing',
-        'tablespace "fast" is missing',
-        'extension "postgis" (version 3.4.0 in the dump) is not installed on the server',
+        'tablespace "away" is missing',
+        f'extension "postgis" (version {version} in the dump) is not installed on the server',
         'database "target" has encoding LATIN1, the dump EUC_JP',
     ):
         assert words in told
     assert raised.value.hint is not None and "--globals makes what is missing" in raised.value.hint
     assert int(cluster.value(tables, dbname="target")) == 0
     cluster.sql("CREATE DATABASE wide")
-    load(site, dump, there, target="wide")
-    assert int(cluster.value(tables, dbname="wide")) == 1, "what lacks nothing is loaded"
+    options = ("--no-owner", "--no-tablespaces")
+    load(site, dump, there, target="wide", tables=("shop", "far"), options=options)
+    assert int(cluster.value(tables, dbname="wide")) == 2, "what lacks nothing is loaded"
+
+
+_OTHERS = """
+    CREATE ROLE keeper; CREATE ROLE reader; CREATE ROLE "odd TO ""one"; CREATE ROLE other; CREATE ROLE bystander;
+    CREATE SCHEMA books; CREATE TABLE plain (i int); INSERT INTO plain SELECT generate_series(1, 10);
+    CREATE TABLE orders (i int); ALTER TABLE orders OWNER TO keeper; GRANT SELECT (i) ON orders TO reader;
+    CREATE POLICY "TO other" ON orders TO "odd TO ""one", reader USING (i IN (SELECT p.i FROM plain AS p));
+    CREATE TABLE far (i int) TABLESPACE away; CREATE TABLE near (i int); CREATE INDEX afar ON near (i) TABLESPACE away;
+    ALTER DEFAULT PRIVILEGES FOR ROLE other IN SCHEMA books GRANT SELECT ON TABLES TO bystander, public;
+    CREATE EXTENSION hstore; CREATE TABLE pairs AS SELECT 'a=>1'::hstore AS pair
+"""
+
+
+def test_of_a_part_only_what_that_needs_must_be_there(site: Dumped) -> None:
+    """Owners, whoever something is granted to, roles of policies and default privileges, tablespaces, extensions."""
+    cluster = site.cluster
+    make_tablespace(site)
+    cluster.sql("CREATE DATABASE source")
+    for statement in _OTHERS.split(";\n"):
+        cluster.sql(statement, dbname="source")
+    dump = open_dump(site.catalog, site.dump("source").label)
+    odd = 'odd TO "one'
+    forget(site, "keeper", "reader", odd.replace('"', '""'), "other", "bystander")
+    cluster.sql("CREATE DATABASE target")
+    everyone = {f'role "{name}" is missing' for name in ("keeper", "reader", odd, "other", "bystander")}
+    away = 'tablespace "away" is missing'
+
+    def lacks(**more: object) -> set[str]:
+        return list_obstacles(site, dump, **more)
+
+    assert lacks() == everyone | {away}
+    assert lacks(tables=("plain",)) == set()
+    assert lacks(tables=("orders", "plain")) == {f'role "{name}" is missing' for name in ("keeper", "reader", odd)}
+    without = ("--no-owner", "--no-acl")
+    assert lacks(tables=("orders", "plain"), options=without) == {
+        f'role "{name}" is missing' for name in ("reader", odd)
+    }
+    assert lacks(schemas=("books",)) == {'role "other" is missing', 'role "bystander" is missing'}
+    assert lacks(tables=("far",)) == lacks(tables=("near",)) == {away}
+    assert lacks(tables=("far", "near"), options=("--no-tablespaces",)) == set()
+    assert lacks(part="data") == set()
+    assert lacks(make_globals=True) == set()
+
+    done = load(site, dump, dump.choose("source"), tables=("plain", "pairs"))
+    assert done.tables == 2
+    assert cluster.value("SELECT count(*) FROM plain", dbname="target") == 10
+    assert cluster.value("SELECT pair -> 'a' FROM pairs", dbname="target") == "1", "its extension came with it"
 
 
 def test_an_older_pg_dump_is_refused_before_anything_is_begun(site: Dumped, pg_version: int) -> None:
@@ -120,3 +196,28 @@ def test_bytes_of_no_known_encoding_go_into_no_database_that_has_one(site: Dumpe
     known = open_dump(site.catalog, site.dump("raw", options=("--encoding=LATIN1",)).label)
     load(site, known, known.choose("raw"))
     assert cluster.value("SELECT word FROM words", dbname="target") == "\u00e9"
+
+
+def test_the_encoding_that_counts_is_that_in_which_the_dump_is_written(site: Dumped) -> None:
+    """Not that of the database: pg_dump had the server convert, and a name is read in that encoding too."""
+    cluster = site.cluster
+    cluster.sql("CREATE DATABASE source")
+    cluster.sql("CREATE ROLE \"k\u00e9\"; CREATE TABLE words AS SELECT '\u00e9' AS word", dbname="source")
+    cluster.sql('ALTER TABLE words OWNER TO "k\u00e9"', dbname="source")
+    whole = open_dump(site.catalog, site.dump("source").label)
+    narrow = open_dump(site.catalog, site.dump("source", options=("--encoding=latin-1",)).label)
+    raw = open_dump(site.catalog, site.dump("source", options=("--encoding=SQL_ASCII",)).label)
+    for name, encoding in (("target", "LATIN1"), ("kanji", "EUC_JP"), ("wide", "UTF8")):
+        cluster.sql(f"CREATE DATABASE {name} ENCODING {encoding} LOCALE 'C' TEMPLATE template0")
+    assert list_obstacles(site, whole) == {'database "target" has encoding LATIN1, the dump UTF8'}
+    assert list_obstacles(site, narrow, target="kanji") == {'database "kanji" has encoding EUC_JP, the dump LATIN1'}
+    (told,) = list_obstacles(site, raw)
+    assert told.startswith('database "target" has encoding LATIN1, and the dump SQL_ASCII: bytes that')
+    assert list_obstacles(site, raw, target="wide") == set(), "the bytes are those of a database like this one"
+    for target in ("target", "wide"):
+        load(site, narrow, narrow.choose("source"), target=target, options=("--no-owner",))
+        assert cluster.value("SELECT word FROM words", dbname=target) == "\u00e9"
+        cluster.sql("DROP TABLE words", dbname=target)
+    cluster.sql("DROP DATABASE source")
+    cluster.sql('DROP ROLE "k\u00e9"')
+    assert list_obstacles(site, narrow, target="wide") == {'role "k\u00e9" is missing'}

@@ -7,6 +7,8 @@ pg_backup_directory.c and pg_backup_custom.c write them, versions 1.14 to 1.16 (
 
 from __future__ import annotations
 
+import codecs
+import re
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +23,17 @@ _POSITION_SET, _NO_DATA = 2, 3
 _CHUNK_BYTES = 64 << 10
 _DATE_NUMBERS = 7
 _STRINGS_BEFORE_SECTION, _STRINGS_AFTER_SECTION = 4, 6
+_ENCODING = re.compile("SET client_encoding = '([^']+)'")
+_WINDOWS = re.compile("WIN(?=[0-9])")
+# _getObjectDescription in pg_backup_archiver.c: these alone are given to their owner after they are made.
+_OWNED = frozenset(
+    (
+        *("AGGREGATE", "BLOB", "BLOB METADATA", "COLLATION", "CONVERSION", "DATABASE", "DOMAIN", "EVENT TRIGGER"),
+        *("FOREIGN DATA WRAPPER", "FOREIGN TABLE", "FUNCTION", "MATERIALIZED VIEW", "OPERATOR", "OPERATOR CLASS"),
+        *("OPERATOR FAMILY", "PROCEDURAL LANGUAGE", "PROCEDURE", "PUBLICATION", "SCHEMA", "SEQUENCE", "SERVER"),
+        *("STATISTICS", "SUBSCRIPTION", "TABLE", "TEXT SEARCH CONFIGURATION", "TEXT SEARCH DICTIONARY", "TYPE", "VIEW"),
+    )
+)
 
 ReadFile = Callable[[str], Iterator[bytes]]
 """The contents of a file of the database's directory, in parts of any size."""
@@ -30,13 +43,18 @@ ReadFile = Callable[[str], Iterator[bytes]]
 class ArchiveEntry:
     """An entry of a table of contents, as the bytes that both formats have in common; ``file`` has its data, or is
     empty. ``oid`` is that of what it describes, 0 for what has none; ``tag`` is what names it in its schema
-    ``namespace``, if it has one; ``needs`` are the numbers of entries."""
+    ``namespace``, if it has one; ``needs`` are the numbers of entries. ``definition`` are the statements that make it,
+    after which ``owner`` is given it if ``is_owned``; what is in no tablespace of its own has an empty one."""
 
     dump_id: int
     oid: int
     description: str
     tag: str
     namespace: str
+    tablespace: str
+    owner: str
+    is_owned: bool
+    definition: str
     needs: tuple[int, ...]
     body: bytes
     file: str
@@ -51,6 +69,12 @@ class Contents:
     offset_bytes: int
     entries: tuple[ArchiveEntry, ...]
 
+    @property
+    def encoding(self) -> str:
+        """That of its texts and data, by PostgreSQL's name; empty if it does not say."""
+        found = (_ENCODING.search(one.definition) for one in self.entries if one.description == "ENCODING")
+        return next((match[1] for match in found if match is not None), "")
+
     def render_int(self, number: int) -> bytes:
         return bytes([number < 0]) + abs(number).to_bytes(self.int_bytes, "little")
 
@@ -60,6 +84,7 @@ class _Reader:
         self.data = data
         self.at = 0
         self.int_bytes = 4
+        self.codec = "utf-8"
 
     def take(self, count: int) -> bytes:
         if self.at + count > len(self.data):
@@ -75,6 +100,9 @@ class _Reader:
     def text(self) -> bytes | None:
         length = self.number()
         return None if length < 0 else self.take(length)
+
+    def decode(self, text: bytes | None) -> str:
+        return (text or b"").decode(self.codec, "replace")
 
 
 def parse_contents(toc: bytes) -> Contents:
@@ -117,23 +145,39 @@ def _parse_entry(reader: _Reader, version: tuple[int, int]) -> ArchiveEntry:
     more = [reader.text() for _ in range(_STRINGS_AFTER_SECTION)]
     if version >= (1, 16):
         reader.number()  # relkind
-    reader.text()  # owner
+    owner = reader.text()
     reader.text()  # with OIDs: "false"
     needs = []
     while (number := reader.text()) is not None:
         needs.append(int(number))
     body = reader.data[begin : reader.at]
     file = reader.text() or b""
+    description = reader.decode(strings[3])
+    definition, drop, _, namespace, tablespace, _ = map(reader.decode, more)
+    if description == "ENCODING" and (match := _ENCODING.search(definition)) is not None:
+        reader.codec = _find_codec(match[1])  # it is the first of all
     return ArchiveEntry(
         dump_id=dump_id,
         oid=int(strings[1] or b"0"),
-        description=(strings[3] or b"").decode("utf-8", "replace"),
-        tag=(strings[2] or b"").decode("utf-8", "replace"),
-        namespace=(more[3] or b"").decode("utf-8", "replace"),
+        description=description,
+        tag=reader.decode(strings[2]),
+        namespace=namespace,
+        tablespace=tablespace,
+        owner=reader.decode(owner),
+        is_owned=bool(drop) and description in _OWNED,
+        definition=definition,
         needs=tuple(needs),
         body=body,
         file=file.decode("utf-8", "surrogateescape"),
     )
+
+
+def _find_codec(encoding: str) -> str:
+    """Python's name for an encoding of PostgreSQL's; UTF-8 for those that it does not know."""
+    try:
+        return codecs.lookup(_WINDOWS.sub("cp", encoding).replace("KOI8", "KOI8_")).name
+    except LookupError:
+        return "utf-8"
 
 
 def write_custom(target: BinaryIO, toc: bytes, sizes: dict[str, int], read: ReadFile) -> int:

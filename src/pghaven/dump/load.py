@@ -21,10 +21,11 @@ from pghaven.dump.earlier import cut_out_file
 from pghaven.dump.extract import ExtractSettings, extract_files, open_scratch
 from pghaven.dump.facts import FACTS_FILE, GLOBALS_FILE, DatabaseFacts, DumpFacts, parse_facts
 from pghaven.dump.globals import GlobalChange, compare_globals, make_missing
-from pghaven.dump.options import find_encoding, find_load_options
+from pghaven.dump.obstacles import Loading, advise, find_obstacles, tell_extensions
+from pghaven.dump.options import find_load_options
 from pghaven.dump.programs import Calling, Running
 from pghaven.dump.restoring import StreamJob, choose_streamed, restore
-from pghaven.dump.selection import Selection, give, select
+from pghaven.dump.selection import Selection, give, make_schemas, select
 from pghaven.dump.small import list_dumped, read_small_file
 from pghaven.errors import NotFound, PghavenError, Refused
 from pghaven.events import Listener, Notice, Step
@@ -129,8 +130,19 @@ class LoadSettings:
     dry_run: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Means:
+    """``place`` is a directory of this load's own, with the directory "dump" for what pg_restore reads."""
+
+    settings: LoadSettings
+    place: str
+    listener: Listener
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadResult:
+    """``encoding`` is that of the data that was loaded."""
+
     label: str
     database: str
     target: str
@@ -140,6 +152,7 @@ class LoadResult:
     made_globals: tuple[str, ...]
     other_globals: tuple[str, ...]
     total_seconds: float
+    encoding: str
 
 
 def run_load(
@@ -173,32 +186,31 @@ def run_load(
         made_globals=tuple(str(one) for one in changes if one.is_missing and settings.make_globals),
         other_globals=tuple(str(one) for one in changes if not (one.is_missing and settings.make_globals)),
         total_seconds=0.0,
+        encoding=database.encoding,
     )
-    with connect(settings.conninfo, os_user=settings.os_user) as connection:
-        _refuse_obstacles(connection, dump, database, settings)
-        if settings.part != "data":
-            tell_extensions(connection, database, listener)
+    with (
+        connect(settings.conninfo, os_user=settings.os_user) as connection,
+        open_scratch(settings.scratch) as place,
+    ):
+        means = _Means(settings, place, listener)
+        selection = _choose(connection, dump, database, calling, means)
+        result = replace(result, encoding=selection.encoding)
         if settings.dry_run:
             return replace(result, total_seconds=clock.monotonic() - began)
-        with _created(connection, database, settings) as loading, open_scratch(settings.scratch) as place:
+        with _created(connection, database, settings) as loading:
             if settings.make_globals and any(one.is_missing for one in changes):
                 make_missing(connection, changes)
-            selection, fetched, streams = _fetch(dump, database, calling, settings, (place, listener))
+            fetched, streams = _fetch(dump, database, calling, selection, means)
             listener(Step(text=f'loading into database "{settings.target}"'))
             loading.set()
-            try:
+            with _told_if_incomplete(means):
+                make_schemas(settings, selection, listener)
                 arguments = [
                     *("--exit-on-error", f"--jobs={settings.jobs}", *selection.arguments),
                     *("-d", calling.with_database(settings.target), os.path.join(place, "dump")),
                 ]
                 source = ExtractSettings(place=dump.catalog.pack_place, packs=dump.manifest.packs)
                 restore(calling, arguments, streams, target=settings.target, source=source)
-            except PghavenError:
-                if settings.create:
-                    text = f'database "{settings.target}" was made and is incomplete'
-                    hint = f'Remove it before the next try: DROP DATABASE "{settings.target}"'
-                    listener(Notice(level="warning", code="incomplete", text=text, hint=hint))
-                raise
     tables = sum(what.startswith("TABLE DATA ") for _, what in selection.entries)
     spent = clock.monotonic() - began
     return replace(result, created=settings.create, fetched_bytes=fetched, tables=tables, total_seconds=spent)
@@ -212,97 +224,43 @@ def tell_globals(changes: Sequence[GlobalChange], listener: Listener, *, make: b
         listener(Notice(level="info", code="globals", text=f"{verb}: {one}"))
 
 
-def tell_extensions(connection: Connection, database: DatabaseFacts, listener: Listener) -> None:
-    """Say which extensions the server has, but not in the version that was dumped: pg_restore makes its default one."""
-    with server_errors(connection, "look for extensions"):
-        rows = connection.execute("SELECT name::text, version FROM pg_available_extension_versions").fetchall()
-    available = {(str(name), str(version)) for name, version in rows}
-    for name, version in database.extensions:
-        if (name, version) not in available:
-            there = ", ".join(sorted(one for other, one in available if other == name))
-            text = f'extension "{name}" was dumped in version {version}, and the server has {there}'
-            hint = "What was made with the dumped version may not load, or do other than it did."
-            listener(Notice(level="warning", code="extension_version", text=text, hint=hint))
-
-
 # -- before anything is changed --------------------------------------------------------------------------------------
 
 
-def _refuse_obstacles(connection: Connection, dump: OpenDump, database: DatabaseFacts, settings: LoadSettings) -> None:
-    obstacles = list(_find_obstacles(connection, dump, database, settings))
+def _choose(
+    connection: Connection, dump: OpenDump, database: DatabaseFacts, calling: Calling, means: _Means
+) -> Selection:
+    """What of the database is loaded. Raises NotFound if there is nothing, Refused with all that stands in the way."""
+    settings, listener = means.settings, means.listener
+    with server_errors(connection, "look at the target"):
+        count = fetch_one(connection, "SELECT count(*) FROM pg_database WHERE datname = %s", settings.target)[0]
+    is_there = bool(count)
+    _extract(dump, database, ["toc.dat"], means)
+    give(calling, means.place)
+    selection = select(calling, settings, means.place, database, (is_there and not settings.create, listener))
+    loading = Loading(
+        database=database,
+        target=settings.target,
+        is_there=is_there,
+        makes_it=settings.create,
+        makes_globals=settings.make_globals,
+        needs=selection.needs,
+        encoding=selection.encoding,
+        program=dump.facts.program_version,
+        program_major=dump.program_major,
+    )
+    if (settings.tables or settings.schemas) and not selection.entries:
+        wanted = ", ".join(f'"{name}"' for name in (*settings.tables, *settings.schemas))
+        raise NotFound(f'dump "{dump.label}" has nothing of {wanted} in database "{database.name}"')
+    obstacles = find_obstacles(connection, loading)
     if obstacles:
         raise Refused(
             f'database "{database.name}" of dump "{dump.label}" cannot be loaded: {obstacles[0]}',
             detail="\n".join(obstacles[1:]) or None,
-            hint=_advise(obstacles),
+            hint=advise(obstacles),
         )
-
-
-def _find_obstacles(
-    connection: Connection, dump: OpenDump, database: DatabaseFacts, settings: LoadSettings
-) -> Iterator[str]:
-    """Everything for which the load would fail, in words."""
-    with server_errors(connection, "look at the target"):
-        exists = bool(fetch_one(connection, "SELECT count(*) FROM pg_database WHERE datname = %s", settings.target)[0])
-        if exists and settings.create:
-            yield f'there is a database "{settings.target}" already'
-        if not exists and not settings.create:
-            yield f'there is no database "{settings.target}"'
-        version = int(fetch_one(connection, "SELECT current_setting('server_version_num')::int")[0])
-        if version // 10000 < dump.program_major:
-            yield (
-                f"the dump was made by pg_dump {dump.facts.program_version}, and the server is of the older version "
-                f"{version // 10000}"
-            )
-        if not settings.make_globals:
-            yield from _find_missing_globals(connection, database, settings)
-        if settings.part != "data":
-            available = {row[0] for row in connection.execute("SELECT name::text FROM pg_available_extensions")}
-            for name, extension_version in database.extensions:
-                if name not in available:
-                    yield f'extension "{name}" (version {extension_version} in the dump) is not installed on the server'
-        if exists:
-            query = "SELECT pg_encoding_to_char(encoding)::text FROM pg_database WHERE datname = %s"
-            encoding = str(fetch_one(connection, query, settings.target)[0])
-            if encoding not in (database.encoding, "UTF8"):
-                yield f'database "{settings.target}" has encoding {encoding}, the dump {database.encoding}'
-            elif encoding != database.encoding == (find_encoding(dump.facts.options) or "SQL_ASCII") == "SQL_ASCII":
-                # Sent as SQL_ASCII, rows are not checked by COPY: what is no UTF8 would be found when it is read.
-                yield (
-                    f'database "{settings.target}" has encoding {encoding}, and the dump SQL_ASCII: bytes that the '
-                    "server would take as they are"
-                )
-
-
-def _find_missing_globals(connection: Connection, database: DatabaseFacts, settings: LoadSettings) -> Iterator[str]:
-    without_owners = {"--no-owner", "-O"} & {*settings.options}
-    without_grants = {"--no-acl", "--no-privileges", "-x"} & {*settings.options}
-    names_roles = not (without_owners and without_grants)
-    if names_roles and settings.part != "data":
-        roles = {row[0] for row in connection.execute("SELECT rolname::text FROM pg_roles")}
-        for name in database.roles:
-            if name not in roles:
-                yield f'role "{name}" is missing'
-    if "--no-tablespaces" not in settings.options and settings.part != "data":
-        tablespaces = {row[0] for row in connection.execute("SELECT spcname::text FROM pg_tablespace")}
-        for name in database.tablespaces:
-            if name not in tablespaces:
-                yield f'tablespace "{name}" is missing'
-
-
-def _advise(obstacles: Sequence[str]) -> str | None:
-    if any(one.startswith(("role ", "tablespace ")) for one in obstacles):
-        return "--globals makes what is missing; --no-owner with --no-acl, or --no-tablespaces, does without."
-    if any("bytes that the server" in one for one in obstacles):
-        return (
-            "--create makes a database that takes any bytes. A dump with --option=--encoding=NAME says what they are, "
-            "and is checked."
-        )
-    if any("there is no database" in one for one in obstacles):
-        return "--create makes it."
-    if any("already" in one for one in obstacles):
-        return "Choose another name with --into, or leave --create out to load into it."
-    return None
+    tell_extensions(connection, database, listener, names=selection.needs.extensions)
+    return selection
 
 
 @contextmanager
@@ -322,54 +280,52 @@ def _created(connection: Connection, database: DatabaseFacts, settings: LoadSett
         raise
 
 
+@contextmanager
+def _told_if_incomplete(means: _Means) -> Iterator[None]:
+    try:
+        yield
+    except PghavenError:
+        if means.settings.create:
+            target = means.settings.target
+            text = f'database "{target}" was made and is incomplete'
+            hint = f'Remove it before the next try: DROP DATABASE "{target}"'
+            means.listener(Notice(level="warning", code="incomplete", text=text, hint=hint))
+        raise
+
+
 # -- the load --------------------------------------------------------------------------------------------------------
 
 
 def _fetch(
-    dump: OpenDump,
-    database: DatabaseFacts,
-    calling: Calling,
-    settings: LoadSettings,
-    means: tuple[str, Listener],
-) -> tuple[Selection, int, list[StreamJob]]:
-    """What pg_restore will read; returns what it is told to load, the bytes of that, and what of it is streamed into
-    the pipes that are there for it."""
-    place, listener = means
-    target = os.path.join(place, "dump")
+    dump: OpenDump, database: DatabaseFacts, calling: Calling, selection: Selection, means: _Means
+) -> tuple[int, list[StreamJob]]:
+    """What pg_restore will read; returns the bytes of that, and what of it is streamed into the pipes that are there
+    for it."""
+    target = os.path.join(means.place, "dump")
     numbers = dump.number_files(database.directory)
-    listener(Step(text="fetching"))
-    fetched = _extract(dump, database, ["toc.dat"], target, (settings, listener))
-    give(calling, place)
-    selection = select(calling, settings, place, listener)
-    if (settings.tables or settings.schemas) and not selection.entries:
-        wanted = ", ".join(f'"{name}"' for name in (*settings.tables, *settings.schemas))
-        raise NotFound(f'dump "{dump.label}" has nothing of {wanted} in database "{database.name}"')
+    means.listener(Step(text="fetching"))
     chosen = {f"{number}.dat" for number, _ in selection.entries} & numbers.keys()
     if any(what.startswith(_LARGE_OBJECTS) for _, what in selection.entries):
         chosen |= {name for name in numbers if name.startswith("blob")}
     sizes = {name: int(dump.manifest.files.size[numbers[name]]) for name in chosen}
     streams = []
-    for name in choose_streamed(sizes, settings.jobs):
+    for name in choose_streamed(sizes, means.settings.jobs):
         with suppress(OSError):  # a file system without named pipes; then it is a file like the others
             os.mkfifo(os.path.join(target, name), 0o600)
             file = cut_out_file(dump.manifest, numbers[name])
             streams.append(StreamJob(os.path.join(target, name), file))
             chosen.remove(name)
-    fetched += _extract(dump, database, sorted(chosen), target, (settings, listener))
-    give(calling, place)
-    fetched += sum(one.file.size for one in streams)
-    return selection, fetched, streams
+    _extract(dump, database, sorted(chosen), means)
+    give(calling, means.place)
+    return sum(sizes.values()) + int(dump.manifest.files.size[numbers["toc.dat"]]), streams
 
 
-def _extract(
-    dump: OpenDump, database: DatabaseFacts, names: Sequence[str], target: str, means: tuple[LoadSettings, Listener]
-) -> int:
-    settings, listener = means
-    wanted = [(f"{database.directory}/{name}", os.path.join(target, name)) for name in names]
+def _extract(dump: OpenDump, database: DatabaseFacts, names: Sequence[str], means: _Means) -> None:
+    wanted = [(f"{database.directory}/{name}", os.path.join(means.place, "dump", name)) for name in names]
     numbers = dump.number_files(database.directory)
     size = sum(int(dump.manifest.files.size[numbers[name]]) for name in names)
-    processes = settings.processes if size > _BYTES_WITHOUT_WORKERS else 0
-    return extract_files(dump.catalog, dump.manifest, wanted, processes=processes, listener=listener)
+    processes = means.settings.processes if size > _BYTES_WITHOUT_WORKERS else 0
+    extract_files(dump.catalog, dump.manifest, wanted, processes=processes, listener=means.listener)
 
 
 def create_database(connection: Connection, database: DatabaseFacts, name: str) -> None:

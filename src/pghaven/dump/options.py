@@ -6,7 +6,6 @@ which server, is ours.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from pghaven.errors import UsageError
@@ -17,19 +16,12 @@ _OWN_OPTIONS_MORE = ("-h", "--host", "-p", "--port", "-U", "--username", "-W", "
 NOT_COPY = ("--inserts", "--column-inserts", "--attribute-inserts", "--rows-per-insert")
 """With these the data of tables are statements, not rows."""
 
-_ENCODING = re.compile(r"(?:--encoding=|-E)(.+)")
 _AT_LOAD = ("-O", "--no-owner", "--no-tablespaces")
 
 
 def find_load_options(options: Sequence[str]) -> tuple[str, ...]:
     """Those of pg_dump's options that it leaves to pg_restore where it writes an archive, as it always does here."""
     return tuple(option for option in options if option in _AT_LOAD)
-
-
-def find_encoding(options: Sequence[str]) -> str | None:
-    """In what pg_dump was told to write; None for the encoding of the database."""
-    given = [match[1] for option in options if (match := _ENCODING.fullmatch(option))]
-    return given[-1] if given else None
 
 
 def refuse_own_options(options: Sequence[str]) -> None:

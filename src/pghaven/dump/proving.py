@@ -18,7 +18,7 @@ from pghaven.dump.earlier import cut_out_file
 from pghaven.dump.facts import DatabaseFacts
 from pghaven.dump.globals import compare_globals, make_missing
 from pghaven.dump.load import LoadSettings, OpenDump, run_load
-from pghaven.dump.options import NOT_COPY, find_encoding
+from pghaven.dump.options import NOT_COPY
 from pghaven.dump.programs import Calling, find_dump_programs
 from pghaven.errors import Refused
 from pghaven.events import Event, Listener, Notice, Step
@@ -137,8 +137,8 @@ class _Proof:
             scratch=self._place.directory,
             options=self._settings.options,
         )
-        run_load(self._dump, database, self._calling, load, self._tell_of_load)
-        proof = self._compare(database, target)
+        loaded = run_load(self._dump, database, self._calling, load, self._tell_of_load)
+        proof = self._compare(database, target, loaded.encoding)
         with self._connect() as connection, server_errors(connection, "remove what was loaded"):
             connection.execute(f"DROP DATABASE {target} WITH (FORCE)")
         return proof
@@ -151,12 +151,12 @@ class _Proof:
         if not (isinstance(event, Notice) and event.code in ("globals", "incomplete")):
             self._tell(event)
 
-    def _compare(self, database: DatabaseFacts, target: str) -> DatabaseProof:
+    def _compare(self, database: DatabaseFacts, target: str, encoding: str) -> DatabaseProof:
         self._tell(Step(text=f'comparing database "{database.name}"'))
         dump = self._dump
         settings = ContentsSettings(
             conninfo=self._place.conninfo(target),
-            encoding=find_encoding(dump.facts.options) or database.encoding,
+            encoding=encoding,
             session=database.settings,
             place=dump.catalog.pack_place,
             packs=dump.manifest.packs,

@@ -9,37 +9,54 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from psycopg import sql
 
 from pghaven.dump.archive import parse_contents
-from pghaven.dump.parts import complete_parts, find_undumped_schemas, is_completed, look_at
+from pghaven.dump.facts import DatabaseFacts
+from pghaven.dump.needs import Needs, find_extensions, find_needs
+from pghaven.dump.parts import Present, complete_parts, find_undumped_schemas, is_completed, look_at
 from pghaven.dump.programs import Calling
+from pghaven.errors import Refused
 from pghaven.events import Listener, Notice
-from pghaven.server.connection import Connection, connect, server_errors
+from pghaven.server.connection import connect, server_errors
 
 if TYPE_CHECKING:
     from pghaven.dump.load import LoadSettings
 
 _TABLE = re.compile(r"TABLE (?!DATA |ATTACH )(\S+)")
 _ENTRY = re.compile(r"([0-9]+); [0-9]+ [0-9]+ (.*)")
+_NEW_DATABASE: tuple[Present, Set[str]] = (Present(schemas=frozenset(("public",))), frozenset(("plpgsql",)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """``arguments`` choose it; ``entries`` are what they choose: numbers in the table of contents, and what each is."""
+    """``arguments`` choose it; ``entries`` are what they choose: numbers in the table of contents, and what each is.
+    ``schemas`` have to be made before, since the dump has only what is in them. ``encoding`` is that of its data."""
 
     arguments: tuple[str, ...]
     entries: tuple[tuple[str, str], ...]
+    schemas: tuple[str, ...] = ()
+    needs: Needs = field(default_factory=Needs)
+    encoding: str = ""
+
+    @property
+    def numbers(self) -> Set[int]:
+        return {int(number) for number, _ in self.entries}
 
 
-def select(calling: Calling, settings: LoadSettings, place: str, listener: Listener) -> Selection:
+def select(
+    calling: Calling, settings: LoadSettings, place: str, database: DatabaseFacts, means: tuple[bool, Listener]
+) -> Selection:
     """What to load of the archive whose table of contents lies in ``place``/dump; a list may be written beside it.
+    ``means``: whether the database that is loaded into is there, else it is one as it is made; and who is told what is
+    left out. Changes nothing.
 
-    The database that is loaded into must be there. Raises ServerUnsuitable, Refused, Damaged.
+    Raises ServerUnsuitable, Damaged, Refused for parts of an archive that a later pg_dump made.
     """
+    is_there, listener = means
     parts = {"schema": ("--schema-only",), "data": ("--data-only",)}.get(settings.part, ())
     chosen = (
         *(f"--schema={name}" for name in settings.schemas),
@@ -47,24 +64,61 @@ def select(calling: Calling, settings: LoadSettings, place: str, listener: Liste
     )
     listed = _list(calling, (*parts, *chosen, *settings.options), place)
     is_part = bool(chosen) and is_completed(settings.options)
-    if not listed.entries or settings.part == "data" or not (is_part or _lacks_schemas(listed)):
-        return listed
     with open(os.path.join(place, "dump", "toc.dat"), "rb") as file:
-        contents = parse_contents(file.read())
-    numbers = {int(number) for number, _ in listed.entries}
+        toc = file.read()
+    try:
+        contents = parse_contents(toc)
+    except Refused:
+        if is_part:
+            raise
+        return replace(listed, needs=_foresee_needs(database), encoding=database.encoding)
+    if listed.entries and settings.part != "data" and (is_part or _lacks_schemas(listed)):
+        present, extensions = _look_at(settings) if is_there else _NEW_DATABASE
+        schemas = find_undumped_schemas(contents.entries, listed.numbers) - present.schemas
+        if is_part:
+            completed = complete_parts(contents.entries, listed.numbers, present, of_tables=bool(settings.tables))
+            for text in completed.left_out:
+                listener(Notice(level="warning", code="left_out", text=text))
+            numbers = completed.numbers | find_extensions(contents.entries, completed.numbers, extensions)
+            path = os.path.join(place, "list")
+            with open(path, "w") as file:
+                file.writelines(f"{one.dump_id};\n" for one in contents.entries if one.dump_id in numbers)
+            give(calling, place)
+            listed = _list(calling, (f"--use-list={path}", *parts, *settings.options), place)
+        listed = replace(listed, schemas=tuple(sorted(schemas)))
+    needs = find_needs(contents.entries, listed.numbers, settings.options)
+    return replace(listed, needs=needs, encoding=contents.encoding or database.encoding)
+
+
+def _look_at(settings: LoadSettings) -> tuple[Present, Set[str]]:
+    """What is in the database that is loaded into, and its extensions."""
     with connect(settings.conninfo, os_user=settings.os_user, dbname=settings.target) as connection:
         present = look_at(connection)
-        _make_schemas(connection, find_undumped_schemas(contents.entries, numbers) - present.schemas, listener)
-    if not is_part:
-        return listed
-    completed = complete_parts(contents.entries, numbers, present, of_tables=bool(settings.tables))
-    for text in completed.left_out:
-        listener(Notice(level="warning", code="left_out", text=text))
-    path = os.path.join(place, "list")
-    with open(path, "w") as file:
-        file.writelines(f"{one.dump_id};\n" for one in contents.entries if one.dump_id in completed.numbers)
-    give(calling, place)
-    return _list(calling, (f"--use-list={path}", *parts, *settings.options), place)
+        with server_errors(connection, "look at the database"):
+            extensions = connection.execute("SELECT extname::text FROM pg_extension").fetchall()
+    return present, {str(name) for (name,) in extensions}
+
+
+def _foresee_needs(database: DatabaseFacts) -> Needs:
+    """What anything of the database needs, as it was written down when it was dumped."""
+    extensions = frozenset(name for name, _ in database.extensions)
+    return Needs(
+        roles=frozenset(database.roles),
+        tablespaces=frozenset(database.tablespaces),
+        extensions=extensions,
+    )
+
+
+def make_schemas(settings: LoadSettings, selection: Selection, listener: Listener) -> None:
+    """Those without which nothing of the selection can be made. Raises NotPermitted, ServerUnsuitable."""
+    if not selection.schemas:
+        return
+    with connect(settings.conninfo, os_user=settings.os_user, dbname=settings.target) as connection:
+        for name in selection.schemas:
+            text = f'schema "{name}" is made: the dump has only what is in it'
+            listener(Notice(level="info", code="schema_made", text=text))
+            with server_errors(connection, f'create schema "{name}"', privilege="CREATE"):
+                connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(name)))
 
 
 def _lacks_schemas(listed: Selection) -> bool:
@@ -72,15 +126,6 @@ def _lacks_schemas(listed: Selection) -> bool:
     made = {what.split(" ")[2] for _, what in listed.entries if what.startswith("SCHEMA - ")}
     tables = (match for _, what in listed.entries if (match := _TABLE.match(what)) is not None)
     return any(match[1] not in made | {"public"} for match in tables)
-
-
-def _make_schemas(connection: Connection, names: Set[str], listener: Listener) -> None:
-    for name in sorted(names):
-        listener(
-            Notice(level="info", code="schema_made", text=f'schema "{name}" is made: the dump has only what is in it')
-        )
-        with server_errors(connection, f'create schema "{name}"', privilege="CREATE"):
-            connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(name)))
 
 
 def _list(calling: Calling, arguments: tuple[str, ...], place: str) -> Selection:
