@@ -103,3 +103,31 @@ def frozen(path: Path) -> Iterator[None]:
             fcntl.ioctl(descriptor, _FITHAW, 0)
     finally:
         os.close(descriptor)
+
+
+class Losing:
+    """An ext4 at ``path`` on a disk that takes the first megabytes and then none, until it is mended."""
+
+    def __init__(self, below: Path, path: Path) -> None:
+        self.path = path
+        self._below = below
+
+    def mend(self) -> None:
+        _mount("-o", "remount,size=200m", str(self._below))
+
+
+@contextmanager
+def losing_volume(place: Path) -> Iterator[Losing]:
+    """A volume that says it has 100 MiB, on a disk that takes 16; without a journal, which would end with the disk."""
+    with memory_volume(place, "size=16m") as below:
+        image, path = below / "image", below / "mounted"
+        path.mkdir()
+        with image.open("wb") as file:
+            file.truncate(100 << 20)
+        subprocess.run(["mkfs.ext4", "-q", "-O", "^has_journal", str(image)], check=True)
+        volume = PowerCut(image, path)
+        volume.mount()
+        try:
+            yield Losing(below, path)
+        finally:
+            volume.unmount()

@@ -50,10 +50,10 @@ from pghaven.restore.handover import Handover
 from pghaven.restore.jobs import FILE_COST_BYTES, cut_jobs, find_job_bytes, mix, number_files
 from pghaven.restore.request import RestorePlan, render_plan_file
 from pghaven.restore.targetfiles import Directories, FileTarget
-from pghaven.restore.writing import flushing, reported, reserved
+from pghaven.restore.writing import Disks, closing_on_error, flushing, reported, reserved
 from pghaven.runtime.columns import Column
 from pghaven.runtime.crew import Crew
-from pghaven.runtime.durable import OwnerOf, sync_filesystem, write_durably
+from pghaven.runtime.durable import OwnerOf, write_durably
 from pghaven.runtime.pace import Pace
 from pghaven.runtime.spill import PART_ROWS, let_go
 from pghaven.store.metered import find_server_store
@@ -103,12 +103,13 @@ def run_restore(
         listener(notice)
     with reserved(plan):
         writer = _Writer(plan, settings, listener)
-        writer.prepare()
-        with flushing(plan):
-            fetch_began = clock.monotonic()
-            done = writer.fetch()
-            fetch_seconds = clock.monotonic() - fetch_began
-        writer.finish()
+        disks = writer.prepare()
+        with closing(disks):
+            with flushing(disks):
+                fetch_began = clock.monotonic()
+                done = writer.fetch(disks)
+                fetch_seconds = clock.monotonic() - fetch_began
+            writer.finish(disks)
     return RestoreResult(
         plan=plan,
         written_bytes=done.written_bytes,
@@ -155,8 +156,8 @@ class _Writer:
 
     # -- before -----------------------------------------------------------------------------------------------------
 
-    def prepare(self) -> None:
-        """The plan file, then room for the files, and all directories."""
+    def prepare(self) -> Disks:
+        """The plan file, then room for the files, and all directories. Returns what their contents will lie on."""
         plan = self._plan
         with reported(self._target):
             for root in plan.roots:
@@ -169,7 +170,10 @@ class _Writer:
             if plan.existing is not None:
                 disarm(self._target, self._owner)
                 make_way(plan, plan.existing, self._owner, self._tell)
-            self._make_directories()
+            disks = Disks(root.path for root in plan.roots)
+            with closing_on_error(disks):
+                self._make_directories()
+        return disks
 
     def _make_directories(self) -> None:
         files = self._plan.manifest.files
@@ -184,7 +188,7 @@ class _Writer:
     def _is_in_place(self) -> bool:
         return self._plan.existing is not None
 
-    def fetch(self) -> FetchResult:
+    def fetch(self, disks: Disks) -> FetchResult:
         """All files but pg_control; returns the sums of what was done."""
         plan = self._plan
         if self._settings.source is not None:
@@ -212,6 +216,8 @@ class _Writer:
             tell_progress()
 
         def tell_progress() -> None:
+            with reported(self._target):
+                disks.require_whole()
             done_bytes = min(done.written_bytes + done.proven_bytes, total)
             self._tell(Progress(phase="restoring", done_bytes=done_bytes, total_bytes=total, share=self._measure(done)))
 
@@ -340,7 +346,7 @@ class _Writer:
 
     # -- after ------------------------------------------------------------------------------------------------------
 
-    def finish(self) -> None:
+    def finish(self, disks: Disks) -> None:
         """Everything that makes a server of the files; pg_control last."""
         plan = self._plan
         for path, leads_to in plan.manifest.facts.links:
@@ -353,8 +359,7 @@ class _Writer:
             handover.write_configuration(self._tell)
             handover.write_recovery(self._settings.restore_command)
             self._tell(Step(text="waiting until everything is on disk"))
-            for _, path in self._roots:
-                sync_filesystem(path)
+            disks.sync()
             handover.write_control()
 
     def _link_tablespaces(self, places: Directories) -> None:

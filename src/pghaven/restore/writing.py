@@ -1,7 +1,7 @@
 """What goes on around the writing of a restore's target, for as long as it is written.
 
 The one idea: nobody else of us writes there meanwhile, the disk does not wait until all is unpacked, and what the
-system refuses is told as what it means.
+system refuses is told as what it means; of what it could not write it tells once, so that is remembered.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 
 from pghaven.errors import Locked
 from pghaven.restore.request import RestorePlan
@@ -50,15 +50,58 @@ def reserved(plan: RestorePlan) -> Iterator[None]:
         os.close(descriptor)
 
 
+class Disks:
+    """The file systems of some directories, held open from before the first write on, so that each tells of a write
+    that failed, also when somebody else has heard of it. Once one did, nothing there can be trusted any more."""
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self._open: dict[str, int] = {}
+        self._failure: OSError | None = None
+        try:
+            for path in paths:
+                self._open[path] = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except BaseException:
+            self.close()
+            raise
+
+    def sync(self) -> None:
+        """Make everything durable. Raises OSError with the path, again once it has."""
+        for path, descriptor in self._open.items():
+            self.require_whole()
+            try:
+                sync_filesystem(descriptor)
+            except OSError as error:
+                self._failure = OSError(error.errno, error.strerror, path)
+        self.require_whole()
+
+    def require_whole(self) -> None:
+        """Raises OSError where a write is known to have failed."""
+        if self._failure is not None:
+            raise self._failure
+
+    def close(self) -> None:
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+
 @contextmanager
-def flushing(plan: RestorePlan) -> Iterator[None]:
-    """Have the disk write while the workers unpack, instead of all at the end."""
+def closing_on_error(disks: Disks) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        disks.close()
+        raise
+
+
+@contextmanager
+def flushing(disks: Disks) -> Iterator[None]:
+    """Have the disks write while the workers unpack, instead of all at the end."""
     stop = threading.Event()
 
     def flush() -> None:
-        while not stop.wait(_FLUSH_SECONDS):
-            for root in plan.roots:
-                sync_filesystem(root.path)
+        with suppress(OSError):  # the next to look is told
+            while not stop.wait(_FLUSH_SECONDS):
+                disks.sync()
 
     thread = threading.Thread(target=flush, name="flush", daemon=True)
     thread.start()

@@ -132,11 +132,12 @@ def make_directories_durably(path: str, mode: int = 0o750, owner: OwnerOf | None
         fsync_directory(os.path.dirname(directory))
 
 
-def sync_filesystem(path: str) -> None:
-    """Make everything durable that was written to the file system holding ``path`` (a file or directory).
+def sync_filesystem(place: str | int) -> None:
+    """Make everything durable that was written to the file system holding ``place`` (a file or directory).
 
-    syncfs(2) where the C library has it, which reports writes that failed since ``path`` was opened (Linux 5.8);
-    otherwise all file systems are flushed, without a report.
+    syncfs(2) where the C library has it; otherwise all file systems are flushed, without a report. A write that failed
+    is reported once to each descriptor that was open then, and to one that was opened later only if nobody had asked
+    before (Linux 5.8). So where anybody may ask, ``place`` is a descriptor from before the first write.
     """
     import ctypes  # here, because this alone needs it and it costs 3 ms
 
@@ -144,10 +145,11 @@ def sync_filesystem(path: str) -> None:
     if syncfs is None:
         os.sync()
         return
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = place if isinstance(place, int) else os.open(place, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if syncfs(descriptor) != 0:
             number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), path)
+            raise OSError(number, os.strerror(number), place if isinstance(place, str) else None)
     finally:
-        os.close(descriptor)
+        if not isinstance(place, int):
+            os.close(descriptor)
