@@ -39,6 +39,15 @@ class Switched:
     lost_bytes: int | None = 0
 
 
+def render_cost(lost_bytes: int | None, chosen: Member) -> str:
+    """What promoting a member may cost, in words."""
+    if lost_bytes is not None:
+        return f"{render_size(lost_bytes)} of WAL that the primary has written and this node does not have"
+    if chosen.written is None:
+        return "how much cannot be told, because its server does not say yet how far it has come"
+    return "how much cannot be told, because the primary's last position is not known"
+
+
 class Acts:
     """Acts on one cluster."""
 
@@ -72,11 +81,8 @@ class Acts:
         chosen = self._choose(view, target)
         lost = self.measure_loss(view, chosen)
         if lost != 0 and not accept_loss:
-            what = "how much cannot be told, because the primary's last position is not known"
-            if lost is not None:
-                what = f"{render_size(lost)} of WAL that the primary has written and this node does not have"
             raise Refused(
-                f'promoting "{chosen.name}" may lose commits: {what}',
+                f'promoting "{chosen.name}" may lose commits: {render_cost(lost, chosen)}',
                 hint="If that is accepted: --accept-loss. A switchover loses nothing, where the primary still answers.",
             )
         leading = view.leading

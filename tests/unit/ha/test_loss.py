@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from pghaven.ha.acts import render_cost
 from pghaven.ha.loss import Loss, assess_loss, render_loss
 from pghaven.ha.spec import Followed, HaNode, HaSpec, derive_timing
 from pghaven.ha.view import ClusterView, Member
@@ -78,3 +79,10 @@ def test_with_a_synchronous_standby_no_acknowledged_commit_is_lost() -> None:
 def test_without_a_primary_or_on_a_second_site_there_is_nothing_to_tell() -> None:
     assert assess_loss(SPEC, view_of(NEAR, FAR, leader=None)) is None
     assert assess_loss(replace(SPEC, followed=Followed(cluster="other")), view_of(LEADER, NEAR)) is None
+
+
+def test_what_a_promotion_costs_is_told_or_whose_position_is_not_known() -> None:
+    assert "3.00 MiB of WAL that the primary has written" in render_cost(3 << 20, NEAR)
+    assert "primary's last position is not known" in render_cost(None, NEAR)
+    starting = Member(name="db2", role="replica", state="starting")
+    assert "its server does not say yet how far it has come" in render_cost(None, starting)
