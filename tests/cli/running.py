@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.waiting import PATIENCE_SECONDS
+
 ROOT = Path(__file__).resolve().parents[2]
-TIMEOUT_SECONDS = 60
+TIMEOUT_SECONDS = PATIENCE_SECONDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from pghaven.server.privileges import render_least_privilege_sql
 from tests.cli.site import NAME, Site
 from tests.support.cluster import Kind
 from tests.support.fixtures import ClusterFactory
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 
 def test_a_backup_tells_what_the_list_tells(protected: Site) -> None:
@@ -40,7 +40,7 @@ def test_of_two_at_once_the_second_is_told_who_runs(site: Site) -> None:
         assert "running on" in site.ok("list")
         assert "running backup:" in site.run("status").out
         first.send_signal(signal.SIGINT)
-        assert first.wait(30) == Cancelled.exit_status
+        assert first.wait(PATIENCE_SECONDS) == Cancelled.exit_status
     assert _states(site) == ["given up"]
 
 

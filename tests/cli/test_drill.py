@@ -339,7 +339,7 @@ def test_the_agent_marks_and_drills_by_the_configuration(site: Site, drills: Pat
     assert site.json("backup")["marker_lsn"] is not None
     assert len(list(site.repository.rglob("markers/*/*"))) == 1
     with running_agent(site.config, Path(site.cluster.data_directory)) as agent:
-        wait_until(lambda: "a drill from" in agent.log.read_text(), "the drill", 120.0)
+        wait_until(lambda: "a drill from" in agent.log.read_text(), "the drill")
         text = agent.log.read_text()
     assert re.search(r"drill of main: a drill from \S+ passed, in ", text), text
     (result,) = site.repository.rglob("*-drill")
@@ -416,7 +416,7 @@ def test_a_killed_drill_leaves_nothing_behind_the_next(site: Site, drills: Path)
     site.ok("backup")
     words = ("--config", str(site.config), "drill", NAME, "--directory", str(drills))
     with site.start_words(*words) as process:
-        wait_until(lambda: list(drills.glob("*/data/postmaster.pid")), "the drill's server", 60.0)
+        wait_until(lambda: list(drills.glob("*/data/postmaster.pid")), "the drill's server")
         (data,) = drills.glob("*/data")
         (sockets,) = drills.glob("*/s")
         assert stat.S_IMODE(sockets.stat().st_mode) == 0o700

@@ -26,6 +26,7 @@ from pghaven.store.open import create_root, open_store
 from pghaven.store.recording import RecordingStore
 from tests.support.fixtures import ObjectServerFactory
 from tests.support.sftpserver import SftpServer
+from tests.support.waiting import PATIENCE_SECONDS
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -260,7 +261,7 @@ def test_of_racing_processes_exactly_one_wins(shared_store: Store) -> None:
         assert racer.stdin is not None
         racer.stdin.write("go\n")
         racer.stdin.flush()
-    won = {i: racer.communicate(timeout=60)[0].split() for i, racer in enumerate(racers)}
+    won = {i: racer.communicate(timeout=PATIENCE_SECONDS)[0].split() for i, racer in enumerate(racers)}
     assert [racer.returncode for racer in racers] == [0] * 4
     assert Counter(int(number) for numbers in won.values() for number in numbers) == Counter(range(count))
     for identity, numbers in won.items():

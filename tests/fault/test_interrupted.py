@@ -27,6 +27,7 @@ from tests.support.commands import PghavenCommand
 from tests.support.fixtures import ClusterFactory
 from tests.support.places import own
 from tests.support.protected import Protected, dump_hash
+from tests.support.waiting import PATIENCE_SECONDS
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 _ROUNDS_MAX = 40
@@ -141,7 +142,7 @@ def test_an_interrupted_backup_says_so_and_is_abandoned(site: Protected) -> None
             if "starting backup" in line:
                 process.send_signal(signal.SIGINT)
                 break
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 18
     assert {entry.state for entry in site.catalog.list_entries()} <= {BackupState.ABANDONED}
     assert run(site, "backup").returncode == 0

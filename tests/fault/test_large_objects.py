@@ -22,6 +22,7 @@ from pghaven.store.settings import StoreSettings
 from tests.support.fixtures import ObjectServerFactory
 from tests.support.httpproxy import FaultyProxy, Kind, proxying
 from tests.support.objectservers import ObjectServer
+from tests.support.waiting import PATIENCE_SECONDS
 
 MIB = 1 << 20
 PARTS = 5
@@ -188,7 +189,7 @@ def test_an_interrupt_comes_through_at_once(store: MeteredStore, proxy: FaultyPr
     proxy.strike("hanging", 2 * PARTS, method="PUT", contains="partNumber=")
 
     def interrupt() -> None:
-        assert proxy.is_hanging.wait(20)
+        assert proxy.is_hanging.wait(PATIENCE_SECONDS)
         os.kill(os.getpid(), signal.SIGINT)
 
     interrupter = threading.Thread(target=interrupt)

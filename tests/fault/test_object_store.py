@@ -30,6 +30,7 @@ from pghaven.store.probe import Probe, probe_store, require_promises
 from tests.support.fixtures import ObjectServerFactory
 from tests.support.httpproxy import FaultyProxy, Kind, make_certificates, proxying
 from tests.support.objectservers import SECRET_KEY, ObjectServer, write_keys
+from tests.support.waiting import PATIENCE_SECONDS
 
 BODY = bytes(range(256)) * 64
 
@@ -376,7 +377,7 @@ def test_an_interrupt_comes_through_at_once(store: Store, proxy: FaultyProxy, me
     proxy.strike("hanging", method=method)
 
     def interrupt() -> None:
-        assert proxy.is_hanging.wait(20)
+        assert proxy.is_hanging.wait(PATIENCE_SECONDS)
         os.kill(os.getpid(), signal.SIGINT)
 
     interrupter = threading.Thread(target=interrupt)

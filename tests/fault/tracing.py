@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.waiting import PATIENCE_SECONDS
+
 PROJECT = Path(__file__).resolve().parents[2]
 
 # The calls that change a directory tree. Opening with O_CREAT is not among them: a process killed just before it
@@ -72,7 +74,7 @@ def run_traced(
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
     )
     return Traced(status=ended.returncode, out=ended.stdout, err=ended.stderr, calls=read_calls(log))
 

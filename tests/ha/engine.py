@@ -247,7 +247,7 @@ class Engine:
         name = wait_until(find, "a leader", timeout_seconds)
         assert name is not None
         # REST may say so a moment before the server does.
-        wait_until(lambda: self.value(name, "SELECT NOT pg_is_in_recovery()"), "the end of recovery", 30.0)
+        wait_until(lambda: self.value(name, "SELECT NOT pg_is_in_recovery()"), "the end of recovery")
         return name
 
     def wait_healthy(self, count: int | None = None, timeout_seconds: float = _SECONDS) -> float:

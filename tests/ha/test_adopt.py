@@ -17,7 +17,7 @@ from pghaven.server.instance import Instance
 from tests.ha.engine import NAME, Engine, EngineFactory
 from tests.support import places
 from tests.support.cluster import Kind
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 from tests.unit.ha.test_rendered import SPEC
 
 
@@ -134,7 +134,7 @@ class TheirPatroni:
         for process in self._processes.values():
             process.terminate()
         for process in self._processes.values():
-            process.wait(60)
+            process.wait(PATIENCE_SECONDS)
         self._processes.clear()
 
 

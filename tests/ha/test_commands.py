@@ -32,7 +32,7 @@ def wait_verdict(engine: Engine, name: str, wanted: int) -> list[str]:
         return found[0] == wanted
 
     try:
-        wait_until(is_so, f"verdict {wanted}", 60.0)
+        wait_until(is_so, f"verdict {wanted}")
     except AssertionError:
         raise AssertionError(f"verdict {found[0]}, not {wanted}: {found[1]}") from None
     return found[1]
@@ -85,11 +85,11 @@ def test_a_node_that_cannot_come_back_by_itself_is_made_anew(make_engine: Engine
     # Not even a rewind helps a server that has lost the disk of its WAL.
     shutil.rmtree(engine.data_directory(other) / "pg_wal")
     engine.start_node(other)
-    wait_until(lambda: engine.local.answers(engine.local.spec.get_node(other)), "Patroni", 60.0)
+    wait_until(lambda: engine.local.answers(engine.local.spec.get_node(other)), "Patroni")
 
     body = engine.json(leader, "ha", "rejoin", NAME, other, "--wait", "2s")
     assert (body["node"], body["way"]) == (other, "made anew")
-    wait_until(lambda: engine.value(other, "SELECT count(*) FROM kept") == 1001, "the rows", 60.0)
+    wait_until(lambda: engine.value(other, "SELECT count(*) FROM kept") == 1001, "the rows")
     log = Path(engine.local.log_path(engine.local.spec.get_node(other), "patroni")).read_text()
     assert "replica has been created using pghaven" in log  # and not from the primary
     again = engine.json(leader, "ha", "rejoin", NAME, other)
@@ -184,7 +184,7 @@ def test_a_check_of_a_running_cluster_names_what_is_wrong_and_what_to_do(make_en
     assert engine.value(leader, "SHOW summarize_wal") == "off"
 
     engine.local.start(engine.local.spec.get_node(other), "patroni", {"PGPASSWORD": "mine", "PGHOST": "elsewhere"})
-    wait_until(lambda: check(engine, leader, of=other)["environment"][0][0] == "FAILED", "the variables", 30.0)
+    wait_until(lambda: check(engine, leader, of=other)["environment"][0][0] == "FAILED", "the variables")
     (misled,) = check(engine, leader, of=other)["environment"]
     assert f'Patroni of node "{other}" has PGHOST, PGPASSWORD in its environment' == misled[1]
     assert "unit" in misled[2]

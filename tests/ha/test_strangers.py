@@ -14,7 +14,7 @@ from pghaven.server.identity import child_identity
 from tests.ha.engine import Engine, EngineFactory, take_ports
 from tests.ha.test_commands import check
 from tests.support.places import own
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 OTHER_VERSION = "4.0.6"
 OTHER = Path(sys.prefix) / f"patroni-{OTHER_VERSION}" / "bin" / "patroni"
@@ -74,7 +74,7 @@ def test_a_second_member_of_one_name_is_found_in_etcd(make_engine: EngineFactory
     engine.stop(other)
     namesake = start_namesake(engine, other)
     try:
-        wait_until(lambda: find_lines(engine, leader, "names"), "the second one in etcd", 60.0)
+        wait_until(lambda: find_lines(engine, leader, "names"), "the second one in etcd")
         (line,) = find_lines(engine, leader, "names")
         address = f"127.0.0.1:{engine.ports[other][0]}"
         assert line[1].startswith(f'the member "{other}" is at 127.0.0.1:')
@@ -82,5 +82,5 @@ def test_a_second_member_of_one_name_is_found_in_etcd(make_engine: EngineFactory
         assert line[2] == "Two nodes may have one name; give each its own."
     finally:
         namesake.terminate()
-        namesake.wait(60)
+        namesake.wait(PATIENCE_SECONDS)
         shutil.rmtree(engine.place / "namesake", ignore_errors=True)

@@ -632,7 +632,7 @@ def test_a_gap_in_the_archive_ends_what_can_be_reached_and_is_named(
 def fail_to_recover(cluster: TestCluster) -> str:
     """Start a server that must end during recovery, though it may let readers in before; gives what it said."""
     cluster.start(wait=False)
-    wait_until(lambda: cluster.instance.child_pid is None, "the end of the server", 60)
+    wait_until(lambda: cluster.instance.child_pid is None, "the end of the server")
     assert not list((cluster.data_directory / "pg_wal").glob("*.history")), "the server has opened"
     return cluster.log()
 

@@ -60,7 +60,7 @@ def test_a_backup_gives_way_while_a_standby_s_replay_is_behind(
             pressure = read_pressure(connection, False)
         return pressure.standby_lag_bytes if pressure is not None else 0
 
-    wait_until(lambda: lag() > 1 << 20, "the lag of a standby whose replay is paused", 60.0)
+    wait_until(lambda: lag() > 1 << 20, "the lag of a standby whose replay is paused")
     result = protected.backup(ease=EaseRules(standby_lag_bytes=1 << 20))
     assert result.eased is not None
     assert "is " in result.eased.reasons[0]
@@ -84,7 +84,7 @@ def test_a_backup_gives_way_while_wal_waits_to_be_archived(protected: Protected)
         protected.cluster.switch_wal()
 
     def release() -> None:
-        wait_until(lambda: "eased" in protected.notice_codes(), "a backup that gives way", 60.0)
+        wait_until(lambda: "eased" in protected.notice_codes(), "a backup that gives way")
         released.touch()
 
     releaser = threading.Thread(target=release)

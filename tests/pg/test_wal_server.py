@@ -164,7 +164,7 @@ def recover(cluster: TestCluster) -> bool:
         running = cluster.instance.is_running()
         return cluster.instance.child_pid is None or (running is not None and running.status == STATUS_READY)
 
-    wait_until(has_ended, "the end of recovery", 60)
+    wait_until(has_ended, "the end of recovery")
     return cluster.is_running()
 
 

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from pghaven.wal.asking import PING, SOCKET_PATH, ask
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 PROGRAM = (sys.executable, "-m", "pghaven.cli.main")
 
@@ -27,7 +27,7 @@ class RunningAgent:
     def end(self, number: int = signal.SIGTERM) -> int:
         """Its exit status."""
         self.process.send_signal(number)
-        return self.process.wait(60)
+        return self.process.wait(PATIENCE_SECONDS)
 
 
 def ping(data_directory: Path) -> int | None:
@@ -63,7 +63,7 @@ def running_agent(config: Path, *data_directories: Path, program: Sequence[str] 
             process.send_signal(signal.SIGCONT)
             process.terminate()
         try:
-            process.wait(30)
+            process.wait(PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait(30)
+            process.wait(PATIENCE_SECONDS)

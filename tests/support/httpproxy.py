@@ -21,6 +21,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Literal
 
+from tests.support.waiting import PATIENCE_SECONDS
+
 Kind = Literal[
     "lost",  # done, and the connection ends without an answer
     "failed-late",  # done, and the answer is 500
@@ -160,7 +162,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _pass
 
     def _forward(self, body: bytes, fault: Fault | None) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self.server.target_port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.target_port, timeout=PATIENCE_SECONDS)
         try:
             connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():

@@ -15,9 +15,9 @@ from typing import Any
 
 from pghaven.runtime.durable import Buffer
 from pghaven.store.api import Buffers, ObjectInfo, Store
+from tests.support.waiting import PATIENCE_SECONDS
 
 Actor = Callable[[Store], Any]
-_PATIENCE_SECONDS = 30.0
 
 
 @dataclass
@@ -52,10 +52,10 @@ class _Player:
     def before_call(self, name: str) -> None:
         self.outcome.calls.append(name)
         self._stopped.release()
-        assert self._go.acquire(timeout=_PATIENCE_SECONDS)
+        assert self._go.acquire(timeout=PATIENCE_SECONDS)
 
     def _await(self) -> None:
-        assert self._stopped.acquire(timeout=_PATIENCE_SECONDS), "an actor hangs"
+        assert self._stopped.acquire(timeout=PATIENCE_SECONDS), "an actor hangs"
 
     def _run(self, actor: Actor, store: _SteppedStore) -> None:
         try:

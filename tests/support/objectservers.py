@@ -137,7 +137,7 @@ class ObjectServers:
         return self._s3_server(port)
 
     def _s3_server(self, port: int) -> ObjectServer:
-        wait_until(lambda: _put_bucket(port), f"an S3 server on port {port}", 60.0)
+        wait_until(lambda: _put_bucket(port), f"an S3 server on port {port}")
         return ObjectServer(
             scheme="s3",
             endpoint=f"http://127.0.0.1:{port}",
@@ -158,7 +158,7 @@ class ObjectServers:
         address = ["--blobHost", "127.0.0.1", "--blobPort", str(port)]
         self._start([str(program), *address, *options], self.directory / "azurite.log")
         endpoint = f"http://127.0.0.1:{port}/{azure.ACCOUNT}"
-        wait_until(lambda: azure.make_container(port, BUCKET), f"Azurite on port {port}", 60.0)
+        wait_until(lambda: azure.make_container(port, BUCKET), f"Azurite on port {port}")
         return ObjectServer(
             scheme="az",
             endpoint=endpoint,

@@ -16,10 +16,9 @@ from pghaven.server.identity import child_identity
 from tests.support.cluster import TestCluster
 from tests.support.places import plain_user
 from tests.support.protected import Protected
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 SLOT = "pghaven"
-_SECONDS = 60.0
 
 
 class Receiving:
@@ -44,7 +43,6 @@ class Receiving:
         (server or self.site.cluster).wait_for(
             "SELECT count(*) = 1 FROM pg_stat_replication WHERE application_name = %s AND state = 'streaming'",
             SLOT,
-            timeout_seconds=_SECONDS,
         )
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
@@ -55,7 +53,7 @@ class Receiving:
 
     def wait(self) -> int:
         assert self._process is not None
-        status, self._process = self._process.wait(_SECONDS), None
+        status, self._process = self._process.wait(PATIENCE_SECONDS), None
         return status
 
     @property
@@ -75,7 +73,7 @@ class Receiving:
                 return True
             return any(one.name.end_lsn >= lsn for one in archive.list_segments(Timeline(timeline)))
 
-        wait_until(is_stored, f"WAL up to {lsn} of timeline {timeline} in the repository\n{self.log}", _SECONDS)
+        wait_until(is_stored, f"WAL up to {lsn} of timeline {timeline} in the repository\n{self.log}")
 
     def kill(self) -> None:
         if self._process is not None:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 _INIT = next((path for path in ("/lib/systemd/systemd", "/usr/lib/systemd/systemd") if os.path.exists(path)), None)
 _UNSHARE = ("unshare", "--pid", "--mount", "--fork", "--kill-child=KILL", "--uts", "--ipc", "--net", "--cgroup")
@@ -136,7 +136,7 @@ def booted(place: Path, units: Mapping[str, str], seen: Sequence[Path]) -> Itera
         yield Booted(_await_boot(process, place / "log"))
     finally:
         process.send_signal(signal.SIGKILL)
-        process.wait(60)
+        process.wait(PATIENCE_SECONDS)
 
 
 def _await_boot(process: subprocess.Popen[bytes], log: Path) -> int:

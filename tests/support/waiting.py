@@ -8,8 +8,11 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 
+PATIENCE_SECONDS = 120.0
+"""How long what must come may take, on a slow machine whose disk stalls. It ends a hang, and decides nothing else."""
 
-def wait_until(condition: Callable[[], Result], what: str, timeout_seconds: float = 30.0) -> Result:
+
+def wait_until(condition: Callable[[], Result], what: str, timeout_seconds: float = PATIENCE_SECONDS) -> Result:
     """The first true result of ``condition``; an AssertionError naming ``what`` when it does not come."""
     deadline = time.monotonic() + timeout_seconds
     while not (result := condition()):

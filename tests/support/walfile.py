@@ -24,6 +24,7 @@ from pghaven.repository.repository import Lineage, Repository, create_repository
 from pghaven.repository.walstore import WalArchive
 from pghaven.store.open import create_root, open_store
 from pghaven.wal.commands import render_archive_command, render_restore_command
+from tests.support.waiting import PATIENCE_SECONDS
 
 SYSTEM_IDENTIFIER = 7_300_000_000_000_000_001
 SEGMENT_SIZE = 1 << 20
@@ -31,7 +32,7 @@ BLOCK_SIZE = 8192
 MAJOR = 17
 CLUSTER = "main"
 PROGRAM = (sys.executable, "-m", "pghaven.cli.main")
-TIMEOUT_SECONDS = 120
+TIMEOUT_SECONDS = PATIENCE_SECONDS
 
 
 def segment_name(number: int, timeline: int = 1, segment_size: int = SEGMENT_SIZE) -> SegmentName:

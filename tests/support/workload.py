@@ -29,7 +29,6 @@ _INDEXES = (
     "spgist (body text_ops)",
 )
 _COLUMNS = "(n int, body text)"
-_SECONDS_MAX = 60.0
 
 
 def set_up(cluster: TestCluster) -> None:
@@ -80,7 +79,7 @@ class Workload:
 
     def wait_for(self, statements: int) -> None:
         """Until so many have been executed, by all sessions together."""
-        wait_until(lambda: self.statement_count >= statements or self._errors, f"{statements} statements", _SECONDS_MAX)
+        wait_until(lambda: self.statement_count >= statements or self._errors, f"{statements} statements")
 
     @contextmanager
     def within_rules(self) -> Iterator[None]:

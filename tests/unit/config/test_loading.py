@@ -10,6 +10,7 @@ import pytest
 from pghaven.config.loading import find_config_file, load_config, parse_config
 from pghaven.config.retention_values import RetentionConfig
 from pghaven.errors import ConfigError
+from tests.support.waiting import PATIENCE_SECONDS
 
 GOOD = """
 [repository.main]
@@ -390,7 +391,12 @@ def test_a_file_that_may_not_be_read_hides_no_other_file(tmp_path: Path) -> None
         if directory.owner() == Path(tmp_path).owner() and directory.stat().st_mode & 0o077 == 0:
             directory.chmod(0o711)
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE_SECONDS,
     )
     assert done.stdout == f'could not read configuration file "{tmp_path}/pghaven.toml": permission denied\n'
 

@@ -12,12 +12,15 @@ import pytest
 from pghaven.repository.keyset import make_first_key
 from pghaven.repository.keyslot import Slot, SlotKind, carry_to_age, open_with_age
 from pghaven.repository.keytext import Access, find_age_identities
+from tests.support.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.skipif(shutil.which("age") is None, reason="the program age is not installed")
 
 
 def run_age(*words: str, standard_input: bytes = b"") -> bytes:
-    return subprocess.run(list(words), input=standard_input, capture_output=True, check=True, timeout=60).stdout
+    return subprocess.run(
+        list(words), input=standard_input, capture_output=True, check=True, timeout=PATIENCE_SECONDS
+    ).stdout
 
 
 def make_identity(path: Path) -> str:

@@ -44,7 +44,7 @@ class Foresee:
     def __call__(self, job: int) -> bool:
         is_known = job in self._foreseen
         if job != self._last:
-            wait_until(lambda: job + 1 in self._foreseen, "the next job", 60.0)
+            wait_until(lambda: job + 1 in self._foreseen, "the next job")
         return is_known
 
     def close(self) -> None:
@@ -110,7 +110,7 @@ class Act:
 
     def do_meet(self) -> str:
         self._sign("meeting")
-        wait_until(lambda: len(list(self._directory.glob("meeting-*"))) >= 2, "the other worker", 30.0)
+        wait_until(lambda: len(list(self._directory.glob("meeting-*"))) >= 2, "the other worker")
         return "met"
 
     def do_die(self) -> None:
@@ -124,7 +124,7 @@ class Act:
         return "printed"
 
     def do_wait_for_a_word(self) -> str:
-        wait_until((self._directory / "word").exists, "a word from outside", 60.0)
+        wait_until((self._directory / "word").exists, "a word from outside")
         return "heard"
 
     def do_wait_for_ever(self) -> None:
@@ -156,7 +156,7 @@ def fail_setup(settings: str) -> Echo:
 
 
 def wait_for_file(settings: Path) -> Echo:
-    wait_until(settings.exists, f"{settings}", 30.0)
+    wait_until(settings.exists, f"{settings}")
     return Echo("waited")
 
 

@@ -7,6 +7,7 @@ import _thread
 import pytest
 
 from pghaven.runtime.beside import Beside
+from tests.support.waiting import PATIENCE_SECONDS
 
 
 def test_both_pieces_of_work_are_done_at_once() -> None:
@@ -16,12 +17,12 @@ def test_both_pieces_of_work_are_done_at_once() -> None:
 
     def share() -> int:
         ours.release()
-        assert theirs.acquire(timeout=30)
+        assert theirs.acquire(timeout=PATIENCE_SECONDS)
         return _thread.get_ident()
 
     with Beside() as beside:
         beside.begin(share)
-        assert ours.acquire(timeout=30)
+        assert ours.acquire(timeout=PATIENCE_SECONDS)
         theirs.release()
         assert beside.finish() != _thread.get_ident()
 
@@ -50,7 +51,7 @@ def test_leaving_the_block_waits_for_what_was_begun() -> None:
     gate.acquire()
 
     def share() -> None:
-        assert gate.acquire(timeout=30)
+        assert gate.acquire(timeout=PATIENCE_SECONDS)
         done.append("share")
 
     def leave() -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from pghaven.errors import Cancelled, Damaged, Refused
 from pghaven.runtime.crew import JOBS_IN_FLIGHT, NOT_YET, Crew
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 from tests.unit.runtime import crew_jobs
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -342,7 +342,7 @@ def test_it_works_however_the_program_was_started(tmp_path: Path, start: Start, 
         command = [sys.executable, "-c", PROGRAM]
     else:
         command = [sys.executable, str(write_program(tmp_path, "program.py"))]
-    out, err = start([*command, str(signs), "nothing", "nothing"], cwd=tmp_path).communicate(timeout=60)
+    out, err = start([*command, str(signs), "nothing", "nothing"], cwd=tmp_path).communicate(timeout=PATIENCE_SECONDS)
     assert (out, err) == ("main\nnothing\nnothing\n", "")
 
 
@@ -350,7 +350,7 @@ def test_an_interrupt_lets_workers_clean_up_and_leaves_none(tmp_path: Path, star
     program = start([sys.executable, "-c", PROGRAM, str(tmp_path), "wait_for_ever", "wait_for_ever"])
     wait_until(lambda: len(pids(tmp_path, "waiting")) == 2, "two busy workers")
     program.send_signal(signal.SIGINT)
-    _, err = program.communicate(timeout=60)
+    _, err = program.communicate(timeout=PATIENCE_SECONDS)
     assert program.returncode == -signal.SIGINT
     assert err.rstrip().endswith("KeyboardInterrupt")
     assert err.count("Traceback") == 1  # nothing from the workers
@@ -364,7 +364,7 @@ def test_an_interrupt_from_the_terminal_does_not_reach_the_workers(tmp_path: Pat
     assert os.getpgid(worker) != os.getpgid(program.pid)
     os.kill(worker, signal.SIGINT)  # and one that is sent to it alone is for the crew to decide
     os.killpg(program.pid, signal.SIGINT)
-    _, err = program.communicate(timeout=60)
+    _, err = program.communicate(timeout=PATIENCE_SECONDS)
     assert err.count("Traceback") == 1
     assert err.rstrip().endswith("KeyboardInterrupt")
     assert pids(tmp_path, "cleaned") == [worker]
@@ -376,6 +376,6 @@ def test_workers_end_when_the_program_is_ended(tmp_path: Path, start: Start, how
     program = start([sys.executable, "-c", PROGRAM, str(tmp_path), "wait_for_ever", "wait_for_ever"])
     wait_until(lambda: len(pids(tmp_path, "waiting")) == 2, "two busy workers")
     program.send_signal(how)
-    program.communicate(timeout=60)
+    program.communicate(timeout=PATIENCE_SECONDS)
     wait_until(lambda: not any(map(crew_jobs.is_alive, pids(tmp_path, "started"))), "the workers' end")
     assert sorted(pids(tmp_path, "cleaned")) == sorted(pids(tmp_path, "waiting"))

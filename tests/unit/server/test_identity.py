@@ -11,6 +11,7 @@ import pytest
 
 from pghaven.errors import NotFound, NotPermitted
 from pghaven.server.identity import OsUser, acting_as, child_identity, find_owner, get_os_user, must_switch
+from tests.support.waiting import PATIENCE_SECONDS
 
 root_only = [
     pytest.mark.root,
@@ -59,7 +60,7 @@ class TestRoot:
         entered, looked = threading.Event(), threading.Event()
 
         def look() -> None:
-            assert entered.wait(10)
+            assert entered.wait(PATIENCE_SECONDS)
             seen.append(thread_users())
             looked.set()
 
@@ -67,7 +68,7 @@ class TestRoot:
         thread.start()
         with acting_as(nobody()):
             entered.set()
-            assert looked.wait(10)
+            assert looked.wait(PATIENCE_SECONDS)
             mine = thread_users()
         thread.join()
         assert seen == [["0", "0", "0", "0"]]
