@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import signal
-from pathlib import Path
 
 import pytest
 
@@ -15,8 +14,10 @@ from tests.cli.journey import live_through
 from tests.cli.site import NAME, Site
 from tests.support.fixtures import ObjectServerFactory
 from tests.support.httpproxy import Fault, proxying
+from tests.support.moving import iter_command_lines
 from tests.support.objectservers import SECRET_KEY, ObjectServer
 from tests.support.places import own
+from tests.support.waiting import PATIENCE_SECONDS
 
 OPTIONS = ("endpoint", "region", "credentials_file", "ca_file")
 
@@ -86,8 +87,8 @@ def test_no_key_of_the_store_is_in_a_process_list(site: Site, server: ObjectServ
         words = ("--config", str(site.config), "backup")
         with site.start_words(*words) as process:
             try:
-                assert proxy.is_hanging.wait(60)
-                lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+                assert proxy.is_hanging.wait(PATIENCE_SECONDS)
+                lines = list(iter_command_lines())
             finally:
                 process.kill()
                 proxy.ends.set()
@@ -109,9 +110,9 @@ def test_an_interrupt_ends_a_command_whose_transfers_hang(site: Site, server: Ob
             site.archive_all()
         proxy.strike("hanging", 100, method="PUT" if what == "backup" else "GET", contains="/packs/")
         with site.start_words("--config", str(site.config), *words) as process:
-            assert proxy.is_hanging.wait(60)
+            assert proxy.is_hanging.wait(PATIENCE_SECONDS)
             process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 18
+            assert process.wait(PATIENCE_SECONDS) == 18
         proxy.calm()
         assert site.run(*words).status == 0
 

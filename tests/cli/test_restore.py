@@ -16,6 +16,7 @@ from pghaven.errors import Refused, ServerUnsuitable
 from tests.cli.site import NAME, Site, shared_site
 from tests.support.cluster import adopt
 from tests.support.fixtures import ClusterFactory
+from tests.support.moving import list_names
 from tests.support.places import own, plain_user
 from tests.support.waiting import wait_until
 
@@ -315,7 +316,7 @@ def test_with_archive_the_restored_cluster_goes_on_archiving(site: Site) -> None
         assert site.ask_restored("SHOW archive_mode") == "on"
         site.ask_restored("SELECT pg_logical_emit_message(true, 'tests', 'x')")
         segment = site.ask_restored("SELECT pg_walfile_name(pg_switch_wal())")
-        wait_until(lambda: any(site.repository.rglob(segment)), segment)
+        wait_until(lambda: segment in list_names(site.repository), segment)
     assert segment.startswith("00000002")
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -33,7 +35,7 @@ from tests.fault.tracing import MUTATING, Traced, kills, needs_strace, run_trace
 from tests.fault.volumes import frozen, memory_volume, needs_root, power_cut_volume
 from tests.support.places import own, plain_user, run_as_plain
 from tests.support.synthetic import START
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 from tests.support.walfile import (
     PROGRAM,
     SEGMENT_SIZE,
@@ -50,8 +52,6 @@ NAME = segment_name(3)
 CONTENT = make_segment(NAME)
 OTHER = make_segment(NAME, seed=1)
 MAIN = "import os, sys; os.chdir(sys.argv.pop(1)); from pghaven.cli.main import main; sys.exit(main())"
-HANG_SECONDS = 5
-TIMEOUT_SECONDS = 60
 
 
 @pytest.fixture
@@ -182,7 +182,7 @@ def test_of_two_servers_that_write_one_name_at_once_exactly_one_wins(site: WalSi
         (directory / "pg_wal" / str(NAME)).write_bytes(content)
         commands.append((directory, [*PROGRAM, "wal", "push", *site.options, f"pg_wal/{NAME}"]))
     running = [start_in(directory, command) for directory, command in commands]
-    errors = [process.communicate(timeout=TIMEOUT_SECONDS)[1] for process in running]
+    errors = [process.communicate(timeout=PATIENCE_SECONDS)[1] for process in running]
     statuses = [process.returncode for process in running]
     assert sorted(statuses) == [0, 12, 12, 12]
     winner = statuses.index(0)
@@ -287,19 +287,30 @@ def test_a_name_too_long_for_postgresql_is_refused(site: WalSite) -> None:
 # -- push 10, 11: asked to end, and hanging ----------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, kw_only=True)
+class Hanging:
+    """A command that runs under ``tracer``; ``first`` is the process of it that PostgreSQL would wait for."""
+
+    tracer: subprocess.Popen[str]
+    log: Path
+    first: int
+
+    def find_status(self) -> int | None:
+        ended = re.search(rf"^{self.first} +\+\+\+ exited with (\d+) \+\+\+$", self.log.read_text(), re.MULTILINE)
+        return None if ended is None else int(ended[1])
+
+
 @contextmanager
-def hanging(
-    site: WalSite, words: list[str], call: str, path: Path | None = None
-) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A command whose first ``call`` (on ``path``) hangs for some seconds; yields strace and the process that
-    PostgreSQL would wait for."""
-    delay = f"inject={call}:delay_enter={HANG_SECONDS * 1_000_000}:when=1"
-    log = str(site.root / "strace")
-    command = ["strace", "-f", "-qq", "-o", log, "-e", f"trace={call}", "-e", delay]
-    command += [*(() if path is None else ("-P", str(path))), *PROGRAM, *words]
-    with start_in(site.data_directory, command) as tracer:
+def hanging(site: WalSite, words: list[str], call: str, path: Path | None = None) -> Iterator[Hanging]:
+    """A command whose first ``call`` (on ``path``) hangs for longer than anybody here waits."""
+    delay = f"inject={call}:delay_enter={int(10 * PATIENCE_SECONDS * 1_000_000)}:when=1"
+    log = site.root / "strace"
+    command = ["strace", "-f", "-q", "-o", str(log), "-e", f"trace={call}", "-e", delay]
+    command += () if path is None else ("-P", str(path))
+    with start_in(site.data_directory, [*command, *PROGRAM, *words]) as tracer:
         try:
-            yield tracer, wait_until(lambda: find_traced(tracer.pid), "the traced process")[0]
+            first = wait_until(lambda: find_traced(tracer.pid), "the traced process")[0]
+            yield Hanging(tracer=tracer, log=log, first=first)
         finally:
             if tracer.poll() is None:
                 os.killpg(tracer.pid, signal.SIGKILL)
@@ -319,21 +330,24 @@ def read_words(pid: str) -> bytes:
     return b"" if words.startswith(b"strace") else words
 
 
-def end_before_the_hang(tracer: subprocess.Popen[str], first: int) -> tuple[int, str]:
-    """Status and words of the command, which must end although what it did still hangs."""
-    wait_until(lambda: not Path(f"/proc/{first}").exists(), "the command to end", HANG_SECONDS - 1)
-    _, error = tracer.communicate(timeout=TIMEOUT_SECONDS)
-    return tracer.returncode, error
+def end_before_the_hang(command: Hanging) -> tuple[int, str]:
+    """Status and words of the command, which must end although what it did still hangs, and is ended here."""
+    wait_until(lambda: command.find_status() is not None, "the command to end")
+    with suppress(ProcessLookupError):
+        os.killpg(command.tracer.pid, signal.SIGKILL)
+    status = command.find_status()
+    assert status is not None
+    return status, command.tracer.communicate(timeout=PATIENCE_SECONDS)[1]
 
 
 @needs_strace
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_push_that_is_asked_to_end_ends_and_fails(site: WalSite, number: signal.Signals) -> None:
     words = ["wal", "push", *site.options, site.write(NAME, CONTENT)]
-    with hanging(site, words, "linkat") as (tracer, first):
+    with hanging(site, words, "linkat") as command:
         wait_until(lambda: leftovers(site), "the push to have written")
-        os.kill(first, number)
-        status, error = end_before_the_hang(tracer, first)
+        os.kill(command.first, number)
+        status, error = end_before_the_hang(command)
     assert status == 18
     assert ("interrupted" if number == signal.SIGINT else f"ended by {number.name}") in error
     assert wal_objects(site) == []
@@ -344,8 +358,8 @@ def test_a_push_that_is_asked_to_end_ends_and_fails(site: WalSite, number: signa
 def test_a_push_into_a_store_that_hangs_ends_in_time(site: WalSite) -> None:
     site.configure(wal_timeout="1s")
     words = ["wal", "push", *site.options, site.write(NAME, CONTENT)]
-    with hanging(site, words, "fsync") as (tracer, first):
-        status, error = end_before_the_hang(tracer, first)
+    with hanging(site, words, "fsync") as command:
+        status, error = end_before_the_hang(command)
     assert status == 18
     assert f'"{NAME}" was not archived within 1.0 s' in error
 
@@ -359,7 +373,7 @@ def test_a_push_that_cannot_even_be_killed_does_not_hold_up_the_server(tmp_path:
         said = tmp_path / "said"  # a file, as a pipe would stay open for as long as the child that is left behind
         with frozen(volume.path), said.open("w") as file:
             done = subprocess.run(
-                ["/bin/sh", "-c", command], cwd=site.data_directory, stderr=file, check=False, timeout=HANG_SECONDS
+                ["/bin/sh", "-c", command], cwd=site.data_directory, stderr=file, check=False, timeout=PATIENCE_SECONDS
             )
         assert done.returncode == 18
         assert "was not archived within 1.0 s" in said.read_text()
@@ -452,8 +466,8 @@ def test_a_store_that_hangs_stops_recovery_in_time_but_not_a_standby(site: WalSi
     if standby:
         (site.data_directory / "standby.signal").touch()
     words = ["wal", "get", *site.options, "--absent-status", "86", str(NAME), "pg_wal/RECOVERYXLOG"]
-    with hanging(site, words, "pread64", site.object_path(NAME)) as (tracer, first):
-        status, _ = end_before_the_hang(tracer, first)
+    with hanging(site, words, "pread64", site.object_path(NAME)) as command:
+        status, _ = end_before_the_hang(command)
     assert status == (86 if standby else 255)
 
 

@@ -28,12 +28,14 @@ from pghaven.server.programs import Programs
 from pghaven.server.walcontrol import switch_wal
 from pghaven.wal.spool import is_spool_used
 from tests.support.places import copy_tree, lock, own, plain_user, run_as_plain, scratch
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 _CONFIGURATION = """
 # --- written by the tests ---
 listen_addresses = ''
 fsync = off
+# It comes when a server is a minute old, which those of a slow machine are, and writes what a test does not expect.
+autovacuum = off
 shared_buffers = 16MB
 max_connections = 20
 jit = off
@@ -142,7 +144,7 @@ class TestCluster:
         """The first column of a query's first row."""
         return self.sql(query, *parameters, dbname=dbname)[0][0]
 
-    def wait_for(self, query: str, *parameters: object, timeout_seconds: float = 30.0) -> Any:
+    def wait_for(self, query: str, *parameters: object, timeout_seconds: float = PATIENCE_SECONDS) -> Any:
         """Ask until the first column is true, and give it."""
         return wait_until(lambda: self.value(query, *parameters), query, timeout_seconds)
 
@@ -170,7 +172,7 @@ class TestCluster:
             connection.execute("SELECT pg_logical_emit_message(false, 'tests', 'x')")
             return str(switch_wal(connection).segment)
 
-    def wait_archived(self, segment_name: str, timeout_seconds: float = 30.0) -> None:
+    def wait_archived(self, segment_name: str, timeout_seconds: float = PATIENCE_SECONDS) -> None:
         """Until the archiver has reported this segment or a later one of the same timeline."""
         self.wait_for(
             "SELECT coalesce(last_archived_wal >= %s, false) FROM pg_stat_archiver",

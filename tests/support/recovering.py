@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,10 +18,19 @@ from typing import Self
 
 from pghaven.runtime.whoami import find_parent
 from pghaven.wal.spool import SPOOLS
+from tests.support.moving import list_names
 from tests.support.waiting import wait_until
-from tests.support.walfile import PROGRAM, WalSite
+from tests.support.walfile import WalSite
 
 NO_PROGRAM = ("/nonexistent/pghaven",)
+# What fetches ahead vouches for its spool two seconds at a time, and gives up where it was too late to. That decides
+# only the tests that are of it: all others shall find the spool also where a disk stands still for longer.
+PATIENT = (
+    sys.executable,
+    "-c",
+    "from pghaven.wal import prefetch; prefetch._LEASE_SECONDS = prefetch._WATCH_MAX_SECONDS = 600.0; "
+    "from pghaven.cli.main import main; main()",
+)
 
 
 class Recovery:
@@ -29,6 +39,7 @@ class Recovery:
     def __init__(self, site: WalSite, plan: str | None = None) -> None:
         self.site = site
         self.plan = plan
+        self.program: Sequence[str] = PATIENT
         self.spools = site.data_directory / SPOOLS
         (site.data_directory / "postmaster.pid").write_text(f"{os.getpid()}\n")
         self._startup = subprocess.Popen(
@@ -39,12 +50,12 @@ class Recovery:
             text=True,
         )
 
-    def get(self, name: object, executable: Sequence[str] = PROGRAM) -> int:
-        return self.run(self.site.restore_command(name, executable, self.plan))
+    def get(self, name: object) -> int:
+        return self.run(self.site.restore_command(name, self.program, self.plan))
 
     def take(self, name: object) -> int:
         """As ``get``, where nothing but the shell can serve: 0 or 255."""
-        return self.get(name, NO_PROGRAM)
+        return self.run(self.site.restore_command(name, NO_PROGRAM, self.plan))
 
     def run(self, command: str) -> int:
         assert self._startup.stdin is not None
@@ -56,7 +67,7 @@ class Recovery:
     @property
     def ready(self) -> set[str]:
         """What is spooled."""
-        return {path.name for path in self.spools.glob("*/*") if len(path.name) == 24}
+        return {name for name in list_names(self.spools) if len(name) == 24}
 
     def wait_ready(self, *names: object) -> None:
         wait_until(lambda: self.ready >= {str(name) for name in names}, f"{names} in the spool")

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from tests.support.waiting import PATIENCE_SECONDS
+
 _PROGRAM = """
 import os, signal, sys
 from pghaven.wal.children import explain_end, start_child, wait_for_any
@@ -30,7 +32,7 @@ child = start_child({"done": done, "mute": mute, "killed": killed, "fail": fail}
 unblock_interrupts()
 told = []
 while child.status is None:
-    for one in wait_for_any([child], 60):
+    for one in wait_for_any([child], 600):
         told += one.receive()
 print(told, child.status, "ValueError" in str(explain_end(child)))
 """
@@ -48,7 +50,7 @@ print(told, child.status, "ValueError" in str(explain_end(child)))
 def test_how_a_child_ends(what: str, said: str) -> None:
     """One that closes all it has and does not end is killed, and not waited for."""
     command = [sys.executable, "-c", _PROGRAM, what]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE_SECONDS)
     assert done.stdout.strip() == said
 
 
@@ -76,6 +78,6 @@ print(ahead.open_children)
 
 def test_where_no_pipe_can_be_made_nobody_is_started_and_nothing_breaks() -> None:
     ended = subprocess.run(
-        [sys.executable, "-c", _WITHOUT_PIPES], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", _WITHOUT_PIPES], capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS
     )
     assert (ended.stdout, ended.stderr) == ("could not start a process: Too many open files\n[]\n", "")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pghaven.errors import UsageError
 from pghaven.wal.commands import ABSENT_STATUS, render_archive_command, render_restore_command
+from tests.support.waiting import PATIENCE_SECONDS
 
 _TEXT = st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=20)
 
@@ -31,7 +32,10 @@ def replace_percent(command: str, **values: str) -> str:
 
 def run(command: str, **values: str) -> tuple[int, list[str]]:
     done = subprocess.run(
-        ["/bin/sh", "-c", replace_percent(command, **values)], capture_output=True, check=False, timeout=60
+        ["/bin/sh", "-c", replace_percent(command, **values)],
+        capture_output=True,
+        check=False,
+        timeout=PATIENCE_SECONDS,
     )
     return done.returncode, done.stdout.decode().split("\0")[:-1]
 

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from tests.support.waiting import PATIENCE_SECONDS
+
 _PROGRAM = """
 import os, signal, sys, time
 from pghaven.wal.limit import run_within
@@ -60,9 +62,13 @@ except KeyboardInterrupt:
 """
 
 
-def run(what: str, seconds: float = 60) -> list[str]:
+def run(what: str, seconds: float = 5 * PATIENCE_SECONDS) -> list[str]:
     done = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, what, str(seconds)], capture_output=True, text=True, check=True, timeout=30
+        [sys.executable, "-c", _PROGRAM, what, str(seconds)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE_SECONDS,
     )
     return done.stdout.splitlines()
 
