@@ -8,6 +8,7 @@ crash; other content under a taken name means two servers write one history, and
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -57,6 +58,8 @@ class WalArchive:
         self.segment_size = segment_size
         self.uses_two_cores = False
         """Whether a file is stored in half the time by two threads; not where others use the cores already."""
+        self.turn: AbstractContextManager[object] = nullcontext()
+        """Held while a file is compressed: what shares it takes one core at a time."""
 
     @property
     def repository(self) -> Repository:
@@ -98,7 +101,8 @@ class WalArchive:
     def put_at(self, name: str, file_name: str, content: Plain, facts: Mapping[str, Any]) -> PutOutcome:
         """As ``put``, under an object's name of its own."""
         repository = self._repository
-        finished = self._render(name, file_name, content, facts)
+        with self.turn:
+            finished = self._render(name, file_name, content, facts)
         try:
             repository.create_container(name, finished)
         except ObjectExists:

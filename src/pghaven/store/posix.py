@@ -36,7 +36,8 @@ from pghaven.errors import (
     StoreUnreachable,
 )
 from pghaven.light import dataclass
-from pghaven.runtime.durable import OwnerOf, fsync_directory, write_fully
+from pghaven.runtime.direct import write_new
+from pghaven.runtime.durable import OwnerOf, fsync_directory
 from pghaven.store import tree
 from pghaven.store.api import Buffers, ObjectInfo, check_name, check_prefix
 from pghaven.units import since_epoch
@@ -295,7 +296,7 @@ class PosixStore:
 def _fill(descriptor: int, content: Buffers, owner: OwnerOf) -> None:
     """Write all, make it durable, close. A failed fsync or close is final: what was written is thrown away."""
     try:
-        write_fully(descriptor, content)
+        write_new(descriptor, content)
         owner.give(descriptor)
         tree.set_mode(descriptor, FILE_MODE)
         os.fsync(descriptor)

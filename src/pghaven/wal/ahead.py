@@ -12,6 +12,7 @@ behind them: else it would have no more than these until the other is back.
 
 from __future__ import annotations
 
+import _thread
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -25,6 +26,7 @@ from pghaven.light import dataclass, field
 from pghaven.postgres.segment import WalFileKind, classify
 from pghaven.repository.place import RepositoryPlace, open_place
 from pghaven.repository.walstore import PutOutcome
+from pghaven.runtime.beside import Beside
 from pghaven.wal.archives import OpenArchive, open_archive
 from pghaven.wal.children import Child, Tell, start_child
 from pghaven.wal.marks import Marks
@@ -167,8 +169,16 @@ class Ahead:
                 yield name, first
 
     def _work(self, track: _Track, data_directory: str | None, tell: Tell) -> None:
+        """Two files at a time, of which one is compressed while the other is written and flushed."""
         if self._enter is not None:
             self._enter()
+        share = partial(self._share, track, data_directory, tell, _thread.allocate_lock())
+        with Beside() as beside:
+            beside.begin(share)
+            share()
+            beside.finish()
+
+    def _share(self, track: _Track, data_directory: str | None, tell: Tell, turn: _thread.LockType) -> None:
         opened: OpenArchive | None = None
         with suppress(PghavenError):
             while token := os.read(track.tokens, 1):
@@ -176,6 +186,7 @@ class Ahead:
                 file = read_wal_file(os.path.join(self._wal_directory, name), data_directory, cluster=self._cluster)
                 if opened is None:
                     opened = open_archive(open_place(track.place), self._cluster, file.claim)
+                    opened.archive.turn = turn
                 # What is quarantined is told when its turn comes.
                 if push_into(opened, file, self._clock, ignore) is not PutOutcome.QUARANTINED:
                     tell((name, file.mtime_ns))

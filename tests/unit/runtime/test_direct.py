@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pghaven.runtime.direct import PIECE_BYTES_MIN, DirectWriter, open_direct
+from pghaven.runtime.direct import PIECE_BYTES_MIN, DirectWriter, open_direct, write_new
 
 PIECE = 1 << 20
 
@@ -81,6 +81,43 @@ def test_an_error_comes_with_a_later_call_and_names_its_file() -> None:
         assert caught.value.errno == errno.ENOSPC
     finally:
         writer.close()
+        os.close(full)
+
+
+@pytest.mark.parametrize("place", ["disk", "memory"])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        (),
+        (0,),
+        (1001,),
+        (PIECE_BYTES_MIN,),
+        (PIECE_BYTES_MIN - 1, 0, 1),
+        (16, 4 << 20, 77),
+        ((2 << 20) - 1, 1, 1),
+        (300_001,) * 9,
+        (4096,) * 1500,
+    ],
+)
+def test_all_of_a_new_file_arrives_in_order(tmp_path: Path, place: str, sizes: tuple[int, ...]) -> None:
+    parts = [os.urandom(size) for size in sizes]
+    path = tmp_path / "new" if place == "disk" else Path(f"/dev/shm/pghaven-{os.getpid()}")  # noqa: S108
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        write_new(fd, parts)
+        assert path.read_bytes() == b"".join(parts)
+    finally:
+        os.close(fd)
+        path.unlink()
+
+
+def test_what_a_file_that_takes_nothing_says_is_raised() -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    try:
+        with pytest.raises(OSError, match="No space") as caught:
+            write_new(full, [bytes(PIECE)])
+        assert caught.value.errno == errno.ENOSPC
+    finally:
         os.close(full)
 
 
