@@ -43,9 +43,11 @@ class Round:
     def take(self, child: Child) -> None:
         """Hear a child, and mark what every repository has by now."""
         self._heard = self._clock.monotonic()
-        self._ahead.take(child)
+        self._mark(self._ahead.take(child))
+
+    def _mark(self, names: Collection[str] | None) -> None:
         with suppress(OSError):  # without a mark the file is pushed again, and found to be there
-            for name, mtime_ns in self._ahead.list_done(without=()):
+            for name, mtime_ns in self._ahead.list_done(without=(), among=names):
                 if name in self._left:
                     self._left.remove(name)
                     self._marks.mark(name, mtime_ns)
@@ -59,6 +61,7 @@ class Round:
         """Let go of what is still at work; whether all was done."""
         self._ahead.leave()
         self._ahead.close()
+        self._mark(None)
         return not self._left
 
 

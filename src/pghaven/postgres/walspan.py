@@ -193,7 +193,11 @@ class _Segment:
             at = judged.find(0, at + 1) if forward else judged.rfind(0, 0, at)
         first_edge = begin // self._block + 1
         for edge in range(first_edge * self._block, end + 1, self._block):
-            found += [position for position in (edge - 16, edge - 8) if begin <= position < end]
+            for position in (edge - 16, edge - 8):
+                rmgr = position + 17 + SHORT_HEADER_SIZE
+                can_end = not only_ends or (rmgr < len(self._data) and self._data[rmgr] == _XACT)
+                if can_end and begin <= position < end:
+                    found.append(position)
         return sorted(found, reverse=not forward)
 
     def _judge(self, begin: int, count: int, table: bytes) -> int:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import _thread
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import islice
@@ -27,6 +27,7 @@ from pghaven.postgres.segment import WalFileKind, classify
 from pghaven.repository.place import RepositoryPlace, open_place
 from pghaven.repository.walstore import PutOutcome
 from pghaven.runtime.beside import Beside
+from pghaven.runtime.heap import keep_freed_memory
 from pghaven.wal.archives import OpenArchive, open_archive
 from pghaven.wal.children import Child, Tell, start_child
 from pghaven.wal.marks import Marks
@@ -75,12 +76,14 @@ class Ahead:
         self._clock = clock
         self._tracks: list[_Track] = []
         self._is_complete = True
+        self._in_pairs = False
 
     def start(self, places: Sequence[RepositoryPlace], workers: int, data_directory: str | None) -> None:
         """Start up to ``workers`` processes for each repository that lacks any of the files, or as many as can be."""
         wanted = {place.name: self._choose_for(place, len(places)) for place in places}
         more = dict.fromkeys(name for names in wanted.values() for name in names)
         self._names = tuple(dict.fromkeys((*self._names, *more)))[:FILES_MAX]
+        self._in_pairs = count_affordable(self._wal_directory, self._names, 2 * workers) == 2 * workers
         for place in places:
             lacking = [name for name in wanted[place.name] if name in self._names]
             try:
@@ -118,15 +121,17 @@ class Ahead:
     def open_children(self) -> list[Child]:
         return [child for track in self._tracks for child in track.children if child.status is None]
 
-    def take(self, child: Child) -> None:
-        """Hear what a child of ours has to say."""
+    def take(self, child: Child) -> list[str]:
+        """Hear what a child of ours has to say: the files that its repository holds now."""
         track = next(track for track in self._tracks if child in track.children)
-        for name, mtime_ns in child.receive():
+        told = child.receive()
+        for name, mtime_ns in told:
             track.held[name] = mtime_ns
             with suppress(OSError):  # a mark is a help
                 self._marks.mark_held(track.place.name, name, mtime_ns)
         if child.status is not None:
             os.close(child.reader)
+        return [name for name, _ in told]
 
     def stop(self) -> None:
         """Begin no further file."""
@@ -157,22 +162,27 @@ class Ahead:
         for track in self._tracks:
             os.close(track.tokens)
 
-    def list_done(self, without: Sequence[str]) -> Iterator[tuple[str, int]]:
-        """The files, with their times, that every repository holds but those named in ``without``."""
+    def list_done(self, without: Sequence[str], among: Collection[str] | None = None) -> Iterator[tuple[str, int]]:
+        """The files, all or ``among`` these, with their times, that every repository holds but those named in
+        ``without``."""
         if not self._is_complete:
             return  # of some repository nobody knows
         tracks = [track for track in self._tracks if track.place.name not in without]
-        for name in self._names if tracks else ():
+        for name in (self._names if among is None else among) if tracks else ():
             times = {track.held.get(name) for track in tracks}
             (first, *others) = times
             if first is not None and not others:
                 yield name, first
 
     def _work(self, track: _Track, data_directory: str | None, tell: Tell) -> None:
-        """Two files at a time, of which one is compressed while the other is written and flushed."""
+        """Two files at a time, if there is memory for it: one is compressed while the other is written and flushed."""
         if self._enter is not None:
             self._enter()
+        keep_freed_memory()
         share = partial(self._share, track, data_directory, tell, _thread.allocate_lock())
+        if not self._in_pairs:
+            share()
+            return
         with Beside() as beside:
             beside.begin(share)
             share()

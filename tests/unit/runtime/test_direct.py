@@ -101,7 +101,7 @@ def test_an_error_comes_with_a_later_call_and_names_its_file() -> None:
 )
 def test_all_of_a_new_file_arrives_in_order(tmp_path: Path, place: str, sizes: tuple[int, ...]) -> None:
     parts = [os.urandom(size) for size in sizes]
-    path = tmp_path / "new" if place == "disk" else Path(f"/dev/shm/pghaven-{os.getpid()}")  # noqa: S108
+    path = tmp_path / "new" if place == "disk" else Path(f"/dev/shm/pghaven-{os.getpid()}")
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         write_new(fd, parts)
