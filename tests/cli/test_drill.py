@@ -110,7 +110,7 @@ def test_the_copy_is_kept_apart_whatever_was_set_up_at_the_source(pg_version: in
         "damage shows": "SELECT string_agg(current_setting(s), ',') = 'off,off' FROM "
         "unnest('{zero_damaged_pages, ignore_checksum_failure}'::text[]) s",
         "kept small": "SELECT current_setting('temp_file_limit') = '1GB'",
-        "as itself": "SELECT current_user = session_user AND current_setting('statement_timeout') = '0'",
+        "as itself": "SELECT current_user = session_user AND current_setting('statement_timeout') = '1d'",
     }
     checks = ", ".join(f'{{name = "{name}", database = "shop", sql = "{sql}"}}' for name, sql in questions.items())
     site.write_config(f"[cluster.{NAME}.drill]\nchecks = [{checks}]\n")

@@ -110,7 +110,8 @@ class DrillConfig:
     timeout_seconds: float = option(
         DURATION,
         default="24h",
-        doc="How long a drill's server may take to recover. Then the drill has failed.",
+        doc="How long a drill's server may take to recover, and then for each statement. After that the drill has "
+        "failed.",
         example='"4h"',
     )
     skip: tuple[str, ...] = option(

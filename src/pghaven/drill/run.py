@@ -208,6 +208,7 @@ class _Drill:
             preload=settings.preload,
             roles=settings.roles,
             deadline=self._began + settings.timeout_seconds,
+            statement_seconds=settings.timeout_seconds,
             clock=self._clock,
         )
         with self._measured("replay", "recovery"):

@@ -24,7 +24,7 @@ from pghaven.postgres.timeline import Timeline
 from pghaven.restore.recover import await_promotion, require_reached
 from pghaven.restore.request import RestorePlan
 from pghaven.runtime.durable import OwnerOf, write_durably
-from pghaven.server.connection import Connection, connect, fetch_one, server_errors
+from pghaven.server.connection import Connection, closing_on_error, connect, fetch_one, server_errors
 from pghaven.server.instance import Instance
 from pghaven.server.programs import Programs
 from pghaven.server.scratch import ScratchPlace, find_launcher
@@ -32,6 +32,7 @@ from pghaven.server.scratch import ScratchPlace, find_launcher
 _POLL_SECONDS = 0.02
 _STOP_SECONDS = 600.0
 _START_SECONDS = 600.0
+_STATEMENT_MS_MAX = (1 << 31) - 1
 _AUTO_CONF = "postgresql.auto.conf"
 
 _Found = TypeVar("_Found")
@@ -39,7 +40,7 @@ _Found = TypeVar("_Found")
 
 class DrillServer:
     """The server of a plan's target directory, whose files are in place. ``roles`` are names that the superuser may
-    have; ``deadline`` is of the monotonic clock."""
+    have; ``deadline`` is of the monotonic clock; a statement may take ``statement_seconds``."""
 
     def __init__(
         self,
@@ -51,6 +52,7 @@ class DrillServer:
         preload: Sequence[str],
         roles: Sequence[str],
         deadline: float,
+        statement_seconds: float,
         clock: Clock,
     ) -> None:
         self._plan = plan
@@ -60,6 +62,7 @@ class DrillServer:
         self._roles = tuple(dict.fromkeys(roles))
         self._role: str | None = None
         self._deadline = deadline
+        self._statement_ms = min(int(statement_seconds * 1000), _STATEMENT_MS_MAX)
         self._clock = clock
         self.data_directory = plan.request.target_dir
         self.control = parse_control(plan.manifest.control)
@@ -227,7 +230,10 @@ class DrillServer:
         user = self._place.user
         options = render_session_options(self._programs.major)
         conninfo = make_conninfo(self._place.conninfo(database, role), options=options)
-        return connect(conninfo, os_user=None if user is None else user.name)
+        connection = connect(conninfo, os_user=None if user is None else user.name)
+        with closing_on_error(connection), server_errors(connection, "prepare the session"):
+            connection.execute(f"SET statement_timeout = {self._statement_ms}")
+        return connection
 
     def _find_superuser(self) -> str:
         """Everybody may look up who is one; names that may exist are tried."""
