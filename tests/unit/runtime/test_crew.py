@@ -76,7 +76,7 @@ def test_results_are_taken_while_there_is_no_job_yet(size: int) -> None:
 
     with Crew(size=size, setup=crew_jobs.Echo, settings="") as crew:
         crew.run(jobs(), results.append)
-    assert results[:2] == ["first", "first"]
+    assert [one for one in results if isinstance(one, str)] == ["first", "first"]
 
 
 def test_a_worker_that_prepares_for_jobs_is_told_of_the_next_while_one_is_at_work() -> None:
