@@ -14,7 +14,7 @@ from pghaven.errors import UsageError
 if TYPE_CHECKING:
     from pghaven.backup.easing import Eased
     from pghaven.backup.session import BackupResult
-    from pghaven.cli.backup_several import StoredIn
+    from pghaven.cli.stored_in import StoredIn
     from pghaven.config.values import ClusterConfig, Config
     from pghaven.events import Listener
     from pghaven.postgres.lsn import Lsn

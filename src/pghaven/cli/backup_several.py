@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 
 from pghaven.cli.limiting import Limits
 from pghaven.cli.opening import refresh_listing
+from pghaven.cli.stored_in import StoredIn
 from pghaven.errors import Cancelled, PghavenError, StoreUnreachable
 from pghaven.events import Notice
 from pghaven.repository.backups import BackupCatalog
@@ -39,20 +40,6 @@ class Made(Protocol):
 
 
 Result = TypeVar("Result", bound=Made)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredIn:
-    """What one repository has of a backup: its ``label`` there, and what was stored; or the ``reason`` why it has not.
-
-    ``made_up`` are earlier backups that it had missed and has now.
-    """
-
-    repository: str
-    label: str | None
-    copied_bytes: int = 0
-    made_up: tuple[str, ...] = ()
-    reason: str | None = None
 
 
 def back_up(

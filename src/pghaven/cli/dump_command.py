@@ -19,7 +19,7 @@ from pghaven.cli.opening import count_processes, each_repository, refresh_listin
 from pghaven.errors import PghavenError, UsageError
 
 if TYPE_CHECKING:
-    from pghaven.cli.backup_several import StoredIn
+    from pghaven.cli.stored_in import StoredIn
     from pghaven.config.values import ClusterConfig
     from pghaven.dump.session import DumpResult, DumpSettings
     from pghaven.repository.repository import Repository
@@ -120,10 +120,8 @@ def _take(
 ) -> tuple[list[tuple[str, DumpResult]], tuple[StoredIn, ...]]:
     """One run of pg_dump, and copies of it for the other repositories; a host that cannot read what it has stored
     cannot copy it either, so it dumps once for each."""
-    from pghaven.cli.backup_several import StoredIn, back_up
+    from pghaven.cli.stored_in import StoredIn
     from pghaven.dump.session import run_dump
-    from pghaven.repository.entry import Purpose
-    from pghaven.transfer.request import CopyRequest
 
     config, chosen = invocation.config, invocation.get_cluster(settings.cluster)
 
@@ -133,6 +131,10 @@ def _take(
         return result
 
     if len(names) > 1 and _can_copy(limits, names):
+        from pghaven.cli.backup_several import back_up
+        from pghaven.repository.entry import Purpose
+        from pghaven.transfer.request import CopyRequest
+
         request = CopyRequest(cluster=chosen.name, processes=settings.processes)
         result, stored = back_up(limits, request, names, lambda one: run_dump(one, settings, limits), Purpose.DUMP)
         first = next(one.repository for one in stored if one.label == result.label)
