@@ -34,6 +34,9 @@ _TOC_PIPE_BYTES = 4096
 FIRST_WAIT_SECONDS = 0.005
 # pg_dump writes 4 KiB at a time. Who took each at once would be woken for each: in this time a pipe becomes half full.
 PAUSE_SECONDS = 0.001
+# Stays in the processor's own caches while it is hashed and counted; and pg_dump, which cannot write while we read,
+# would busily wait for the end of a longer one.
+_READ_BYTES = 256 << 10
 _ALREADY_MUCH = _PIPE_BYTES // 4
 
 Emit = Callable[[SpooledFile, int, int, bool], bool]
@@ -171,15 +174,18 @@ class Streams:
         return True
 
     def _read(self, stream: _Stream) -> int:
+        """As much as the pipe has, and a pipe's size at most."""
         assert stream.slot is not None
-        room = self.slots.view(stream.slot)[stream.fill :]
-        try:
-            size = os.readv(stream.fd, [room[:_PIPE_BYTES]])
-        except BlockingIOError:
-            return 0
-        stream.file.digest(room[:size])
-        stream.fill += size
-        return size
+        taken, room = 0, self.slots.view(stream.slot)[stream.fill :][:_PIPE_BYTES]
+        with suppress(BlockingIOError):
+            while taken < len(room):
+                size = os.readv(stream.fd, [room[taken : taken + _READ_BYTES]])
+                stream.file.digest(room[taken : taken + size])
+                taken += size
+                if size < _READ_BYTES:
+                    break
+        stream.fill += taken
+        return taken
 
     def _pass_on(self, stream: _Stream, emit: Emit) -> None:
         """All but what belongs to the next part."""
