@@ -244,3 +244,30 @@ def test_what_ends_badly_is_never_listed(site: Dumped) -> None:
     assert states == [BackupState.COMMITTED, BackupState.ABANDONED]
     assert site.catalog.list_entries() == ()
     assert not list(site.place.glob("pghaven-dump-*"))
+
+
+def replace_dumpall(site: Dumped, script: str) -> None:
+    """Have pg_dumpall be a script; ``$REAL`` is what it was."""
+    programs = site.place / "programs"
+    programs.mkdir()
+    for program in ("pg_dump", "pg_restore"):
+        (programs / program).write_text(f'#!/bin/sh\nexec "{site.cluster.bin_dir}/{program}" "$@"\n')
+    (programs / "pg_dumpall").write_text(f'#!/bin/sh\nREAL="{site.cluster.bin_dir}/pg_dumpall"\n{script}\n')
+    for path in programs.iterdir():
+        path.chmod(0o755)
+    site.pg_bin = str(programs)
+
+
+def test_roles_that_cannot_be_dumped_end_the_dump(site: Dumped) -> None:
+    """Though its databases are being dumped already."""
+    replace_dumpall(site, "echo 'pg_dumpall: error: no such luck' >&2; exit 1")
+    with pytest.raises(ServerUnsuitable, match="could not dump roles and tablespaces: no such luck"):
+        site.dump()
+    assert [entry.state for entry in site.catalog.list_entries(Purpose.DUMP)] == [BackupState.ABANDONED]
+    assert not list(site.place.glob("pghaven-dump-*"))
+
+
+def test_more_roles_than_a_pipe_holds_are_dumped(site: Dumped) -> None:
+    replace_dumpall(site, '"$REAL" "$@"; head -c 3000000 /dev/zero | tr "\\\\0" -')
+    dump = site.assert_whole(site.dump().label)
+    assert dump.read_globals().endswith(b"-" * 3_000_000)

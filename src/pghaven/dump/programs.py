@@ -115,6 +115,11 @@ class Running:
         with self._process:
             self._process.kill()
 
+    @property
+    def has_ended(self) -> bool:
+        """Not while it waits for us to take what it writes, if that is more than a pipe holds."""
+        return self._process.poll() is not None
+
     def take(self) -> bytes:
         """All that it writes to standard output; waits for its end. Once. Raises ServerUnsuitable."""
         written, said = self._process.communicate()

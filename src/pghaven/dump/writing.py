@@ -20,7 +20,7 @@ from pghaven.dump.assemble import Assembled, Assembly
 from pghaven.dump.facts import FACTS_FILE, GLOBALS_FILE, DatabaseFacts, DumpFacts, TableFacts, render_facts
 from pghaven.dump.options import NOT_COPY
 from pghaven.dump.origin import DumpOrigin
-from pghaven.dump.programs import Calling
+from pghaven.dump.programs import Calling, Running
 from pghaven.dump.snapshot import DatabaseSnapshot, open_snapshot
 from pghaven.dump.spool import SPOOL_BYTES_MAX, Spool, open_spool
 from pghaven.dump.spooled import SpooledFile
@@ -94,9 +94,16 @@ class Writing:
     def _jobs(
         self, spool: str, server: ServerFacts, names: Sequence[str], facts: list[DumpFacts]
     ) -> Generator[DumpJob | NotYet, None, None]:
-        yield self._add_file(spool, f"global/{GLOBALS_FILE}", self._dump_globals(server))
-        for name in names:
-            yield from self._dump_database(spool, name)
+        with self._begin_globals(server) as globals_:
+            is_waiting = True
+            for name in names:
+                for job in self._dump_database(spool, name):
+                    yield job
+                    if is_waiting and globals_.has_ended:
+                        is_waiting = False
+                        yield self._add_globals(spool, globals_)
+            if is_waiting:
+                yield self._add_globals(spool, globals_)
         made = DumpFacts(
             server_version=server.version,
             program_version=self._calling.programs.version,
@@ -115,15 +122,19 @@ class Writing:
             stream.write(content)
         return FilesJob(files=((number, place, len(content)),))
 
-    def _dump_globals(self, server: ServerFacts) -> bytes:
-        """Roles with their passwords, tablespaces, and what is granted of them. Only a superuser sees passwords."""
+    def _add_globals(self, spool: str, globals_: Running) -> DumpJob:
+        return self._add_file(spool, f"global/{GLOBALS_FILE}", globals_.take())
+
+    def _begin_globals(self, server: ServerFacts) -> Running:
+        """Roles with their passwords, tablespaces, and what is granted of them, asked for beside the first database.
+        Only a superuser sees passwords."""
         self._session.tell(Step(text="dumping roles and tablespaces"))
         arguments = ["--globals-only", "--no-sync", "--encoding=UTF8", "-d", self._calling.conninfo]
         if not server.is_superuser:
             arguments.append("--no-role-passwords")
             text = f'role "{server.role}" is no superuser, so the passwords of roles are not in the dump'
             self._session.tell(Notice(level="warning", code="no_passwords", text=text))
-        return self._calling.run("pg_dumpall", arguments, doing="dump roles and tablespaces")
+        return self._calling.begin("pg_dumpall", arguments, doing="dump roles and tablespaces")
 
     def _dump_database(self, spool: str, name: str) -> Iterator[DumpJob | NotYet]:
         settings, calling = self._settings, self._calling
