@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg
@@ -27,6 +28,15 @@ from tests.tidy.source import ROOT
 NODE = "db1"
 # For machines that do much else meanwhile.
 SECONDS = 90.0
+_HOLD = """
+import ctypes, os, sys
+pid, everything = int(sys.argv[1]), 0x40000000
+assert ctypes.CDLL(None).ptrace(16, pid, None, None) == 0
+os.waitpid(pid, everything)
+print("held", flush=True)
+while os.WIFSTOPPED(os.waitpid(pid, everything)[1]):
+    pass
+"""
 
 
 def unit(service: str) -> str:
@@ -38,6 +48,8 @@ def running(engine: Engine) -> Iterator[Booted]:
     """A systemd that has the units of the node as ``ha apply`` writes them."""
     engine.apply()
     units = {path.name: path.read_text() for path in (engine.place / "units").iterdir()}
+    # What is waited for is not two minutes.
+    units = {name: text.replace("TimeoutStopSec=120", "TimeoutStopSec=10") for name, text in units.items()}
     servers = Path(os.path.realpath(engine.programs.bin_dir)).parent
     place = Path(tempfile.mkdtemp(prefix="pghaven-systemd-"))
     try:
@@ -102,3 +114,41 @@ def test_systemd_keeps_patroni_and_the_proxy_going_and_stops_postgresql_cleanly(
         control = parse_control((engine.data_directory(NODE) / "global" / "pg_control").read_bytes())
         assert control.state is DatabaseState.SHUT_DOWN
         assert not (engine.data_directory(NODE) / "postmaster.pid").exists()
+
+
+@contextmanager
+def held(pid: int) -> Iterator[None]:
+    """The main thread of a process does nothing any more, not even on SIGTERM, until the process is killed.
+    (One that a signal has stopped is woken by systemd.)"""
+    with subprocess.Popen([sys.executable, "-c", _HOLD, str(pid)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        yield
+        assert holder.wait(SECONDS) == 0
+
+
+def find_patroni(engine: Engine) -> int:
+    file = os.fsencode(engine.local.places[NODE].path(engine.local.spec.get_node(NODE), "patroni.yml"))
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if file in path.read_bytes().split(b"\0"):
+                return int(path.parent.name)
+    raise AssertionError("Patroni does not run")
+
+
+def test_a_patroni_that_hangs_when_it_is_stopped_leaves_no_server_that_takes_writes(engine: Engine) -> None:
+    with running(engine) as systemd:
+        systemd.control("start", *map(unit, ("etcd", "patroni")))
+        wait_until(lambda: accepts_writes(engine), "a primary", SECONDS)
+        made = "SELECT count(*) FROM pg_roles WHERE rolname = 'replicator'"
+        wait_until(lambda: engine.value(NODE, made), "the end of Patroni's bootstrap", SECONDS)
+        engine.sql(NODE, "CREATE TABLE kept AS SELECT 7 AS n")
+        with held(find_patroni(engine)):
+            systemd.control("stop", unit("patroni"))
+        assert systemd.show(unit("patroni"), "Result") == ["timeout"]
+        control = parse_control((engine.data_directory(NODE) / "global" / "pg_control").read_bytes())
+        assert control.state is DatabaseState.SHUT_DOWN, systemd.read_journal(unit("patroni"))
+
+        systemd.control("start", unit("patroni"))  # and comes back as ever
+        wait_until(lambda: accepts_writes(engine), "a primary", SECONDS)
+        assert engine.value(NODE, "SELECT n FROM kept") == 7

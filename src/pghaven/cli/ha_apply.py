@@ -84,12 +84,14 @@ def apply_command(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Plan:
-    """``overrides`` are settings of this host's server that would not be what is configured."""
+    """``overrides`` are settings of this host's server that would not be what is configured. ``is_compared``: whether
+    anybody told what the members share."""
 
     cluster: str
     files: Sequence[PlannedFile]
     drifts: Sequence[Drift]
     overrides: Sequence[Override]
+    is_compared: bool
 
     @property
     def body(self) -> dict[str, object]:
@@ -99,6 +101,7 @@ class _Plan:
                 {"path": one.path, "change": one.change, "difference": one.difference or None} for one in self.files
             ],
             "shared": self.drifts,
+            "shared_compared": self.is_compared,
             "overrides": self.overrides,
         }
 
@@ -112,6 +115,8 @@ class _Plan:
             text += f"{'changed':<10} {drift.path} in etcd: {drift.found!r} -> {drift.wanted!r}\n"
         for over in self.overrides:
             text += f"{'reset':<10} {over.name} in postgresql.auto.conf: {over.found} -> {over.wanted}\n"
+        if not self.is_compared:
+            return text + f"{'unknown':<10} what the members share in etcd: no Patroni tells it\n"
         if not self.drifts and not self.overrides and all(one.change == "same" for one in self.files):
             text += "nothing to do\n"
         return text
@@ -123,13 +128,15 @@ def _plan(context: HaContext, nodes: Sequence[HaNode]) -> _Plan:
 
     spec, places = context.spec, context.places
     drifts: tuple[Drift, ...] = ()
+    is_compared = False
     with suppress(ServerUnsuitable):
         found = context.api.ask(spec.servers, "/config")
-        drifts = find_drift(render_dynamic(spec, places), found)
+        drifts, is_compared = find_drift(render_dynamic(spec, places), found), True
     return _Plan(
         cluster=spec.cluster,
         files=[one for node in nodes for one in plan_files(spec, node, places)],
         drifts=drifts,
+        is_compared=is_compared,
         overrides=_find_overrides(context) if any(not node.witness for node in nodes) else (),
     )
 

@@ -19,6 +19,7 @@ def command(invocation: Invocation, cluster: str | None, nodes: tuple[str, ...])
 
     Ends with 17 when a check fails, with 3 when there are only warnings.
     """
+    from pghaven.clock import SYSTEM_CLOCK
     from pghaven.ha.checks import HaCheckSettings, run_ha_checks
     from pghaven.proof.results import Verdict, judge
 
@@ -29,6 +30,7 @@ def command(invocation: Invocation, cluster: str | None, nodes: tuple[str, ...])
         nodes=choose_nodes(context.spec, nodes),
         user=find_service_user(context.cluster),
         conninfo=context.cluster.conninfo,
+        now=SYSTEM_CLOCK.now(),
     )
     results = run_ha_checks(settings, context.api)
     text = ""

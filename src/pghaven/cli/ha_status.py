@@ -32,7 +32,7 @@ def command(invocation: Invocation, cluster: str | None, no_archive: bool) -> in
     from pghaven.ha.view import look
 
     context = open_context(invocation, cluster)
-    view = look(context.spec, context.api)
+    view = look(context.spec, context.api, without_dcs=True)
     archive = None if no_archive else _look_at_archive(invocation, context)
     wanted = render_dynamic(context.spec, context.places)
     reasons = judge_cluster(context.spec, wanted, view, archive, SYSTEM_CLOCK.now())
@@ -77,6 +77,7 @@ def _body(
         "cluster": context.spec.cluster,
         "durability": context.spec.durability,
         "leader": view.leader,
+        "etcd_answers": not view.dcs_is_silent,
         "paused": view.paused,
         "paused_until": view.paused_until,
         "members": [

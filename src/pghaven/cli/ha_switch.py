@@ -38,8 +38,9 @@ def failover_command(
 ) -> int:
     """Promote a standby although the primary is gone.
 
-    How many bytes of WAL would be lost is told first, and refused without --accept-loss. With --primary-is-dead its
-    lease is ended now: its host must be down, or cut off for good; a primary that answers is never taken for dead.
+    How many bytes of WAL would be lost is told first, and refused without --accept-loss; so is what cannot be known:
+    what a primary that does not answer wrote last, where no standby is synchronous. With --primary-is-dead its lease is
+    ended now: its host must be down, or cut off for good; a primary that answers is never taken for dead.
     """
     acts = open_context(invocation, cluster).acts
     switched = acts.fail_over(target, accept_loss=accept_loss, primary_is_dead=primary_is_dead)
@@ -47,17 +48,24 @@ def failover_command(
 
 
 def _switched_body(switched: Switched) -> dict[str, object]:
-    return {"old": switched.old, "new": switched.new, "seconds": switched.seconds, "lost_bytes": switched.lost_bytes}
+    return {
+        "old": switched.old,
+        "new": switched.new,
+        "seconds": switched.seconds,
+        "lost_bytes": switched.lost_bytes,
+        "lost_at_least": switched.at_least,
+    }
 
 
 def _render_switched(switched: Switched) -> str:
     from pghaven.units import render_duration, render_size
 
     text = f"{switched.new} is the primary, after {render_duration(switched.seconds)}\n"
-    if switched.lost_bytes:
-        text += f"  up to {render_size(switched.lost_bytes)} of WAL are not on it\n"
-    elif switched.lost_bytes is None:
+    if switched.lost_bytes is None or (switched.at_least and not switched.lost_bytes):
         text += "  what was lost is not known\n"
+    elif switched.lost_bytes:
+        many = "at least" if switched.at_least else "up to"
+        text += f"  {many} {render_size(switched.lost_bytes)} of WAL are not on it\n"
     return text
 
 

@@ -81,7 +81,14 @@ def _make_target(time: str | None, lsn: str | None) -> Any:
     from pghaven.clock import SYSTEM_CLOCK
 
     options = TargetOptions(
-        time=time, lsn=lsn, xid=None, name=None, immediate=False, timeline=None, action="promote", exclusive=False
+        time=time,
+        lsn=lsn,
+        xid=None,
+        name=None,
+        immediate=False,
+        timeline=None,
+        action="promote",
+        exclusive=lsn is not None,
     )
     return make_target(options, SYSTEM_CLOCK.now())
 
@@ -133,6 +140,7 @@ def render_promotion(plan: PromotePlan) -> str:
         ("last commit", None if state.replayed_at is None else render_time(state.replayed_at)),
         ("delay", f"{render_duration(state.delay_seconds)}, passed over" if state.delay_seconds else None),
         ("target", None if plan.request.target is None else render_target(plan.request.target)),
+        ("stops at", None if plan.stop is None else plan.stop.lsn),
     ]
     for one in plan.held:
         nothing = "nothing behind that" if one.error is None else f"could not be asked: {one.error}"
@@ -159,6 +167,7 @@ def describe_promotion(plan: PromotePlan) -> dict[str, object]:
         "repositories": plan.held,
         "lacking": plan.lacking,
         "lost_bytes": plan.lost_bytes,
+        "stop_lsn": None if plan.stop is None else plan.stop.lsn,
     }
 
 

@@ -31,21 +31,28 @@ _FOLLOWING: Final = ("running", "streaming", "in archive recovery")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Switched:
-    """``lost_bytes`` is what was written and is on no promoted node; None when that is not known."""
+    """``lost_bytes`` is what was written and is on no promoted node; None when that is not known. ``at_least``: the
+    primary may have written and acknowledged more, since it was last heard of."""
 
     old: str | None
     new: str
     seconds: float
     lost_bytes: int | None = 0
+    at_least: bool = False
 
 
-def render_cost(lost_bytes: int | None, chosen: Member) -> str:
-    """What promoting a member may cost, in words."""
-    if lost_bytes is not None:
-        return f"{render_size(lost_bytes)} of WAL that the primary has written and this node does not have"
+def render_cost(lost_bytes: int | None, chosen: Member, silent_since_seconds: int | None = None) -> str:
+    """What promoting a member may cost, in words. ``silent_since_seconds``: a primary that waited for no standby is
+    silent, and so old its last word may have been when it ended."""
     if chosen.written is None:
         return "how much cannot be told, because its server does not say yet how far it has come"
-    return "how much cannot be told, because the primary's last position is not known"
+    if lost_bytes is None:
+        return "how much cannot be told, because the primary's last position is not known"
+    known = f"{render_size(lost_bytes)} of WAL that the primary has written and this node does not have"
+    if silent_since_seconds is None:
+        return known
+    since = f"what the primary wrote after its last word, which it gives every {silent_since_seconds} s"
+    return f"{known}, and {since}" if lost_bytes else f"{since}, is not known"
 
 
 class Acts:
@@ -73,6 +80,8 @@ class Acts:
         body = {"leader": leading.name, **({} if target is None else {"candidate": target})}
         self._api.tell(self._spec.servers, "POST", "/switchover", body, timeout_seconds=_TELL_SECONDS)
         new = self._await_primary(leading.name)
+        if target is not None and new != target:
+            raise self._overtaken(new, target)
         return Switched(old=leading.name, new=new, seconds=self._clock.monotonic() - began)
 
     def fail_over(self, target: str | None, *, accept_loss: bool, primary_is_dead: bool) -> Switched:
@@ -80,9 +89,11 @@ class Acts:
         view = look(self._spec, self._api)
         chosen = self._choose(view, target)
         lost = self.measure_loss(view, chosen)
-        if lost != 0 and not accept_loss:
+        at_least = self._may_be_more(view, chosen)
+        if (lost != 0 or at_least) and not accept_loss:
+            cost = render_cost(lost, chosen, self._spec.timing.loop if at_least else None)
             raise Refused(
-                f'promoting "{chosen.name}" may lose commits: {render_cost(lost, chosen)}',
+                f'promoting "{chosen.name}" may lose commits: {cost}',
                 hint="If that is accepted: --accept-loss. A switchover loses nothing, where the primary still answers.",
             )
         leading = view.leading
@@ -95,11 +106,19 @@ class Acts:
         new = None
         if primary_is_dead and old is not None:
             Etcd(self._spec.dcs_hosts, self._spec.cluster).delete("leader")
-            new = self._await_elected(old, None if target is None else chosen.name)
-        if new is None:
-            self._order(chosen)
+            new = self._await_elected(old)
+        if new is None or (target is not None and new != chosen.name):
+            self._order(chosen, new or old)
             new = chosen.name
-        return Switched(old=old, new=new, seconds=self._clock.monotonic() - began, lost_bytes=lost)
+        seconds = self._clock.monotonic() - began
+        return Switched(old=old, new=new, seconds=seconds, lost_bytes=lost, at_least=at_least)
+
+    def _may_be_more(self, view: ClusterView, chosen: Member) -> bool:
+        """Whether the primary may have acknowledged what is not counted: it is silent, what it left in etcd is as old
+        as its last look, and it waited for no standby that is to lead."""
+        leading = view.leading
+        is_silent = leading is None or leading.silence is not None
+        return is_silent and not (self._spec.durability != "async" and chosen.is_sync)
 
     def measure_loss(self, view: ClusterView, chosen: Member) -> int | None:
         """Bytes of WAL that the primary is known to have and this member has not."""
@@ -165,27 +184,36 @@ class Acts:
             raise Refused("no node that may lead answers", hint="Name one with --to, or start Patroni's services.")
         return max(able, key=lambda one: (one.written or 0, self._spec.get_node(one.name).priority))
 
-    def _order(self, chosen: Member) -> None:
-        """Have a member promoted, whatever the others think. That it was elected meanwhile is as good."""
+    def _order(self, chosen: Member, ruling: str | None) -> None:
+        """Have a member promoted, whatever the others think, in the place of ``ruling``. That it was elected meanwhile
+        is as good; that another one was is told: somebody else has ordered that."""
         try:
             body = {"candidate": chosen.name}
             self._api.tell(self._spec.servers, "POST", "/failover", body, timeout_seconds=_TELL_SECONDS)
         except Refused:
             if not self._leads(self._spec.get_server(chosen.name)):
                 raise
-        self._wait(lambda: self._leads(self._spec.get_server(chosen.name)), f'"{chosen.name}" to lead', _SWITCH_SECONDS)
+        new = self._wait(lambda: self._find_leading(ruling), f'"{chosen.name}" to lead', _SWITCH_SECONDS)
+        if new != chosen.name:
+            assert new is not None
+            raise self._overtaken(new, chosen.name)
 
-    def _await_elected(self, old: str, wanted: str | None) -> str | None:
-        """Who is elected when a lease ended; None when nobody is, or not who is wanted.
+    def _overtaken(self, new: str, wanted: str) -> Refused:
+        return Refused(
+            f'"{new}" became the primary, not "{wanted}": somebody else asked for that at the same time',
+            hint=f"If it is still to be {wanted}: pghaven ha switchover {self._spec.cluster} --to {wanted}",
+        )
+
+    def _await_elected(self, old: str) -> str | None:
+        """Who is elected when a lease ended; None when nobody is.
 
         With synchronous replication nobody may be elected while Patroni has no member noted as synchronous, which is
         so for a moment after each change of primary: then only an order helps.
         """
         try:
-            elected = self._wait(lambda: self._find_leading(old), "an election", _ELECTION_SECONDS)
+            return self._wait(lambda: self._find_leading(old), "an election", _ELECTION_SECONDS)
         except Cancelled:
             return None
-        return elected if wanted in (None, elected) else None
 
     def _find_leading(self, old: str | None) -> str | None:
         return next((node.name for node in self._spec.servers if node.name != old and self._leads(node)), None)

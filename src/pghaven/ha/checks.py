@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from pghaven.errors import PghavenError, ServerUnsuitable
@@ -23,9 +24,10 @@ from pghaven.ha.rest import RestApi
 from pghaven.ha.spec import HaNode, HaSpec, LocalPlaces
 from pghaven.ha.view import ClusterView, look
 from pghaven.proof.results import CheckResult, fail, good, skip, warn
-from pghaven.server.connection import Connection, connect, server_errors
+from pghaven.server.connection import Connection, connect, fetch_one, server_errors
 from pghaven.server.identity import OsUser, child_identity
 from pghaven.setup.program import find_closed_directory, try_program
+from pghaven.units import render_time
 
 ENGINE_VERSION: Final = "4.1."
 """The versions of Patroni that the tests have run with begin so."""
@@ -33,8 +35,9 @@ _LEASE_SECONDS_MIN: Final = 20
 _WATCHDOG: Final = "/dev/watchdog"
 _TRY_SECONDS: Final = 30
 _LINE_BYTES_MAX: Final = 4096
-_SLOTS = """SELECT slot_name FROM pg_replication_slots
-    WHERE slot_type = 'physical' AND NOT active AND NOT temporary ORDER BY 1"""
+# On a standby Patroni keeps what somebody may need after a failover; nobody reads that there.
+_SLOTS = """SELECT slot_name FROM pg_replication_slots WHERE NOT active AND NOT temporary
+    AND (slot_type = 'physical' OR NOT pg_is_in_recovery()) ORDER BY 1"""
 _STALE_FAILOVER_SLOTS = """SELECT slot_name FROM pg_replication_slots
     WHERE failover AND NOT synced AND pg_is_in_recovery() ORDER BY 1"""
 
@@ -48,6 +51,7 @@ class HaCheckSettings:
     nodes: tuple[HaNode, ...]
     user: OsUser | None
     conninfo: str
+    now: datetime
 
 
 def run_ha_checks(settings: HaCheckSettings, api: RestApi) -> tuple[CheckResult, ...]:
@@ -58,10 +62,11 @@ def run_ha_checks(settings: HaCheckSettings, api: RestApi) -> tuple[CheckResult,
             results += [*_check_files(settings, node), *_check_environment(settings, node)]
     results += _check_watchdog(settings)
     try:
-        view = look(settings.spec, api)
+        view = look(settings.spec, api, without_dcs=True)
     except ServerUnsuitable as error:
         return (*results, fail("patroni", error.message, error.hint), skip("shared configuration", "nobody answers"))
-    results += [*_check_members(settings, api, view), *_check_shared(settings, view), *_check_server(settings)]
+    results += [*_check_members(settings, api, view), *_check_shared(settings, view)]
+    results += [*_check_pause(settings, view), *_check_server(settings, view)]
     return tuple(results)
 
 
@@ -208,6 +213,8 @@ def _check_members(settings: HaCheckSettings, api: RestApi, view: ClusterView) -
             yield fail("patroni", text, "pip install 'pghaven[ha]' there brings the right one.")
         else:
             yield good("patroni", f'node "{member.name}" answers, {member.state}')
+    if view.dcs_is_silent:
+        return
     known = {node.name: node for node in spec.servers}
     for one in api.ask(spec.servers, "/cluster").get("members", []):
         name, place = str(one.get("name")), f"{one.get('host')}:{one.get('port')}"
@@ -223,7 +230,8 @@ def _check_members(settings: HaCheckSettings, api: RestApi, view: ClusterView) -
 def _check_shared(settings: HaCheckSettings, view: ClusterView) -> Iterator[CheckResult]:
     spec = settings.spec
     if view.config is None:
-        yield fail("shared configuration", "nobody tells what is in etcd")
+        hint = "Start etcd." if view.dcs_is_silent else "Does Patroni's service run on the nodes?"
+        yield fail("shared configuration", "nobody tells what is in etcd", hint)
         return
     ttl = view.config.get("ttl")
     if isinstance(ttl, int) and ttl < _LEASE_SECONDS_MIN:
@@ -241,20 +249,44 @@ def _check_shared(settings: HaCheckSettings, view: ClusterView) -> Iterator[Chec
             yield warn("shared configuration", text, f"patronictl restart {spec.cluster} {member.name}")
 
 
-def _check_server(settings: HaCheckSettings) -> Iterator[CheckResult]:
+def _check_pause(settings: HaCheckSettings, view: ClusterView) -> Iterator[CheckResult]:
+    """While it is paused nothing fails over, and all looks as ever."""
+    if view.dcs_is_silent:
+        yield skip("pause", "it stands in etcd")
+    elif not view.paused:
+        yield good("pause", "the cluster is not paused")
+    if not view.paused:
+        return
+    until, hint = view.paused_until, f"To end it: pghaven ha resume {settings.spec.cluster}"
+    if until is not None and until < settings.now:
+        yield fail("pause", f"the pause was to end at {render_time(until)}, and goes on: nothing fails over", hint)
+    else:
+        text = "the cluster is paused" + ("" if until is None else f" until {render_time(until)}")
+        yield warn("pause", f"{text}: nothing fails over", hint)
+
+
+def _check_server(settings: HaCheckSettings, view: ClusterView) -> Iterator[CheckResult]:
     """What only this host's server knows: its slots, and what ALTER SYSTEM has set on it."""
+    kept = (view.config or {}).get("slots")
+    permanent = set(kept) if isinstance(kept, Mapping) else set()
     try:
         with connect(settings.conninfo) as connection:
+            is_standby = bool(fetch_one(connection, "SELECT pg_is_in_recovery()")[0])
             idle, stale = _list_slots(connection)
             overrides = find_overrides(connection, list_wanted_settings(settings.spec, settings.places))
     except PghavenError as error:
         yield skip("slots", f"this host's server does not answer: {error.message}")
         return
     members = {re.sub(r"[^a-z0-9_]", "_", node.name) for node in settings.spec.servers}
-    strange = [name for name in idle if name not in members]
+    # Patroni keeps the permanent ones on every node, and reads them on none but the primary.
+    may_idle = permanent if view.config is not None else set(idle)
+    strange = [name for name in idle if name not in members and not (is_standby and name in may_idle)]
     for name in strange:
         text = f'nobody reads the slot "{name}", and it is no member\'s: it keeps WAL for nobody'
-        yield warn("slots", text, f"If it is left over: SELECT pg_drop_replication_slot('{name}')")
+        left = f"SELECT pg_drop_replication_slot('{name}')"
+        if name in permanent:
+            left = f"patronictl edit-config {settings.spec.cluster} -s slots.{name}=null, or Patroni makes it again"
+        yield warn("slots", text, f"If it is left over: {left}")
     for name in stale:
         text = f'the slot "{name}" is left from when this standby was the primary, and is not synchronised any more'
         yield fail("slots", text, f"Drop it here: SELECT pg_drop_replication_slot('{name}')")

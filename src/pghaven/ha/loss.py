@@ -39,9 +39,10 @@ class Loss:
 
 
 def assess_loss(spec: HaSpec, view: ClusterView) -> Loss | None:
-    """What would be lost if the primary were lost now; None when none leads, and for a cluster that follows another."""
+    """What would be lost if the primary were lost now; None when none leads, for a cluster that follows another, and
+    while etcd is silent: then nobody takes over, and who is synchronous is not known."""
     leading = view.leading
-    if leading is None or spec.followed is not None:
+    if leading is None or view.dcs_is_silent or spec.followed is not None:
         return None
     able = list(_find_able(spec, view, leading))
     synchronous = [one for one in able if one.is_sync]

@@ -7,6 +7,7 @@ same.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -16,7 +17,18 @@ from pghaven.ha.spec import HaNode, HaSpec, LocalPlaces, render_host
 PROXY_FILE: Final = "haproxy.cfg"
 _PLAIN = re.compile(r"[A-Za-z0-9_@+=:,./-]+", re.ASCII)
 # A password in the environment goes before Patroni's own file of passwords, and every login of a standby fails.
-_MISLEADING: Final = ("PGPASSWORD", "PGPASSFILE", "PGHOST", "PGPORT", "PGUSER", "PGDATABASE", "PGOPTIONS", "PGSERVICE")
+_MISLEADING: Final = (
+    "PGPASSWORD",
+    *("PGPASSFILE", "PGHOST", "PGHOSTADDR", "PGPORT", "PGUSER", "PGDATABASE", "PGOPTIONS", "PGSERVICE"),
+    *("PGSERVICEFILE", "PGSYSCONFDIR", "PGREQUIREAUTH", "PGCHANNELBINDING", "PGAPPNAME", "PGCLIENTENCODING"),
+    *("PGSSLMODE", "PGSSLNEGOTIATION", "PGSSLCOMPRESSION", "PGSSLCERT", "PGSSLKEY", "PGSSLCERTMODE", "PGSSLROOTCERT"),
+    *("PGSSLCRL", "PGSSLCRLDIR", "PGSSLSNI", "PGSSLMINPROTOCOLVERSION", "PGSSLMAXPROTOCOLVERSION", "PGREQUIRESSL"),
+    *("PGREQUIREPEER", "PGGSSENCMODE", "PGKRBSRVNAME", "PGGSSLIB", "PGGSSDELEGATION", "PGCONNECT_TIMEOUT"),
+    *("PGTARGETSESSIONATTRS", "PGLOADBALANCEHOSTS", "PGMINPROTOCOLVERSION", "PGMAXPROTOCOLVERSION"),
+    *("PGDATESTYLE", "PGTZ", "PGGEQO"),
+)
+_STOP_SECONDS: Final = 100
+"""Less than the unit's own limit."""
 
 
 def render_etcd_command(spec: HaSpec, node: HaNode, data_directory: str, program: str = "/usr/bin/etcd") -> list[str]:
@@ -100,6 +112,7 @@ def render_patroni_unit(spec: HaSpec, node: HaNode, places: LocalPlaces) -> str:
         "ExecStart": _join(render_patroni_command(places, node)),
         "ExecReload": "/bin/kill -HUP $MAINPID",
         "UnsetEnvironment": " ".join(_MISLEADING),
+        "ExecStopPost": f"-/bin/sh -c {_quote(_render_stop(places))}",
         "KillMode": "process",
         "Restart": "on-failure",
         "RestartSec": "2",
@@ -115,6 +128,22 @@ def render_patroni_unit(spec: HaSpec, node: HaNode, places: LocalPlaces) -> str:
     # Patroni waits five seconds each time that it finds no etcd that answers.
     after = (unit_name("etcd", spec, node),) if node in spec.dcs_members else ()
     return _render_unit(f"Patroni of the PostgreSQL cluster {spec.cluster}, node {node.name}", lines, before, after)
+
+
+def _render_stop(places: LocalPlaces) -> str:
+    """What ends the server of a Patroni that hung when it was to stop, and was killed for it: nobody would look after
+    that server any more, and it would go on taking writes. A Patroni that ended otherwise has done what it should."""
+    words = [
+        f"{places.bin_directory}/pg_ctl",
+        "stop",
+        "-D",
+        places.data_directory,
+        "-m",
+        "fast",
+        "-t",
+        f"{_STOP_SECONDS}",
+    ]
+    return f'[ "$SERVICE_RESULT" != timeout ] || exec {shlex.join(words)}'
 
 
 def render_etcd_unit(spec: HaSpec, node: HaNode, places: LocalPlaces) -> str:

@@ -57,8 +57,13 @@ def worst(reasons: tuple[Reason, ...]) -> int:
 
 def _judge_members(spec: HaSpec, view: ClusterView) -> Iterator[Reason]:
     leading = view.leading
+    if view.dcs_is_silent:
+        text = "etcd does not answer: nobody can take over, and what is configured there is not known"
+        hint = f"Start etcd; which of its members are silent: pghaven ha check {spec.cluster}"
+        yield Reason(gravity=TO_DO, text=text, hint=hint)
     if leading is None:
-        yield Reason(gravity=BROKEN, text="there is no primary: nobody holds the lease")
+        lease = "nobody takes writes" if view.dcs_is_silent else "nobody holds the lease"
+        yield Reason(gravity=BROKEN, text=f"there is no primary: {lease}")
     elif leading.silence is not None:
         text = f'the primary "{leading.name}" does not answer; another takes over when its lease ends'
         yield Reason(gravity=BROKEN, text=text)
@@ -72,11 +77,13 @@ def _judge_members(spec: HaSpec, view: ClusterView) -> Iterator[Reason]:
             yield Reason(gravity=TO_DO, text=f'node "{member.name}" is in state "{member.state}"', hint=hint)
         elif member.state != "streaming" and spec.followed is None:
             yield Reason(gravity=TO_DO, text=f'node "{member.name}" follows the archive and does not stream')
-        elif leading is not None and member.timeline != leading.timeline and spec.followed is None:
+        elif leading is not None and leading.timeline not in (None, member.timeline) and spec.followed is None:
             text = f'node "{member.name}" is on timeline {member.timeline}, the primary on {leading.timeline}'
             yield Reason(gravity=TO_DO, text=text, hint="Patroni rewinds it; ask again in a moment.")
         else:
             yield from _judge_lag(spec, view, member.name)
+    if view.dcs_is_silent:
+        return  # who is synchronous stands in etcd
     if spec.durability != "async" and leading is not None and not any(one.is_sync for one in view.members):
         waiting = "wait until one is" if spec.durability == "strict" else "wait for nobody"
         text = (

@@ -44,13 +44,15 @@ class Member:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterView:
-    """``leader`` is None when nobody holds the lease. ``paused_until`` is what ``ha pause --for`` has promised."""
+    """``leader`` is None when nobody holds the lease. ``paused_until`` is what ``ha pause --for`` has promised.
+    ``dcs_is_silent``: the members answer and etcd does not; each is then seen by its own word alone."""
 
     members: tuple[Member, ...]
     leader: str | None
     paused: bool
     paused_until: datetime | None
     config: Mapping[str, Any] | None
+    dcs_is_silent: bool = False
 
     def find(self, name: str) -> Member | None:
         return next((one for one in self.members if one.name == name), None)
@@ -67,9 +69,22 @@ class ClusterView:
         return max(0, leading.written - member.written)
 
 
-def look(spec: HaSpec, api: RestApi) -> ClusterView:
-    """Ask every node. Raises ServerUnsuitable when none answers."""
-    cluster = api.ask(spec.servers, "/cluster")
+def look(spec: HaSpec, api: RestApi, *, without_dcs: bool = False) -> ClusterView:
+    """Ask every node. Raises ServerUnsuitable when none answers, and, unless ``without_dcs``, when etcd does not: what
+    is to be done needs it."""
+    try:
+        cluster = api.ask(spec.servers, "/cluster")
+    except ServerUnsuitable:
+        # Patroni gives no answer to this one while it cannot ask etcd.
+        members = tuple(_ask_member(node, api, {}) for node in spec.servers)
+        if all(one.silence is not None for one in members):
+            raise
+        if without_dcs:
+            return _look_at(members)
+        raise ServerUnsuitable(
+            "Patroni answers, and knows nothing of its cluster: etcd does not answer",
+            hint=f"Start etcd; which of its members are silent: pghaven ha check {spec.cluster}",
+        ) from None
     known = {one.get("name"): one for one in cluster.get("members", [])}
     leader = next((str(name) for name, one in known.items() if one.get("role") in LEADING), None)
     # The primary last: what the others lack of it is then never told as less than it was.
@@ -90,6 +105,12 @@ def look(spec: HaSpec, api: RestApi) -> ClusterView:
     )
 
 
+def _look_at(members: tuple[Member, ...]) -> ClusterView:
+    leading = [one.name for one in members if one.leads]
+    leader = leading[0] if len(leading) == 1 else None
+    return ClusterView(members=members, leader=leader, paused=False, paused_until=None, config=None, dcs_is_silent=True)
+
+
 def _ask_member(node: HaNode, api: RestApi, known: Mapping[str, Any]) -> Member:
     try:
         body = api.call(node, "GET", "/patroni").body
@@ -103,7 +124,7 @@ def _ask_member(node: HaNode, api: RestApi, known: Mapping[str, Any]) -> Member:
     return Member(
         name=node.name,
         role=str(known.get("role") or body.get("role", "unknown")),
-        state=str(known.get("state") or body.get("state", "unknown")),
+        state=str(known.get("state") or body.get("replication_state") or body.get("state", "unknown")),
         timeline=body.get("timeline"),
         written=written,
         replayed=xlog.get("location") or xlog.get("replayed_location"),

@@ -23,6 +23,7 @@ from pghaven.postgres.timeline import Timeline
 __all__ = [
     "RECOVERY_SIGNAL_NAME",
     "STANDBY_SIGNAL_NAME",
+    "TARGET_SETTINGS",
     "RecoveryTarget",
     "TargetAction",
     "TargetKind",
@@ -40,7 +41,7 @@ STANDBY_SIGNAL_NAME: Final = "standby.signal"
 
 TargetAction = Literal["pause", "promote", "shutdown"]
 
-_TARGET_SETTINGS: Final = (
+TARGET_SETTINGS: Final = (
     "recovery_target",
     "recovery_target_name",
     "recovery_target_time",
@@ -143,7 +144,7 @@ def render_recovery_settings(
     alone.
     """
     wanted = _render_target_setting(target)
-    unset = [(name, "") for name in _TARGET_SETTINGS if wanted is None or name != wanted[0]]
+    unset = [(name, "") for name in TARGET_SETTINGS if wanted is None or name != wanted[0]]
     return (
         ("restore_command", restore_command),
         ("archive_cleanup_command", ""),

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from pghaven.clock import SYSTEM_CLOCK, Clock
-from pghaven.errors import Cancelled, Damaged, NotPermitted, PghavenError, Refused, ServerUnsuitable, StoreUnreachable
+from pghaven.errors import Cancelled, Damaged, NotPermitted, PghavenError, Refused, StoreUnreachable
 from pghaven.events import Listener, Notice, Step
 from pghaven.postgres.datadir import WAL_DIRECTORY
 from pghaven.postgres.lsn import Lsn
-from pghaven.postgres.recovery import RecoveryTarget, render_recovery_settings
+from pghaven.postgres.recovery import TARGET_SETTINGS, RecoveryTarget, render_recovery_settings
 from pghaven.postgres.timeline import Timeline
 from pghaven.repository.place import RepositoryPlace
 from pghaven.repository.walstore import WalArchive
@@ -29,9 +29,10 @@ from pghaven.server.probe import read_timeline
 from pghaven.server.settings_apply import reload_configuration
 from pghaven.server.walcontrol import switch_wal
 from pghaven.standby.lineage import ArchiveView, Standing, find_held_end, find_place, open_archives
+from pghaven.standby.stopping import find_stop
 from pghaven.standby.upstream import Answer, find_answer
 from pghaven.standby.view import StandbyState, connect_to, find_owner_name, look_at_standby
-from pghaven.units import render_duration, render_size, render_time
+from pghaven.units import render_duration, render_size
 from pghaven.wal.announced import read_membership
 from pghaven.wal.backfill import Backfilled, list_lacking, mark_waiting, push_waiting
 
@@ -70,7 +71,7 @@ class HeldEnd:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromotePlan:
     """``primary`` is what the server it follows answers, else ``silence`` says why it does not. ``lacking`` are files
-    that this standby has and a repository lacks."""
+    that this standby has and a repository lacks. ``stop`` is the request's target as a position."""
 
     request: PromoteRequest
     state: StandbyState
@@ -78,6 +79,7 @@ class PromotePlan:
     silence: str | None
     held: tuple[HeldEnd, ...]
     lacking: tuple[str, ...]
+    stop: RecoveryTarget | None = None
 
     @property
     def archived_lsn(self) -> Lsn | None:
@@ -136,7 +138,13 @@ def plan_promotion(request: PromoteRequest) -> PromotePlan:
         _refuse_left(view, state)
     lacking = list_lacking(f"{request.data_directory}/{WAL_DIRECTORY}", archives) if archives else ()
     held = tuple(_find_end(view, state) for view in views)
-    return PromotePlan(request=request, state=state, primary=primary, silence=silence, held=held, lacking=lacking)
+    stop = None
+    if request.target is not None:
+        end = max([state.has_lsn, *(one.end_lsn for one in held if one.end_lsn is not None)])
+        stop = find_stop(request.target, state, views, request.data_directory, end)
+    return PromotePlan(
+        request=request, state=state, primary=primary, silence=silence, held=held, lacking=lacking, stop=stop
+    )
 
 
 def _refuse_left(view: ArchiveView, state: StandbyState) -> None:
@@ -274,16 +282,8 @@ def _replay_all(plan: PromotePlan, connection: Connection, listener: Listener, c
 
 def _stop_at_target(plan: PromotePlan, instance: Instance, listener: Listener, clock: Clock) -> None:
     """Restart the standby so that it replays to its target and promotes there."""
-    request, state = plan.request, plan.state
-    target = request.target
+    request, target = plan.request, plan.stop
     assert target is not None
-    if target.lsn is not None and target.lsn < state.replayed_lsn:
-        raise Refused(f"the target {target.lsn} is past: the standby has replayed up to {state.replayed_lsn}")
-    if target.time is not None and state.replayed_at is not None and target.time < state.replayed_at:
-        raise Refused(
-            f"the target is past: the standby has replayed what was committed at {render_time(state.replayed_at)}",
-            hint="Restore to that moment instead: pghaven restore",
-        )
     listener(Step(text="restarting the standby to stop at the target"))
     pairs = render_recovery_settings(target, restore_command=request.restore_command, timeline="latest")
     with closing(connect_to(request.data_directory, request.like)) as connection:
@@ -294,14 +294,18 @@ def _stop_at_target(plan: PromotePlan, instance: Instance, listener: Listener, c
                     connection.execute(statement)
     instance.stop("fast")
     instance.start(timeout_seconds=None)
-    deadline = clock.monotonic() + _PROMOTE_SECONDS
+    last, deadline = None, clock.monotonic() + _PROMOTE_SECONDS
     while True:
         instance.wait_ready(timeout_seconds=_PROMOTE_SECONDS)
         try:
             with closing(connect_to(request.data_directory, request.like)) as connection:
                 if fetch_one(connection, "SELECT pg_is_in_recovery()") == (False,):
+                    _forget_target(connection, clock)
                     return
-        except (ServerUnsuitable, PghavenError):
+                (replayed,) = fetch_one(connection, "SELECT pg_last_wal_replay_lsn()::text")
+                if replayed != last:
+                    last, deadline = replayed, clock.monotonic() + _PROMOTE_SECONDS
+        except PghavenError:
             pass  # it is not consistent yet
         if clock.monotonic() > deadline:
             raise Cancelled(
@@ -309,6 +313,14 @@ def _stop_at_target(plan: PromotePlan, instance: Instance, listener: Listener, c
                 detail=instance.read_log_tail() or None,
             )
         clock.sleep(_POLL_SECONDS)
+
+
+def _forget_target(connection: Connection, clock: Clock) -> None:
+    """What was for this once goes: whoever copies this server's files would stop there, too, or not start."""
+    with server_errors(connection, "take the target out of postgresql.auto.conf"):
+        for name in (*TARGET_SETTINGS, "recovery_target_inclusive", "recovery_target_action"):
+            connection.execute(sql.SQL("ALTER SYSTEM RESET {}").format(sql.Identifier(name)))
+    reload_configuration(connection, clock)
 
 
 def _find_begin(request: PromoteRequest, timeline: Timeline) -> Lsn | None:

@@ -84,5 +84,6 @@ def test_without_a_primary_or_on_a_second_site_there_is_nothing_to_tell() -> Non
 def test_what_a_promotion_costs_is_told_or_whose_position_is_not_known() -> None:
     assert "3.00 MiB of WAL that the primary has written" in render_cost(3 << 20, NEAR)
     assert "primary's last position is not known" in render_cost(None, NEAR)
+    assert "after its last word, which it gives every 2 s, is not known" in render_cost(0, NEAR, 2)
     starting = Member(name="db2", role="replica", state="starting")
     assert "its server does not say yet how far it has come" in render_cost(None, starting)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import psycopg
 import pytest
 
 from pghaven.ha.dynamic import find_drift, render_dynamic
@@ -111,8 +112,18 @@ def test_a_witness_has_no_server_and_votes() -> None:
 
 def test_the_unit_keeps_misleading_passwords_from_patroni() -> None:
     unit = render_patroni_unit(SPEC, NODES[0], PLACES)
-    assert "UnsetEnvironment=PGPASSWORD" in unit
+    (unset,) = [line.partition("=")[2].split() for line in unit.splitlines() if line.startswith("UnsetEnvironment=")]
+    read = {option.envvar.decode() for option in psycopg.pq.Conninfo.get_defaults() if option.envvar}
+    assert read - set(unset) == set()  # all that libpq reads
     assert "ExecStart=/opt/pghaven/bin/patroni /etc/pghaven/ha/shop/db1/patroni.yml" in unit
+
+
+def test_the_server_of_a_patroni_that_hung_and_was_killed_is_stopped() -> None:
+    unit = render_patroni_unit(SPEC, NODES[0], PLACES)
+    (line,) = [line for line in unit.splitlines() if line.startswith("ExecStopPost=")]
+    # The variable is the shell's, not the unit's.
+    assert line.startswith('ExecStopPost=-/bin/sh -c "[ \\"$$SERVICE_RESULT\\" != timeout ] || exec ')
+    assert line.endswith(f'/pg_ctl stop -D {PLACES.data_directory} -m fast -t 100"')
 
 
 def test_a_second_site_is_made_and_fed_from_the_repository_alone() -> None:
