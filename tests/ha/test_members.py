@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from pghaven.errors import ServerUnsuitable
 from pghaven.ha.view import look
 from tests.ha.engine import NAME, Engine, EngineFactory
 from tests.support.waiting import wait_until
@@ -18,7 +19,10 @@ def find_noted_lsn(engine: Engine) -> int:
 
 
 def find_written(engine: Engine, name: str) -> int | None:
-    found = look(engine.local.spec, engine.local.api).find(name)
+    try:
+        found = look(engine.local.spec, engine.local.api).find(name)
+    except ServerUnsuitable:
+        return None  # it is not up yet
     return None if found is None else found.written
 
 
