@@ -22,7 +22,7 @@ def main(arguments: dict[str, str]) -> None:
         conninfo=arguments["conninfo"],
         level=1,
         processes=0,
-        archive_timeout_seconds=60,
+        archive_timeout_seconds=120,
     )
     run_backup(open_repository(store), settings, ignore)
     Path(arguments["result"]).write_bytes(pickle.dumps(store.mutations))

@@ -22,7 +22,7 @@ from tests.support.walfile import WalSite
 from tests.tidy.source import ROOT
 
 # As by `systemctl edit`: what is a minute for a server is a moment here.
-_SOON = "\n[Service]\nWatchdogSec=5\nTimeoutStopSec=10\n"
+_SOON = "\n[Service]\nWatchdogSec=10\nTimeoutStopSec=60\n"
 
 
 @pytest.fixture

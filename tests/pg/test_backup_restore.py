@@ -25,7 +25,7 @@ from tests.support.cluster import Kind, TestCluster
 from tests.support.commands import PghavenCommand
 from tests.support.fixtures import ClusterFactory
 from tests.support.protected import Protected, dump_hash, settings_of
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 Protect = Callable[[TestCluster], Protected]
 
@@ -599,7 +599,7 @@ def test_the_second_of_two_backups_is_told_who_runs(make_cluster: ClusterFactory
         conninfo=site.cluster.conninfo,
         level=1,
         processes=1,
-        archive_timeout_seconds=60,
+        archive_timeout_seconds=PATIENCE_SECONDS,
     )
     run_backup(site.repository, settings, intrude)
     assert len(seen) == 1

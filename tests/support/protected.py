@@ -28,7 +28,7 @@ from pghaven.units import render_time_utc
 from tests.support.cluster import TestCluster
 from tests.support.commands import PghavenCommand
 from tests.support.places import own
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 LATEST = RecoveryTarget(kind=TargetKind.LATEST)
 
@@ -112,7 +112,7 @@ class Protected:
             conninfo=self.cluster.conninfo,
             level=1,
             processes=2,
-            archive_timeout_seconds=60,
+            archive_timeout_seconds=PATIENCE_SECONDS,
         )
         return run_backup(self.repository, replace(settings, **changes), self.tell)  # type: ignore[arg-type]
 

@@ -11,7 +11,11 @@ from tests.support.waiting import PATIENCE_SECONDS
 
 _PROGRAM = """
 import os, signal, sys, time
+from pghaven.wal import limit
 from pghaven.wal.limit import run_within
+
+if sys.argv[1] == "interrupted":
+    limit._GRACE_SECONDS = 60.0  # it is given its moment to clean up, however slow the machine
 
 def report(error):
     print("reported", type(error).__name__, flush=True)
