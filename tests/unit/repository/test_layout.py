@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
 from pghaven.errors import UsageError
@@ -20,6 +22,16 @@ WAL_NAMES = [
 
 PARTS = ["intent", "alive/00000001", "manifest", "decision", "retire/00000001", "fate/00000001", "hold/00000001"]
 PARTS += ["release/00000001", "generations/00000001-20260301T140000Z-0002/manifest"]
+
+
+def test_labels_of_one_second_are_in_the_order_in_which_they_were_made() -> None:
+    moments = [datetime(2026, 3, 1, 13, 0, 0, microsecond, UTC) for microsecond in range(0, 1_000_000, 62_500)]
+    labels = [layout.make_label(moment) for moment in [*moments, datetime(2026, 3, 1, 13, 0, 1, tzinfo=UTC)]]
+    assert labels == sorted(labels)
+    assert all(layout.MADE_LABEL.fullmatch(label) for label in labels)
+    last = datetime(2026, 3, 1, 13, 0, 0, 999_999, UTC)
+    assert layout.make_label(last).startswith("20260301T130000Z-f")
+    assert len({layout.make_label(last) for _ in range(20)}) > 10, "two hosts may begin at one moment"
 
 
 def all_names() -> list[str]:
