@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,8 +112,12 @@ def test_a_clone_is_a_server_of_its_own_in_a_moment(shop: Site, ground: Ground) 
         port = int(ask(body, "SHOW port"))
         assert port > 5432
         with ended(shop, ground.root / "another" / "main"):
-            other = shop.json("snapshot", "clone", label, "--target-dir", str(ground.root / "another"))
-            assert int(ask(other, "SHOW port")) > port, "the first one listens too, though at a socket only"
+            text = shop.ok("snapshot", "clone", label, "--target-dir", str(ground.root / "another"))
+            assert re.search("to fetch: +the WAL\n +to write: +nothing: .* are shared with the snapshot\n", text), text
+            assert "(0 ms for the files" in text and "needs" not in text
+            assert f"cloned to {ground.root / 'another' / 'main'} in " in text
+            other = re.search("port=([0-9]+)", text)
+            assert other is not None and int(other[1]) > port, "the first one listens too, at a socket only"
         shop.ok("snapshot", "remove", label, "--clone", str(ground.root / "another"))
         assert ask(body, "WITH gone AS (DELETE FROM far RETURNING 1) SELECT count(*) FROM gone") == "1000"
         assert (

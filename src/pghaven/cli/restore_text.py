@@ -67,10 +67,11 @@ def estimate(plan: RestorePlan, rates: Rates | None) -> Estimate:
         if rates.replay_bytes_per_second is None:
             basis += f"; how fast WAL is replayed is not measured, {render_rate(replay)} is assumed"
     there = plan.existing.local_bytes if plan.existing is not None else 0
+    total = 0 if plan.is_cloned else facts.total_bytes
     compare_seconds = there / ASSUMED_COMPARE_BYTES_PER_SECOND
-    missing_seconds = (facts.total_bytes - there) / files
+    missing_seconds = (total - there) / files
     return Estimate(
-        copy_seconds=compare_seconds + facts.total_bytes / files,
+        copy_seconds=compare_seconds + total / files,
         compare_seconds=compare_seconds + missing_seconds,
         replay_seconds=max(0, plan.wal.end_lsn - facts.start_lsn) / replay,
         other_seconds=other,
@@ -87,17 +88,22 @@ def render_plan(sourced: SourcedPlan, now: datetime, rates: Rates | None) -> str
     request, facts, wal = plan.request, plan.manifest.facts, plan.wal
     existing = plan.existing
     most = "" if existing is None else "at most "
+    size = f"{render_size(facts.total_bytes)} in {facts.file_count} files"
+    packs = plan.manifest.packs
     moment = None if request.target.kind is TargetKind.TIME else wal.moment
     pairs: list[tuple[str, object]] = [
         ("target", "follow the primary as a standby" if request.standby else render_target(request.target)),
         ("then", None if request.standby else _describe_action(plan)),
         ("port", request.port),
         ("last change", None if moment is None else f"made at {render_time(moment)}"),
-        ("backup", f"{plan.backup.label}, taken {render_time(facts.stopped_at)}"),
+        ("backup" if packs else "snapshot", f"{plan.backup.label}, taken {render_time(facts.stopped_at)}"),
         ("timeline", _describe_path(plan)),
         ("WAL", f"{_describe_segments(plan)}, up to {wal.end_lsn}"),
-        ("to fetch", f"{most}{render_size(plan.fetch_bytes)} in {len(plan.manifest.packs)} packs, and the WAL"),
-        ("to write", f"{most}{render_size(facts.total_bytes)} in {facts.file_count} files"),
+        (
+            "to fetch",
+            f"{most}{render_size(plan.fetch_bytes)} in {len(packs)} packs, and the WAL" if packs else "the WAL",
+        ),
+        ("to write", f"nothing: {size} are shared with the snapshot" if plan.is_cloned else f"{most}{size}"),
     ]
     if len(sourced.verdicts) > 1:
         chosen = sorted(sourced.verdicts, key=lambda one: not one.is_chosen)
@@ -106,7 +112,8 @@ def render_plan(sourced: SourcedPlan, now: datetime, rates: Rates | None) -> str
         pairs.append(("into" if not root.prefix else root.prefix, _describe_root(root)))
     pairs += _describe_existing(existing)
     pairs.append(("estimate", _describe_estimate(plan, now, rates)))
-    return f"restore of cluster {request.cluster}\n" + render_block(pairs, indent="  ") + "\n"
+    title = "clone" if plan.is_cloned else "restore"
+    return f"{title} of cluster {request.cluster}\n" + render_block(pairs, indent="  ") + "\n"
 
 
 def _describe_existing(existing: Existing | None) -> list[tuple[str, object]]:
@@ -170,7 +177,8 @@ def _describe_path(plan: RestorePlan) -> str:
 
 def _describe_root(root: Root) -> str:
     free = "unknown" if root.free_bytes is None else render_size(root.free_bytes)
-    return f"{root.path}, needs {render_size(root.needed_bytes)}, {free} free"
+    needs = f"needs {render_size(root.needed_bytes)}, " if root.needed_bytes else ""
+    return f"{root.path}, {needs}{free} free"
 
 
 def plan_body(sourced: SourcedPlan, rates: Rates | None) -> dict[str, object]:
@@ -255,6 +263,8 @@ def render_restored(result: RestoreResult, handover: Handover) -> str:
 
 
 def _describe_result(result: RestoreResult) -> str:
+    if result.plan.is_cloned:
+        return f"cloned to {result.plan.request.target_dir} in {render_duration(result.total_seconds)}"
     done = result.written_bytes + result.proven_bytes
     rate = done / result.fetch_seconds if result.fetch_seconds > 0 else 0.0
     text = (

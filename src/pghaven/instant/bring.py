@@ -73,7 +73,8 @@ def plan_clone(
     """As ``plan_from_snapshot``, for ``put_clone_in_place``: tablespaces go where their volumes' clones are."""
     bare = replace(kept, facts=replace(kept.facts, tablespaces=()))
     plan = plan_given(repository, request, (kept.entry, make_manifest(bare)), others)
-    return replace(plan, manifest=make_manifest(kept))
+    roots = tuple(replace(root, needed_bytes=0) for root in plan.roots)
+    return replace(plan, manifest=make_manifest(kept), roots=roots, is_cloned=True)
 
 
 def refuse_little_space(plan: RestorePlan, kept: KeptSnapshot) -> None:

@@ -107,7 +107,8 @@ class Existing:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestorePlan:
     """``existing`` is None where everything is made anew. ``repositories`` are the names of those that were there to
-    give WAL when it was made; the restored server asks these and no other."""
+    give WAL when it was made; the restored server asks these and no other. ``is_cloned``: the files are clones of ones
+    that are there, and none is written."""
 
     request: RestoreRequest
     backup: BackupEntry
@@ -118,6 +119,7 @@ class RestorePlan:
     existing: Existing | None
     notices: tuple[Notice, ...]
     repositories: tuple[str, ...] = ()
+    is_cloned: bool = False
 
     @property
     def resumes(self) -> bool:
