@@ -8,11 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from pghaven.dump.archive import ArchiveEntry, parse_contents
 from pghaven.dump.facts import DatabaseFacts
 from pghaven.dump.load import LoadResult, LoadSettings, OpenDump, open_dump, run_load
 from pghaven.dump.programs import Calling, find_dump_programs
+from pghaven.dump.properties import find_properties, give_properties
+from pghaven.dump.small import read_small_file
 from pghaven.errors import NotFound, Refused
 from pghaven.repository.entry import Purpose
+from pghaven.server.connection import connect
 from pghaven.server.identity import find_owner
 from pghaven.server.programs import Programs
 from tests.pg.test_dump import Dumped
@@ -221,3 +225,63 @@ def test_the_encoding_that_counts_is_that_in_which_the_dump_is_written(site: Dum
     cluster.sql("DROP DATABASE source")
     cluster.sql('DROP ROLE "k\u00e9"')
     assert list_obstacles(site, narrow, target="wide") == {'role "k\u00e9" is missing'}
+
+
+_PROPERTIES = """
+    CREATE ROLE keeper; CREATE ROLE reader; CREATE DATABASE "a DATABASE source" OWNER keeper;
+    ALTER DATABASE "a DATABASE source" SET work_mem = '77MB'; ALTER DATABASE "a DATABASE source" CONNECTION LIMIT 7;
+    ALTER DATABASE "a DATABASE source" SET application_name = 'of DATABASE source';
+    ALTER ROLE reader IN DATABASE "a DATABASE source" SET work_mem = '55MB';
+    REVOKE CONNECT ON DATABASE "a DATABASE source" FROM public; GRANT CONNECT ON DATABASE "a DATABASE source" TO reader;
+    COMMENT ON DATABASE "a DATABASE source" IS 'a ''DATABASE source'
+"""
+_OF_DATABASE = """
+    SELECT pg_get_userbyid(datdba) || datconnlimit::text || shobj_description(d.oid, 'pg_database') ||
+        (SELECT string_agg(granted::text, ' ' ORDER BY granted::text) FROM unnest(datacl) AS granted) ||
+        (SELECT string_agg(setrole::regrole::text || setconfig::text, ' ' ORDER BY setrole)
+         FROM pg_db_role_setting WHERE setdatabase = d.oid)
+    FROM pg_database d WHERE datname = '{}'
+"""
+
+
+_SETTINGS_OF = """
+    SELECT setconfig::text FROM pg_db_role_setting
+    WHERE setrole = 0 AND setdatabase = (SELECT oid FROM pg_database WHERE datname = '{}')
+"""
+
+
+def read_entries(dump: OpenDump) -> tuple[ArchiveEntry, ...]:
+    (database,) = dump.facts.databases
+    return parse_contents(read_small_file(dump.catalog, dump.manifest, f"{database.directory}/toc.dat")).entries
+
+
+def test_a_database_that_is_made_is_like_the_one_that_was_dumped(site: Dumped) -> None:
+    """Its owner, grants, settings, limit and comment too, under another name."""
+    cluster = site.cluster
+    for statement in _PROPERTIES.split(";"):
+        cluster.sql(statement)
+    dump = open_dump(site.catalog, site.dump("a DATABASE source").label)
+    before = cluster.value(_OF_DATABASE.format("a DATABASE source"))
+    assert all(words in before for words in ("77MB", "55MB", "keeper", "reader=c", "of DATABASE source"))
+    (database,) = dump.facts.databases
+    load(site, dump, database, create=True)
+    assert cluster.value(_OF_DATABASE.format("target")) == before
+    load(site, dump, database, create=True, target="plain", options=("--no-owner", "--no-acl"))
+    grants = "SELECT datacl IS NULL AND datdba = 10 FROM pg_database WHERE datname = 'plain'"
+    assert cluster.value(grants) is True
+    assert not [one for one in site.notices if one.code == "database_property"]
+
+    settings = "ALTER DATABASE other SET work_mem TO 'much';\nALTER DATABASE other SET work_mem TO '5MB';\n"
+    entry = find_properties(read_entries(dump), ("--no-owner", "--no-acl", "--no-comments"))[-1]
+    with connect(cluster.conninfo) as connection:
+        give_properties(connection, (replace(entry, definition=settings),), "plain", site.tell)
+    (told,) = [one for one in site.notices if one.code == "database_property"]
+    assert told.hint == "It was: ALTER DATABASE \"plain\" SET work_mem TO 'much';"
+    assert "work_mem=5MB" in cluster.value(_SETTINGS_OF.format("plain"))
+
+    for name in ("a DATABASE source", "target", "plain"):
+        cluster.sql(f'DROP DATABASE "{name}"')
+    cluster.sql("DROP ROLE reader; DROP ROLE keeper")
+    with pytest.raises(Refused, match='role "keeper" is missing') as raised:
+        load(site, dump, database, create=True)
+    assert raised.value.detail == 'role "reader" is missing', "one that only settings and grants of the database name"

@@ -24,6 +24,7 @@ from pghaven.dump.globals import GlobalChange, compare_globals, make_missing
 from pghaven.dump.obstacles import Loading, advise, find_obstacles, tell_extensions
 from pghaven.dump.options import find_load_options
 from pghaven.dump.programs import Calling, Running
+from pghaven.dump.properties import give_properties
 from pghaven.dump.restoring import StreamJob, choose_streamed, restore
 from pghaven.dump.selection import Selection, give, make_schemas, select
 from pghaven.dump.small import list_dumped, read_small_file
@@ -113,7 +114,8 @@ def open_dump(catalog: BackupCatalog, label: str | None, *, with_databases: bool
 class LoadSettings:
     """``conninfo`` reaches the target server; ``target`` is the database there. ``schemas`` and ``tables`` choose
     parts, none for all; ``part`` is "all", "schema" or "data". ``create``: make the database.
-    ``dry_run``: only say what would be changed and what stands in the way."""
+    ``dry_run``: only say what would be changed and what stands in the way. ``with_properties``: a whole database that
+    is made gets what the dumped one has beside what is in it."""
 
     conninfo: str
     os_user: str | None
@@ -128,6 +130,7 @@ class LoadSettings:
     make_globals: bool = False
     options: tuple[str, ...] = ()
     dry_run: bool = False
+    with_properties: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +214,7 @@ def run_load(
                 ]
                 source = ExtractSettings(place=dump.catalog.pack_place, packs=dump.manifest.packs)
                 restore(calling, arguments, streams, target=settings.target, source=source)
+            give_properties(connection, selection.properties, settings.target, listener)
     tables = sum(what.startswith("TABLE DATA ") for _, what in selection.entries)
     spent = clock.monotonic() - began
     return replace(result, created=settings.create, fetched_bytes=fetched, tables=tables, total_seconds=spent)

@@ -18,6 +18,7 @@ _GRANT_WORDS = frozenset((("TO",), ("FROM",), ("AUTHORIZATION",), ("FOR", "ROLE"
 _BEFORE_ROLES = {
     "ACL": _GRANT_WORDS,
     "DEFAULT ACL": _GRANT_WORDS,
+    "DATABASE PROPERTIES": frozenset((("ALTER", "ROLE"),)),
     "POLICY": frozenset((("TO",),)),
     "USER MAPPING": frozenset((("FOR",),)),
 }

@@ -136,6 +136,7 @@ class _Proof:
             processes=self._settings.processes,
             scratch=self._place.directory,
             options=self._settings.options,
+            with_properties=False,  # settings would decide how values are written that are compared
         )
         loaded = run_load(self._dump, database, self._calling, load, self._tell_of_load)
         proof = self._compare(database, target, loaded.encoding)

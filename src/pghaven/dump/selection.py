@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from pghaven.dump.archive import parse_contents
+from pghaven.dump.archive import ArchiveEntry, parse_contents
 from pghaven.dump.facts import DatabaseFacts
 from pghaven.dump.needs import Needs, find_extensions, find_needs
 from pghaven.dump.parts import Present, complete_parts, find_undumped_schemas, is_completed, look_at
 from pghaven.dump.programs import Calling
+from pghaven.dump.properties import find_properties
 from pghaven.errors import Refused
 from pghaven.events import Listener, Notice
 from pghaven.server.connection import connect, server_errors
@@ -34,11 +35,13 @@ _NEW_DATABASE: tuple[Present, Set[str]] = (Present(schemas=frozenset(("public",)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
     """``arguments`` choose it; ``entries`` are what they choose: numbers in the table of contents, and what each is.
-    ``schemas`` have to be made before, since the dump has only what is in them. ``encoding`` is that of its data."""
+    ``schemas`` have to be made before, since the dump has only what is in them; ``properties`` are given to the
+    database afterwards. ``encoding`` is that of its data."""
 
     arguments: tuple[str, ...]
     entries: tuple[tuple[str, str], ...]
     schemas: tuple[str, ...] = ()
+    properties: tuple[ArchiveEntry, ...] = ()
     needs: Needs = field(default_factory=Needs)
     encoding: str = ""
 
@@ -86,7 +89,10 @@ def select(
             give(calling, place)
             listed = _list(calling, (f"--use-list={path}", *parts, *settings.options), place)
         listed = replace(listed, schemas=tuple(sorted(schemas)))
-    needs = find_needs(contents.entries, listed.numbers, settings.options)
+    if settings.create and settings.with_properties and not chosen and settings.part != "data":
+        listed = replace(listed, properties=find_properties(contents.entries, settings.options))
+    numbers = listed.numbers | {one.dump_id for one in listed.properties}
+    needs = find_needs(contents.entries, numbers, settings.options)
     return replace(listed, needs=needs, encoding=contents.encoding or database.encoding)
 
 
