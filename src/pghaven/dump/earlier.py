@@ -87,12 +87,13 @@ def cut_out_file(manifest: Manifest, number: int) -> EarlierFile:
 
 
 class EarlierReader:
-    """Reads bytes of earlier files back, each proven by its frame's hash; frames are kept for the next time, those
-    that the last two reads were made of."""
+    """Reads bytes of earlier files back, each proven by its frame's hash, or with ``is_compared`` not, because they are
+    compared with what the caller has; frames are kept for the next time, those that the last two reads were made of."""
 
-    def __init__(self, place: PackPlace, packs: Sequence[PackRef]) -> None:
+    def __init__(self, place: PackPlace, packs: Sequence[PackRef], *, is_compared: bool = False) -> None:
         self._place = place
         self._packs = packs
+        self._is_compared = is_compared
         self._indexes: dict[int, Index] = {}
         self._frames: dict[tuple[int, int], Buffer] = {}
         self._used: set[tuple[int, int]] = set()
@@ -111,7 +112,8 @@ class EarlierReader:
         for pack, frames in wanted.items():
             missing = sorted(frame for frame in frames if (pack, frame) not in self._frames)
             if missing:
-                for number, plain in iter_pack_frames(self._place, self._packs[pack], self._index(pack), missing):
+                ref, index = self._packs[pack], self._index(pack)
+                for number, plain in iter_pack_frames(self._place, ref, index, missing, is_compared=self._is_compared):
                     self._frames[pack, number] = plain
         content = [one for part in parts for one in self._slice(*part)]
         used = {(pack, frame) for pack, frames in wanted.items() for frame in frames}

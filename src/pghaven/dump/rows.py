@@ -24,6 +24,8 @@ ROW_HASH_BYTES = 8
 HELD_BYTES_MAX = 1 << 20
 # How far a row is looked for after the last one that was found; and both ways where it is only about known where it is.
 _LOOK_BYTES = 4 << 10
+# And at first: of so few bytes more are searched without preparing for it.
+_NEXT_BYTES = 1800
 _WIDE_BYTES = 64 << 10
 # After so many rows in turn that were not found one is looked for far around; after so many, something else is tried.
 _MISSES_WIDE, _MISSES_MAX = 8, 48
@@ -31,6 +33,7 @@ _MISSES_WIDE, _MISSES_MAX = 8, 48
 _MISSES_LAST = 4096
 # What is compared at once, less at first.
 _FIRST_BYTES, _LAST_BYTES = 16 << 10, 256 << 10
+_NEAR_BYTES = 8 << 10
 _NEWLINE = 10
 _ROW_BYTES = 512  # most rows are shorter
 
@@ -77,6 +80,9 @@ def find_same_rows(
     search = _Search(memoryview(data), old, near, anchors)
     at, size = 0, len(data)
     while at < size:
+        if search.is_following:
+            yield from search.follow(at)
+            at = search.at
         old_at = search.find(at)
         length = search.measure(at, old_at) if old_at >= 0 else 0
         if length >= RUN_BYTES_MIN:
@@ -98,6 +104,49 @@ class _Search:
         self._is_sure = False
         self._misses = 0
         self._places: dict[bytes, int] | None = None
+        self.at = 0
+
+    @property
+    def is_following(self) -> bool:
+        """Whether the last row was found, so that the next ones are probably near it."""
+        return self._is_sure and not self._misses
+
+    def follow(self, at: int) -> Iterator[SameRows]:
+        """Runs from ``at`` on, as long as all goes as it does nearly always: a row is new, or rows are gone, and what
+        follows is at hand. ``self.at`` is then where the next row begins.
+
+        What it does, it does once for each row that changed, and so without calling anybody.
+        """
+        data, new, old, old_bytes = self._data, self._new_bytes, self._old, self._old_bytes
+        content, start, fill, end = old.content, old.start, old.fill, len(data)
+        place, misses = self._expected - start, 0
+        while at < end and 0 < place < fill - _NEAR_BYTES:
+            row = bytes(data[at : at + _ROW_BYTES])
+            size = row.find(b"\n") + 1
+            if not size:
+                break
+            found = content.find(row[:size], place, place + size + _NEXT_BYTES)
+            if found < 0 or content[found - 1] != _NEWLINE:
+                misses += 1
+                if misses > 1:
+                    break
+                at += size
+                continue
+            count, run = min(_NEAR_BYTES, end - at, fill - found), 0
+            while count > 0:
+                differs = new[at + run : at + run + count] != old_bytes[found + run : found + run + count]
+                first = differs.argmax()
+                if differs[first]:
+                    run = content.rfind(b"\n", found, found + run + int(first)) + 1 - found
+                    break
+                run += count
+                count = min(_NEAR_BYTES, end - at - run, fill - found - run)
+            if not count or run <= 0:
+                break
+            if run >= RUN_BYTES_MIN:
+                yield SameRows(at, start + found, run)
+            at, place, misses = at + run, found + run, 0
+        self._expected, self._misses, self.at = start + place, misses, at
 
     def find(self, at: int) -> int:
         """Where the row at ``at`` begins in the old data, or -1."""

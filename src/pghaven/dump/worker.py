@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -106,7 +107,7 @@ class DumpWorker:
         self._gatherer = Gatherer(FrameStore(self._packs, None))
         self._rows = Gatherer(FrameStore(self._packs, None, PatientCompressor(settings.level)))
         self._is_new: dict[int, bool] = {}
-        self._reader = EarlierReader(settings.place, known.packs if known is not None else ())
+        self._reader = EarlierReader(settings.place, known.packs if known is not None else (), is_compared=True)
         self.worker = os.getpid()
 
     def __call__(self, job: DumpJob) -> DumpPart | WorkerPacks:
@@ -227,7 +228,7 @@ class DumpWorker:
                 anew += stop - at
             at = stop + length
         self._rows.add_parts(pieces, job.number, between)
-        found = np.array(same, np.uint64)
+        found = np.fromiter(chain.from_iterable(same), np.uint64, 3 * len(same)).reshape(-1, 3)
         which, pack, offset, size = job.old.place_all(found[:, 1], found[:, 2])
         many = np.bincount(which, minlength=len(same))
         before = np.cumsum(size) - size

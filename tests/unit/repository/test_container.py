@@ -97,6 +97,17 @@ def test_a_frame_in_place_of_another_is_found(ring: Keyring) -> None:
         index.open_frame(1, data[start : start + length])
 
 
+@pytest.mark.parametrize("ring", RINGS)
+def test_what_is_only_compared_is_still_found_where_what_is_stored_has_changed(ring: Keyring) -> None:
+    data = bytearray(write(PARTS, ring).to_bytes())
+    index = read(bytes(data), ring).index
+    start, length = index.stored_offsets[0], index.stored_lengths[0]
+    assert bytes(index.open_frame(0, data[start : start + length], is_compared=True)) == PARTS[0]
+    data[start + length // 2] ^= 1
+    with pytest.raises(Damaged, match="frame 0 is damaged"):
+        index.open_frame(0, data[start : start + length], is_compared=True)
+
+
 def test_a_frame_of_the_same_checksum_and_length_is_found_by_its_hash() -> None:
     """CRC-32C is linear: four bytes can be chosen so that any other frame has the same one. The hash stands apart."""
     good, other = Frame(plain=b"good" * 8), Frame(plain=b"evil" * 8)
