@@ -66,7 +66,9 @@ def test_a_lost_etcd_is_not_taken_for_lost_servers(make_engine: EngineFactory) -
 
     wait_until(is_noticed, "the silence of etcd", 60.0)
     verdict, reasons = verdict_of(engine, leader)
-    assert (verdict, [text for text in reasons if "primary" in text]) == (1, []), reasons  # it goes on
+    # It goes on, or is read-only where it did not reach the others in time; no server is called silent.
+    assert verdict == (2 if any(text.startswith("there is no primary") for text in reasons) else 1), reasons
+    assert not [text for text in reasons if "does not answer at" in text]
     refused = engine.run(leader, "ha", "switchover", NAME)
     assert (refused.status, "etcd does not answer" in refused.err) == (15, True), refused
     planned = engine.ok(leader, "ha", "plan", NAME, "--node", leader)
@@ -96,7 +98,9 @@ def test_a_check_tells_of_a_pause_and_of_slots_by_what_they_are_there_for(make_e
     there = "SELECT count(*) FROM pg_replication_slots WHERE slot_name IN ('kept', 'gone') AND slot_type = ANY(%s)"
     for name, kinds in ((leader, ["physical", "logical"]), (other, ["physical"])):
         wait_until(lambda on=name, of=kinds: engine.value(on, there, of) == len(of), "the permanent slots", 60.0)
-    assert check(engine, other)["slots"] == [("OK", "every slot is somebody's", "")]  # nobody ever reads it there
+    # Nobody ever reads them there; Patroni restarts a standby that gets a logical one.
+    sound = [("OK", "every slot is somebody's", "")]
+    wait_until(lambda: check(engine, other)["slots"] == sound, "a standby with slots that are all somebody's", 60.0)
     gone, kept = sorted(check(engine, leader)["slots"], key=lambda line: line[1])
     assert (gone[0], 'nobody reads the slot "gone"' in gone[1]) == ("WARNING", True)
     assert (kept[0], "slots.kept=null" in kept[2]) == ("WARNING", True)
