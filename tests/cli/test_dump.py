@@ -147,6 +147,27 @@ def test_a_dump_is_proven_in_a_server_of_its_own(site: Site, pg_version: int) ->
     assert "cannot be combined" in site.error("load", "--verify", "--create", status=2)["message"]
 
 
+_KEEPS_OUT = """
+    CREATE FUNCTION keep_out() RETURNS event_trigger LANGUAGE plpgsql AS
+        $$ BEGIN IF current_database() <> 'shop' THEN RAISE 'nobody may be here'; END IF; END $$;
+    CREATE EVENT TRIGGER keep_out ON login EXECUTE FUNCTION keep_out();
+"""
+
+
+def test_a_proof_is_let_in_and_removes_all_it_loaded(site: Site, pg_version: int) -> None:
+    """Whoever may log in where the dump was taken, and although a server keeps a database that has a subscription."""
+    cluster = site.cluster
+    site.write_config(dump_spool=str(site.place))
+    site.set_up()
+    cluster.sql("CREATE DATABASE shop")
+    cluster.sql("CREATE TABLE t AS SELECT generate_series(1, 10) AS i", dbname="shop")
+    cluster.sql("CREATE SUBSCRIPTION s CONNECTION 'host=/nowhere' PUBLICATION p WITH (connect = false)", dbname="shop")
+    if pg_version >= 17:
+        cluster.sql(_KEEPS_OUT, dbname="shop")
+    site.ok("dump", NAME, "shop")
+    assert 'database "shop": 1 tables, 10 rows: all as they were dumped' in site.ok("load", "--verify")
+
+
 @pytest.mark.parametrize("is_stopped", [False, True])
 def test_nothing_is_left_running_when_a_dump_is_killed(site: Site, *, is_stopped: bool) -> None:
     """pg_dump would hold its snapshot and its locks for ever, stopped or waiting for somebody."""

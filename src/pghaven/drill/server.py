@@ -71,7 +71,7 @@ class DrillServer:
             "config_file": self._empty,
             "ident_file": self._empty,
             **render_settings(self.control, programs.major, preload),
-            **place.isolation(),
+            **place.isolation(programs.major),
         }
         self._quiet = find_quiet_words()
         self._instance = self._make_instance(())

@@ -25,7 +25,6 @@ _CLOSED: Final = {
     "archive_cleanup_command": "",
     "recovery_end_command": "",
     "primary_slot_name": "",
-    "max_logical_replication_workers": "0",  # subscriptions stay where they are
     "session_preload_libraries": "",
     "local_preload_libraries": "",
     "dynamic_library_path": "$libdir",
@@ -60,7 +59,7 @@ _MODEST: Final = {
     "log_checkpoints": "off",
     "cluster_name": "pghaven drill",
 }
-_SINCE_17: Final = {"event_triggers": "off", "sync_replication_slots": "off", "summarize_wal": "off"}
+_SINCE_17: Final = {"sync_replication_slots": "off", "summarize_wal": "off"}
 
 
 def render_settings(control: ControlFile, major: int, preload: Sequence[str]) -> dict[str, str]:

@@ -13,6 +13,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from psycopg import sql
+
 from pghaven.dump.contents import Compared, ContentsSettings, Difference, LargeObjectJob, TableJob, open_contents
 from pghaven.dump.earlier import cut_out_file
 from pghaven.dump.facts import DatabaseFacts
@@ -31,6 +33,10 @@ from pghaven.server.scratch import ScratchPlace, open_scratch_place, run_scratch
 _MAJOR = re.compile(r"[0-9]+")
 _BLOB = re.compile(r"blob_([0-9]+)\.dat")
 _LOCATION = re.compile(r"(CREATE TABLESPACE .* LOCATION )'(?:[^']|'')*';")
+_SUBSCRIPTIONS = """
+    SELECT s.subname::text FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid
+    WHERE d.datname = current_database()
+"""
 # One transaction drops a whole database's worth of locks when pg_restore works with one connection.
 _SERVER = {"allow_in_place_tablespaces": "on", "max_locks_per_transaction": "1024", "max_connections": "300"}
 
@@ -140,12 +146,22 @@ class _Proof:
         )
         loaded = run_load(self._dump, database, self._calling, load, self._tell_of_load)
         proof = self._compare(database, target, loaded.encoding)
-        with self._connect() as connection, server_errors(connection, "remove what was loaded"):
-            connection.execute(f"DROP DATABASE {target} WITH (FORCE)")
+        self._remove(target)
         return proof
 
-    def _connect(self) -> Connection:
-        return connect(self._place.conninfo())
+    def _remove(self, target: str) -> None:
+        """The server keeps a database that has subscriptions, and a subscription whose slot it cannot remove."""
+        with self._connect(target) as connection, server_errors(connection, "remove the loaded subscriptions"):
+            for (name,) in connection.execute(_SUBSCRIPTIONS).fetchall():
+                subscription = sql.Identifier(name)
+                connection.execute(sql.SQL("ALTER SUBSCRIPTION {} DISABLE").format(subscription))
+                connection.execute(sql.SQL("ALTER SUBSCRIPTION {} SET (slot_name = NONE)").format(subscription))
+                connection.execute(sql.SQL("DROP SUBSCRIPTION {}").format(subscription))
+        with self._connect() as connection, server_errors(connection, "remove what was loaded"):
+            connection.execute(f"DROP DATABASE {target} WITH (FORCE)")
+
+    def _connect(self, database: str = "postgres") -> Connection:
+        return connect(self._place.conninfo(database))
 
     def _tell_of_load(self, event: Event) -> None:
         """How the roles of a server differ that was just made says nothing."""

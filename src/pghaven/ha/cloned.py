@@ -43,7 +43,7 @@ def make_own(spec: HaSpec, places: LocalPlaces, programs: Programs) -> MadeOwn:
     owner = find_owner(directory) if os.geteuid() == 0 else None
     with open_scratch_place(tempfile.gettempdir(), owner) as place:
         instance = Instance(directory, programs, log_path=f"{directory}/pghaven.recovery.log")
-        instance.start({**place.isolation(), "max_logical_replication_workers": "0"}, timeout_seconds=_SECONDS)
+        instance.start(place.isolation(programs.major), timeout_seconds=_SECONDS)
         try:
             with connect(place.conninfo(role=spec.superuser)) as connection:
                 give_roles(connection, spec, places.secrets)

@@ -78,15 +78,16 @@ class ScratchPlace:
         os.mkdir(self.path("programs"), 0o755)
         return copy_programs(programs, self.path("programs"))
 
-    def isolation(self) -> dict[str, str]:
-        """Settings for a server's command line by which nobody reaches it but its own user and root, by socket, as any
-        role and without a password; and by which it changes nothing outside."""
+    def isolation(self, major: int) -> dict[str, str]:
+        """Settings for the command line of a server of this major version by which nobody reaches it but its own user
+        and root, by socket, as any role and without a password, whatever triggers are in it; and by which it changes
+        nothing outside."""
         hba = self.path("pg_hba.conf")
         if not os.path.exists(hba):
             with open(hba, "x", encoding="utf-8") as file:
                 file.write("local all all trust\n")
             os.chmod(hba, 0o644)
-        return {
+        settings = {
             "listen_addresses": "",
             "unix_socket_directories": self.sockets,
             "unix_socket_permissions": "0700",
@@ -96,10 +97,12 @@ class ScratchPlace:
             "archive_mode": "off",
             "synchronous_standby_names": "",
             "primary_conninfo": "",
+            "max_logical_replication_workers": "0",  # subscriptions stay where they are
             "logging_collector": "off",
             "log_destination": "stderr",
             "dynamic_shared_memory_type": "mmap",  # a container's /dev/shm may be too small for the default
         }
+        return {**settings, "event_triggers": "off"} if major >= 17 else settings
 
     def conninfo(self, database: str = "postgres", role: str = ROLE) -> str:
         return make_conninfo(host=self.sockets, port=5432, user=role, dbname=database)
@@ -136,7 +139,7 @@ def run_scratch_cluster(
     """
     instance = make_instance(place, place.make_directory("data"), programs, clock=clock)
     instance.initdb(_INITDB)
-    with running(instance, {**_FAST, **(settings or {}), **place.isolation()}):
+    with running(instance, {**_FAST, **(settings or {}), **place.isolation(programs.major)}):
         yield instance
 
 
