@@ -8,7 +8,6 @@ repository only who reads can sign that all was read; what anybody else says is 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -101,8 +100,7 @@ def store_evidence(
 
     Raises what storing raises: NotPermitted, StoreUnreachable, Refused.
     """
-    stamp = f"{_next_moment(repository, cluster):{_STAMP}}-{os.urandom(2).hex()}"
-    name = layout.evidence_name(cluster, stamp + suffix)
+    name = layout.evidence_name(cluster, layout.make_label(_next_moment(repository, cluster)) + suffix)
     signed = sign_body(repository.keyring.signer, repository.context(name), {"kind": kind, **body})
     repository.create_document(name, signed)
     return name

@@ -164,7 +164,7 @@ def audits_prefix(cluster: str, system_identifier: int) -> str:
 
 
 def audit_name(cluster: str, system_identifier: int, stamp: str) -> str:
-    """``stamp`` is when the state was written and four random digits, as in a backup's label."""
+    """``stamp`` is when the state was written, as in a backup's label."""
     return f"{audits_prefix(cluster, system_identifier)}{stamp}"
 
 
@@ -173,7 +173,7 @@ def markers_prefix(cluster: str, system_identifier: int) -> str:
 
 
 def marker_name(cluster: str, system_identifier: int, stamp: str) -> str:
-    """``stamp`` is when it was written and four random digits, as in a backup's label."""
+    """``stamp`` is when it was written, as in a backup's label."""
     return f"{markers_prefix(cluster, system_identifier)}{stamp}"
 
 
@@ -186,7 +186,7 @@ def evidence_prefix(cluster: str) -> str:
 
 
 def evidence_name(cluster: str, stamp: str) -> str:
-    """``stamp`` is when it was found and four random digits, as in a backup's label; a drill's ends in ``-drill``."""
+    """``stamp`` is when it was found, as in a backup's label; a drill's ends in ``-drill``."""
     return f"clusters/{cluster}/evidence/{stamp}"
 
 

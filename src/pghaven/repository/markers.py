@@ -6,7 +6,6 @@ at the source in one snapshot, and a message in the WAL says where that snapshot
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -49,8 +48,7 @@ class Marker:
 
 def store_marker(repository: Repository, cluster: str, system_identifier: int, marker: Marker) -> str:
     """Keep a marker; gives its name, ``marker``'s own is not used. Raises StoreUnreachable, NotPermitted, Refused."""
-    stamp = f"{marker.written_at:%Y%m%dT%H%M%SZ}-{os.urandom(2).hex()}"
-    name = layout.marker_name(cluster, system_identifier, stamp)
+    name = layout.marker_name(cluster, system_identifier, layout.make_label(marker.written_at))
     repository.create_document(
         name,
         {
