@@ -21,7 +21,9 @@ _shared: weakref.WeakValueDictionary[int, object] = weakref.WeakValueDictionary(
 def hold_shared() -> dict[int, object]:
     """The descriptors that a worker must inherit to find what this process shares. They stay open for as long as the
     owners are held that they are given with: one may be garbage that is collected at any moment."""
-    return dict(_shared)
+    # Not dict(_shared): it looks up each descriptor that it has seen, and fails where the owner of one has gone since.
+    owners = [(reference.key, reference()) for reference in _shared.valuerefs()]
+    return {descriptor: owner for descriptor, owner in owners if owner is not None}
 
 
 def share(descriptor: int, owner: object) -> None:
