@@ -159,6 +159,11 @@ def end_of(segment: str) -> Lsn:
 def recover(cluster: TestCluster) -> bool:
     """Start a restored server and wait until it has recovered and opened, or has stopped (False)."""
     cluster.start(wait=False)
+    return wait_recovered(cluster)
+
+
+def wait_recovered(cluster: TestCluster) -> bool:
+    """As ``recover``, of one that was started."""
 
     def has_ended() -> bool:
         running = cluster.instance.is_running()

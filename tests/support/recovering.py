@@ -25,12 +25,8 @@ from tests.support.walfile import WalSite
 NO_PROGRAM = ("/nonexistent/pghaven",)
 # What fetches ahead vouches for its spool two seconds at a time, and gives up where it was too late to. That decides
 # only the tests that are of it: all others shall find the spool also where a disk stands still for longer.
-PATIENT = (
-    sys.executable,
-    "-c",
-    "from pghaven.wal import prefetch; prefetch._LEASE_SECONDS = prefetch._WATCH_MAX_SECONDS = 600.0; "
-    "from pghaven.cli.main import main; main()",
-)
+PATIENCE = "from pghaven.wal import prefetch; prefetch._LEASE_SECONDS = prefetch._WATCH_MAX_SECONDS = 600.0"
+PATIENT = (sys.executable, "-c", f"{PATIENCE}; from pghaven.cli.main import main; main()")
 
 
 class Recovery:
