@@ -8,6 +8,7 @@ Anything else that escapes is a bug in pghaven and ends with exit status 1.
     ├── UsageError              2   wrong usage
     │   └── ConfigError         2   wrong configuration; carries every problem found
     ├── NotFound               10
+    │   ├── Ambiguous          10   the beginning of a label is that of several
     │   └── ObjectMissing      10   a named object is proven absent from a store that answered
     ├── Locked                 11   another process is at it
     ├── Refused                12   a safety rule says no
@@ -84,6 +85,12 @@ class ConfigError(UsageError):
 class NotFound(PghavenError):
     code = "not_found"
     exit_status = 10
+
+
+class Ambiguous(NotFound):
+    """There is more than one that a name could mean, so that to look elsewhere would be to guess."""
+
+    code = "ambiguous"
 
 
 class ObjectMissing(NotFound):

@@ -259,3 +259,34 @@ def test_one_run_of_pg_dump_feeds_several_repositories(shop: Site) -> None:
     assert [found["repository"] for found in json.loads(ended.out)["dumps"]] == ["away"]
     shop.ok("load", other["label"], "--repository", "away", "--into", "copied", "--create")
     assert shop.cluster.value(_COUNT, dbname="copied") == "5000 20"
+
+
+def test_a_dump_is_found_in_whichever_repository_has_it(shop: Site) -> None:
+    """By its label, or as the newest, which the first repository has missed."""
+    shop.write_config(
+        f"[repository.away]\nurl = {json.dumps(f'file://{shop.place}/away')}",
+        repositories=["main", "away"],
+        dump_spool=str(shop.place),
+    )
+    shop.ok("init", NAME, "--apply", "--no-encryption")
+    shop.ok("dump", NAME, "shop", "--repository", "main")
+    both = shop.json("dump", NAME, "shop")["dumps"][0]["label"]
+    label = shop.json("dump", NAME, "shop", "--repository", "away")["dumps"][0]["label"]
+    load = ("load", "--dry-run", "--create", "--into", "copied")
+    assert shop.json(*load, label)["label"] == label
+    assert shop.json(*load)["label"] == label
+    assert shop.json(*load, both)["label"] == both
+    begun = shop.error(*load, label[:4], status=10)
+    assert "more than one dump begins" in begun["message"], "what the first repository leaves open no other settles"
+    assert shop.json("load", "--globals-only", "--dry-run", label)["label"] == label
+    assert shop.json("load", "--verify", label)["label"] == label
+    assert shop.json("dump", "export", label, str(shop.place / "files"))["label"] == label
+    assert shop.json("hold", label)["label"] == label
+    assert shop.json("release", label)["label"] == label
+    missing = shop.error(*load, "19990101", status=10)
+    assert f'{both}. In "away": ' in missing["hint"]
+    assert label in missing["hint"]
+    shop.repository.rename(shop.place / "lost")
+    assert shop.json(*load, label, status=3)["label"] == label
+    assert shop.json(*load, status=3)["label"] == label
+    assert "mounted" in shop.error(*load, "--repository", "main", status=14)["hint"]

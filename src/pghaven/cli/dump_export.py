@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
+from pghaven.cli.dump_finding import open_meant_dump
 from pghaven.cli.invocation import Invocation
-from pghaven.cli.opening import count_processes, open_chosen_repository
+from pghaven.cli.opening import count_processes
 from pghaven.errors import UsageError
 
 
@@ -42,15 +43,12 @@ def command(
     --format sql the file NAME.sql, for psql. The roles and tablespaces are in globals.sql.
     """
     from pghaven.dump.export import ExportSettings, export_dump
-    from pghaven.dump.load import open_dump
-    from pghaven.repository.backups import BackupCatalog
 
     if as_sql and format_ not in (None, "sql"):
         raise UsageError(f"--sql and --format {format_} contradict each other", hint="Leave one of them out.")
     chosen = invocation.get_cluster(cluster)
     with invocation.reporter as listener:
-        opened = open_chosen_repository(invocation.config, chosen, repository, listener)
-        dump = open_dump(BackupCatalog(opened, chosen.name), label)
+        dump = open_meant_dump(invocation, chosen, repository, label)
         settings = ExportSettings(
             directory=directory,
             format="sql" if as_sql else format_ or dump.facts.archive,

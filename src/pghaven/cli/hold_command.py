@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from pghaven.cli.invocation import Invocation
-from pghaven.cli.opening import open_chosen_repository
+from pghaven.cli.opening import find_in_repositories
+
+if TYPE_CHECKING:
+    from pghaven.repository.entry import BackupEntry
+    from pghaven.repository.repository import Repository
 
 
 @click.command("hold")
@@ -26,8 +32,11 @@ def command(invocation: Invocation, label: str, reason: str, cluster: str | None
 
     chosen = invocation.get_cluster(cluster)
     with invocation.reporter as listener:
-        opened = open_chosen_repository(invocation.config, chosen, repository, listener)
-        entry = hold_backup(BackupCatalog(opened, chosen.name), label, reason, listener)
+
+        def hold(opened: Repository) -> BackupEntry:
+            return hold_backup(BackupCatalog(opened, chosen.name), label, reason, listener)
+
+        entry = find_in_repositories(invocation.config, chosen, repository, listener, hold)
     assert entry.hold is not None
     since = entry.hold.written_at
     body = {"cluster": chosen.name, "label": entry.label, "reason": entry.hold.reason, "held_since": since}

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pghaven.cli.dump_command import find_spool
+from pghaven.cli.dump_finding import open_meant_dump
 from pghaven.cli.invocation import Invocation
-from pghaven.cli.opening import count_processes, open_chosen_repository
+from pghaven.cli.opening import count_processes
 from pghaven.errors import UsageError
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def command(
         # It answers while what reads a dump is imported.
         from pghaven.dump.load import LoadSettings, run_load
 
-        wanted = (dump := _open_dump(invocation, chosen, repository, label)).choose(database)
+        wanted = (dump := open_meant_dump(invocation, chosen, repository, label)).choose(database)
         settings = LoadSettings(
             conninfo=conninfo,
             os_user=owner.name if owner else None,
@@ -119,14 +120,6 @@ def _verify(invocation: Invocation, label: str | None, **chosen: Any) -> int:
     what = "--verify, which loads whole databases, and nowhere else"
     _refuse_with(click.get_current_context(), _NOT_WITH_VERIFY, what)
     return verify_dump(invocation, label, **chosen)
-
-
-def _open_dump(invocation: Invocation, chosen: ClusterConfig, repository: str | None, label: str | None) -> OpenDump:
-    from pghaven.dump.load import open_dump
-    from pghaven.repository.backups import BackupCatalog
-
-    opened = open_chosen_repository(invocation.config, chosen, repository, invocation.reporter)
-    return open_dump(BackupCatalog(opened, chosen.name), label)
 
 
 def find_reach(cluster: ClusterConfig, target: str | None) -> tuple[str, OsUser | None, str | None]:

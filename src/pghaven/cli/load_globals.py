@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from pghaven.cli.dump_finding import open_meant_dump
 from pghaven.cli.invocation import Invocation
-from pghaven.cli.opening import open_chosen_repository
 
 
 def load_globals_only(
@@ -17,14 +17,11 @@ def load_globals_only(
 ) -> int:
     from pghaven.cli.load_command import find_calling, find_reach, fit_calling
     from pghaven.dump.globalsload import load_globals
-    from pghaven.dump.load import open_dump
-    from pghaven.repository.backups import BackupCatalog
 
     chosen = invocation.get_cluster(cluster)
     conninfo, owner, bin_dir = find_reach(chosen, target)
     with invocation.reporter as listener:
-        opened = open_chosen_repository(invocation.config, chosen, repository, listener)
-        dump = open_dump(BackupCatalog(opened, chosen.name), label, with_databases=False)
+        dump = open_meant_dump(invocation, chosen, repository, label, with_databases=False)
         calling = fit_calling(find_calling(conninfo, owner, bin_dir), dump, bin_dir)
         reach = conninfo, owner.name if owner else None
         result = load_globals(dump, calling, reach, listener, dry_run=dry_run)

@@ -9,8 +9,9 @@ import os
 from typing import TYPE_CHECKING
 
 from pghaven.cli.dump_command import find_spool
+from pghaven.cli.dump_finding import open_meant_dump
 from pghaven.cli.invocation import Invocation
-from pghaven.cli.opening import count_processes, open_chosen_repository
+from pghaven.cli.opening import count_processes
 from pghaven.errors import CheckFailed, PghavenError, UsageError
 from pghaven.events import Listener, Notice
 
@@ -35,16 +36,13 @@ def verify_dump(
     repository: str | None,
 ) -> int:
     """Load the dump, or one database of it, into a server made for it, and compare; the command's exit status."""
-    from pghaven.dump.load import open_dump
     from pghaven.dump.options import refuse_own_options
     from pghaven.dump.proving import ProofSettings, run_proof
-    from pghaven.repository.backups import BackupCatalog
 
     refuse_own_options(options)
     chosen = invocation.get_cluster(cluster)
     with invocation.reporter as listener:
-        opened = open_chosen_repository(invocation.config, chosen, repository, listener)
-        dump = open_dump(BackupCatalog(opened, chosen.name), label)
+        dump = open_meant_dump(invocation, chosen, repository, label)
         databases = dump.facts.databases if database is None else (dump.choose(database),)
         settings = ProofSettings(
             scratch=find_spool(chosen),
@@ -54,7 +52,7 @@ def verify_dump(
             pg_bin=chosen.pg_bin,
             options=options,
         )
-        began_at = opened.clock.now()
+        began_at = dump.catalog.repository.clock.now()
         try:
             result = run_proof(dump, databases, settings, listener)
         except UsageError:

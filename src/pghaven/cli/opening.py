@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from pghaven.errors import Cancelled, NotFound, PghavenError, StoreUnreachable
+from pghaven.errors import Ambiguous, Cancelled, NotFound, ObjectMissing, PghavenError, StoreUnreachable
 from pghaven.events import Listener, Notice, ignore
 
 if TYPE_CHECKING:
@@ -60,6 +60,47 @@ def each_repository(
     return _try_each(names, listener, lambda one: work(one, open_chosen_repository(config, cluster, one)))
 
 
+def find_in_repositories(
+    config: Config, cluster: ClusterConfig, name: str | None, listener: Listener, work: Callable[[Repository], Found]
+) -> Found:
+    """What ``work`` gives for the first of a cluster's repositories, or for the named one alone, that has what is
+    looked for; it raises NotFound where that is not.
+
+    Of several, one that cannot be opened is warned of and passed over. Raises NotFound of the first when none has it,
+    with what there is in each, and whatever else ``work`` raises.
+    """
+    names = cluster.repositories if name is None else (name,)
+    missing: list[tuple[str, NotFound]] = []
+    passed_over: list[tuple[str, PghavenError]] = []
+    try:
+        for one in names:
+            try:
+                opened = open_chosen_repository(config, cluster, one)
+            except Cancelled:
+                raise
+            except PghavenError as error:
+                passed_over.append((one, error))
+                continue
+            try:
+                found = work(opened)
+            except (Ambiguous, ObjectMissing):
+                raise
+            except NotFound as error:
+                missing.append((one, error))
+                continue
+            if one != names[0]:
+                listener(Notice(level="info", code="repository", text=f'it is in repository "{one}"'))
+            return found
+        if not missing:
+            raise passed_over.pop(0)[1]
+    finally:
+        _warn_of_left_out(passed_over, listener)
+    first = missing[0][1]
+    if len(missing) > 1:
+        first.hint = " ".join(f'In "{one}": {error.hint or error.message}' for one, error in missing)
+    raise first
+
+
 def each_place(
     config: Config, names: Sequence[str], listener: Listener, work: Callable[[str, Repository], Found]
 ) -> list[tuple[str, Found]]:
@@ -86,10 +127,14 @@ def _try_each(names: Sequence[str], listener: Listener, work: Callable[[str], Fo
             failures.append((one, error))
     if failures and not found:
         raise failures[0][1]
+    _warn_of_left_out(failures, listener)
+    return found
+
+
+def _warn_of_left_out(failures: Sequence[tuple[str, PghavenError]], listener: Listener) -> None:
     for one, reason in failures:
         text = f'repository "{one}" is left out: {reason.message}'
         listener(Notice(level="warning", code="repository_failed", text=text, hint=reason.hint))
-    return found
 
 
 def list_places(config: Config, cluster: ClusterConfig) -> tuple[RepositoryPlace, ...]:

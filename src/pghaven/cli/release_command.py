@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from pghaven.cli.invocation import Invocation
-from pghaven.cli.opening import open_chosen_repository
+from pghaven.cli.opening import find_in_repositories
 from pghaven.cli.retention_options import make_policy
+
+if TYPE_CHECKING:
+    from pghaven.repository.backups import BackupCatalog
+    from pghaven.repository.repository import Repository
 
 
 @click.command("release")
@@ -21,9 +27,12 @@ def command(invocation: Invocation, label: str, cluster: str | None, repository:
 
     chosen = invocation.get_cluster(cluster)
     with invocation.reporter as listener:
-        opened = open_chosen_repository(invocation.config, chosen, repository, listener)
-        catalog = BackupCatalog(opened, chosen.name)
-        whole = release_backup(catalog, label, listener)
+
+        def release(opened: Repository) -> tuple[BackupCatalog, str]:
+            catalog = BackupCatalog(opened, chosen.name)
+            return catalog, release_backup(catalog, label, listener)
+
+        catalog, whole = find_in_repositories(invocation.config, chosen, repository, listener, release)
         reason = find_next_expiry(catalog, make_policy(chosen.retention), whole)
     after = "stays as the policy is now" if reason is None else f"goes with the next pghaven expire: {reason}"
     text = f"backup {whole} of {chosen.name} is no longer held; it {after}\n"

@@ -90,21 +90,29 @@ class OpenDump:
         return tuple(path for path in paths if path.startswith(f"{directory}/"))
 
 
-def open_dump(catalog: BackupCatalog, label: str | None, *, with_databases: bool = True) -> OpenDump:
+def find_dump(catalog: BackupCatalog, label: str | None, *, with_databases: bool = True) -> BackupEntry:
     """The dump of this label or beginning of one, else the newest, ``with_databases`` one that has any.
 
-    Raises NotFound, Damaged, NotPermitted.
+    Raises NotFound, Ambiguous, Damaged.
     """
-    catalog.repository.require_readable("no dump can be read")
     if label is not None:
-        entry = catalog.find_entry(label, purposes=(Purpose.DUMP,))
-    else:
-        entries = [one for one in catalog.list_committed(Purpose.DUMP) if list_dumped(one) or not with_databases]
-        if not entries:
-            raise NotFound(
-                f'there is no dump of cluster "{catalog.cluster}"', hint=f"Take one: pghaven dump {catalog.cluster}"
-            )
-        entry = entries[-1]
+        return catalog.find_entry(label, purposes=(Purpose.DUMP,))
+    entries = [one for one in catalog.list_committed(Purpose.DUMP) if list_dumped(one) or not with_databases]
+    if not entries:
+        raise NotFound(
+            f'there is no dump of cluster "{catalog.cluster}"', hint=f"Take one: pghaven dump {catalog.cluster}"
+        )
+    return entries[-1]
+
+
+def open_dump(catalog: BackupCatalog, label: str | None, *, with_databases: bool = True) -> OpenDump:
+    """As ``find_dump``, and what it is. Raises NotPermitted besides."""
+    return open_entry(catalog, find_dump(catalog, label, with_databases=with_databases))
+
+
+def open_entry(catalog: BackupCatalog, entry: BackupEntry) -> OpenDump:
+    """What a dump is. Raises Damaged, NotPermitted."""
+    catalog.repository.require_readable("no dump can be read")
     manifest = catalog.load_manifest(entry)
     facts = parse_facts(read_small_file(catalog, manifest, FACTS_FILE))
     return OpenDump(catalog=catalog, entry=entry, manifest=manifest, facts=facts)

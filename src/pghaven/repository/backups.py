@@ -17,7 +17,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from pghaven.errors import Cancelled, Damaged, NotFound, ObjectExists, ObjectMissing
+from pghaven.errors import Ambiguous, Cancelled, Damaged, NotFound, ObjectExists, ObjectMissing
 from pghaven.repository import layout
 from pghaven.repository.container import Container, FinishedContainer, Index, Kind
 from pghaven.repository.entry import (
@@ -254,7 +254,7 @@ class BackupCatalog:
     ) -> BackupEntry:
         """The backup of this label or unique beginning of one in one of these states, without any a committed one.
 
-        Raises NotFound saying what there is.
+        Raises NotFound saying what there is, Ambiguous where the beginning is that of several.
 
         Reads nothing of other backups, so that damage to one does not stand in the way of all.
         """
@@ -268,8 +268,10 @@ class BackupCatalog:
         known = [entry for purpose in purposes for entry in self.list_entries(purpose)]
         there = ", ".join([entry.label for entry in known if entry.state in wanted][-5:]) or "none"
         kind = "dump" if Purpose.BACKUP not in purposes else "backup"
-        what = f"more than one {kind} begins with" if matches else f"there is no {kind}"
-        raise NotFound(f'{what} "{label}" of cluster "{self.cluster}"', hint=f"Newest {kind}s: {there}.")
+        hint = f"Newest {kind}s: {there}."
+        if matches:
+            raise Ambiguous(f'more than one {kind} begins with "{label}" of cluster "{self.cluster}"', hint=hint)
+        raise NotFound(f'there is no {kind} "{label}" of cluster "{self.cluster}"', hint=hint)
 
     def load_manifest(self, entry: BackupEntry, place: ManifestPlace | None = None) -> Manifest:
         """The proven manifest of a committed backup, the newest if no other is given. Raises Damaged, ObjectMissing."""
