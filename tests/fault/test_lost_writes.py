@@ -12,9 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from pghaven.dump.export import ExportSettings, export_dump
+from pghaven.dump.load import open_dump
+from pghaven.errors import TargetFailed
+from pghaven.events import Event
+from pghaven.repository.backups import BackupCatalog
 from pghaven.restore.writing import Disks, flushing
 from pghaven.runtime.durable import sync_filesystem
 from tests.fault.volumes import Losing, losing_volume, needs_root
+from tests.golden.test_repositories import CLUSTER, REPOSITORIES, Golden, unpack
 from tests.support.waiting import wait_until
 
 pytestmark = needs_root
@@ -59,3 +65,25 @@ def test_what_was_lost_while_a_restore_wrote_ends_it(volume: Losing) -> None:
             volume.mend()
         with pytest.raises(OSError, match=r"error|space"):
             disks.sync()
+
+
+def test_an_export_of_a_dump_does_not_end_well_where_something_was_lost(volume: Losing, tmp_path: Path) -> None:
+    """Also when somebody else heard of it first, and the disk has come back since."""
+    golden: Golden = unpack(REPOSITORIES[-1], tmp_path / "golden")
+    dump = open_dump(BackupCatalog(golden.open(), CLUSTER), None)
+    lost = []
+
+    def lose(_: Event) -> None:
+        if not lost:
+            write_too_much(volume)
+            with pytest.raises(OSError, match=r"error|space") as failure:
+                sync_filesystem(str(volume.path))
+            lost.append(failure.value)
+            volume.mend()
+
+    settings = ExportSettings(directory=str(volume.path / "files"), format="directory", processes=0)
+    with pytest.raises(TargetFailed, match="could not write"):
+        export_dump(dump, dump.facts.databases, settings, lose)
+    assert lost
+    again = ExportSettings(directory=str(volume.path / "again"), format="directory", processes=0)
+    export_dump(dump, dump.facts.databases, again, lose)

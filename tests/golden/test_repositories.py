@@ -50,8 +50,10 @@ class Golden:
 
 @pytest.fixture(scope="module", params=REPOSITORIES, ids=lambda path: path.stem)
 def golden(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Golden:
-    path: Path = request.param
-    root = tmp_path_factory.mktemp(path.stem)
+    return unpack(request.param, tmp_path_factory.mktemp(request.param.stem))
+
+
+def unpack(path: Path, root: Path) -> Golden:
     with zipfile.ZipFile(path) as archive:
         archive.extractall(root)
     known = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))

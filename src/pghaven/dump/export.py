@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 from pghaven.dump.archive import write_custom
@@ -20,7 +21,7 @@ from pghaven.dump.programs import Calling, find_dump_programs
 from pghaven.dump.small import read_small_file
 from pghaven.errors import Damaged, Refused
 from pghaven.events import Listener, Progress
-from pghaven.runtime.durable import sync_filesystem
+from pghaven.restore.writing import Disks
 
 FORMATS = ("directory", "custom", "sql")
 _READ_BYTES = 4 << 20
@@ -42,11 +43,30 @@ def export_dump(
 ) -> tuple[dict[str, str], int]:
     """Write databases of a dump and its globals into a new directory, durably: what became of each, and the bytes.
 
-    Raises Refused for a directory that is not empty, Damaged naming the pack, TargetFailed for a full disk.
+    Raises Refused for a directory that is not empty, Damaged naming the pack, TargetFailed for a full disk, or one
+    that lost what it had taken.
     """
     directory = settings.directory
     if os.path.isdir(directory) and os.listdir(directory):
         raise Refused(f'directory "{directory}" is not empty', hint="Name one that is new.")
+    try:
+        os.makedirs(directory, 0o700, exist_ok=True)
+        disks = Disks([directory])
+    except OSError as error:
+        raise writing_failed(directory, error) from error
+    with closing(disks):
+        names, written = _write(dump, databases, settings, listener)
+        try:
+            disks.sync()
+        except OSError as error:
+            raise writing_failed(directory, error) from error
+    return names, written
+
+
+def _write(
+    dump: OpenDump, databases: Sequence[DatabaseFacts], settings: ExportSettings, listener: Listener
+) -> tuple[dict[str, str], int]:
+    directory = settings.directory
     wanted = [("global/globals.sql", os.path.join(directory, "globals.sql"))]
     names = {one.name: os.path.join(directory, _file_name(one.name, one.oid)) for one in databases}
     if settings.format != "custom":
@@ -60,7 +80,6 @@ def export_dump(
             written += _write_archive(dump, one, names[one.name], listener)
     if settings.format == "sql":
         names = {name: _make_sql(dump, settings.pg_bin, path) for name, path in names.items()}
-    sync_filesystem(directory)
     return names, written
 
 
