@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -256,6 +257,18 @@ def test_a_part_of_it_that_is_killed_is_begun_again(site: WalSite) -> None:
 
 
 # -- what changes under it ---------------------------------------------------------------------------------------------
+
+
+def test_it_gives_signs_of_life_to_the_service_manager(site: WalSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"pghaven-{site.root}"[-100:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(f"\0{name}")
+        manager.settimeout(PATIENCE_SECONDS)
+        monkeypatch.setenv("NOTIFY_SOCKET", f"@{name}")
+        with running_agent(site.config_path, site.data_directory):
+            told = [manager.recv(1000).decode().splitlines() for _ in range(4)]
+    assert told[0] == ["READY=1"]
+    assert all("WATCHDOG=1" in lines for lines in told[1:]), told
 
 
 def test_a_data_directory_that_comes_later_or_is_replaced_is_served(site: WalSite) -> None:
