@@ -23,6 +23,7 @@ from tests.support import commands, places
 from tests.support.cluster import Kind, TestCluster, adopt, make_cluster
 from tests.support.commands import PghavenCommand
 from tests.support.fixtures import require_programs, wanted_versions
+from tests.support.moving import list_files
 from tests.support.places import own
 
 NAME = "main"
@@ -140,7 +141,7 @@ class Site:
 
     def find_segment(self, name: str) -> Path:
         """The object of a segment in the repository's directory."""
-        (found,) = self.repository.rglob(name)
+        (found,) = list_files(self.repository, name)
         return found
 
     # -- restored servers -------------------------------------------------------------------------------------------

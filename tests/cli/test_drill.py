@@ -21,6 +21,7 @@ from pghaven.server.postmaster import list_server_processes
 from tests.cli.site import NAME, Site
 from tests.support.agent import running_agent
 from tests.support.cluster import adopt
+from tests.support.moving import list_files
 from tests.support.places import copy_tree, own
 from tests.support.planting import forge_file, forge_segment
 from tests.support.waiting import wait_until
@@ -326,6 +327,10 @@ def test_a_repository_in_an_older_state_is_told_of(site: Site, drills: Path) -> 
     assert shown["drills"][0]["passed"] is True
 
 
+def list_markers(site: Site) -> list[Path]:
+    return list_files(site.repository / "clusters" / NAME / "markers")
+
+
 def test_the_agent_marks_and_drills_by_the_configuration(site: Site, drills: Path) -> None:
     """And a backup writes a marker; neither does so without consent."""
     skipped = '["pages", "rows", "indexes", "collations"]'
@@ -334,23 +339,23 @@ def test_the_agent_marks_and_drills_by_the_configuration(site: Site, drills: Pat
     site.set_up()
     site.cluster.sql("CREATE TABLE t (i int)")
     assert site.json("backup")["marker_lsn"] is None
-    assert list(site.repository.rglob("markers/*/*")) == []
+    assert list_markers(site) == []
     site.write_config(f'[cluster.{NAME}.drill]\n{drill_options}markers = true\nmarker_every = "1h"\nevery = "7d"\n')
     assert site.json("backup")["marker_lsn"] is not None
-    assert len(list(site.repository.rglob("markers/*/*"))) == 1
+    assert len(list_markers(site)) == 1
     with running_agent(site.config, Path(site.cluster.data_directory)) as agent:
         wait_until(lambda: "a drill from" in agent.log.read_text(), "the drill")
         text = agent.log.read_text()
     assert re.search(r"drill of main: a drill from \S+ passed, in ", text), text
-    (result,) = site.repository.rglob("*-drill")
-    assert len(list(site.repository.rglob("markers/*/*"))) == 1, "the one of the backup is not an hour old"
-    for path in site.repository.rglob("markers/*/*"):
+    (result,) = list_files(site.repository, "*-drill")
+    assert len(list_markers(site)) == 1, "the one of the backup is not an hour old"
+    for path in list_markers(site):
         path.unlink()
     with running_agent(site.config, Path(site.cluster.data_directory)) as agent:
         wait_until(
             lambda: text.count("a marker was written") < agent.log.read_text().count("a marker was written"), "it"
         )
-    assert list(site.repository.rglob("*-drill")) == [result], "the last drill is not a week old"
+    assert list_files(site.repository, "*-drill") == [result], "the last drill is not a week old"
 
 
 @pytest.mark.ends

@@ -14,6 +14,7 @@ import pytest
 from pghaven.errors import CheckFailed
 from tests.cli.site import Site
 from tests.docs.test_units import read_units
+from tests.support.moving import give_to_plain
 from tests.support.systemd import Booted, booted, find_obstacle
 from tests.support.waiting import wait_until
 from tests.tidy.source import ROOT
@@ -30,8 +31,8 @@ def protected(site: Site) -> Site:
     site.cluster.sql("CREATE TABLE orders AS SELECT generate_series(1, 100) AS id")
     site.ok("backup")
     site.archive_all()
-    for path in (site.config, *site.repository.rglob("*"), site.repository):
-        shutil.chown(path, "postgres", "postgres")
+    shutil.chown(site.config, "postgres", "postgres")
+    give_to_plain(site.repository)
     return site
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.cli.site import Site
+from tests.support.moving import list_files
 
 PRICES = {
     "PGHAVEN_REPOSITORY__MAIN__PRICES__CURRENCY": "EUR",
@@ -17,7 +18,7 @@ PRICES = {
 def test_it_counts_what_lies_there(protected: Site) -> None:
     protected.archive_all()  # what the backup's end has left to be archived comes while this counts
     (found,) = protected.json("repo", "info")["repositories"]
-    there = [path for path in protected.repository.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    there = [path for path in list_files(protected.repository) if not path.name.startswith(".")]
     assert (found["objects"], found["bytes"]) == (len(there), sum(path.stat().st_size for path in there))
     assert {one["kind"] for one in found["counts"]} >= {"packs", "manifests", "records", "wal", "repository"}
     assert (found["charges"], found["month_amount"], found["currency"]) == ([], None, None)

@@ -7,7 +7,7 @@ from pghaven.repository.repository import open_repository
 from pghaven.repository.walstore import WalArchive
 from pghaven.store.open import open_store
 from tests.cli.site import Site
-from tests.support.places import own
+from tests.support.moving import give_to_plain
 
 DAMAGED = 16
 SIZE = 1 << 20
@@ -44,8 +44,7 @@ def test_an_audit_in_parts_finds_what_does_not_follow(site: Site) -> None:
     content[60] ^= 1  # in the first record
     path.unlink()
     archive.put(names[2], bytes(content), {})
-    for entry in site.repository.rglob("*"):
-        own(entry)
+    give_to_plain(site.repository)
     (audit,) = site.json("wal", "audit", status=DAMAGED)["audits"]
     ((flaw),) = audit["flaws"]
     assert flaw["file"] in (names[2], str(SegmentName.parse(names[1], SIZE)))

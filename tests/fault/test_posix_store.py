@@ -19,6 +19,7 @@ from pghaven.store.posix import PosixStore
 from pghaven.units import since_epoch
 from tests.fault.tracing import Call, kills, needs_strace, run_traced
 from tests.fault.volumes import PowerCut, memory_volume, needs_root, power_cut_volume
+from tests.support.moving import list_files
 
 NAME = "clusters/main/object"
 CONTENT = [b"head", bytes(range(256)) * 300, b"tail"]
@@ -49,7 +50,7 @@ def store_in(root: Path) -> Store:
 
 
 def leftovers(root: Path) -> list[Path]:
-    return [path for path in root.rglob("*") if path.name.startswith(".tmp-")]
+    return list_files(root, ".tmp-*")
 
 
 def step(call: Call) -> tuple[str, str]:

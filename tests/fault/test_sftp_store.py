@@ -33,6 +33,7 @@ from pghaven.store.sftp import SftpStore
 from tests.fault.tracing import PROJECT, kills, needs_strace, read_calls
 from tests.fault.volumes import memory_volume, needs_root
 from tests.support.forwarder import Forwarder, forwarding
+from tests.support.moving import list_files
 from tests.support.places import own
 from tests.support.sftpserver import SFTP_SERVER, SftpServer, running_server
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
@@ -63,7 +64,7 @@ def forwarder(sftp_server: SftpServer) -> Iterator[Forwarder]:
 
 
 def leftovers(root: Path) -> list[Path]:
-    return [path for path in root.rglob("*") if path.name.startswith(".tmp-")]
+    return list_files(root, ".tmp-*")
 
 
 def is_whole_or_absent(root: Path) -> bool:

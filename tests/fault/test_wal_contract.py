@@ -33,6 +33,7 @@ from pghaven.store.open import open_store
 from pghaven.wal.conflict import put_or_tell
 from tests.fault.tracing import MUTATING, Traced, kills, needs_strace, run_traced
 from tests.fault.volumes import frozen, memory_volume, needs_root, power_cut_volume
+from tests.support.moving import list_files
 from tests.support.places import own, plain_user, run_as_plain
 from tests.support.synthetic import START
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
@@ -74,7 +75,7 @@ def push_traced(site: WalSite, log: Path, inject: str | None = None, content: by
 
 
 def leftovers(site: WalSite) -> list[Path]:
-    return list(site.repository_path.rglob(".tmp-*"))
+    return list_files(site.repository_path, ".tmp-*")
 
 
 def wal_objects(site: WalSite) -> list[str]:

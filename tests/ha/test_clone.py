@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.ha.engine import NAME, Engine, EngineFactory
+from tests.support.moving import list_files
 from tests.support.waiting import wait_until
 
 COPY = "copy"
@@ -12,8 +13,7 @@ COPY = "copy"
 
 def list_timelines(engine: Engine, cluster: str) -> set[str]:
     """Of which timelines the repository has WAL or a history, of a cluster."""
-    paths = (engine.repository / "clusters" / cluster).rglob("0000000*")
-    return {path.name[:8] for path in paths if path.is_file()}
+    return {path.name[:8] for path in list_files(engine.repository / "clusters" / cluster, "0000000*")}
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.ha.engine import NAME, EngineFactory
+from tests.support.moving import list_files
 from tests.support.waiting import wait_until
 
 SITE = "site"
@@ -47,6 +48,4 @@ def test_a_second_site_follows_the_archive_alone_and_is_promoted(make_engine: En
     other = next(name for name in site.names if name != promoted)
     wait_until(lambda: site.value(other, "SELECT count(*) FROM t") == 3001, "the row on the other node")
     assert source.value(origin, "SELECT count(*) FROM t") == 3000
-    assert {path.name[:8] for path in (site.repository / "clusters" / NAME).rglob("0000000*") if path.is_file()} == {
-        "00000001"
-    }
+    assert {path.name[:8] for path in list_files(site.repository / "clusters" / NAME, "0000000*")} == {"00000001"}

@@ -24,6 +24,7 @@ from pghaven.wal.directory import read_system_identifier
 from tests.support.cluster import TestCluster
 from tests.support.commands import PghavenCommand
 from tests.support.fixtures import ClusterFactory
+from tests.support.moving import give_to_plain
 from tests.support.places import copy_tree, own, run_as_plain
 from tests.support.waiting import wait_until
 
@@ -54,9 +55,7 @@ class Protected:
         identifier = read_system_identifier(str(self.primary.data_directory))
         assert identifier is not None
         repository = create_repository(create_root(self.repository.as_uri()))
-        own(self.repository)
-        for path in self.repository.rglob("*"):
-            own(path)
+        give_to_plain(self.repository)
         lineage = Lineage(
             system_identifier=identifier,
             major=self.primary.version,

@@ -9,12 +9,31 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
+
+from tests.support.places import own
 
 
 def list_names(root: Path) -> set[str]:
     """The names of all files below ``root``, which may change or go while this looks."""
     return {name for _, _, names in os.walk(root) for name in names}
+
+
+def list_files(root: Path, pattern: str = "*") -> list[Path]:
+    """All files below ``root`` whose names match, in order; ``root`` may change or go while this looks."""
+    return sorted(
+        Path(place, name) for place, _, names in os.walk(root) for name in names if fnmatchcase(name, pattern)
+    )
+
+
+def give_to_plain(root: Path) -> None:
+    """``root`` and all below it to the plain user, apart from what goes meanwhile."""
+    own(root)
+    for place, directories, names in os.walk(root):
+        for name in (*directories, *names):
+            with suppress(FileNotFoundError):
+                own(Path(place, name))
 
 
 def iter_command_lines() -> Iterator[bytes]:
