@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from pghaven.clock import SYSTEM_CLOCK
 from pghaven.errors import Refused
 from pghaven.light import dataclass, field, replace
 from pghaven.runtime.durable import OwnerOf, make_directories_durably, write_durably
@@ -23,6 +25,9 @@ OLDER_HINT = (
     "If it was brought back from an earlier state and is to be gone on from as it is, say so: "
     "pghaven repo accept NAME. Otherwise find out who changed it, before anything is removed."
 )
+
+_ATTEMPTS = 500
+_PAUSE_SECONDS = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,23 +76,48 @@ class HostMemory:
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return NOTHING
 
-    def keep(self, repository_id: str, seen: Seen) -> str | None:
-        """Remember this instead of what was; why it could not be kept, None when it was."""
+    def keep(self, repository_id: str, change: Callable[[Seen], Seen]) -> str | None:
+        """Remember what ``change`` makes of what was seen, which other processes add to as well; why it could not be
+        kept, None when it was."""
         from dataclasses import asdict
 
-        if seen == self.load(repository_id):
+        seen = self.load(repository_id)
+        if change(seen) == seen:
             return None
         path = self._path(repository_id)
+        directory = os.path.dirname(path)
         try:
             owner = None if self.like is None else OwnerOf.path(self.like)
-            make_directories_durably(os.path.dirname(path), 0o700, owner)
-            write_durably(path, json.dumps(asdict(seen), indent=1, sort_keys=True).encode(), 0o600, owner)
+            make_directories_durably(directory, 0o700, owner)
+            with _alone_in(directory):
+                seen = change(self.load(repository_id))
+                write_durably(path, json.dumps(asdict(seen), indent=1, sort_keys=True).encode(), 0o600, owner)
         except OSError as error:
-            return f'what was seen of the repository cannot be kept in "{os.path.dirname(path)}": {error.strerror}'
+            return f'what was seen of the repository cannot be kept in "{directory}": {error.strerror}'
         return None
 
     def _path(self, repository_id: str) -> str:
         return os.path.join(self.directory, "seen", f"{repository_id}.json")
+
+
+@contextmanager
+def _alone_in(directory: str) -> Iterator[None]:
+    """Whoever else of us changes what is there waits, and we for them; but for nobody who was stopped at it."""
+    import fcntl
+
+    lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for _ in range(_ATTEMPTS):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                SYSTEM_CLOCK.sleep(_PAUSE_SECONDS)
+            except OSError:
+                break  # a file system without locks
+        yield
+    finally:
+        os.close(lock)
 
 
 def find_state_directory(data_directory: str) -> str:
@@ -113,7 +143,10 @@ def check_key_set(memory: HostMemory, repository_id: str, key_set: KeySet, url: 
     seen = memory.load(repository_id)
     if older := compare_key_set(seen, key_set):
         raise Refused(f"the keys of the repository at {url} {older}: it is in an older state", hint=OLDER_HINT)
-    memory.keep(repository_id, replace(seen, key_set=key_set.number, key_set_hash=hash_key_set(key_set)))
+    number, hash_ = key_set.number, hash_key_set(key_set)
+    memory.keep(
+        repository_id, lambda one: one if one.key_set >= number else replace(one, key_set=number, key_set_hash=hash_)
+    )
 
 
 def compare_key_set(seen: Seen, key_set: KeySet) -> str | None:

@@ -60,18 +60,39 @@ def _iter_older(seen: SeenCluster, repository: Repository, cluster: str) -> Iter
 
 
 def remember(memory: HostMemory, repository: Repository, cluster: str) -> str | None:
-    """Remember a cluster as it is now, whatever was seen before; why that could not be kept, None when it was.
-
-    Raises Damaged, StoreUnreachable.
+    """Remember a cluster as it is now, where nothing contradicts what was seen before; why that could not be kept, None
+    when it was. Raises Damaged, StoreUnreachable.
     """
-    seen = memory.load(repository.id)
-    before = seen.clusters.get(cluster, SeenCluster())
     turn, is_over = find_last_turn(repository, cluster)
-    now = replace(before, turn=turn, horizons=_read_horizons(repository, cluster))
+    now = SeenCluster(turn=turn, horizons=_read_horizons(repository, cluster))
     if is_over:
         # Read after the turn: what is complete now was not judged by it.
         now = replace(now, backup=_find_newest(repository, cluster), backup_turn=turn)
-    return memory.keep(repository.id, replace(seen, clusters={**seen.clusters, cluster: now}))
+
+    def add(seen: Seen) -> Seen:
+        before = seen.clusters.get(cluster)
+        return replace(seen, clusters={**seen.clusters, cluster: now if before is None else _join(before, now)})
+
+    return memory.keep(repository.id, add)
+
+
+def _join(one: SeenCluster, other: SeenCluster) -> SeenCluster:
+    """What two processes saw, whichever of them was first: numbers only go up. Of backups of one turn the one that
+    was seen last counts, unless its label is the earlier one: nothing was removed in between."""
+    horizons = {identifier: dict(positions) for identifier, positions in one.horizons.items()}
+    for identifier, positions in other.horizons.items():
+        known = horizons.setdefault(identifier, {})
+        for timeline, position in positions.items():
+            known[timeline] = str(max(Lsn.parse(position), Lsn.parse(known.get(timeline, "0/0"))))
+    first, last = ((seen.backup_turn, seen.backup is not None, _second(seen.backup)) for seen in (one, other))
+    newer = one if first > last else other
+    return SeenCluster(
+        turn=max(one.turn, other.turn), backup=newer.backup, backup_turn=newer.backup_turn, horizons=horizons
+    )
+
+
+def _second(label: str | None) -> str:
+    return (label or "").partition("-")[0]
 
 
 def _find_newest(repository: Repository, cluster: str) -> str | None:
@@ -98,7 +119,7 @@ def accept(memory: HostMemory, repository: Repository, key_set: KeySet | None) -
     seen = NOTHING
     if key_set is not None:
         seen = Seen(key_set=key_set.number, key_set_hash=hash_key_set(key_set))
-    if reason := memory.keep(repository.id, seen):
+    if reason := memory.keep(repository.id, lambda _: seen):
         return reason
     for cluster in repository.list_clusters():
         remember(memory, repository, cluster)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,7 +18,8 @@ from pghaven.repository.backups import BackupCatalog
 from pghaven.repository.collect import BackupCollector, CollectRules
 from pghaven.repository.horizon import raise_horizon
 from pghaven.repository.keyset import KeySet
-from pghaven.repository.memory import HostMemory, Seen, check_key_set
+from pghaven.repository.layout import backups_prefix
+from pghaven.repository.memory import HostMemory, Seen, SeenCluster, check_key_set
 from pghaven.repository.older import find_older, refuse_older, remember
 from pghaven.repository.removal import Removal, RetireOrder
 from pghaven.repository.repository import Repository
@@ -147,9 +151,65 @@ def test_a_key_set_is_pinned_by_its_number_and_its_hash(memory: HostMemory) -> N
 def test_what_cannot_be_kept_is_told_and_what_cannot_be_read_is_nothing(tmp_path: Path) -> None:
     (tmp_path / "seen").write_text("in the way")
     memory = HostMemory(directory=str(tmp_path))
-    assert "cannot be kept" in str(memory.keep(ID, Seen(key_set=1)))
+    assert "cannot be kept" in str(memory.keep(ID, lambda _: Seen(key_set=1)))
     assert memory.load(ID) == Seen()
     (tmp_path / "seen").unlink()
-    assert memory.keep(ID, Seen(key_set=1)) is None
+    assert memory.keep(ID, lambda _: Seen(key_set=1)) is None
     (tmp_path / "seen" / f"{ID}.json").write_text("{")
     assert memory.load(ID) == Seen()
+
+
+class Interrupted(MemoryStore):
+    """The first who lists backups is late: ``meanwhile`` is done by the time it has its answer."""
+
+    meanwhile: Callable[[], object] | None = None
+
+    def list_children(self, prefix: str) -> tuple[str, ...]:
+        found = super().list_children(prefix)
+        if prefix == backups_prefix(CLUSTER) and self.meanwhile is not None:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            meanwhile()
+        return found
+
+
+def test_what_another_process_saw_meanwhile_stays_seen(
+    memory: HostMemory, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Neither is another number lost nor does one go down, whoever writes last."""
+
+    store = Interrupted(ManualClock(START))
+    made = make_repository(store, clock=ManualClock(START))
+    source = make_source(tmp_path_factory.mktemp("source"), tablespaces=False)
+    take(made, source, BackupOrder(number=1, workers=1))
+
+    def go_on() -> None:
+        take(made, source, BackupOrder(number=2, workers=1))
+        collect(made)
+        raise_horizon(made, CLUSTER, SYSTEM_IDENTIFIER, {Timeline(1): Lsn(0x3000000)})
+        assert remember(memory, made, CLUSTER) is None
+        check_key_set(memory, made.id, make_set(4), "memory:")
+
+    store.meanwhile = go_on
+    assert remember(memory, made, CLUSTER) is None
+    seen = memory.load(made.id)
+    others = seen.clusters[CLUSTER]
+    assert seen.key_set == 4
+    newest = BackupCatalog(made, CLUSTER).list_committed()[-1].label
+    assert (others.turn, others.backup_turn, others.backup) == (1, 1, newest)
+    assert others.horizons == {str(SYSTEM_IDENTIFIER): {"1": str(Lsn(0x3000000))}}
+
+
+def test_of_many_at_once_nobody_overwrites_what_another_one_keeps(memory: HostMemory) -> None:
+    names = [f"cluster{number}" for number in range(4)]
+
+    def count(name: str) -> None:
+        for turn in range(1, 11):
+
+            def see(seen: Seen, turn: int = turn) -> Seen:
+                return replace(seen, clusters={**seen.clusters, name: SeenCluster(turn=turn)})
+
+            assert memory.keep(ID, see) is None
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(count, names))
+    assert {name: one.turn for name, one in memory.load(ID).clusters.items()} == dict.fromkeys(names, 10)
