@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 from pghaven.errors import ServerUnsuitable
 from pghaven.ha.view import look
+from pghaven.units import parse_size
 from tests.ha.engine import NAME, Engine, EngineFactory
 from tests.support.waiting import wait_until
+from tests.support.watching import watch_reads
 
 # More than Patroni lets a standby be behind that promotes itself, less than a segment.
 _ROWS = 60_000
@@ -24,6 +28,45 @@ def find_written(engine: Engine, name: str) -> int | None:
     except ServerUnsuitable:
         return None  # it is not up yet
     return None if found is None else found.written
+
+
+def read_restored(log: str) -> tuple[int, int]:
+    """What a restore over a member's directory tells: bytes written, and bytes that were there."""
+    found = re.search(r"restored backup .*: ([0-9.]+ \w+) written, ([0-9.]+ \w+) were there", log)
+    assert found is not None, log
+    return parse_size(found[1].replace(" ", "")), parse_size(found[2].replace(" ", ""))
+
+
+def test_a_member_made_anew_from_the_repository_reads_nothing_of_the_primary_and_writes_what_differs(
+    make_engine: EngineFactory,
+) -> None:
+    engine = make_engine(nodes=2, durability="async")
+    leader = engine.wait_leader()
+    standby = next(name for name in engine.names if name != leader)
+    # A vacuum or a first reader in between would touch every page.
+    engine.sql(leader, "CREATE TABLE t (n int, filler text) WITH (autovacuum_enabled = off)")
+    engine.sql(leader, f"INSERT INTO t SELECT n, repeat('x', 500) FROM generate_series(1, {_ROWS}) AS n")
+    engine.sql(leader, "VACUUM FREEZE t")
+    engine.ok(leader, "backup", NAME)
+    engine.sql(leader, "UPDATE t SET filler = 'y' WHERE n = 1")
+    engine.sql(leader, "CHECKPOINT")
+    table = str(engine.value(leader, "SELECT pg_relation_filepath('t')"))
+    table_bytes = int(engine.value(leader, "SELECT pg_relation_size('t')"))
+    changed = "SELECT filler FROM t WHERE n = 1"
+    wait_until(lambda: engine.value(standby, changed) == "y", "the change")
+
+    # What replay has made of a page is not always the primary's to the bit: first a standby with the primary's pages.
+    for source in ("leader", "repository"):
+        before = (engine.place / f"{standby}-patroni.log").stat().st_size
+        with watch_reads(Path(engine.data_directory(leader), table)) as reads:
+            engine.json(leader, "ha", "reinit", NAME, standby, "--from", source)
+            wait_until(lambda: engine.value(standby, changed) == "y", "a standby with all")
+            assert (reads() > 0) == (source == "leader"), f"the primary's table was read {reads()} times"
+        log = (engine.place / f"{standby}-patroni.log").read_bytes()[before:].decode()
+        if source == "repository":
+            written, were_there = read_restored(log)
+            assert were_there > table_bytes
+            assert written < table_bytes / 4, f"{written} bytes written for a page of {table_bytes}"
 
 
 def test_a_member_is_made_anew_and_bytes_that_would_be_lost_are_told(make_engine: EngineFactory) -> None:
