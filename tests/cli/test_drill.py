@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import signal
 import stat
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import pytest
 from pghaven.errors import EXIT_WARNINGS, CheckFailed
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.page import checksums
+from pghaven.runtime.whoami import read_own_identity
 from pghaven.server.postmaster import list_server_processes
 from tests.cli.site import NAME, Site
 from tests.support.agent import running_agent
@@ -432,6 +435,26 @@ def test_a_killed_drill_leaves_nothing_behind_the_next(site: Site, drills: Path)
     result = drill(site, drills, "--backup", "nosuch", status=FAILED)
     assert "nosuch" in failures(result)["plan"]
     assert not data.exists()
+
+
+def test_what_a_killed_drill_left_the_agent_removes(site: Site, drills: Path) -> None:
+    """Also where it makes no drills; and never what a drill is at."""
+    site.write_config(f'[cluster.{NAME}.drill]\ndirectory = "{drills}"\n')
+    site.set_up()
+    site.ok("backup")
+    words = ("--config", str(site.config), "drill", NAME)
+    with site.start_words(*words) as killed:
+        wait_until(lambda: list(drills.glob("*/data/postmaster.pid")), "the drill's server")
+        (left,) = drills.iterdir()
+        killed.send_signal(signal.SIGKILL)
+    wait_until(lambda: not list_server_processes(str(left / "data")), "the end of its server")
+    kept = drills / "pghaven-scratch-kept"
+    kept.mkdir()
+    (kept / "process.json").write_text(json.dumps(asdict(read_own_identity())))
+    with running_agent(site.config, Path(site.cluster.data_directory)):
+        wait_until(lambda: not left.exists(), "it to be removed")
+    assert list(drills.iterdir()) == [kept]
+    shutil.rmtree(kept)
 
 
 def test_locks_that_a_copy_brings_along_hold_no_drill_up(pg_version: int, site: Site, drills: Path) -> None:

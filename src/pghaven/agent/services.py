@@ -26,7 +26,7 @@ _NICE = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """A piece of work. ``run`` is called in a child process, as the owner of ``data_directory`` when we are root, with
+    """A piece of work. ``run`` is called in a child process, ``as_owner`` of ``data_directory`` when we are root, with
     a listener for what is to be logged; it returns when it is done for now, and raises when it failed.
 
     ``every_seconds`` is when it is begun again after it is done; None for what is never done. While it goes on failing
@@ -38,6 +38,7 @@ class Service:
     run: Callable[[Listener], None]
     every_seconds: float | None = None
     longest_pause_seconds: float = 60.0
+    as_owner: bool = True
 
 
 class Keeper:
@@ -95,7 +96,7 @@ def _run(service: Service, tell: Tell) -> None:
             tell((event.level, event.code, event.text, event.hint))
 
     try:
-        if os.geteuid() == 0 and (owner := find_owner(service.data_directory)) is not None:
+        if service.as_owner and os.geteuid() == 0 and (owner := find_owner(service.data_directory)) is not None:
             become(owner)
         if service.every_seconds is not None:
             os.nice(_NICE)

@@ -6,6 +6,7 @@ doing it (a timer, a hand), makes none too many.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from functools import partial
@@ -22,12 +23,20 @@ if TYPE_CHECKING:
     from pghaven.drill.result import DrillResult
 
 _LOOK_SECONDS = 600.0
+_SWEEP_SECONDS = 3600.0
 _LONGEST_PAUSE_SECONDS = 86400.0
 _UNKEPT_HINT = "May this host write to the repository? A drill by hand shows the reason: pghaven drill"
 
 
 def list_proof_services(config: Config, cluster: ClusterConfig) -> Iterator[Service]:
     own = cluster.drill
+    yield Service(
+        name=f"sweeping of {cluster.name}",
+        data_directory=cluster.data_directory,
+        run=partial(_sweep, cluster),
+        every_seconds=_SWEEP_SECONDS,
+        as_owner=False,  # whoever started a drill by hand may have been root
+    )
     if own.markers:
         yield Service(
             name=f"markers of {cluster.name}",
@@ -43,6 +52,18 @@ def list_proof_services(config: Config, cluster: ClusterConfig) -> Iterator[Serv
             every_seconds=min(_LOOK_SECONDS, own.every_seconds),
             longest_pause_seconds=min(own.every_seconds, _LONGEST_PAUSE_SECONDS),
         )
+
+
+def _sweep(cluster: ClusterConfig, _: Listener) -> None:
+    """What a drill or a proof of a dump that was killed has left is as large as the cluster."""
+    from pghaven.cli.drill_job import find_drill_place
+    from pghaven.cli.dump_command import find_spool
+    from pghaven.server.identity import find_owner
+    from pghaven.server.scratch import sweep_scratch
+
+    owner = find_owner(cluster.data_directory) if os.geteuid() == 0 else None
+    for above in {find_drill_place(cluster), find_spool(cluster), "/tmp"}:  # noqa: S108  sockets of long paths are there
+        sweep_scratch(os.path.abspath(above), owner)
 
 
 def _mark_if_due(config: Config, cluster: ClusterConfig, listener: Listener) -> None:

@@ -87,7 +87,7 @@ class DrillJob:
         self, settings: DrillSettings, directory: str | None = None, source: DrillSource | None = None
     ) -> DrillResult:
         """Raises what ``run_drill`` raises. ``source`` is where the files come from, by default backups."""
-        above = directory or self._cluster.drill.directory or os.environ.get("TMPDIR") or _PLACE
+        above = directory or find_drill_place(self._cluster)
         user = self._find_user()
         with open_scratch_place(os.path.abspath(above), user) as place:
             chosen = source or BackupSource(self._find_sources())
@@ -133,6 +133,11 @@ class DrillJob:
             )
 
         return make
+
+
+def find_drill_place(cluster: ClusterConfig) -> str:
+    """Below which directory a drill works where nobody names another one."""
+    return cluster.drill.directory or os.environ.get("TMPDIR") or _PLACE
 
 
 def _choose_policy(wishes: Wishes, configured: str) -> Policy:

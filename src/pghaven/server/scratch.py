@@ -3,7 +3,7 @@
 The one idea: what is only tried (a dump that is loaded to be compared, a backup that is restored to be proven) must not
 be taken for the real thing nor disturb it. Its server listens in a directory that one user alone can enter and on no
 network, archives nothing and follows nobody; server and files end with the block, and what a killed process left is
-removed by the next one.
+removed by the next one, or by the agent.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from pghaven.runtime.durable import OwnerOf
 from pghaven.runtime.whoami import ProcessIdentity, is_alive, read_own_identity
 from pghaven.server.identity import OsUser
 from pghaven.server.instance import Instance
+from pghaven.server.postmaster import list_server_processes
 from pghaven.server.programs import Programs, can_run, copy_programs
 
 ROLE: Final = "postgres"
@@ -185,7 +186,7 @@ def find_launcher() -> Sequence[str]:
 @contextmanager
 def _marked_directory(above: str, user: OsUser | None) -> Iterator[str]:
     """A new directory that says whose it is; what is in it is for its parts to open to the servers' user."""
-    _sweep(above)
+    sweep_scratch(above)
     try:
         path = tempfile.mkdtemp(prefix=_PREFIX, dir=above)
     except OSError as error:
@@ -203,17 +204,19 @@ def _marked_directory(above: str, user: OsUser | None) -> Iterator[str]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _sweep(above: str) -> None:
-    """Remove our user's directories whose process was killed; its server ended with it."""
+def sweep_scratch(above: str, owner: OsUser | None = None) -> None:
+    """Remove the directories of our user, and of ``owner``, whose process was killed, and whose server has ended with
+    it; those of processes that live stay."""
+    users = {os.geteuid()} if owner is None else {os.geteuid(), owner.uid}
     for path in glob.glob(os.path.join(glob.escape(above), f"{_PREFIX}*")):
         try:
-            if os.lstat(path).st_uid != os.geteuid():
+            if os.lstat(path).st_uid not in users:
                 continue
             with open(os.path.join(path, _MARK), encoding="utf-8") as file:
                 identity = ProcessIdentity(**json.load(file))
         except (OSError, ValueError, TypeError):
             continue  # somebody else's, or just being made
-        if is_alive(identity) is False:
+        if is_alive(identity) is False and not list_server_processes(os.path.join(path, "data")):
             shutil.rmtree(path, ignore_errors=True)
 
 
