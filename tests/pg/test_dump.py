@@ -20,7 +20,7 @@ from pghaven.dump.snapshot import open_snapshot
 from pghaven.dump.spool import Spool
 from pghaven.dump.streams import SLOT_BYTES
 from pghaven.dump.worker import RangeJob
-from pghaven.errors import ServerUnsuitable
+from pghaven.errors import Refused, ServerUnsuitable
 from pghaven.events import ignore
 from pghaven.proof.verify import VerifySettings, run_verify
 from pghaven.repository.entry import BackupState, Purpose
@@ -215,6 +215,21 @@ def test_all_databases_with_odd_names_large_objects_and_bytes(site: Dumped, pg_v
     again = site.dump()
     assert again.stored_bytes < result.stored_bytes
     site.assert_whole(again.label)
+
+
+def test_names_that_are_no_text_are_refused_before_anything_is_begun(site: Dumped) -> None:
+    """Where a database has no encoding a name may be any bytes; what is UTF-8 is dumped."""
+    cluster = site.cluster
+    for name, table in (("bytes", "74ff"), ("text", "74c3a9")):
+        cluster.sql(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE 'C'")
+        table_name = f"convert_from('\\x{table}'::bytea, 'SQL_ASCII')"
+        cluster.sql(f"DO $$ BEGIN EXECUTE format('CREATE TABLE %I (i int)', {table_name}); END $$", dbname=name)
+    with pytest.raises(Refused) as raised:
+        site.dump()
+    assert r'table "public.t\xff" of database "bytes"' in raised.value.message
+    assert site.catalog.list_entries(Purpose.DUMP) == ()
+    (table,) = open_dump(site.catalog, site.dump("text").label).facts.databases[0].tables
+    assert table.name == "t\u00e9"
 
 
 def test_what_ends_badly_is_never_listed(site: Dumped) -> None:

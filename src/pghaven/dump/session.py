@@ -22,7 +22,7 @@ from pghaven.dump.options import refuse_own_options
 from pghaven.dump.origin import DumpOrigin
 from pghaven.dump.programs import Calling, DumpPrograms, find_dump_programs
 from pghaven.dump.record import make_backup_facts
-from pghaven.dump.snapshot import list_databases
+from pghaven.dump.snapshot import list_databases, require_known_names
 from pghaven.dump.writing import Writing
 from pghaven.errors import PghavenError
 from pghaven.events import Listener, Notice, Progress, Step
@@ -78,8 +78,8 @@ class DumpResult:
 def run_dump(repository: Repository, settings: DumpSettings, listener: Listener) -> DumpResult:
     """Dump databases of a running server into the repository. Blocks until the dump is committed.
 
-    Raises NotFound for a database or pg_dump that is not there, ServerUnsuitable with pg_dump's own words, Locked,
-    NotPermitted, StoreUnreachable, Cancelled; then there is no dump.
+    Raises NotFound for a database or pg_dump that is not there, Refused for names that are no text, ServerUnsuitable
+    with pg_dump's own words, Locked, NotPermitted, StoreUnreachable, Cancelled; then there is no dump.
     """
     refuse_own_options(settings.options)
     return DumpSession(repository, settings, listener).run()
@@ -111,6 +111,7 @@ class DumpSession:
             programs = find_dump_programs(server.major.major, settings.pg_bin)
             self._tell_version(server, programs)
             names = () if settings.globals_only else list_databases(connection, settings.databases)
+            require_known_names(connection, settings.conninfo, names, os_user)
             calling = Calling.of(programs, settings.conninfo, owner)
             make_way(self.catalog, None, self.tell, Purpose.DUMP)
             origin = DumpOrigin(self.catalog, server.system_identifier, self.tell)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pghaven.dump.facts import DatabaseFacts
-from pghaven.errors import NotFound
+from pghaven.errors import NotFound, Refused
 from pghaven.server.connection import Connection, connect, fetch_one, server_errors
 from pghaven.units import render_time_utc
 
@@ -57,6 +57,12 @@ _TABLES = """
 _DATABASES = """
     SELECT datname::text FROM pg_database WHERE datallowconn AND datconnlimit <> -2 AND NOT datistemplate ORDER BY 1
 """
+_WITHOUT_ENCODING = "SELECT datname::text FROM pg_database WHERE pg_encoding_to_char(encoding) = 'SQL_ASCII'"
+_NAMES_AS_BYTES = """
+    SELECT convert_to(n.nspname::text, 'SQL_ASCII') || '.' || convert_to(c.relname::text, 'SQL_ASCII')
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p', 'm', 'S', 'f') ORDER BY 1
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +86,32 @@ def list_databases(connection: Connection, wanted: Sequence[str]) -> tuple[str, 
         known = ", ".join(f'"{name}"' for name in there)
         raise NotFound(f'there is no database "{missing[0]}" on this server', hint=f"There are: {known}.")
     return tuple(dict.fromkeys(wanted)) or tuple(there)
+
+
+def require_known_names(connection: Connection, conninfo: str, names: Sequence[str], os_user: str | None) -> None:
+    """In a database without an encoding names are just bytes, and in a dump text. Raises Refused where they are no
+    UTF-8."""
+    with server_errors(connection, "look for databases without an encoding"):
+        without = {str(row[0]) for row in connection.execute(_WITHOUT_ENCODING)}
+    for name in names:
+        if name in without:
+            with (
+                connect(conninfo, os_user=os_user, dbname=name) as there,
+                server_errors(there, f'read the names of the tables of database "{name}"'),
+            ):
+                for (table,) in there.execute(_NAMES_AS_BYTES):
+                    _require_utf8(bytes(table), name)
+
+
+def _require_utf8(table: bytes, database: str) -> None:
+    try:
+        table.decode()
+    except UnicodeDecodeError:
+        shown = table.decode("utf-8", "backslashreplace")
+        raise Refused(
+            f'the name of table "{shown}" of database "{database}" is no UTF-8, and the database has no encoding',
+            hint="Rename it, or dump the other databases by their names. Backups of the cluster have it all the same.",
+        ) from None
 
 
 @contextmanager
