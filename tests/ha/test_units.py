@@ -6,12 +6,13 @@ the units run, since their systemd has a network of its own.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import pytest
 
 from pghaven.postgres.control import DatabaseState, parse_control
 from tests.ha.engine import NAME, Engine, EngineFactory
+from tests.ha.test_adopt import TheirPatroni
 from tests.support.places import programs_directory
 from tests.support.systemd import Booted, booted, find_obstacle
 from tests.support.waiting import wait_until
@@ -44,12 +46,13 @@ def unit(service: str) -> str:
 
 
 @contextmanager
-def running(engine: Engine) -> Iterator[Booted]:
-    """A systemd that has the units of the node as ``ha apply`` writes them."""
+def running(engine: Engine, others: Mapping[str, str] | None = None) -> Iterator[Booted]:
+    """A systemd that has the units of the node as ``ha apply`` writes them, and perhaps others."""
     engine.apply()
     units = {path.name: path.read_text() for path in (engine.place / "units").iterdir()}
     # What is waited for is not two minutes.
     units = {name: text.replace("TimeoutStopSec=120", "TimeoutStopSec=10") for name, text in units.items()}
+    units |= others or {}
     servers = Path(os.path.realpath(engine.programs.bin_dir)).parent
     place = Path(tempfile.mkdtemp(prefix="pghaven-systemd-"))
     try:
@@ -152,3 +155,67 @@ def test_a_patroni_that_hangs_when_it_is_stopped_leaves_no_server_that_takes_wri
         systemd.control("start", unit("patroni"))  # and comes back as ever
         wait_until(lambda: accepts_writes(engine), "a primary", SECONDS)
         assert engine.value(NODE, "SELECT n FROM kept") == 7
+
+
+# Written by hand: systemd's own KillMode is control-group, and its stop waits for a minute and a half.
+_THEIRS = """[Unit]
+Description=A Patroni of somebody's own
+
+[Service]
+User={user}
+ExecStart={patroni} {place}/theirs-%i.yml
+ExecStopPost=-/bin/sh -c 'kill -INT $(head -1 {data}/postmaster.pid)'
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def run_pghaven(systemd: Booted, engine: Engine, *words: str) -> subprocess.CompletedProcess[str]:
+    return systemd.run(*engine.command.words, "--config", str(engine.config(NODE)), *words)
+
+
+def check_units(systemd: Booted, engine: Engine) -> list[tuple[str, str | None]]:
+    done = run_pghaven(systemd, engine, "--json", "ha", "check", NAME, "--node", NODE)
+    return [(one["verdict"], one["hint"]) for one in json.loads(done.stdout)["results"] if one["name"] == "units"]
+
+
+def test_a_server_is_taken_over_from_another_unit_s_patroni_as_it_runs(engine: Engine) -> None:
+    theirs, name = TheirPatroni(engine), f"theirs@{NODE}.service"
+    theirs.write(NODE)
+    patroni = Path(sys.executable).parent / "patroni"
+    described = {"user": engine.user.name, "patroni": patroni, "place": engine.place}
+    text = _THEIRS.format(**described, data=engine.data_directory(NODE))
+    adopt = ("--json", "ha", "adopt", NAME, "--node", NODE)
+    with running(engine, {"theirs@.service": text}) as systemd:
+        systemd.control("start", unit("etcd"))
+        systemd.control("enable", "--now", name)
+        wait_until(lambda: accepts_writes(engine), "a primary", SECONDS)
+        wait_until(lambda: says_primary(systemd, engine), "their Patroni to have the lease", SECONDS)
+        started = engine.value(NODE, "SELECT pg_postmaster_start_time()")
+        shown = json.loads(run_pghaven(systemd, engine, *adopt).stdout)
+        assert [(one["name"], one["is_enabled"], len(one["obstacles"])) for one in shown["units"]] == [(name, True, 2)]
+        assert check_units(systemd, engine) == [("FAILED", f"Have ours take its place: {_apply(NODE)} --start")]
+
+        words = (*adopt, "--apply", "--accept-changes", "--start")
+        assert run_pghaven(systemd, engine, *words).returncode == 12, "it is not paused"
+        assert systemd.show(name, "ActiveState", "UnitFileState") == ["active", "enabled"]
+        pause = systemd.run(f"{patroni}ctl", "-c", str(theirs.file(NODE)), "pause", "--wait", "theirs")
+        assert pause.returncode == 0, pause
+        taken = run_pghaven(systemd, engine, *words)
+        assert taken.returncode == 0, (taken, systemd.read_journal(name))
+
+        wait_until(lambda: says_primary(systemd, engine), "our Patroni to have the lease", SECONDS)
+        assert engine.value(NODE, "SELECT pg_postmaster_start_time()") == started, "PostgreSQL was restarted"
+        assert accepts_writes(engine)
+        assert systemd.show(name, "ActiveState", "UnitFileState") == ["inactive", "disabled"]
+        assert systemd.show(name, "KillMode") == ["control-group"], "what was put aside is still aside"
+        assert systemd.show(unit("patroni"), "ActiveState", "UnitFileState") == ["active", "enabled"]
+        assert check_units(systemd, engine) == [("OK", None)]
+
+        systemd.control("enable", name)
+        assert check_units(systemd, engine) == [("FAILED", f"Run: systemctl disable {name}")]
+
+
+def _apply(node: str) -> str:
+    return f"pghaven ha apply {NAME} --node {node}"

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 import click
 
 from pghaven.cli.ha_shared import HaContext, choose_nodes, find_service_user, open_context
+from pghaven.cli.ha_start import describe_keeper, find_node_keepers, start_services
 from pghaven.cli.invocation import Invocation
 from pghaven.cli.output import make_printable
-from pghaven.errors import Refused, StoreUnreachable
+from pghaven.errors import Refused, StoreUnreachable, UsageError
 
 if TYPE_CHECKING:
     from pghaven.ha.adopt import Adoption, Foreign
     from pghaven.ha.spec import HaNode
+    from pghaven.ha.units import Keeper
     from pghaven.server.connection import Connection
 
 
@@ -23,43 +25,56 @@ if TYPE_CHECKING:
 @click.option("--node", "nodes", multiple=True, metavar="NAME", help="Default: the node of this host.")
 @click.option("--apply", "apply_it", is_flag=True, help="Give the roles their passwords and write files and etcd.")
 @click.option("--accept-changes", is_flag=True, help="With --apply: although something of its own would change.")
+@click.option("--start", is_flag=True, help="With --apply: take the server over from the unit of systemd that has it.")
 @click.pass_obj
 def command(
-    invocation: Invocation, *, cluster: str | None, nodes: tuple[str, ...], apply_it: bool, accept_changes: bool
+    invocation: Invocation,
+    *,
+    cluster: str | None,
+    nodes: tuple[str, ...],
+    apply_it: bool,
+    accept_changes: bool,
+    start: bool,
 ) -> int:
     """Take over the primary that runs on this host, alone or under a Patroni that was set up by hand.
 
     Shows what of the server's own would change. With --apply all is prepared, while the server runs on. The takeover of
     a server without Patroni is a restart: stop the server's service, start Patroni's. From another Patroni, which must
-    be paused for it, the server is taken over as it runs. Then run `ha apply` on the other nodes and start Patroni
-    there.
+    be paused for it, the server is taken over as it runs. With --start that is done here: the unit that has the server
+    is disabled and ends, and ours takes its place. Then run `ha apply --start` on the other nodes.
     """
     from pghaven.ha.adopt import find_foreign, plan_adoption
     from pghaven.server.connection import connect
 
+    if start and not apply_it:
+        raise UsageError("--start goes with --apply")
     context = open_context(invocation, cluster, make_secrets=apply_it)
     (node,) = choose_nodes(context.spec, nodes)
     _require_new(context, must_know=apply_it)
+    keepers = find_node_keepers(context, node)
     with connect(context.cluster.conninfo) as connection:
         foreign = find_foreign(connection, node, context.api)
         plan = plan_adoption(connection, context.spec, context.places, foreign)
-        text = _render_plan(plan, foreign)
+        text = _render_plan(plan, foreign) + _render_keepers(context, node, keepers)
         if apply_it:
-            if foreign is not None and not foreign.paused:
+            _require_ready(plan, foreign, accept_changes=accept_changes)
+            if start and not any(keeper.is_active for keeper in keepers):
                 raise Refused(
-                    f'Patroni still watches over "{foreign.scope}", and would fail over while it is taken over',
-                    hint=f"Pause it: patronictl -c ITS-FILE pause --wait {foreign.scope}",
-                )
-            if not plan.changes_nothing and not accept_changes:
-                raise Refused(
-                    "the server would not be what it is",
-                    detail=text.strip(),
-                    hint="Add these to the configuration, or use --accept-changes.",
+                    "no unit of systemd is known that has this server, so --start cannot end it",
+                    hint="Leave --start out: what is to be done by hand is told.",
                 )
             _prepare(context, node.name, connection, plan)
-    text += _render_next(context, node, foreign) if apply_it else "to prepare the takeover: add --apply\n"
+    started: list[str] = []
+    if start:
+        started = start_services(context, [node])
+        text += f"taken over. On the other nodes: pghaven ha apply {context.spec.cluster} --start, there once more\n"
+        text += "without --start, which gives standbys their settings\n" if foreign is not None else ""
+    else:
+        text += _render_next(context, node, foreign) if apply_it else "to prepare the takeover: add --apply\n"
     body = {
         "applied": apply_it,
+        "started": started,
+        "units": keepers,
         "settings": plan.settings,
         "rules": plan.rules,
         "shared": plan.shared,
@@ -69,6 +84,21 @@ def command(
         "patroni": None if foreign is None else {"scope": foreign.scope, "version": foreign.version},
     }
     return invocation.show("ha-adopt", body, text)
+
+
+def _require_ready(plan: Adoption, foreign: Foreign | None, *, accept_changes: bool) -> None:
+    """Raises Refused while it is not paused, or would lose something that nobody has accepted."""
+    if foreign is not None and not foreign.paused:
+        raise Refused(
+            f'Patroni still watches over "{foreign.scope}", and would fail over while it is taken over',
+            hint=f"Pause it: patronictl -c ITS-FILE pause --wait {foreign.scope}",
+        )
+    if not plan.changes_nothing and not accept_changes:
+        raise Refused(
+            "the server would not be what it is",
+            detail=_render_plan(plan, foreign).strip(),
+            hint="Add these to the configuration, or use --accept-changes.",
+        )
 
 
 def _render_plan(plan: Adoption, foreign: Foreign | None) -> str:
@@ -84,6 +114,13 @@ def _render_plan(plan: Adoption, foreign: Foreign | None) -> str:
     if not lines:
         lines.append("nothing of the server's own would change")
     return text + "".join(f"{make_printable(line)}\n" for line in lines)
+
+
+def _render_keepers(context: HaContext, node: HaNode, keepers: tuple[Keeper, ...]) -> str:
+    from pghaven.ha.services import unit_name
+
+    ours = unit_name("patroni", context.spec, node)
+    return "".join(f"{make_printable(line)}\n" for one in keepers for line in describe_keeper(one, ours))
 
 
 def _render_next(context: HaContext, node: HaNode, foreign: Foreign | None) -> str:

@@ -5,9 +5,6 @@ The one idea: both make the same plan; ``apply`` writes what ``plan`` shows, and
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pghaven.cli.ha_shared import HaContext, choose_nodes, find_service_user, open_context
+from pghaven.cli.ha_start import start_services
 from pghaven.cli.invocation import Invocation
 from pghaven.cli.output import make_printable
 from pghaven.errors import PghavenError, ServerUnsuitable
@@ -46,7 +44,7 @@ def plan_command(invocation: Invocation, cluster: str | None, nodes: tuple[str, 
 @click.argument("cluster", required=False)
 @_node_option
 @click.option("--make-secrets", is_flag=True, help="Write the file of passwords, if it is not there yet.")
-@click.option("--start", is_flag=True, help="Also enable and start the services with systemctl.")
+@click.option("--start", is_flag=True, help="Also enable and start the services; another unit gives way.")
 @click.pass_obj
 def apply_command(
     invocation: Invocation, *, cluster: str | None, nodes: tuple[str, ...], make_secrets: bool, start: bool
@@ -74,7 +72,7 @@ def apply_command(
         for node in chosen:
             _reload(context, node, plan.files, listener)
         _reset(context, plan)
-        services = _start(context, chosen) if start else []
+        services = start_services(context, chosen) if start else []
     body = {**plan.body, "started": services}
     text = plan.render(applied=True)
     if not start:
@@ -175,21 +173,3 @@ def _reload(context: HaContext, node: HaNode, files: Sequence[PlannedFile], list
         assert callable(listener)
         text = f'Patroni of node "{node.name}" was not told of its new file: {error.message}'
         listener(Notice(level="info", code="reload", text=text))
-
-
-def _start(context: HaContext, nodes: Sequence[HaNode]) -> list[str]:
-    """Raises ServerUnsuitable where there is no systemd, or it fails."""
-    from pghaven.ha.services import unit_name
-
-    if shutil.which("systemctl") is None or not os.path.isdir("/run/systemd/system"):
-        raise ServerUnsuitable("systemd does not run on this host, so --start can start nothing")
-    spec, started = context.spec, []
-    for node in nodes:
-        services = ["etcd"] if node in spec.dcs_members else []
-        services += [] if node.witness else ["patroni", *(["haproxy"] if spec.proxy else [])]
-        started += [unit_name(service, spec, node) for service in services]
-    for words in (["daemon-reload"], ["enable", "--now", *started]):
-        done = subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise ServerUnsuitable(f"systemctl {words[0]} failed", detail=done.stderr.strip() or None)
-    return started

@@ -21,7 +21,9 @@ from pghaven.ha.files import plan_files
 from pghaven.ha.overrides import find_overrides
 from pghaven.ha.patroni_file import list_wanted_settings
 from pghaven.ha.rest import RestApi
+from pghaven.ha.services import unit_name
 from pghaven.ha.spec import HaNode, HaSpec, LocalPlaces
+from pghaven.ha.units import find_keepers, is_there
 from pghaven.ha.view import ClusterView, look
 from pghaven.proof.results import CheckResult, fail, good, skip, warn
 from pghaven.server.connection import Connection, connect, fetch_one, server_errors
@@ -60,6 +62,7 @@ def run_ha_checks(settings: HaCheckSettings, api: RestApi) -> tuple[CheckResult,
     for node in settings.nodes:
         if not node.witness:
             results += [*_check_files(settings, node), *_check_environment(settings, node)]
+            results += _check_units(settings, node)
     results += _check_watchdog(settings)
     try:
         view = look(settings.spec, api, without_dcs=True)
@@ -186,6 +189,28 @@ def _find_patroni(file: str) -> int | None:
         if os.fsencode(file) in words and any(word.endswith(b"/patroni") for word in words):
             return int(name)
     return None
+
+
+def _check_units(settings: HaCheckSettings, node: HaNode) -> Iterator[CheckResult]:
+    """Another unit that is enabled for the server, beside ours, starts it too after a reboot."""
+    ours, cluster = unit_name("patroni", settings.spec, node), settings.spec.cluster
+    if not is_there():
+        yield skip("units", "systemd does not run this host")
+        return
+    try:
+        keepers = find_keepers(settings.places.data_directory, [ours])
+    except ServerUnsuitable as error:
+        yield skip("units", f"{error.message}: {error.detail}")
+        return
+    for keeper in keepers:
+        if keeper.is_active:
+            hint = f"Have ours take its place: pghaven ha apply {cluster} --node {node.name} --start"
+            yield fail("units", f'{keeper.name} has the server of node "{node.name}"', hint)
+        elif keeper.is_enabled:
+            text = f'{keeper.name} is enabled for the server of node "{node.name}": after a reboot two would start it'
+            yield fail("units", text, f"Run: systemctl disable {keeper.name}")
+    if not any(keeper.is_active or keeper.is_enabled for keeper in keepers):
+        yield good("units", f'no other unit of systemd starts the server of node "{node.name}"')
 
 
 def _check_watchdog(settings: HaCheckSettings) -> Iterator[CheckResult]:
