@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pghaven.ha.dynamic import Drift
     from pghaven.ha.files import PlannedFile
     from pghaven.ha.overrides import Override
-    from pghaven.ha.spec import HaNode
+    from pghaven.ha.spec import HaNode, Timing
 
 _node_option = click.option("--node", "nodes", multiple=True, metavar="NAME", help="Default: the node of this host.")
 
@@ -86,6 +86,7 @@ class _Plan:
     anybody told what the members share."""
 
     cluster: str
+    timing: Timing
     files: Sequence[PlannedFile]
     drifts: Sequence[Drift]
     overrides: Sequence[Override]
@@ -95,6 +96,11 @@ class _Plan:
     def body(self) -> dict[str, object]:
         return {
             "cluster": self.cluster,
+            "takeover": {
+                "lease_seconds": self.timing.ttl,
+                "at_most_seconds": self.timing.takeover_seconds,
+                "of_cut_off_seconds": self.timing.takeover_of_cut_off_seconds,
+            },
             "files": [
                 {"path": one.path, "change": one.change, "difference": one.difference or None} for one in self.files
             ],
@@ -105,7 +111,9 @@ class _Plan:
 
     def render(self, *, applied: bool) -> str:
         words = {"new": "written" if applied else "new", "changed": "changed", "same": "unchanged"}
-        text = ""
+        timing = self.timing
+        text = f"{'takeover':<10} at most {timing.takeover_seconds} s after the primary died, "
+        text += f"{timing.takeover_of_cut_off_seconds} s after it was cut off; the lease is {timing.ttl} s of it\n"
         for one in self.files:
             text += f"{words[one.change]:<10} {make_printable(one.path)}\n"
             text += "".join(f"    {make_printable(line)}\n" for line in one.difference.splitlines())
@@ -132,6 +140,7 @@ def _plan(context: HaContext, nodes: Sequence[HaNode]) -> _Plan:
         drifts, is_compared = find_drift(render_dynamic(spec, places), found), True
     return _Plan(
         cluster=spec.cluster,
+        timing=spec.timing,
         files=[one for node in nodes for one in plan_files(spec, node, places)],
         drifts=drifts,
         is_compared=is_compared,

@@ -137,7 +137,8 @@ class HaConfig:
         default="20s",
         doc=(
             "How long the primary's lease holds (Patroni's `ttl`): so long after it was last renewed another node may "
-            "take over, and does so within a few seconds. At least 20s."
+            "take over. At most 7s + `check_every` + `retry_timeout` later it has; where the primary was cut off, or "
+            "etcd's leader was on its host, 3s and both of these more. `ha plan` shows the sums. At least 20s."
         ),
         example='"30s"',
     )

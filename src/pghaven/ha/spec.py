@@ -20,6 +20,11 @@ Fencing = Literal["watchdog-required", "watchdog", "none"]
 NAMESPACE: Final = "/pghaven/"
 REST_USER: Final = "pghaven"
 RETRY_SECONDS_MIN: Final = 3
+# etcd looks for ended leases twice a second; Patroni waits 2 s for what the others answer; the hook before a promotion
+# has 2 s, and as many to start and end in.
+_EXPIRY_SECONDS, _ASK_SECONDS, _HOOK_SECONDS = 1, 2, 4
+# An etcd that has lost its leader elects another within 2 s, which counts all leases anew, and a second on top.
+_ELECTION_SECONDS: Final = 3
 _CHECK_SECONDS_MAX: Final = 10
 
 
@@ -65,6 +70,18 @@ class Timing:
     ttl: int
     loop: int
     retry: int
+
+    @property
+    def takeover_seconds(self) -> int:
+        """At most so long after a primary died another one is promoted: the lease ends, is seen to have ended at the
+        next look at the latest, the others are asked, the lead is taken with retries, the hook is called."""
+        return self.ttl + _EXPIRY_SECONDS + self.loop + _ASK_SECONDS + self.retry + _HOOK_SECONDS
+
+    @property
+    def takeover_of_cut_off_seconds(self) -> int:
+        """The same where it was cut off, or etcd's leader was on its host: what it renews may still come in until it
+        has given up, or an etcd that elects counts its lease anew."""
+        return self.takeover_seconds + self.loop + self.retry + _ELECTION_SECONDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

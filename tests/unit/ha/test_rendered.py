@@ -156,3 +156,9 @@ def test_an_address_is_masked_by_its_kind() -> None:
         "fd00::3/128",
         "db1.example",
     ]
+
+
+def test_the_bound_of_a_takeover_is_what_the_guide_says() -> None:
+    for check, bounds in ((None, (37, 50)), (2.0, (32, 40))):
+        timing = derive_timing(20.0, check)
+        assert (timing.takeover_seconds, timing.takeover_of_cut_off_seconds) == bounds
