@@ -116,7 +116,10 @@ def take_apart(container: Container) -> ManifestParts:
         start, length = places[name]
         return plain[start : start + length]
 
-    columns = {name: column(name, width) for name, width in WIDTHS.items() if name != "run_offset"}
+    columns = {name: column(name, width) for name, width in WIDTHS.items() if name in places}
+    if "run_rank" in places:
+        lengths = column("run_lengths", 8)
+        columns["run_length"] = [lengths[rank] for rank in column("run_rank", 2)]
     ends: dict[int, int] = {}
     offsets = columns["run_offset"] = []
     for length, pack, step in zip(columns["run_length"], columns["run_pack"], column("run_step", 8), strict=True):

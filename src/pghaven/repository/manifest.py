@@ -25,7 +25,16 @@ from pghaven.repository.blockmap import BlockMap
 from pghaven.repository.codec import Buffer, Compressor
 from pghaven.repository.container import FRAME_BYTES, Container, ContainerWriter, FinishedContainer, Kind
 from pghaven.repository.manifest_check import check_manifest, check_packs
-from pghaven.repository.manifest_columns import add_steps, iter_byte_planes, make_steps, read_blob, read_column
+from pghaven.repository.manifest_columns import (
+    OTHER_TYPES,
+    choose_types,
+    complete_runs,
+    iter_byte_planes,
+    make_steps,
+    rank_lengths,
+    read_blob,
+    read_column,
+)
 from pghaven.repository.pack import PackRef
 from pghaven.repository.packtable import ID_BYTES, PackTable
 from pghaven.repository.seal import Keyring
@@ -55,7 +64,6 @@ _COLUMN_TYPES: dict[str, str] = {
     "pack_tail": "<u4",
     "pack_plain": "<u8",
 }
-_OFFSETS = "run_offset"  # what manifests had instead of run_step before there was that
 _PACK_COLUMNS = ("pack_writer", "pack_size", "pack_tail", "pack_plain")
 _PACK_TABLE = (*_PACK_COLUMNS, "pack_ids")
 _BLOBS = ("directories", "file_names", "file_hashes", "pack_ids", "relations", "config_contents", "control")
@@ -204,9 +212,9 @@ def render_manifest(manifest: Manifest, *, context: bytes, keyring: Keyring) -> 
     }
     writer = ContainerWriter(Kind.MANIFEST, context, keyring, Compressor(_MANIFEST_LEVEL))
     described: dict[str, list[int]] = {}
-    for name, dtype in _COLUMN_TYPES.items():
-        described[name] = [writer.plain_length, len(columns[name])]
-        for frame in iter_byte_planes(columns[name], np.dtype(dtype)):
+    for name, column in rank_lengths(columns).items():
+        described[name] = [writer.plain_length, len(column)]
+        for frame in iter_byte_planes(column, np.dtype((_COLUMN_TYPES | OTHER_TYPES)[name])):
             writer.add_frame(frame)
     for name in _BLOBS:
         described[name] = [writer.plain_length, len(blobs[name])]
@@ -236,11 +244,9 @@ def parse_manifest(container: Container) -> Manifest:
     try:
         facts = parse_facts(meta["facts"])
         described = {str(name): (int(place[0]), int(place[1])) for name, place in meta["columns"].items()}
-        stored = {
-            (_OFFSETS if name == "run_step" and _OFFSETS in described else name): dtype
-            for name, dtype in _COLUMN_TYPES.items()
-        }
-        columns = {name: read_column(plain, described[name], dtype) for name, dtype in stored.items()}
+        types = choose_types(described, _COLUMN_TYPES)
+        columns = {name: read_column(plain, described[name], dtype) for name, dtype in types.items()}
+        complete_runs(columns)
         blobs = {name: read_blob(plain, described[name]) for name in _BLOBS}
         config_files = _parse_config_files(meta["config_files"], bytes(blobs["config_contents"]))
         packs = _parse_packs(columns, blobs["pack_ids"], meta["pack_writers"])
@@ -263,7 +269,7 @@ def parse_manifest(container: Container) -> Manifest:
         runs_of_file=columns["file_runs"],
         length=columns["run_length"],
         pack=columns["run_pack"],
-        offset=columns[_OFFSETS] if _OFFSETS in columns else _add_steps(columns),
+        offset=columns["run_offset"],
     )
     manifest = Manifest(
         facts=facts,
@@ -294,13 +300,6 @@ def parse_pack_table(
         raise Damaged(f"it is not a backup's manifest ({error!r})") from error
     check_packs(packs)
     return facts, packs
-
-
-def _add_steps(columns: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.uint64]:
-    length, pack, step = (columns[name] for name in ("run_length", "run_pack", "run_step"))
-    if not len(length) == len(pack) == len(step):
-        raise Damaged("its runs have columns of different lengths")
-    return add_steps(length, pack, step, len(columns["pack_size"]))
 
 
 def _split_names(blob: bytes, count: int) -> list[bytes]:

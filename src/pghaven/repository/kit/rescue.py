@@ -685,11 +685,15 @@ class Backup:
         self._places = index.facts["columns"]
         self.config_files = index.facts["config_files"]
         self._writers = index.facts["pack_writers"]
-        older = {"run_step": "run_offset"} if "run_offset" in self._places else {}
-        self.columns = {
-            older.get(column, column): self._column(older.get(column, column), code) for column, code in COLUMNS.items()
-        }
-        if not older:
+        codes = dict(COLUMNS)
+        if "run_offset" in self._places:  # of an early writer
+            codes["run_offset"] = codes.pop("run_step")
+        if "run_rank" in self._places:
+            del codes["run_length"]
+        self.columns = {column: self._column(column, code) for column, code in codes.items()}
+        if "run_rank" in self._places:
+            self.columns["run_length"] = self._look_up()
+        if "run_offset" not in codes:
             self.columns["run_offset"] = self._add_steps()
         self.directories = self._names("directories", len(self.columns["directory_mode"]))
         self.names = self._names("file_names", len(self.columns["file_size"]))
@@ -714,6 +718,12 @@ class Backup:
         if sys.byteorder == "big":
             numbers.byteswap()
         return numbers
+
+    def _look_up(self) -> array[int]:
+        """How long runs are, from the number that each has among the different lengths."""
+        lengths, ranks = self._column("run_lengths", "Q"), self._column("run_rank", "H")
+        require(all(rank < len(lengths) for rank in ranks), "a run without a length")
+        return array("Q", [lengths[rank] for rank in ranks])
 
     def _add_steps(self) -> array[int]:
         """Where runs lie, from how far each lies behind the end of the last one before it in the same pack."""
