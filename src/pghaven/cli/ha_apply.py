@@ -68,7 +68,7 @@ def apply_command(
             from pghaven.ha.dynamic import render_dynamic
 
             wanted = render_dynamic(context.spec, context.places)
-            context.api.tell(context.spec.servers, "PATCH", "/config", wanted)
+            context.acts.change_shared(wanted)
         for node in chosen:
             _reload(context, node, plan.files, listener)
         _reset(context, plan)

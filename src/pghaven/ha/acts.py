@@ -6,10 +6,11 @@ word of the members themselves.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from pghaven.clock import Clock
 from pghaven.errors import Cancelled, Refused, ServerUnsuitable
@@ -26,6 +27,8 @@ _SWITCH_SECONDS: Final = 120.0
 _ELECTION_SECONDS: Final = 20.0
 """More than what is called before a promotion may take."""
 _TELL_SECONDS: Final = 90.0
+_READ_SECONDS: Final = 15.0
+"""Each reads it in its next round, for which it is woken."""
 _FOLLOWING: Final = ("running", "streaming", "in archive recovery")
 
 
@@ -128,14 +131,29 @@ class Acts:
     def pause(self, until: datetime | None) -> None:
         """Have Patroni leave everything as it is; ``until`` is when ``status`` begins to warn."""
         own = None if until is None else {"pause_until": render_time_utc(until)}
-        self._api.tell(self._spec.servers, "PATCH", "/config", {"pause": True, OWN_KEY: own})
+        self.change_shared({"pause": True, OWN_KEY: own})
 
     def resume(self) -> None:
-        self._api.tell(self._spec.servers, "PATCH", "/config", {"pause": None, OWN_KEY: None})
+        self.change_shared({"pause": None, OWN_KEY: None})
+
+    def change_shared(self, change: Mapping[str, Any]) -> None:
+        """Change the shared configuration, and wait a while until each Patroni that answers has read it: until then
+        they tell what it was, and whoever looks next would take it for not changed. Raises ServerUnsuitable, Refused.
+        """
+        wanted = self._api.tell(self._spec.servers, "PATCH", "/config", change).body
+        with suppress(Cancelled):  # it is in etcd in any case
+            self._wait(lambda: self._all_have_read(wanted), "the members to read it", _READ_SECONDS)
+
+    def _all_have_read(self, wanted: object) -> bool:
+        for node in self._spec.servers:
+            with suppress(ServerUnsuitable):
+                if self._api.call(node, "GET", "/config").body != wanted:
+                    return False
+        return True
 
     def make_independent(self) -> str:
         """Have a cluster that follows another become one of its own; its primary's name."""
-        self._api.tell(self._spec.servers, "PATCH", "/config", {"standby_cluster": None})
+        self.change_shared({"standby_cluster": None})
         return self._await_primary(None)
 
     def make_anew(self, name: str, *, from_leader: bool, timeout_seconds: float) -> float:
