@@ -16,18 +16,15 @@ from tests.support.cluster import Kind, TestCluster
 from tests.support.commands import PghavenCommand
 from tests.support.fixtures import ClusterFactory
 from tests.support.places import end_servers_below, own
-from tests.support.standbys import StandbySite
+from tests.support.standbys import StandbySite, standby_site
 from tests.support.waiting import wait_until
 from tests.support.watching import watch_reads
 
 
 @pytest.fixture
 def site(pg_cluster: TestCluster, pghaven_command: PghavenCommand, server_path: Path) -> Iterator[StandbySite]:
-    made = StandbySite(pg_cluster, pghaven_command, server_path)
-    made.protect()
-    yield made
-    end_servers_below(server_path)
-    end_servers_below(pg_cluster.directory)
+    with standby_site(pg_cluster, pghaven_command, server_path) as made:
+        yield made
 
 
 @pytest.mark.ends

@@ -13,8 +13,7 @@ import pytest
 from tests.cli.site import NAME
 from tests.support.cluster import TestCluster
 from tests.support.commands import PghavenCommand
-from tests.support.places import end_servers_below
-from tests.support.standbys import Follower, StandbySite
+from tests.support.standbys import Follower, StandbySite, standby_site
 
 _LEFT = """SELECT count(*) FROM pg_file_settings
     WHERE name ~ '^recovery_target' AND name <> 'recovery_target_timeline' AND setting <> ''"""
@@ -22,11 +21,8 @@ _LEFT = """SELECT count(*) FROM pg_file_settings
 
 @pytest.fixture
 def site(pg_cluster: TestCluster, pghaven_command: PghavenCommand, server_path: Path) -> Iterator[StandbySite]:
-    made = StandbySite(pg_cluster, pghaven_command, server_path)
-    made.protect()
-    yield made
-    end_servers_below(server_path)
-    end_servers_below(pg_cluster.directory)
+    with standby_site(pg_cluster, pghaven_command, server_path) as made:
+        yield made
 
 
 def promote(site: StandbySite, one: Follower, *words: str) -> dict[str, object]:

@@ -6,7 +6,8 @@ was told; it is asked over that, whoever started it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from pghaven.server.postmaster import is_running
 from tests.cli.site import NAME, Site
 from tests.support.cluster import TestCluster
 from tests.support.commands import PghavenCommand
-from tests.support.places import plain_user
+from tests.support.places import end_servers_below, plain_user
 from tests.support.waiting import wait_until
 
 
@@ -95,3 +96,15 @@ class StandbySite(Site):
     def follow_the_first(self) -> Follower:
         """The first server, once a command has started it again."""
         return Follower(self, self.cluster.data_directory, 5432)
+
+
+@contextmanager
+def standby_site(cluster: TestCluster, command: PghavenCommand, place: Path) -> Iterator[StandbySite]:
+    """A protected primary; in the end no server that came of it runs any more."""
+    made = StandbySite(cluster, command, place)
+    made.protect()
+    try:
+        yield made
+    finally:
+        end_servers_below(place)
+        end_servers_below(cluster.directory)

@@ -50,7 +50,7 @@ from pghaven.restore.handover import Handover
 from pghaven.restore.jobs import FILE_COST_BYTES, cut_jobs, find_job_bytes, mix, number_files
 from pghaven.restore.request import RestorePlan, render_plan_file
 from pghaven.restore.targetfiles import Directories, FileTarget
-from pghaven.restore.writing import Disks, closing_on_error, flushing, reported, reserved
+from pghaven.restore.writing import Disks, flushing, reported, reserved
 from pghaven.runtime.columns import Column
 from pghaven.runtime.crew import Crew
 from pghaven.runtime.durable import OwnerOf, write_durably
@@ -103,8 +103,9 @@ def run_restore(
         listener(notice)
     with reserved(plan):
         writer = _Writer(plan, settings, listener)
-        disks = writer.prepare()
-        with closing(disks):
+        writer.prepare()
+        with closing(writer.hold_disks()) as disks:
+            writer.make_directories()
             with flushing(disks):
                 fetch_began = clock.monotonic()
                 done = writer.fetch(disks)
@@ -156,8 +157,8 @@ class _Writer:
 
     # -- before -----------------------------------------------------------------------------------------------------
 
-    def prepare(self) -> Disks:
-        """The plan file, then room for the files, and all directories. Returns what their contents will lie on."""
+    def prepare(self) -> None:
+        """The plan file, then room for the files."""
         plan = self._plan
         with reported(self._target):
             for root in plan.roots:
@@ -170,14 +171,15 @@ class _Writer:
             if plan.existing is not None:
                 disarm(self._target, self._owner)
                 make_way(plan, plan.existing, self._owner, self._tell)
-            disks = Disks(root.path for root in plan.roots)
-            with closing_on_error(disks):
-                self._make_directories()
-        return disks
 
-    def _make_directories(self) -> None:
+    def hold_disks(self) -> Disks:
+        """What the files will lie on, held from before the first of them on."""
+        with reported(self._target):
+            return Disks(root.path for root in self._plan.roots)
+
+    def make_directories(self) -> None:
         files = self._plan.manifest.files
-        with closing(Directories(self._roots)) as places:
+        with reported(self._target), closing(Directories(self._roots)) as places:
             for path, mode in zip(files.directories, files.directory_mode.tolist(), strict=True):
                 relative = os.fsdecode(path)
                 places.make(relative, mode & _DIRECTORY_MODE_MASK | 0o700, self._ids, exist_ok=self._is_in_place)

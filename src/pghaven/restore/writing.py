@@ -85,15 +85,6 @@ class Disks:
 
 
 @contextmanager
-def closing_on_error(disks: Disks) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        disks.close()
-        raise
-
-
-@contextmanager
 def flushing(disks: Disks) -> Iterator[None]:
     """Have the disks write while the workers unpack, instead of all at the end."""
     stop = threading.Event()
