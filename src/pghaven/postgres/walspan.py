@@ -177,12 +177,15 @@ class _Segment:
         bytes: those places come with the others.
         """
         count = max(0, (min(end, len(self._data) - _HEADER.size) - begin + 7) // 8)
-        wrong, judged = 0, bytes(count)
         rest = list(self._header_bytes(only_ends=only_ends))
-        while rest and judged.count(0) > _FEW:
-            lane, table = rest.pop(0)
-            wrong |= self._judge(begin + lane, count, table)
-            judged = wrong.to_bytes(count, "little")
+        lane, table = rest.pop(0)
+        judged = self._judge(begin + lane, count, table)
+        if judged.count(0) > _FEW:
+            wrong = int.from_bytes(judged, "little")
+            while rest and judged.count(0) > _FEW:
+                lane, table = rest.pop(0)
+                wrong |= int.from_bytes(self._judge(begin + lane, count, table), "little")
+                judged = wrong.to_bytes(count, "little")
         found: list[int] = []
         at = judged.find(0) if forward else judged.rfind(0)
         while at >= 0 and len(found) < _CANDIDATES:
@@ -200,9 +203,9 @@ class _Segment:
                     found.append(position)
         return sorted(found, reverse=not forward)
 
-    def _judge(self, begin: int, count: int, table: bytes) -> int:
-        """One byte of so many positions, as one number that is zero where it can stand there."""
-        return int.from_bytes(self._data[begin : begin + count * 8 : 8].translate(table), "little")
+    def _judge(self, begin: int, count: int, table: bytes) -> bytes:
+        """One byte of so many positions, zero where it can stand there."""
+        return self._data[begin : begin + count * 8 : 8].translate(table)
 
     def _header_bytes(self, *, only_ends: bool) -> Iterator[tuple[int, bytes]]:
         """Places in a header, and for each the table that makes a byte zero if it can stand there."""

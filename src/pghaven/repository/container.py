@@ -212,6 +212,11 @@ class ContainerWriter:
         self.plain_length += len(plain)
         self.stored_length += len(stored)
 
+    @property
+    def frame_hashes(self) -> bytes:
+        """Of the frames so far, one after another, 32 bytes each."""
+        return bytes(self._hashes)
+
     def finish(self, meta: Mapping[str, Any]) -> FinishedContainer:
         """Close the container. ``meta`` is JSON-able and is covered by the hash.
 

@@ -7,12 +7,12 @@ and never copied.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from pghaven.errors import Damaged
 from pghaven.repository.codec import Buffer, Codec, Compressor
 from pghaven.repository.container import Container, ContainerWriter, FinishedContainer, Kind
+from pghaven.repository.filehash import hash_of
 from pghaven.repository.seal import Keyring
 from pghaven.repository.walstore import is_for_every_host
 
@@ -26,13 +26,8 @@ class Binding:
     for_hosts: bool = False
 
 
-def recast(
-    container: Container, kind: Kind, target: Binding, see: Callable[[Buffer], object] | None = None
-) -> FinishedContainer:
-    """A whole container, proven, as it is stored at ``target``. ``see`` gets the plain bytes of each frame in turn.
-
-    Raises Damaged naming the frame.
-    """
+def recast(container: Container, kind: Kind, target: Binding) -> FinishedContainer:
+    """A whole container, proven, as it is stored at ``target``. Raises Damaged naming the frame."""
     index = container.index
     ready = _Ready()
     writer = ContainerWriter(kind, target.context, target.keyring, ready, for_hosts=target.for_hosts)
@@ -44,21 +39,14 @@ def recast(
         packed = index.sealer.unseal(number, stored, index.associated)
         ready.frame = (Codec(index.codecs[number]), bytes(packed))
         writer.add_frame(plain, None if cells is None else cells[number])
-        if see is not None:
-            see(plain)
     return writer.finish(index.meta)
 
 
 def recast_file(container: Container, file_name: str, target: Binding) -> FinishedContainer:
     """A file of the archive, proven by its own hash too. Raises Damaged."""
-    import blake3
-
-    hasher = blake3.blake3()
-    target = replace(target, for_hosts=is_for_every_host(file_name))
-    finished = recast(container, Kind.WAL, target, hasher.update)
-    if container.meta.get("name") != file_name or container.meta.get("hash") != hasher.hexdigest():
+    if container.meta.get("name") != file_name or container.meta.get("hash") != hash_of(container.index):
         raise Damaged("its contents are not what was archived under this name")
-    return finished
+    return recast(container, Kind.WAL, replace(target, for_hosts=is_for_every_host(file_name)))
 
 
 class _Ready(Compressor):

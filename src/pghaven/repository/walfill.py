@@ -1,6 +1,6 @@
-"""The contents of a WAL file on their way into its object: cut into frames, compressed, and hashed twice.
+"""The contents of a WAL file on their way into its object: cut into frames, compressed and hashed.
 
-The one idea: both hashes of a frame are taken while it is in the processor's caches. Where a file is stored by itself
+The one idea: a frame is hashed and compressed while it is in the processor's caches. Where a file is stored by itself
 and another core is idle, every second frame is compressed on that.
 """
 
@@ -19,39 +19,29 @@ if TYPE_CHECKING:
     from pghaven.repository.large import Plain
 
 
-def fill_by_one(writer: ContainerWriter, content: Plain) -> str:
-    """Add all of it; its BLAKE3 hash. Raises what reading it raises."""
-    import blake3
-
-    whole = blake3.blake3()
+def fill_by_one(writer: ContainerWriter, content: Plain) -> None:
+    """Add all of it. Raises what reading it raises."""
     for frame in iter_plain(content, FRAME_BYTES):
-        whole.update(frame)
         writer.add_frame(frame)
-    return whole.hexdigest()
 
 
-def fill_by_two(writer: ContainerWriter, content: Plain) -> str:
+def fill_by_two(writer: ContainerWriter, content: Plain) -> None:
     """As ``fill_by_one``, with a second thread."""
-    import blake3
-
     from pghaven.runtime.beside import Beside
 
-    whole, other = blake3.blake3(), WalCompressor()
+    other = WalCompressor()
     with Beside() as beside:
         for pair in iter_plain(content, 2 * FRAME_BYTES):
             second = pair[FRAME_BYTES:]
 
-            def share(pair: Any = pair, second: Any = second) -> tuple[Codec, bytes] | None:
-                packed = other.compress(second) if second else None
-                whole.update(pair)
-                return packed
+            def share(second: Any = second) -> tuple[Codec, bytes] | None:
+                return other.compress(second) if second else None
 
             beside.begin(share)
             writer.add_frame(pair[:FRAME_BYTES])
             packed = beside.finish()
             if packed is not None:
                 writer.add_frame(second, compressor=_Packed(packed))
-    return whole.hexdigest()
 
 
 class _Packed(Compressor):

@@ -23,6 +23,7 @@ from pghaven.postgres.waldata import check_segment
 from pghaven.repository import layout
 from pghaven.repository.codec import WalCompressor
 from pghaven.repository.container import FRAME_BYTES, Container, ContainerWriter, FinishedContainer, Kind
+from pghaven.repository.filehash import hash_file, hash_of, join_hashes
 from pghaven.repository.large import LARGE_BYTES, are_frames_of, read_plain
 from pghaven.repository.repository import Repository
 from pghaven.repository.walfill import fill_by_one, fill_by_two
@@ -88,7 +89,7 @@ class WalArchive:
     def put_quarantine(self, file_name: str, content: Plain, facts: Mapping[str, Any]) -> PutOutcome:
         """Keep a file that history has left behind where no restore looks for it."""
         content = read_plain(content)
-        name = layout.quarantine_name(self.cluster, self.system_identifier, file_name, _hash(content))
+        name = layout.quarantine_name(self.cluster, self.system_identifier, file_name, hash_file(content))
         self.put_at(name, file_name, content, facts)
         return PutOutcome.QUARANTINED
 
@@ -122,12 +123,12 @@ class WalArchive:
             stored, is_same = there.meta, _holds(there, name, file_name, content)
         else:
             stored = repository.load_index(name, Kind.WAL).meta
-            is_same = (stored.get("name"), stored.get("hash")) == (file_name, _hash(content))
+            is_same = (stored.get("name"), stored.get("hash")) == (file_name, hash_file(content))
         if not is_same:
             raise Conflict(
                 f'"{file_name}" is in the archive with other contents',
-                detail=f"Archived: BLAKE3 {stored.get('hash')} from {describe_writer(stored)}; "
-                f"refused: BLAKE3 {_hash(content)} from {describe_writer(facts)}.",
+                detail=f"Archived: hash {stored.get('hash')} from {describe_writer(stored)}; "
+                f"refused: hash {hash_file(content)} from {describe_writer(facts)}.",
                 hint="Two servers write the same timeline of one cluster (split brain, or a copy that archives), "
                 "or this file has changed since it was archived. Find out which server is the right one.",
             ) from None
@@ -142,7 +143,9 @@ class WalArchive:
             for_hosts=is_for_every_host(file_name),
         )
         fill = fill_by_two if self.uses_two_cores and len(content) > FRAME_BYTES else fill_by_one
-        return writer.finish({**facts, "name": file_name, "hash": fill(writer, content), "size": len(content)})
+        fill(writer, content)
+        facts = {**facts, "name": file_name, "hash": join_hashes(writer.frame_hashes), "size": len(content)}
+        return writer.finish(facts)
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
@@ -180,7 +183,7 @@ class WalArchive:
         name = f"{layout.quarantine_prefix(self.cluster)}{self.system_identifier}/{entry}"
         file_name = entry.rpartition("-")[0]
         content = _prove(self._read(name), name, file_name)
-        if layout.quarantine_name(self.cluster, self.system_identifier, file_name, _hash(content)) != name:
+        if layout.quarantine_name(self.cluster, self.system_identifier, file_name, hash_file(content)) != name:
             raise Damaged(f'"{name}" is damaged: its name is not that of its contents')
         return content
 
@@ -281,7 +284,7 @@ def is_for_every_host(file_name: str) -> bool:
 def _prove(container: Container, name: str, file_name: str) -> bytes:
     try:
         content = container.read_all()
-        if container.meta.get("name") != file_name or container.meta.get("hash") != _hash(content):
+        if container.meta.get("name") != file_name or container.meta.get("hash") != hash_of(container.index):
             raise Damaged("its contents are not what was archived under this name")  # noqa: TRY301
     except Damaged as error:
         raise Damaged(f'"{name}" is damaged: {error.message}') from error
@@ -294,17 +297,11 @@ def _holds(container: Container, name: str, file_name: str, content: bytes) -> b
         if container.meta.get("name") != file_name:
             raise Damaged("its contents are not what was archived under this name")  # noqa: TRY301
         is_same = are_frames_of(container.iter_frames(), content)
-        if is_same and container.meta.get("hash") != _hash(content):
+        if is_same and container.meta.get("hash") != hash_of(container.index):
             raise Damaged("its contents are not what was archived under this name")  # noqa: TRY301
     except Damaged as error:
         raise Damaged(f'"{name}" is damaged: {error.message}') from error
     return is_same
-
-
-def _hash(content: bytes) -> str:
-    import blake3
-
-    return blake3.blake3(content).hexdigest()
 
 
 def describe_writer(facts: Mapping[str, Any]) -> str:

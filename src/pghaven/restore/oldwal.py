@@ -7,15 +7,15 @@ segments ahead by renaming old ones); every other one is moved beside the target
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from io import FileIO
+from collections.abc import Iterator, Sequence
+from io import BufferedReader
 
 from pghaven.errors import NotPermitted, ObjectMissing, PghavenError
 from pghaven.postgres.segment import SegmentName, WalFileKind, classify
 from pghaven.postgres.waldata import LONG_HEADER_SIZE, parse_page_header
+from pghaven.repository.container import FRAME_BYTES
+from pghaven.repository.filehash import hash_pieces
 from pghaven.repository.walstore import WalArchive
-
-_READ_BYTES = 1 << 20
 
 
 def find_unarchived(archive: WalArchive, directory: str, names: Sequence[str]) -> tuple[str, ...]:
@@ -33,7 +33,7 @@ def _can_go(archive: WalArchive, path: str, name: str) -> bool:
         raise NotPermitted(f'could not read "{path}": permission denied') from None
     except OSError:
         return False
-    with open(descriptor, "rb", buffering=0) as file:
+    with open(descriptor, "rb") as file:
         if classify(name) is WalFileKind.SEGMENT and _is_unwritten(
             os.pread(descriptor, LONG_HEADER_SIZE, 0), name, archive
         ):
@@ -44,7 +44,7 @@ def _can_go(archive: WalArchive, path: str, name: str) -> bool:
             return False
         if facts.get("size") != os.fstat(descriptor).st_size:
             return False
-        return bool(facts.get("hash") == _hash(file))
+        return bool(facts.get("hash") == hash_pieces(_iter_pieces(file)))
 
 
 def _is_unwritten(head: bytes, name: str, archive: WalArchive) -> bool:
@@ -59,12 +59,6 @@ def _is_unwritten(head: bytes, name: str, archive: WalArchive) -> bool:
     return header.system_identifier == archive.system_identifier and header.page_lsn < segment.start_lsn
 
 
-def _hash(file: FileIO) -> str:
-    import blake3
-
-    hasher = blake3.blake3()
-    buffer = bytearray(_READ_BYTES)
-    view = memoryview(buffer)
-    while got := file.readinto(buffer):
-        hasher.update(view[:got])
-    return hasher.hexdigest()
+def _iter_pieces(file: BufferedReader) -> Iterator[bytes]:
+    while piece := file.read(FRAME_BYTES):
+        yield piece

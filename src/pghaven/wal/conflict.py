@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from pghaven.errors import Conflict, PghavenError
 from pghaven.light import dataclass
+from pghaven.repository.filehash import hash_file
 from pghaven.repository.incidents import Incident, IncidentKind, record_incident
-from pghaven.repository.large import read_plain
 from pghaven.repository.repository import Repository
 from pghaven.repository.walstore import PutOutcome, WalArchive
 from pghaven.units import render_time_utc
@@ -81,14 +81,12 @@ def _find_last_writer(archive: WalArchive) -> dict[str, str]:
 
 
 def _record(archive: WalArchive, name: str, content: Plain, facts: Mapping[str, Any]) -> None:
-    import blake3
-
     incident = Incident(
         kind=IncidentKind.TWO_WRITERS,
         subject=name,
         seen_at=archive.clock.now(),
         archived=_choose(archive.read_facts(name)),
-        refused={**_choose(facts), "hash": blake3.blake3(read_plain(content)).hexdigest()},
+        refused={**_choose(facts), "hash": hash_file(content)},
     )
     record_incident(archive.repository, archive.cluster, archive.system_identifier, incident)
 

@@ -17,6 +17,7 @@ from pghaven.light import dataclass, field
 from pghaven.postgres.segment import SegmentName, WalFileKind, classify
 from pghaven.postgres.timeline import Timeline
 from pghaven.repository.branches import APART_HINT, describe_apart, find_apart, timeline_of
+from pghaven.repository.filehash import hash_file
 from pghaven.repository.horizon import read_horizon
 from pghaven.repository.walstore import WalArchive
 
@@ -97,15 +98,13 @@ class Refill:
     def _read_local(self, name: str, wanted_hash: str) -> bytes | None:
         if self.wal_directory is None:
             return None
-        import blake3
-
         try:
             descriptor = os.open(os.path.join(self.wal_directory, name), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             with open(descriptor, "rb", buffering=0) as file:
                 content = file.readall()
         except OSError:
             return None
-        return content if blake3.blake3(content).hexdigest() == wanted_hash else None
+        return content if hash_file(content) == wanted_hash else None
 
     def _copy_quarantined(self, source: WalArchive, name: str) -> bool:
         entries = source.list_quarantine(name)

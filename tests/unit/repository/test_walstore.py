@@ -9,6 +9,7 @@ from pghaven.errors import Damaged, ObjectMissing, Refused
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import History, Timeline
 from pghaven.repository.container import FRAME_BYTES
+from pghaven.repository.filehash import hash_file
 from pghaven.repository.repository import Repository
 from pghaven.repository.seal import OPEN_KEYRING
 from pghaven.repository.walstore import PutOutcome, WalArchive
@@ -75,7 +76,7 @@ def test_other_content_is_refused_and_both_sides_are_named(archive: WalArchive, 
     with pytest.raises(Refused, match="is in the archive with other contents") as caught:
         archive.put(NAME, other, {"host": "db2", "pushed_at": "later"})
     detail = caught.value.detail or ""
-    for text in (blake3(make_segment(3)).hexdigest(), blake3(other).hexdigest(), '"db1"', '"db2"', "later"):
+    for text in (hash_file(make_segment(3)), hash_file(other), '"db1"', '"db2"', "later"):
         assert text in detail
     assert archive.get(NAME) == make_segment(3)
 
@@ -137,18 +138,37 @@ def test_facts_are_read_from_the_end_alone(repository: Repository, archive: WalA
     "facts",
     [
         pytest.param({"name": NAME[:-1] + "4"}, id="another name"),
-        pytest.param({"hash": blake3(b"other").hexdigest()}, id="another hash"),
+        pytest.param({"hash": hash_file(b"other")}, id="another hash"),
         pytest.param({"name": None, "hash": None}, id="nothing"),
     ],
 )
 def test_a_proven_object_that_says_it_is_another_file_is_damage(facts: dict[str, str | None]) -> None:
     archive = open_archive(make_repository(MemoryStore()))
     name = object_of(archive, NAME)
-    good = {"name": NAME, "hash": blake3(b"content").hexdigest(), "size": 7}
+    good = {"name": NAME, "hash": hash_file(b"content"), "size": 7}
     context = archive._repository.context(name).encode()
     content = Forgery(kind=WAL, context=context, frames=[Frame(plain=b"content")], meta={**good, **facts}).render()
     archive._repository.store.create(name, [content])
     with pytest.raises(Damaged, match=NAME):
+        archive.get(NAME)
+
+
+@pytest.mark.parametrize(("lengths", "is_good"), [((FRAME_BYTES, 5), True), ((FRAME_BYTES - 1, 6), False)])
+def test_the_hash_of_a_file_is_of_its_mib_and_frames_are_those(lengths: tuple[int, int], is_good: bool) -> None:
+    archive = open_archive(make_repository(MemoryStore()))
+    name = object_of(archive, NAME)
+    content = (make_segment(3) * 20)[: FRAME_BYTES + 5]
+    pieces = content[:FRAME_BYTES], content[FRAME_BYTES:]
+    expected = blake3(blake3(pieces[0]).digest() + blake3(pieces[1]).digest()).hexdigest()
+    frames = [Frame(plain=content[: lengths[0]]), Frame(plain=content[lengths[0] :])]
+    facts = {"name": NAME, "hash": expected, "size": len(content)}
+    context = archive._repository.context(name).encode()
+    archive._repository.store.create(name, [Forgery(kind=WAL, context=context, frames=frames, meta=facts).render()])
+    if is_good:
+        assert archive.get(NAME) == content
+        assert archive.put(NAME, content, FACTS) is PutOutcome.ALREADY
+        return
+    with pytest.raises(Damaged, match="not of 1 MiB"):
         archive.get(NAME)
 
 
