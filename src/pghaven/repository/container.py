@@ -166,7 +166,7 @@ class ContainerWriter:
     """Builds one container, frame by frame; ``finish`` gives what to store. Memory: the container, 64 MiB at most.
     ``context`` names what the object is (repository, cluster, kind, name) and is needed again to open it.
     ``for_hosts``: every host that writes may read all of it, and not only who holds the key that reads.
-    """
+    ``frame_hashes``: of the frames so far, joined."""
 
     def __init__(
         self, kind: Kind, context: bytes, keyring: Keyring, compressor: Compressor, *, for_hosts: bool = False
@@ -181,7 +181,7 @@ class ContainerWriter:
         self._plain_lengths: list[int] = []
         self._codecs = bytearray()
         self._crcs: list[int] = []
-        self._hashes = bytearray()
+        self.frame_hashes = bytearray()
         self._cells: list[bytes] | None = [] if kind == Kind.PACK else None
         self.plain_length = 0
         self.stored_length = HEADER_BYTES
@@ -204,18 +204,13 @@ class ContainerWriter:
         self._codecs.append(codec)
         self._crcs.append(_crc32c(stored))
         if self._cells is None:
-            self._hashes += _blake3(plain)
+            self.frame_hashes += _blake3(plain)
         else:
             cells = hash_cells(plain) if cells is None else cells
             self._cells.append(cells)
-            self._hashes += _blake3(cells)
+            self.frame_hashes += _blake3(cells)
         self.plain_length += len(plain)
         self.stored_length += len(stored)
-
-    @property
-    def frame_hashes(self) -> bytes:
-        """Of the frames so far, one after another, 32 bytes each."""
-        return bytes(self._hashes)
 
     def finish(self, meta: Mapping[str, Any]) -> FinishedContainer:
         """Close the container. ``meta`` is JSON-able and is covered by the hash.
@@ -236,7 +231,7 @@ class ContainerWriter:
                 struct.pack(f"<{count}I", *self._plain_lengths),
                 self._codecs,
                 struct.pack(f"<{count}I", *self._crcs),
-                self._hashes,
+                self.frame_hashes,
             )
         )
         index_stored = _index_sealer(self._sealer, self._kind).seal(_INDEX_POSITION, index, self._associated)
