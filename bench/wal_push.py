@@ -1,8 +1,10 @@
 """A backlog of WAL cleared by the server's own archiver, side by side: what each tool takes for a segment.
 
-    WAYS="pghaven, agent;cp" SEGMENTS=50 python -m bench.wal_push [--rounds 3] [--quick] …
+    WAYS="pghaven, agent;cp" WAL=load SEGMENTS=50 python -m bench.wal_push [--rounds 3] [--quick] …
 
-The server archives with ``false`` until so many segments of 16 MiB wait; then it is given a tool's archive_command, and
+The WAL is of two kinds: "text", messages of which half repeats itself and half does not, and "load", what a bulk load and
+its index write (``pgbench -i``), as most backlogs are. The server archives with ``false`` until so many segments of
+16 MiB wait; then it is given a tool's archive_command, and
 the time until the last one is archived is taken. Processor time is that of the server's tree with all that its archiver
 started, and of the agent where there is one. ``cp``, a shell that does nothing, and two processes that do no more than
 compress, write and flush, with and without the hash that our format has of each byte, are the floor. Order A B A
@@ -37,8 +39,7 @@ _LIMIT_SECONDS = 600
 _LEVELS = (3, 1)
 # What lies beside the segments in an archive: who it belongs to; the last segment, which is nearly empty.
 _SMALL_BYTES = 64 << 10
-# Mixed as a busy server's WAL is: half of it text that compresses, half that does not.
-_FILL = (
+_TEXT = (
     "SELECT count(pg_logical_emit_message(false, 'bench', repeat(md5(random()::text), 64) || "
     "(SELECT string_agg(md5(random()::text || n || x), '') FROM generate_series(1, 64) x))) "
     "FROM generate_series(1, 3900) n"
@@ -167,14 +168,15 @@ def _pgbackrest(tool: PgBackRest, options: str, level: int) -> Callable[[], str]
     return lambda: tool.reset().replace(" %p", f"{options} --compress-level={level} %p")
 
 
-def run_rounds(server: BenchServer, ways: Sequence[Way], rounds: int, segments: int) -> dict[str, Any]:
-    """Milliseconds of wall and processor time for each segment, medians, and the bytes that are stored of it."""
+def run_rounds(server: BenchServer, ways: Sequence[Way], rounds: int, wanted: tuple[str, int]) -> dict[str, Any]:
+    """Milliseconds of wall and processor time for each segment, medians, and the bytes that are stored of it; of so
+    many segments at least of a kind of WAL."""
     become_reaper()
     taken: dict[str, list[tuple[float, float]]] = {}
     stored: dict[str, float] = {}
     for number in range(rounds):
         for way in ways:
-            wall, cpu = clear_backlog(server, way, segments)
+            wall, cpu, segments = clear_backlog(server, way, wanted)
             taken.setdefault(way.name, []).append((wall * 1000 / segments, cpu * 1000 / segments))
             if way.archive is not None:
                 files = [file.stat().st_size for file in way.archive.rglob("*") if file.is_file()]
@@ -190,27 +192,45 @@ def run_rounds(server: BenchServer, ways: Sequence[Way], rounds: int, segments: 
     }
 
 
-def clear_backlog(server: BenchServer, way: Way, segments: int) -> tuple[float, float]:
-    """Wall and processor seconds until the last of so many segments is archived."""
+def _write_text(server: BenchServer, segments: int) -> None:
+    for _ in range(segments):
+        server.sql(f"{_TEXT}; SELECT pg_switch_wal()")
+
+
+def _write_load(server: BenchServer, segments: int) -> None:
+    """Never more than ``_LOAD_SCALE`` segments beyond what is wanted."""
+    while (lacking := segments - len(_list_waiting(server))) > 0:
+        command = [str(server.programs.path("pgbench")), "-h", str(server.sockets), "-U", "postgres", "-i"]
+        subprocess.run([*command, "-s", str(min(_LOAD_SCALE, lacking)), "postgres"], check=True, capture_output=True)
+
+
+# A scale is a little less than a segment of WAL.
+_LOAD_SCALE = 20
+_WRITES: dict[str, Callable[[BenchServer, int], None]] = {"text": _write_text, "load": _write_load}
+
+
+def clear_backlog(server: BenchServer, way: Way, wanted: tuple[str, int]) -> tuple[float, float, int]:
+    """Wall and processor seconds until the last of so many segments at least is archived, and how many these were."""
     server.archive_with(":")
     _wait(lambda: not _list_waiting(server), "the archiver to come to rest")
     command = way.reset()
     server.archive_with("false")
-    for _ in range(segments):
-        server.sql(f"{_FILL}; SELECT pg_switch_wal()")
+    wal, segments = wanted
+    _WRITES[wal](server, segments)
     os.sync()
+    segments = len(_list_waiting(server))
     if way.alone is not None:
         names = [name.removesuffix(".ready") for name in _list_waiting(server)]
         before, began = read_tree_seconds(os.getpid()), time.perf_counter()
         way.alone(names)
-        return time.perf_counter() - began, read_tree_seconds(os.getpid()) - before
+        return time.perf_counter() - began, read_tree_seconds(os.getpid()) - before, segments
     with way.beside() as beside:
         pids = [server.pid, *([] if beside is None else [beside])]
         before, began = sum(map(read_tree_seconds, pids)), time.perf_counter()
         server.archive_with(command)
         server.sql("SELECT pg_logical_emit_message(true, 'bench', 'last'); SELECT pg_switch_wal()")
         _wait(lambda: len(_list_waiting(server)) == 0, f"{way.name} to archive")
-        return time.perf_counter() - began, sum(map(read_tree_seconds, pids)) - before
+        return time.perf_counter() - began, sum(map(read_tree_seconds, pids)) - before, segments
 
 
 def _list_waiting(server: BenchServer) -> list[str]:
@@ -225,7 +245,7 @@ def _wait(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.005)
 
 
-def render(results: Mapping[str, Any], title: str) -> str:
+def render(wal: str, results: Mapping[str, Any], title: str) -> str:
     ours = results.get("pghaven, agent", {}).get("wall_ms")
     rows = [
         [
@@ -237,7 +257,7 @@ def render(results: Mapping[str, Any], title: str) -> str:
         ]
         for name, row in results.items()
     ]
-    return f"### A backlog of WAL: {title}\n\n" + render_table(
+    return f"### A backlog of WAL of a {wal}: {title}\n\n" + render_table(
         ["archive_command", "wall ms a segment", "CPU ms a segment", "wall, agent = 1", "MB stored of one"], rows
     )
 
@@ -245,13 +265,15 @@ def render(results: Mapping[str, Any], title: str) -> str:
 def main() -> None:
     only = os.environ.get("WAYS", "")
     segments = int(os.environ.get("SEGMENTS", "0"))
+    kinds = os.environ.get("WAL", ";".join(_WRITES)).split(";")
 
     def run(server: BenchServer, tools: Sequence[Tool], rounds: int) -> tuple[dict[str, Any], ...]:
         quick = "quick" in server.directory.name
         ways = [way for way in list_ways(server, tools) if only in ("", way.name) or way.name in only.split(";")]
-        return (run_rounds(server, ways, rounds, segments or (QUICK_SEGMENTS if quick else SEGMENTS)),)
+        count = segments or (QUICK_SEGMENTS if quick else SEGMENTS)
+        return tuple(run_rounds(server, ways, rounds, (wal, count)) for wal in kinds)
 
-    run_stand_alone(NAME, run, (render,), shapes=("files",))
+    run_stand_alone(NAME, run, tuple(partial(render, wal) for wal in kinds), shapes=("files",))
 
 
 if __name__ == "__main__":
