@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -18,11 +19,10 @@ from pghaven.cli.opening import count_processes, list_places
 from pghaven.config.loading import load_config
 from pghaven.config.values import ClusterConfig, Config
 from pghaven.errors import EXIT_DONE, EXIT_STOP_RECOVERY, Cancelled, PghavenError
-from pghaven.events import Event, Listener
+from pghaven.events import Event, Listener, Notice
 from pghaven.light import dataclass, replace
 from pghaven.units import render_duration
 from pghaven.wal.commands import ABSENT_STATUS
-from pghaven.wal.limit import run_within
 
 if TYPE_CHECKING:
     from pghaven.wal.everywhere import PushRequest
@@ -35,6 +35,7 @@ _ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 _STATUS_MAX = 255
 _PUSH_PROCESSES_MAX = 8
 _MOMENT_SECONDS = 1.0
+_USUAL_SEGMENT_BYTES = 16 << 20
 
 
 def run_words(words: Sequence[str], spent_seconds: float = 0.0) -> int | None:
@@ -167,63 +168,103 @@ def get(call: GetCall, listener: Listener | None = None) -> int:
         spool = find_spool(call.file_name, call.target_path, call.config.source, call.cluster.name, call.plan_path)
     # A file that is on its way is waited for, but so that there is time left to fetch it.
     if spool is None or not spool.take(call.file_name, call.target_path, call.cluster.wal_timeout_seconds / 2):
-        status = _get_from_repositories(call, listener)
+        status, without = _get_from_repositories(call, listener)
         if status == EXIT_DONE and spool is not None and not spool.tell_asked(call.file_name):
             from pghaven.cli.wal_ahead import fetch_ahead
 
-            fetch_ahead(call, spool)
+            fetch_ahead(call, spool, without)
         return status
     if call.as_json:
         _show_json("wal-get", {"file_name": call.file_name, "outcome": "fetched"})
     return EXIT_DONE
 
 
-def _get_from_repositories(call: GetCall, listener: Listener | None) -> int:
-    from pghaven.wal.directory import find_data_directory, is_standby, read_system_identifier
+def _get_from_repositories(call: GetCall, listener: Listener | None) -> tuple[int, int]:
+    """The exit status, and how many of the first repositories were too slow for it."""
+    from pghaven.wal.directory import is_standby
+    from pghaven.wal.turns import Turns, run_in_turn
 
     standby = is_standby(os.curdir)  # recovery runs its commands in the data directory
     parent = os.getpid()
-
-    def work() -> int:
-        from pghaven.wal.get import GetOutcome, GetRequest, get_file
-        from pghaven.wal.plan import read_plan
-
-        plan = None if call.plan_path is None else read_plan(call.plan_path)
-        identifier = plan.system_identifier if plan is not None else None
-        directory = find_data_directory(call.cluster.data_directory)
-        if identifier is None and directory is not None:
-            identifier = read_system_identifier(directory)
-        places = list_places(call.config, call.cluster)
-        outcome = get_file(
-            GetRequest(
-                cluster=call.cluster.name,
-                repositories=places if plan is None else plan.choose_places(places),
-                file_name=call.file_name,
-                target_path=call.target_path,
-                system_identifier=identifier,
-                plan=plan,
-                standby=standby,
-                still_wanted=lambda: os.getppid() == parent,
-            ),
-            listener or _listen,
-        )
-        if call.as_json:
-            _show_json("wal-get", {"file_name": call.file_name, "outcome": outcome})
-        return EXIT_DONE if outcome is GetOutcome.FETCHED else ABSENT_STATUS
-
-    seconds = call.cluster.wal_timeout_seconds
+    count = len(call.cluster.repositories)
+    patience = find_patience(call.cluster, _read_segment_size()) if count > 1 else call.cluster.wal_timeout_seconds
     failed = EXIT_STOP_RECOVERY
-    status = run_within(seconds, work, lambda error: report(error, as_json=call.as_json, failure_status=failed))
+
+    def tell_late(_number: int) -> None:
+        text = f'"{call.file_name}" has not come within {render_duration(patience)}; the next repository is asked too'
+        hint = "A repository hangs or is slow. How long it is waited for alone is the option wal_patience."
+        (listener or _listen)(Notice(level="warning", code="repository_slow", text=text, hint=hint))
+
+    turns = Turns(
+        ways=[partial(_get_without, call, number, standby, parent, listener or _listen) for number in range(count)],
+        limit_seconds=call.cluster.wal_timeout_seconds,
+        patience_seconds=patience,
+        decides=lambda status: status == EXIT_DONE,
+        report=lambda error: report(error, as_json=call.as_json, failure_status=failed),
+        tell_late=tell_late,
+    )
+    status, without = run_in_turn(turns)
     if status is None:
-        late = Cancelled(f'could not fetch "{call.file_name}" within {render_duration(seconds)}')
+        late = Cancelled(
+            f'could not fetch "{call.file_name}" within {render_duration(turns.limit_seconds)}',
+            hint="The repository hangs or is slow; the limit is the option wal_timeout.",
+        )
         if not standby:
             raise late
         report(late)
-        return call.absent_status
+        return call.absent_status, 0
     if status < 0:
         raise _was_killed(status)
     # No other status may be handed on: 1 is what an interpreter in trouble ends with.
-    return {EXIT_DONE: EXIT_DONE, ABSENT_STATUS: call.absent_status}.get(status, failed)
+    return {EXIT_DONE: EXIT_DONE, ABSENT_STATUS: call.absent_status}.get(status, failed), without
+
+
+def _get_without(call: GetCall, without: int, standby: bool, parent: int, listener: Listener) -> int:
+    """Fetch a file as if so many of the first repositories were away; then nothing is absent."""
+    from pghaven.wal.directory import find_data_directory, read_system_identifier
+    from pghaven.wal.get import GetOutcome, GetRequest, get_file
+    from pghaven.wal.plan import read_plan
+
+    plan = None if call.plan_path is None else read_plan(call.plan_path)
+    identifier = plan.system_identifier if plan is not None else None
+    directory = find_data_directory(call.cluster.data_directory)
+    if identifier is None and directory is not None:
+        identifier = read_system_identifier(directory)
+    places = list_places(call.config, call.cluster)
+    chosen = (places if plan is None else plan.choose_places(places))[without:]
+    if not chosen:
+        return EXIT_STOP_RECOVERY
+    outcome = get_file(
+        GetRequest(
+            cluster=call.cluster.name,
+            repositories=chosen,
+            file_name=call.file_name,
+            target_path=call.target_path,
+            system_identifier=identifier,
+            plan=plan,
+            standby=standby,
+            still_wanted=lambda: os.getppid() == parent,
+        ),
+        listener,
+    )
+    if call.as_json and (outcome is GetOutcome.FETCHED or not without):
+        _show_json("wal-get", {"file_name": call.file_name, "outcome": outcome})
+    return EXIT_DONE if outcome is GetOutcome.FETCHED else ABSENT_STATUS
+
+
+def find_patience(cluster: ClusterConfig, segment_size: int) -> float:
+    """How long a repository is waited for before the next one is asked too."""
+    share = max(1.0, segment_size / _USUAL_SEGMENT_BYTES)
+    return min(cluster.wal_patience_seconds * share, cluster.wal_timeout_seconds / 2)
+
+
+def _read_segment_size() -> int:
+    """By the control file of the current directory; 0 where it does not say."""
+    from pghaven.postgres.control import parse_control
+
+    with suppress(OSError, PghavenError), open("global/pg_control", "rb") as file:
+        return parse_control(file.read()).wal_segment_size
+    return 0
 
 
 def report(error: BaseException, *, as_json: bool = False, failure_status: int | None = None) -> int:

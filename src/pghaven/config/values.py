@@ -145,8 +145,8 @@ class ClusterConfig:
         DURATION,
         default="5s",
         doc=(
-            "How long a push goes on waiting for a repository when as many as `wal_required` says hold the file. One "
-            "that has taken longer, or has failed, is not tried again for 30 s, so it never holds up WAL by more."
+            "How long a push waits for a repository when `wal_required` others hold the file; one that took longer, or "
+            "failed, is left out for 30 s. `wal get` asks the next one too after so long for each 16 MB of a segment."
         ),
         example='"2s"',
     )

@@ -30,11 +30,11 @@ def run_within(seconds: float, work: Callable[[], int], report: Callable[[BaseEx
     end, and given a moment to clean up. A child that is interrupted by itself ends with the status "cancelled".
     Raises Cancelled if no process can be made.
     """
-    child, reader = fork_child(lambda _: _end_as_child(work, report))
+    child, reader = fork_child(lambda _: end_as_child(work, report))
     try:
         unblock_interrupts()
         deadline = SYSTEM_CLOCK.monotonic() + seconds
-        status = _reap(child, deadline) if _has_ended(reader, seconds) else None
+        status = reap(child, deadline) if _has_ended(reader, seconds) else None
         if status is None:
             os.kill(child, signal.SIGKILL)
         return status
@@ -84,8 +84,9 @@ def _has_ended(reader: int, seconds: float) -> bool:
     return bool(poll.poll(min(seconds * 1000, _POLL_MAX_MS)))
 
 
-def _reap(child: int, deadline: float) -> int | None:
-    """Its status; None if it does not end, because closing what it had open hangs too."""
+def reap(child: int, deadline: float) -> int | None:
+    """The status of a child that has let go of its pipe; None if it does not end, because closing what it had open
+    hangs too."""
     while True:
         pid, status = os.waitpid(child, os.WNOHANG)
         if pid:
@@ -95,7 +96,8 @@ def _reap(child: int, deadline: float) -> int | None:
         SYSTEM_CLOCK.sleep(_REAP_SECONDS)
 
 
-def _end_as_child(work: Callable[[], int], report: Callable[[BaseException], int]) -> None:
+def end_as_child(work: Callable[[], int], report: Callable[[BaseException], int]) -> None:
+    """Do the work of this process, and end it with the status of that."""
     status = Cancelled.exit_status
     try:
         unblock_interrupts()

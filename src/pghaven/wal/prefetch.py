@@ -57,7 +57,8 @@ _SPOOLED, _FAILED, _WITHDRAWN = "spooled", "failed", "withdrawn"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrefetchOrder:
     """What to fetch ahead for: the recovery in ``data_directory``, which has just been given ``first``. Paths are
-    absolute; ``segment_size`` and ``limit_bytes``, which the spool may hold, are in bytes."""
+    absolute; ``segment_size`` and ``limit_bytes``, which the spool may hold, are in bytes. ``without`` so many of the
+    first repositories, which were too slow."""
 
     cluster: str
     repositories: tuple[RepositoryPlace, ...]
@@ -71,6 +72,7 @@ class PrefetchOrder:
     limit_bytes: int
     processes: int
     limit_seconds: float
+    without: int = 0
 
 
 def run_prefetch(order: PrefetchOrder, startup_process: int) -> None:
@@ -121,7 +123,8 @@ class _Prefetch:
         self._plan = None if self._standby else plan
         self._identifier = plan.system_identifier if plan is not None else order.system_identifier
         self._slots = slots
-        self._places = order.repositories if plan is None else plan.choose_places(order.repositories)
+        places = order.repositories if plan is None else plan.choose_places(order.repositories)
+        self._places = places[order.without :]
         self._legs: Sequence[PathLeg] = ()
         self._at = SegmentName.parse(order.first, order.segment_size)
         self._ready: set[str] = set()
