@@ -16,7 +16,7 @@ from pghaven.events import Listener, Notice
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.segment import SegmentName
 from pghaven.receive.keeper import KeeperPlan
-from pghaven.receive.lanes import Keeper, Pusher
+from pghaven.receive.lanes import Keeper, Pusher, Wanted
 from pghaven.receive.spool import Spool
 from pghaven.units import render_duration, render_rate, render_size, render_time_utc
 from pghaven.wal.children import reap_left
@@ -115,7 +115,7 @@ class Delivery:
         wanted = self._list_wanted()
         return any(
             keeper.busy_since is not None
-            or (keeper.error is None and any(keeper.kept.get(name, 0) < length for name, length, _ in wanted))
+            or (keeper.error is None and any(keeper.kept.get(one.name, 0) < one.length for one in wanted))
             for keeper in self._keepers
         )
 
@@ -168,10 +168,13 @@ class Delivery:
 
     # -- pieces of it -----------------------------------------------------------------------------------------------
 
-    def _list_wanted(self) -> list[tuple[str, int, str]]:
-        wanted = [(str(segment), length, sent_at) for segment, (length, sent_at) in sorted(self._leftovers.items())]
+    def _list_wanted(self) -> list[Wanted]:
+        wanted = [
+            Wanted(name=str(segment), length=length, sent_at=sent_at, is_left=True)
+            for segment, (length, sent_at) in sorted(self._leftovers.items())
+        ]
         if self._current is not None and self._length:
-            wanted.append((str(self._current), self._length, self._sent_at))
+            wanted.append(Wanted(name=str(self._current), length=self._length, sent_at=self._sent_at))
         return wanted
 
     def _make_keepers(self) -> None:
@@ -223,6 +226,15 @@ class Delivery:
             text = f'repository "{keeper.name}" lets nobody remove what newer pieces of a segment have replaced'
             self._warn(
                 "pieces_stay", text, "pghaven expire removes them where it may. receive_interval makes them fewer."
+            )
+
+        while keeper.left_behind:
+            name = keeper.left_behind.pop()
+            text = f'repository "{keeper.name}" has what was received of "{name}" in quarantine, as "{name}.partial"'
+            self._warn(
+                "quarantined",
+                f"{text}: another server took over before it was kept, from further back",
+                "No restore leads there. See: pghaven wal list",
             )
 
     def _tell_room(self, now: float) -> None:

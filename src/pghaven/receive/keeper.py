@@ -11,6 +11,7 @@ import os
 import signal
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from pghaven.clock import Clock
 from pghaven.errors import Conflict, NotPermitted, PghavenError, Refused
@@ -49,6 +50,7 @@ def run_keeper(plan: KeeperPlan, orders: int, tell: Tell) -> None:
     """Follow the orders that come through a pipe until it is closed. A line is one order and gets one answer:
 
     ``keep SEGMENT LENGTH TIME``   have the first bytes of a segment in the repository; TIME is when the last was sent
+    ``rest SEGMENT LENGTH TIME``   the same of one that may never get longer
     ``whole SEGMENT``              the segment is archived: its pieces may go
     ``anew``                       what was received before has turned out to be different
     """
@@ -80,8 +82,10 @@ class _Keeper:
         self._may_remove = True
 
     def follow(self, order: list[str], tell: Tell) -> None:
-        if order[0] == "keep":
-            self._keep(order[1], int(order[2]), order[3])
+        if order[0] in ("keep", "rest"):
+            is_rest = order[0] == "rest"
+            if self._keep(order[1], int(order[2]), order[3], is_rest=is_rest):
+                tell(("left_behind", order[1]))
         elif order[0] == "whole":
             self._remove_whole(order[1])
         else:
@@ -127,16 +131,23 @@ class _Keeper:
             self._segment = segment
         return segment
 
-    def _keep(self, name: str, length: int, sent_at: str) -> None:
+    def _keep(self, name: str, length: int, sent_at: str, *, is_rest: bool) -> bool:
+        """True for what went into quarantine."""
         opened = self._open()
         segment = self._turn_to(opened, name)
+        if self._is_left_behind:
+            # While it grows it waits in the spool, until it is finished and pushed.
+            if is_rest and (content := self._read(name, length)) is not None:
+                self._put_left_behind(opened, segment, content, sent_at)
+                return True
+            return False
         number = len(self._ends)
-        if self._is_left_behind or length <= self._ends[-1]:
-            return
+        if length <= self._ends[-1]:
+            return False
         begin = self._ends[number - (number & -number)]
         content = self._read(name, length)
         if content is None:
-            return  # it was finished and archived meanwhile
+            return False  # it was finished and archived meanwhile
         try:
             self._put(
                 opened, Piece(segment=segment, receiver=self._receiver, begin=begin, end=length), content, sent_at
@@ -145,15 +156,24 @@ class _Keeper:
             self._begin_anew()
             raise
         self._ends.append(length)
+        return False
 
-    def _put(self, opened: OpenArchive, piece: Piece, content: bytes, sent_at: str) -> None:
-        archive = opened.archive
-        facts = {
+    def _put_left_behind(self, opened: OpenArchive, segment: SegmentName, content: bytes, sent_at: str) -> None:
+        """What a server wrote past the point where another one took over, and the receiver may have vouched for."""
+        whole = content + bytes(segment.segment_size - len(content))
+        opened.archive.put_quarantine(f"{segment}.partial", whole, self._state_facts(opened, sent_at))
+
+    def _state_facts(self, opened: OpenArchive, sent_at: str) -> dict[str, Any]:
+        return {
             "host": os.uname().nodename,
             "pushed_at": render_time_utc(self._plan.clock.now()),
             "source_mtime": sent_at,
-            "system_identifier": str(archive.system_identifier),
+            "system_identifier": str(opened.archive.system_identifier),
         }
+
+    def _put(self, opened: OpenArchive, piece: Piece, content: bytes, sent_at: str) -> None:
+        archive = opened.archive
+        facts = self._state_facts(opened, sent_at)
         if piece.end <= _SPAN_BYTES_MAX:
             facts.update(render_span(find_span(content, piece.segment)))
         put_piece(archive, piece, content[piece.begin :], facts)

@@ -27,6 +27,16 @@ _RETRY_SECONDS = 5.0
 _ORDER_SECONDS = 60.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """The first ``length`` bytes of a segment that is not finished; ``is_left``: nobody streams more of it now."""
+
+    name: str
+    length: int
+    sent_at: str
+    is_left: bool = False
+
+
 @dataclass(slots=True, kw_only=True)
 class Keeper:
     """One repository's keeper as its parent sees it. ``kept`` are the bytes of each segment that it has kept."""
@@ -43,12 +53,13 @@ class Keeper:
     is_anew: bool = False
     error: Exception | None = None
     keeps_all: bool = False
+    left_behind: list[str] = field(default_factory=list)
 
     @property
     def name(self) -> str:
         return self.plan.place.name
 
-    def order(self, wanted: Sequence[tuple[str, int, str]], now: float) -> None:
+    def order(self, wanted: Sequence[Wanted], now: float) -> None:
         """Give it something to do, if there is anything, it has the time, and it is time."""
         if self.busy_since is not None:
             if now - self.busy_since > _ORDER_SECONDS:
@@ -62,11 +73,11 @@ class Keeper:
         elif self.whole:
             self._send(f"whole {self.whole.pop(0)}", now)
         elif now >= self.due:
-            for segment, length, sent_at in wanted:
-                if self.kept.get(segment, 0) < length:
-                    self.asked = (segment, length)
+            for one in wanted:
+                if self.kept.get(one.name, 0) < one.length:
+                    self.asked = (one.name, one.length)
                     self.due = now + self.interval_seconds
-                    self._send(f"keep {segment} {length} {sent_at}", now)
+                    self._send(f"{'rest' if one.is_left else 'keep'} {one.name} {one.length} {one.sent_at}", now)
                     return
 
     def take(self, now: float) -> None:
@@ -75,6 +86,9 @@ class Keeper:
         for what, *told in self.child.receive():
             if what == "kept_all":
                 self.keeps_all = True
+                continue
+            if what == "left_behind":
+                self.left_behind.append(told[0])
                 continue
             self.busy_since = None
             if what == "failed":
