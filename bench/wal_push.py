@@ -2,8 +2,8 @@
 
     WAYS="pghaven, agent;cp" WAL=load SEGMENTS=50 python -m bench.wal_push [--rounds 3] [--quick] …
 
-The WAL is of two kinds: "text", messages of which half repeats itself and half does not, and "load", what a bulk load and
-its index write (``pgbench -i``), as most backlogs are. The server archives with ``false`` until so many segments of
+The WAL is of two kinds: "text", messages of which half repeats itself and half does not, and "load", what a bulk load
+and its index write (``pgbench -i``), as most backlogs are. The server archives with ``false`` until so many segments of
 16 MiB wait; then it is given a tool's archive_command, and
 the time until the last one is archived is taken. Processor time is that of the server's tree with all that its archiver
 started, and of the agent where there is one. ``cp``, a shell that does nothing, and two processes that do no more than
