@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 from pghaven.postgres.segment import SegmentName
 from pghaven.postgres.timeline import Timeline
 from pghaven.repository import layout
+from tests.pg.test_receive_server import newest_end
+from tests.support.agent import running_agent
 from tests.support.cluster import TestCluster, adopt, make_standby
 from tests.support.commands import PghavenCommand
 from tests.support.fixtures import ClusterFactory
@@ -131,3 +134,29 @@ def test_a_slot_that_the_server_has_invalidated_is_made_anew(
         assert restored.sql("SELECT n FROM t ORDER BY n") == [(1,), (2,)]
     finally:
         restored.stop_and_remove()
+
+
+def test_the_agent_receives_without_a_data_directory_and_brings_home_what_a_lost_server_left(
+    pg_version: int, site: Protected
+) -> None:
+    """On a host of its own; and after the server, and the agent in the midst of what the store did not take."""
+    primary = site.cluster
+    elsewhere = site.config.read_text().replace(str(primary.data_directory), str(site.place / "nowhere"))
+    site.config.write_text(
+        f'{elsewhere}receive = true\nreceive_synchronous = true\nreceive_spool = "{site.place}/spool"\n'
+    )
+    away, there = site.place / "away", site.repository_directory
+    with running_agent(site.config) as agent:
+        primary.wait_for("SELECT count(*) = 1 FROM pg_stat_replication WHERE state = 'streaming'")
+        primary.append_conf(synchronous_standby_names=SLOT)
+        primary.reload()
+        primary.wait_for("SELECT sync_state = 'sync' FROM pg_stat_replication")
+        there.rename(away)
+        primary.sql("INSERT INTO t VALUES (1)")
+        end = current_lsn(primary)
+        agent.end(signal.SIGKILL)
+    burn(primary, primary.data_directory)
+    away.rename(there)
+    with running_agent(site.config) as agent:
+        wait_until(lambda: newest_end(site) >= end, "what the server acknowledged last in the repository")
+        assert agent.end() == 0, agent.log.read_text()

@@ -15,7 +15,7 @@ from functools import partial
 from pghaven.clock import Clock
 from pghaven.errors import Cancelled, PghavenError
 from pghaven.events import Event, Listener, Notice
-from pghaven.server.identity import become, find_owner
+from pghaven.server.identity import OsUser, become, find_owner
 from pghaven.wal.children import Child, Tell, start_child
 from pghaven.wal.limit import unblock_interrupts
 
@@ -29,6 +29,9 @@ class Service:
     """A piece of work. ``run`` is called in a child process, ``as_owner`` of ``data_directory`` when we are root, with
     a listener for what is to be logged; it returns when it is done for now, and raises when it failed.
 
+    It waits until the directory is there, except with a ``place`` of its own, which may lie on another host than the
+    server: then that, where it is there, also decides as whom it runs.
+
     ``every_seconds`` is when it is begun again after it is done; None for what is never done. While it goes on failing
     the pause doubles, up to ``longest_pause_seconds``.
     """
@@ -39,6 +42,14 @@ class Service:
     every_seconds: float | None = None
     longest_pause_seconds: float = 60.0
     as_owner: bool = True
+    place: str | None = None
+
+    def find_user(self) -> OsUser | None:
+        """As whom root runs it; None for root itself."""
+        if not self.as_owner:
+            return None
+        directories = [one for one in (self.place, self.data_directory) if one is not None and os.path.isdir(one)]
+        return find_owner(directories[0]) if directories else None
 
 
 class Keeper:
@@ -59,7 +70,7 @@ class Keeper:
     def start_if_due(self) -> None:
         if self.is_running or self._clock.monotonic() < self._due:
             return
-        if not os.path.isdir(self.service.data_directory):
+        if self.service.place is None and not os.path.isdir(self.service.data_directory):
             self._due = self._clock.monotonic() + _PAUSE_SECONDS
             return
         with suppress(Cancelled):  # no process can be made now
@@ -96,7 +107,7 @@ def _run(service: Service, tell: Tell) -> None:
             tell((event.level, event.code, event.text, event.hint))
 
     try:
-        if service.as_owner and os.geteuid() == 0 and (owner := find_owner(service.data_directory)) is not None:
+        if os.geteuid() == 0 and (owner := service.find_user()) is not None:
             become(owner)
         if service.every_seconds is not None:
             os.nice(_NICE)

@@ -14,7 +14,7 @@ from functools import partial
 from pghaven.agent.desk import Desk, DeskSettings
 from pghaven.agent.services import Service
 from pghaven.cli.agent_proof import list_proof_services
-from pghaven.cli.opening import list_places
+from pghaven.cli.opening import find_spool, list_places
 from pghaven.cli.wal_run import PushCall, count_push_processes, push, report
 from pghaven.config.values import ClusterConfig, Config
 from pghaven.errors import Cancelled, PghavenError
@@ -30,20 +30,21 @@ def list_services(config: Config, clusters: Sequence[ClusterConfig]) -> list[Ser
 
 
 def _list_of(config: Config, cluster: ClusterConfig) -> Iterator[Service]:
-    def service(what: str, run: object, every_seconds: float | None = None) -> Service:
+    def service(what: str, run: object, every_seconds: float | None = None, place: str | None = None) -> Service:
         assert callable(run)
         return Service(
             name=f"{what} of {cluster.name}",
             data_directory=cluster.data_directory,
             run=run,
             every_seconds=every_seconds,
+            place=place,
         )
 
     yield service("push", partial(_push_all, config, cluster))
     yield service("refill", partial(_refill, config, cluster), cluster.wal_refill_every_seconds)
     yield service("catching up", partial(_catch_up, config, cluster), _CATCH_UP_SECONDS)
     if cluster.receive:
-        yield service("receive", partial(_receive, config, cluster))
+        yield service("receive", partial(_receive, config, cluster), place=find_spool(cluster))
     yield from list_proof_services(config, cluster)
 
 
