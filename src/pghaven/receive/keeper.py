@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -30,8 +31,9 @@ from pghaven.wal.fence import find_last_fork, load_later_histories
 
 # How often it is looked whether the repository has got another key set, while anything is kept.
 _KEYS_SECONDS = 60.0
-# A longer one is not looked into for its last commit: it would be read again every second.
-_SPAN_BYTES_MAX = 64 << 20
+# A piece has no more than this, so that a segment of 1 GB does not take as much memory; and a longer part of a segment
+# is not looked into for its last commit, for which it would be read again every second.
+_PIECE_BYTES_MAX = 64 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,22 +143,37 @@ class _Keeper:
                 self._put_left_behind(opened, segment, content, sent_at)
                 return True
             return False
-        number = len(self._ends)
-        if length <= self._ends[-1]:
-            return False
-        begin = self._ends[number - (number & -number)]
-        content = self._read(name, length)
+        while self._ends[-1] < length:
+            end = min(length, self._ends[-1] + _PIECE_BYTES_MAX)
+            if not self._keep_up_to(opened, segment, end, sent_at):
+                break  # it was finished and archived meanwhile
+        return False
+
+    def _keep_up_to(self, opened: OpenArchive, segment: SegmentName, end: int, sent_at: str) -> bool:
+        begin = self._find_begin(end)
+        is_looked_into = end <= _PIECE_BYTES_MAX
+        content = self._read(str(segment), end, 0 if is_looked_into else begin)
         if content is None:
-            return False  # it was finished and archived meanwhile
+            return False
+        facts = self._state_facts(opened, sent_at)
+        if is_looked_into:
+            facts.update(render_span(find_span(content, segment)))
+            content = content[begin:]
         try:
-            self._put(
-                opened, Piece(segment=segment, receiver=self._receiver, begin=begin, end=length), content, sent_at
-            )
+            piece = Piece(segment=segment, receiver=self._receiver, begin=begin, end=end)
+            self._put(opened, piece, content, facts)
         except Conflict:
             self._begin_anew()
             raise
-        self._ends.append(length)
-        return False
+        self._ends.append(end)
+        return True
+
+    def _find_begin(self, end: int) -> int:
+        number = len(self._ends)
+        reach = number & -number
+        while reach > 1 and end - self._ends[number - reach] > _PIECE_BYTES_MAX:
+            reach >>= 1
+        return self._ends[number - reach]
 
     def _put_left_behind(self, opened: OpenArchive, segment: SegmentName, content: bytes, sent_at: str) -> None:
         """What a server wrote past the point where another one took over, and the receiver may have vouched for."""
@@ -171,12 +188,8 @@ class _Keeper:
             "system_identifier": str(opened.archive.system_identifier),
         }
 
-    def _put(self, opened: OpenArchive, piece: Piece, content: bytes, sent_at: str) -> None:
-        archive = opened.archive
-        facts = self._state_facts(opened, sent_at)
-        if piece.end <= _SPAN_BYTES_MAX:
-            facts.update(render_span(find_span(content, piece.segment)))
-        put_piece(archive, piece, content[piece.begin :], facts)
+    def _put(self, opened: OpenArchive, piece: Piece, content: bytes, facts: Mapping[str, Any]) -> None:
+        put_piece(opened.archive, piece, content, facts)
         covered = [one for one in self._live if piece.begin <= one.begin and one.end <= piece.end and one != piece]
         self._live = [*(one for one in self._live if one not in covered), piece]
         self._remove(opened, covered)
@@ -197,8 +210,9 @@ class _Keeper:
             except (NotPermitted, Refused):
                 self._may_remove = False
 
-    def _read(self, name: str, length: int) -> bytes | None:
+    def _read(self, name: str, length: int, begin: int = 0) -> bytes | None:
         for path in (f"{name}.partial", name):
             with suppress(FileNotFoundError), open(os.path.join(self._plan.directory, path), "rb") as file:
-                return file.read(length)
+                file.seek(begin)
+                return file.read(length - begin)
         return None

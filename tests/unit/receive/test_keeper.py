@@ -13,6 +13,7 @@ import pytest
 from pghaven.clock import Clock, ManualClock
 from pghaven.postgres.lsn import Lsn
 from pghaven.postgres.timeline import Timeline
+from pghaven.receive import keeper
 from pghaven.receive.keeper import KeeperPlan, run_keeper
 from pghaven.repository import layout
 from pghaven.repository.keyset import make_first_key
@@ -120,6 +121,23 @@ class TestKeeper:
         follow(site, *keep(1000, 2000, 3000))
         follow(site, *keep(3000))
         assert [(one.begin, one.end) for one, _ in list_pieces(site.archive, Timeline(1))] == [(0, 3000)]
+
+    def test_no_piece_of_a_large_segment_takes_much_memory(
+        self, site: WalSite, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        most = 1 << 16
+        monkeypatch.setattr(keeper, "_PIECE_BYTES_MAX", most)
+        spool(site)
+        content = make_segment(ONE)
+        follow(site, *keep(5 * most, 5 * most + 1000, *range(6 * most, SEGMENT_SIZE + 1, 10000)))
+        pieces = [one for one, _ in list_pieces(site.archive, Timeline(1))]
+        assert max(one.end - one.begin for one in pieces) <= most
+        assert len(pieces) < 2 * SEGMENT_SIZE // most + 20
+        partial = find_newest_partial(site.archive, Timeline(1))
+        assert partial is not None
+        end = partial.end_lsn - ONE.start_lsn
+        assert end > SEGMENT_SIZE - 10000
+        assert partial.read()[:end] == content[:end]
 
     def test_pieces_go_when_the_segment_is_archived_and_not_before(self, site: WalSite) -> None:
         spool(site, str(ONE))
