@@ -16,6 +16,7 @@ from tests.support.agent import running_agent
 from tests.support.cluster import TestCluster, adopt, make_standby
 from tests.support.commands import PghavenCommand
 from tests.support.fixtures import ClusterFactory
+from tests.support.places import run_as_plain
 from tests.support.protected import Protected
 from tests.support.receiving import SLOT, burn, current_lsn, receiving
 from tests.support.waiting import wait_until
@@ -72,6 +73,8 @@ def test_what_was_vouched_for_past_a_fork_is_kept_although_the_receiver_is_late(
         (entry,) = (one for one in site.archive.list_quarantine() if one.startswith(f"{left}.partial"))
         name = f"{layout.quarantine_prefix(site.name)}{site.facts.system_identifier}/{entry}"
         assert site.archive.get_at(name, f"{left}.partial")[: len(content)] == content
+        told = run_as_plain([*site.command.words, "--config", str(site.config), "status"]).stdout
+        assert "2 WAL files of a server that was passed over are in quarantine" in told, told
     finally:
         standby.stop_and_remove()
 

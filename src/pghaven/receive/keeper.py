@@ -49,7 +49,8 @@ class KeeperPlan:
 
 
 def run_keeper(plan: KeeperPlan, orders: int, tell: Tell) -> None:
-    """Follow the orders that come through a pipe until it is closed. A line is one order and gets one answer:
+    """Follow the orders that come through a pipe until it is closed. A line is one order and gets one answer,
+    before it ``goes_on`` for each part of much that is stored:
 
     ``keep SEGMENT LENGTH TIME``   have the first bytes of a segment in the repository; TIME is when the last was sent
     ``rest SEGMENT LENGTH TIME``   the same of one that may never get longer
@@ -86,7 +87,7 @@ class _Keeper:
     def follow(self, order: list[str], tell: Tell) -> None:
         if order[0] in ("keep", "rest"):
             is_rest = order[0] == "rest"
-            if self._keep(order[1], int(order[2]), order[3], is_rest=is_rest):
+            if self._keep(order[1], int(order[2]), order[3], tell, is_rest=is_rest):
                 tell(("left_behind", order[1]))
         elif order[0] == "whole":
             self._remove_whole(order[1])
@@ -133,7 +134,7 @@ class _Keeper:
             self._segment = segment
         return segment
 
-    def _keep(self, name: str, length: int, sent_at: str, *, is_rest: bool) -> bool:
+    def _keep(self, name: str, length: int, sent_at: str, tell: Tell, *, is_rest: bool) -> bool:
         """True for what went into quarantine."""
         opened = self._open()
         segment = self._turn_to(opened, name)
@@ -147,6 +148,8 @@ class _Keeper:
             end = min(length, self._ends[-1] + _PIECE_BYTES_MAX)
             if not self._keep_up_to(opened, segment, end, sent_at):
                 break  # it was finished and archived meanwhile
+            if end < length:
+                tell(("goes_on",))
         return False
 
     def _keep_up_to(self, opened: OpenArchive, segment: SegmentName, end: int, sent_at: str) -> bool:

@@ -87,6 +87,9 @@ class Keeper:
             if what == "kept_all":
                 self.keeps_all = True
                 continue
+            if what == "goes_on":
+                self.busy_since = now
+                continue
             if what == "left_behind":
                 self.left_behind.append(told[0])
                 continue
