@@ -18,7 +18,7 @@ from pghaven.dump.proving import iter_jobs
 from pghaven.dump.session import DumpResult, DumpSettings, run_dump
 from pghaven.dump.snapshot import open_snapshot
 from pghaven.dump.spool import Spool
-from pghaven.dump.streams import SLOT_BYTES
+from pghaven.dump.streams import SLOT_BYTES, Means
 from pghaven.dump.worker import RangeJob
 from pghaven.errors import Refused, ServerUnsuitable
 from pghaven.events import ignore
@@ -35,8 +35,8 @@ from tests.support.protected import Protected
 class Dumped(Protected):
     pg_bin: str | None = None
 
-    def dump(self, *databases: str, options: tuple[str, ...] = ()) -> DumpResult:
-        settings = DumpSettings(
+    def settings(self, *databases: str, options: tuple[str, ...] = ()) -> DumpSettings:
+        return DumpSettings(
             cluster=self.name,
             conninfo=self.cluster.conninfo,
             data_directory=str(self.cluster.data_directory),
@@ -48,7 +48,9 @@ class Dumped(Protected):
             spool=str(self.place),
             pg_bin=self.pg_bin or str(self.cluster.bin_dir),
         )
-        return run_dump(self.repository, settings, self.tell)
+
+    def dump(self, *databases: str, options: tuple[str, ...] = ()) -> DumpResult:
+        return run_dump(self.repository, self.settings(*databases, options=options), self.tell)
 
     def assert_whole(self, label: str) -> OpenDump:
         """What is in the repository is what pg_dump wrote, by the hashes that were taken meanwhile."""
@@ -60,9 +62,8 @@ class Dumped(Protected):
             for table in database.tables:
                 content = (target / table.file).read_bytes()
                 assert blake3(content).hexdigest(16) == table.hash, table.name
-                count = self.cluster.value(
-                    f'SELECT count(*) FROM "{table.schema}"."{table.name}"', dbname=database.name
-                )
+                name = ".".join('"{}"'.format(part.replace('"', '""')) for part in (table.schema, table.name))
+                count = self.cluster.value(f"SELECT count(*) FROM {name}", dbname=database.name)
                 assert table.rows == int(count), table.name
         return dump
 
@@ -118,7 +119,7 @@ def test_a_large_table_passes_through_no_file(site: Dumped) -> None:
             settle=lambda _: False,
             make_range=lambda file, offset, length, is_last: RangeJob(file.number, (), offset, length, is_last),
             bytes_max=1 << 30,
-            streams=(slots, snapshot.sizes),
+            streams=Means(slots=slots, sizes=snapshot.sizes, jobs=2),
         )
         options = ["--format=directory", "--compress=0", "--no-sync", "--jobs=2", f"--snapshot={snapshot.identifier}"]
         for job in spool.run([*options, f"--file={path}", "-d", cluster.conninfo], "dump", lambda: None):

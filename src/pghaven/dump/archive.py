@@ -44,7 +44,8 @@ class ArchiveEntry:
     """An entry of a table of contents, as the bytes that both formats have in common; ``file`` has its data, or is
     empty. ``oid`` is that of what it describes, 0 for what has none; ``tag`` is what names it in its schema
     ``namespace``, if it has one; ``needs`` are the numbers of entries. ``definition`` are the statements that make it,
-    after which ``owner`` is given it if ``is_owned``; what is in no tablespace of its own has an empty one."""
+    after which ``owner`` is given it if ``is_owned``; ``copy`` is the one that loads its data, in the dump's encoding;
+    what is in no tablespace of its own has an empty one."""
 
     dump_id: int
     oid: int
@@ -55,6 +56,7 @@ class ArchiveEntry:
     owner: str
     is_owned: bool
     definition: str
+    copy: bytes
     needs: tuple[int, ...]
     body: bytes
     file: str
@@ -166,6 +168,7 @@ def _parse_entry(reader: _Reader, version: tuple[int, int]) -> ArchiveEntry:
         owner=reader.decode(owner),
         is_owned=bool(drop) and description in _OWNED,
         definition=definition,
+        copy=more[2] or b"",
         needs=tuple(needs),
         body=body,
         file=file.decode("utf-8", "surrogateescape"),

@@ -12,19 +12,18 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import IO
 
 from pghaven.dump.programs import Calling, program_failed
 from pghaven.dump.spooled import TOC_FILE, SpooledFile
-from pghaven.dump.streams import FIRST_WAIT_SECONDS, PAUSE_SECONDS, Streams
+from pghaven.dump.streams import FIRST_WAIT_SECONDS, PAUSE_SECONDS, Means, Streams
 from pghaven.dump.worker import RANGE_BYTES, DumpJob, FilesJob, RangeJob
 from pghaven.errors import StoreUnreachable
 from pghaven.runtime.crew import NOT_YET, NotYet
 from pghaven.runtime.mapped import map_bytes
-from pghaven.runtime.sharedslots import SharedSlots
 from pghaven.runtime.watching import ClosedFiles
 
 SPOOL_BYTES_MAX = 1 << 30
@@ -69,7 +68,7 @@ class Spool:
     """One database's pg_dump. ``number_file`` gives each new file its number; ``settle`` is told of each file that is
     whole at once, and says whether it needs no job; ``make_range`` makes the job of a part of any other, which is given
     with its offset, its length and whether it is the last. ``stops`` counts how often pg_dump had to wait. ``streams``
-    are the slots for what is not to pass through a file, and how large the tables are by their OIDs."""
+    is for what is not to pass through a file."""
 
     def __init__(
         self,
@@ -80,7 +79,7 @@ class Spool:
         settle: Callable[[SpooledFile], bool],
         make_range: Callable[[SpooledFile, int, int, bool], RangeJob],
         bytes_max: int,
-        streams: tuple[SharedSlots, Mapping[int, int]] | None = None,
+        streams: Means | None = None,
     ) -> None:
         self._calling = calling
         self._path = path
@@ -94,7 +93,7 @@ class Spool:
         self._small: list[tuple[int, str, int]] = []
         self._small_bytes = 0
         user = (calling.user.uid, calling.user.gid) if calling.user is not None and os.geteuid() == 0 else None
-        self._streams = Streams(path, *streams, user, self._file) if streams is not None else None
+        self._streams = Streams(path, streams, user, self._file) if streams is not None else None
         self.files: dict[str, SpooledFile] = {}
         self.stops = 0
 

@@ -18,6 +18,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from pghaven.dump.archive import ArchiveEntry, parse_contents
+from pghaven.dump.exchange import render_question
+from pghaven.dump.relay import Relay
 from pghaven.dump.spooled import TOC_FILE, SpooledFile
 from pghaven.errors import PghavenError, StoreUnreachable
 from pghaven.runtime.crew import NOT_YET, NotYet
@@ -30,7 +32,7 @@ SLOT_BYTES = 4 << 20
 STREAMED_BYTES_MIN = 16 << 20
 _STREAMS_MAX = 256  # a descriptor each
 _PIPE_BYTES = 1 << 20  # what anybody may have
-_TOC_PIPE_BYTES = 4096
+_ROUNDS_AT_ONCE = 1000
 FIRST_WAIT_SECONDS = 0.005
 # pg_dump writes 4 KiB at a time. Who took each at once would be woken for each: in this time a pipe becomes half full.
 PAUSE_SECONDS = 0.001
@@ -55,13 +57,23 @@ class _Stream:
     rest: bytes = b""
 
 
-@dataclass(slots=True)
-class Streams:
-    """All pipes of one pg_dump. ``sizes`` are about how large tables are, by their OIDs."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Means:
+    """What the pipes of a pg_dump with ``jobs`` connections need: slots, and about how large tables are by their OIDs.
+    Where there is a ``relay`` the server writes into the pipes, and pg_dump only the end of each."""
 
-    path: str
     slots: SharedSlots
     sizes: Mapping[int, int]
+    jobs: int
+    relay: Relay | None = None
+
+
+@dataclass(slots=True)
+class Streams:
+    """All pipes of one pg_dump."""
+
+    path: str
+    means: Means
     user: tuple[int, int] | None
     open_file: Callable[[str], SpooledFile]
     waiting: dict[int, _Stream] = field(default_factory=dict)
@@ -77,48 +89,61 @@ class Streams:
         The directory must not be there before: pg_dump takes an empty one only. It is when this ends, if pg_dump got
         so far. Raises StoreUnreachable for a full spool.
         """
-        while not os.path.isdir(self.path):
-            if select.select([ended], [], [], FIRST_WAIT_SECONDS)[0]:
-                return
+        for _ in self._wait(ended, lambda: os.path.isdir(self.path), _ROUNDS_AT_ONCE):
             yield NOT_YET
         toc = os.path.join(self.path, TOC_FILE)
-        if not any(size >= STREAMED_BYTES_MIN for size in self.sizes.values()) or not self._make_pipe(toc):
+        is_any_large = any(size >= STREAMED_BYTES_MIN for size in self.means.sizes.values())
+        if not is_any_large or not os.path.isdir(self.path) or not self._make_pipe(toc):
             return
-        fd = os.open(toc, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        # It cannot open that before we do, and its own processes are there by then.
         children: list[int] = []
-        parts: list[bytes] = []
+        for _ in self._wait(ended, lambda: len(_list_children(process.pid)) >= self.means.jobs, 0):
+            yield NOT_YET
         try:
-            _set_pipe_size(fd, _TOC_PIPE_BYTES)
-            while True:
-                ready = select.select([ended, fd], [], [], FIRST_WAIT_SECONDS)[0]
-                if fd in ready:
-                    if not parts:
-                        children = _list_children(process.pid)
-                        for child in children:
-                            _signal(child, signal.SIGSTOP)
-                    part = os.read(fd, 64 << 10)
-                    if not part:
-                        break
-                    parts.append(part)
-                elif ready:
-                    return
-                else:
-                    yield NOT_YET
+            children += _list_children(process.pid)
+            for child in children:
+                _signal(child, signal.SIGSTOP)
+            parts = self._read_contents(toc, ended)
             with suppress(PghavenError):  # of a version that is not known
                 self._make_pipes(parse_contents(b"".join(parts)).entries)
         finally:
             for child in children:
                 _signal(child, signal.SIGCONT)
-            os.close(fd)
             with suppress(FileNotFoundError):
                 os.unlink(toc)
-        _write(toc, b"".join(parts))
-        self._give(toc)
+        if parts:
+            _write(toc, b"".join(parts))
+            self._give(toc)
+
+    def _wait(self, ended: int, condition: Callable[[], bool], rounds_at_once: int) -> Iterator[None]:
+        """Until it holds, or the process has ended; with a chance to do something else after so many looks."""
+        rounds = 0
+        while not condition():
+            rounds += 1
+            if rounds > rounds_at_once:
+                yield
+            if select.select([ended], [], [], PAUSE_SECONDS)[0]:
+                return
+
+    def _read_contents(self, toc: str, ended: int) -> list[bytes]:
+        """Nothing if pg_dump ends before it writes any."""
+        fd = os.open(toc, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        parts: list[bytes] = []
+        try:
+            while True:
+                ready = select.select([ended, fd], [], [])[0]
+                part = os.read(fd, 64 << 10) if fd in ready else b""
+                if not part:
+                    return parts
+                parts.append(part)
+        finally:
+            os.close(fd)
 
     def _make_pipes(self, entries: tuple[ArchiveEntry, ...]) -> None:
         tables = [one for one in entries if one.description == "TABLE DATA" and one.file]
-        sizes = {one.file: self.sizes.get(one.oid, 0) for one in tables}
+        sizes = {one.file: self.means.sizes.get(one.oid, 0) for one in tables}
         large = sorted((name for name, size in sizes.items() if size >= STREAMED_BYTES_MIN), key=lambda n: -sizes[n])
+        questions = {one.file: render_question(one.copy) for one in tables}
         for name in large[:_STREAMS_MAX]:
             path = os.path.join(self.path, name)
             if not self._make_pipe(path):
@@ -128,6 +153,8 @@ class Streams:
             self.waiting[fd] = _Stream(self.open_file(name), fd)
             self.names.add(name)
             self.poller.register(fd, select.POLLIN)
+            if self.means.relay is not None and questions[name]:
+                self.means.relay.point({questions[name]: path.encode()})
 
     def _make_pipe(self, path: str) -> bool:
         try:
@@ -160,23 +187,23 @@ class Streams:
                     continue
                 size = self._read(stream)
                 is_much = is_much or size >= _ALREADY_MUCH
-                if stream.fill == self.slots.size_bytes:
+                if stream.fill == self.means.slots.size_bytes:
                     self._pass_on(stream, emit)
                     yield
 
     def _begin_slot(self, stream: _Stream) -> bool:
-        stream.slot = self.slots.take()
+        stream.slot = self.means.slots.take()
         if stream.slot is None:
             return False
         stream.fill = len(stream.rest)
-        self.slots.view(stream.slot)[: stream.fill] = stream.rest
+        self.means.slots.view(stream.slot)[: stream.fill] = stream.rest
         stream.rest = b""
         return True
 
     def _read(self, stream: _Stream) -> int:
         """As much as the pipe has, and a pipe's size at most."""
         assert stream.slot is not None
-        taken, room = 0, self.slots.view(stream.slot)[stream.fill :][:_PIPE_BYTES]
+        taken, room = 0, self.means.slots.view(stream.slot)[stream.fill :][:_PIPE_BYTES]
         with suppress(BlockingIOError):
             while taken < len(room):
                 size = os.readv(stream.fd, [room[taken : taken + _READ_BYTES]])
@@ -190,22 +217,22 @@ class Streams:
     def _pass_on(self, stream: _Stream, emit: Emit) -> None:
         """All but what belongs to the next part."""
         assert stream.slot is not None
-        slot, data = stream.slot, self.slots.view(stream.slot)[: stream.fill]
+        slot, data = stream.slot, self.means.slots.view(stream.slot)[: stream.fill]
         length = stream.file.cut(data, is_last=False)
         stream.rest, stream.slot = bytes(data[length:]), None
         if not emit(stream.file, slot, length, False):
-            self.slots.give_back(slot)
+            self.means.slots.give_back(slot)
 
     def _finish(self, stream: _Stream, emit: Emit) -> None:
         assert stream.slot is not None
         file, slot = stream.file, stream.slot
-        length = file.cut(self.slots.view(slot)[: stream.fill], is_last=True)
+        length = file.cut(self.means.slots.view(slot)[: stream.fill], is_last=True)
         file.finish()
         stream.slot = None
         self._close(stream)
         os.unlink(file.path)
         if not emit(file, slot, length, True):
-            self.slots.give_back(slot)
+            self.means.slots.give_back(slot)
 
     def _close(self, stream: _Stream) -> None:
         self.poller.unregister(stream.fd)
@@ -217,7 +244,7 @@ class Streams:
         for stream in list(self.waiting.values()):
             self._close(stream)
             if stream.slot is not None:
-                self.slots.give_back(stream.slot)
+                self.means.slots.give_back(stream.slot)
 
 
 def _write(path: str, content: bytes) -> None:

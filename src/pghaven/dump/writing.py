@@ -21,10 +21,11 @@ from pghaven.dump.facts import FACTS_FILE, GLOBALS_FILE, DatabaseFacts, DumpFact
 from pghaven.dump.options import NOT_COPY
 from pghaven.dump.origin import DumpOrigin
 from pghaven.dump.programs import Calling, Running
+from pghaven.dump.servercopy import Way, open_way
 from pghaven.dump.snapshot import DatabaseSnapshot, open_snapshot
 from pghaven.dump.spool import SPOOL_BYTES_MAX, Spool, open_spool
 from pghaven.dump.spooled import SpooledFile
-from pghaven.dump.streams import SLOT_BYTES
+from pghaven.dump.streams import SLOT_BYTES, Means
 from pghaven.dump.worker import DumpJob, DumpPart, DumpWorkerSettings, FilesJob, open_dump_worker
 from pghaven.errors import Damaged
 from pghaven.events import Notice, Step
@@ -137,43 +138,50 @@ class Writing:
         return self._calling.begin("pg_dumpall", arguments, doing="dump roles and tablespaces")
 
     def _dump_database(self, spool: str, name: str) -> Iterator[DumpJob | NotYet]:
-        settings, calling = self._settings, self._calling
+        settings = self._settings
         with open_snapshot(settings.conninfo, name, self._os_user) as snapshot:
             self._session.tell(Step(text=f'dumping database "{name}"'))
-            directory = snapshot.facts.directory
-            path = os.path.join(spool, str(snapshot.facts.oid))
-            work = Spool(
-                calling,
-                path,
-                number_file=lambda file_name: self._assembly.add_file(f"{directory}/{file_name}"),
-                settle=lambda file: self._origin.settle(file, self._ours),
-                make_range=self._origin.make_range,
-                bytes_max=SPOOL_BYTES_MAX,
-                streams=(self._slots, snapshot.sizes) if self._slots is not None else None,
-            )
-            arguments = [
-                "--format=directory",
-                "--compress=0",
-                "--no-sync",
-                f"--jobs={settings.jobs}",
-                f"--snapshot={snapshot.identifier}",
-                f"--file={path}",
-                *settings.options,
-                "-d",
-                calling.with_database(name),
-            ]
-            oids: dict[str, int] = {}
-            with_copy = not any(option.startswith(NOT_COPY) for option in settings.options)
-            yield from work.run(arguments, f'dump database "{name}"', lambda: oids.update(self._read_contents(path)))
-            for file in work.files.values():
-                if with_copy and file.name in oids and not file.is_whole:
-                    raise Damaged(
-                        f'"{file.name}", which pg_dump wrote of database "{name}", is not whole',
-                        hint="Run the dump again; if that is no help, this is a bug in pghaven.",
-                    )
-                self._assembly.note_hash(file.number, file.hash)
-            self._session.stops += work.stops
-            self._databases.append(replace(snapshot.facts, tables=_describe_tables(snapshot, oids, work.files)))
+            sizes = snapshot.sizes if self._slots is not None else {}
+            with open_way(self._calling, name, sizes, directory=spool, options=settings.options) as way:
+                yield from self._run_pg_dump(os.path.join(spool, str(snapshot.facts.oid)), snapshot, way)
+
+    def _run_pg_dump(self, path: str, snapshot: DatabaseSnapshot, way: Way) -> Iterator[DumpJob | NotYet]:
+        """``path`` is the directory that it makes."""
+        settings, name, directory = self._settings, snapshot.facts.name, snapshot.facts.directory
+        work = Spool(
+            self._calling,
+            path,
+            number_file=lambda file_name: self._assembly.add_file(f"{directory}/{file_name}"),
+            settle=lambda file: self._origin.settle(file, self._ours),
+            make_range=self._origin.make_range,
+            bytes_max=SPOOL_BYTES_MAX,
+            streams=None
+            if self._slots is None
+            else Means(slots=self._slots, sizes=snapshot.sizes, jobs=settings.jobs, relay=way.relay),
+        )
+        arguments = [
+            "--format=directory",
+            "--compress=0",
+            "--no-sync",
+            f"--jobs={settings.jobs}",
+            f"--snapshot={snapshot.identifier}",
+            f"--file={path}",
+            *settings.options,
+            "-d",
+            way.conninfo,
+        ]
+        oids: dict[str, int] = {}
+        with_copy = not any(option.startswith(NOT_COPY) for option in settings.options)
+        yield from work.run(arguments, f'dump database "{name}"', lambda: oids.update(self._read_contents(path)))
+        for file in work.files.values():
+            if with_copy and file.name in oids and not file.is_whole:
+                raise Damaged(
+                    f'"{file.name}", which pg_dump wrote of database "{name}", is not whole',
+                    hint="Run the dump again; if that is no help, this is a bug in pghaven.",
+                )
+            self._assembly.note_hash(file.number, file.hash)
+        self._session.stops += work.stops
+        self._databases.append(replace(snapshot.facts, tables=_describe_tables(snapshot, oids, work.files)))
 
     def _read_contents(self, path: str) -> dict[str, int]:
         """The table that each file of data is of, by its OID, from the dump's own table of contents."""
