@@ -16,11 +16,12 @@ from pghaven.dump.servercopy import open_way
 from pghaven.dump.session import run_dump
 from pghaven.dump.snapshot import open_snapshot
 from pghaven.errors import PghavenError, ServerUnsuitable
+from pghaven.repository.entry import BackupState, Purpose
 from pghaven.runtime.pace import Pace
 from tests.pg.test_dump import Dumped
 from tests.support.commands import PghavenCommand
 from tests.support.fixtures import ClusterFactory
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 _ROWS = 90_000
 _BY_SERVER = re.compile(r"statement: COPY (.*) TO '(/.*)'")
@@ -37,9 +38,10 @@ def list_copied(site: Dumped) -> list[str]:
     return [text.rpartition(" (")[0] for text, path in found if path.endswith(".dat")]
 
 
-def make_large(site: Dumped, name: str, columns: str = "repeat(md5(i::text), 8) AS body") -> None:
-    """``columns`` beside a number of their own, 16 MB and more of rows, of which statistics are there."""
-    site.cluster.sql(f"CREATE TABLE {name} AS SELECT i AS id, {columns} FROM generate_series(1, {_ROWS}) i")
+def make_large(site: Dumped, name: str, columns: str = "repeat(md5(i::text), 8) AS body", rows: int = _ROWS) -> None:
+    """``columns`` beside a number of their own, 16 MB and more of rows, of which statistics are there, and no WAL to be
+    archived."""
+    site.cluster.sql(f"CREATE UNLOGGED TABLE {name} AS SELECT i AS id, {columns} FROM generate_series(1, {rows}) i")
     site.cluster.sql(f"ANALYZE {name}")
 
 
@@ -168,3 +170,34 @@ def test_a_server_process_that_is_ended_in_the_middle_ends_the_dump(site: Dumped
     left = "SELECT count(*) = 0 FROM pg_stat_activity WHERE query LIKE 'COPY public.big%' AND pid <> pg_backend_pid()"
     site.cluster.wait_for(left)
     assert not list(site.place.glob("pghaven-dump-*"))
+
+
+def test_a_server_shuts_down_while_nobody_reads_what_it_writes(site: Dumped) -> None:
+    make_large(site, "big", rows=4 * _ROWS)  # more than all slots and the pipe hold
+    stopped = threading.Event()
+    waiting = (
+        "SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE 'COPY public.big%TO ''/%.dat%' AND state = 'active'"
+    )
+
+    def stop_it() -> None:
+        site.cluster.wait_for(waiting)
+        wait_until(lambda: is_waiting_to_write(site), "a full pipe")
+        site.cluster.instance.stop(timeout_seconds=PATIENCE_SECONDS / 10)
+        stopped.set()
+
+    stopper = threading.Thread(target=stop_it)
+    stopper.start()
+    try:
+        with pytest.raises(PghavenError):
+            run_dump(site.repository, replace(site.settings(), pace=Pace(1 << 16)), site.tell)
+    finally:
+        stopper.join()
+    assert stopped.is_set()
+    assert [one.state for one in site.catalog.list_entries(Purpose.DUMP)] == [BackupState.ABANDONED]
+    assert not list(site.place.glob("pghaven-dump-*"))
+
+
+def is_waiting_to_write(site: Dumped) -> bool:
+    """Whether the server's process that copies has no room in the pipe."""
+    ((pid,),) = site.cluster.sql("SELECT pid FROM pg_stat_activity WHERE query LIKE 'COPY public.big%TO ''/%.dat%'")
+    return "pipe_write" in Path(f"/proc/{pid}/wchan").read_text()

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Mapping
 
 _LENGTH = struct.Struct("!I")
+_CANCEL = 80877102  # CancelRequest
 _ASKS_ENCRYPTION = frozenset({80877103, 80877104})  # SSLRequest, GSSENCRequest: after these a connection begins
 _QUERY_BYTES_MAX = 64 << 10
 _TO_CLIENT = b" TO stdout;"
@@ -19,13 +20,15 @@ _ROWS_HAVE_COME = b"c" + _LENGTH.pack(4)  # CopyDone
 
 
 class Exchange:
-    """``pipes`` has the statements that are to be answered into pipes, with the paths of these; it may grow."""
+    """``pipes`` has the statements that are to be answered into pipes, with the paths of these; it may grow.
+    ``has_taken_leave`` when the client has said its last word, so that the server may hang up."""
 
     def __init__(self, pipes: Mapping[bytes, bytes]) -> None:
         self._pipes = pipes
         self._asked, self._said = bytearray(), bytearray()
         self._passing = 0  # how much more of a message is passed on as it comes
         self._is_opening, self._is_copying = True, False
+        self.has_taken_leave = False
 
     def from_client(self, data: bytes) -> tuple[bytes, bytes]:
         """What the server is to get for it, and what the client."""
@@ -56,11 +59,12 @@ class Exchange:
                 return False
             self._passing = _LENGTH.unpack_from(self._asked)[0]
             code = _LENGTH.unpack_from(self._asked, _LENGTH.size)[0]
-            self._is_opening = code in _ASKS_ENCRYPTION
+            self._is_opening, self.has_taken_leave = code in _ASKS_ENCRYPTION, code == _CANCEL
             return True
         if len(self._asked) < 1 + _LENGTH.size:
             return False
         size = 1 + _LENGTH.unpack_from(self._asked, 1)[0]
+        self.has_taken_leave = self._asked[:1] == b"X"  # Terminate
         if self._asked[:1] == b"Q" and size <= _QUERY_BYTES_MAX:
             if len(self._asked) < size:
                 return False

@@ -6,6 +6,10 @@ statement itself are pg_dump's own, and the pipe gets what pg_dump would have wr
 
 The process is forked, since an interpreter of root's could not be started as the server's user, and is that user, since
 the server knows its clients by theirs. It ends with us, however we end: its end of ``control`` tells it.
+
+A process of the server's that waits for room in a pipe hears nothing else, and a server that is to shut down would wait
+for it. So when the server hangs up on any of pg_dump's connections, as it then does first on those that are idle, all
+of them are cut off, which ends pg_dump with an error, and the pipes are emptied.
 """
 
 from __future__ import annotations
@@ -117,6 +121,8 @@ class _Switchboard:
         self._pipes: dict[bytes, bytes] = {}
         self._told = bytearray()
         self._ends: dict[int, _End] = {}
+        self._drains: set[int] = set()
+        self._is_cut_off = False
 
     def run(self) -> None:
         """Until the other end of ``control`` is closed."""
@@ -127,6 +133,8 @@ class _Switchboard:
             for fd, end in self._ends.items():
                 if events := end.wanted_events:
                     poller.register(fd, events)
+            for fd in self._drains:
+                poller.register(fd, select.POLLIN)
             ready = dict(poller.poll())
             # First: what it says holds for all that is asked afterwards.
             if ready.pop(self._control.fileno(), 0) and not self._listen():
@@ -134,7 +142,9 @@ class _Switchboard:
             if ready.pop(self._listener.fileno(), 0):
                 self._accept()
             for fd, events in ready.items():
-                if fd in self._ends:
+                if fd in self._drains:
+                    self._drain(fd)
+                elif fd in self._ends:
                     self._serve(self._ends[fd], events)
 
     def _listen(self) -> bool:
@@ -150,6 +160,9 @@ class _Switchboard:
 
     def _accept(self) -> None:
         client, _ = self._listener.accept()
+        if self._is_cut_off:
+            client.close()
+            return
         server = socket.socket(socket.AF_UNIX)
         try:
             server.connect(self._target)
@@ -169,6 +182,9 @@ class _Switchboard:
             self._give(end)
         if events & (select.POLLIN | select.POLLHUP | select.POLLERR) and not end.is_over:
             self._take(end)
+        if end.is_over and not end.is_client and not end.exchange.has_taken_leave:
+            self._cut_off()
+            return
         # Where one has gone the other gets what is still its own, and goes too.
         for one in (end, end.other):
             if one.is_over and not one.other.waiting:
@@ -203,6 +219,21 @@ class _Switchboard:
                 end.waiting.clear()
                 return
             del end.waiting[:done]
+
+    def _cut_off(self) -> None:
+        self._is_cut_off = True
+        for end in [end for end in self._ends.values() if end.is_client]:
+            self._close(end)
+        for path in self._pipes.values():
+            with suppress(OSError):
+                self._drains.add(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+
+    def _drain(self, fd: int) -> None:
+        with suppress(BlockingIOError):
+            if os.read(fd, _READ_BYTES):
+                return
+            self._drains.remove(fd)  # nobody writes any more
+            os.close(fd)
 
     def _close(self, end: _End) -> None:
         for one in (end, end.other):

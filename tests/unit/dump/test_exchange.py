@@ -65,6 +65,18 @@ def test_an_error_in_the_middle_reaches_the_client_as_it_is(step: int) -> None:
     assert say(exchange, later, step) == later
 
 
+@pytest.mark.parametrize("step", [1, 1000])
+def test_a_client_that_takes_its_leave_may_be_hung_up_on(step: int) -> None:
+    exchange = Exchange(PIPES)
+    ask(exchange, OPENING + query(b"SELECT 'X'") + query(QUESTION), step)
+    assert not exchange.has_taken_leave
+    ask(exchange, message(b"X"), step)
+    assert exchange.has_taken_leave
+    cancelling = Exchange(PIPES)
+    ask(cancelling, CANCEL, step)
+    assert cancelling.has_taken_leave
+
+
 @pytest.mark.parametrize("data", [CANCEL, ENCRYPTION + OPENING, OPENING + message(b"X")], ids=["cancel", "tls", "end"])
 @pytest.mark.parametrize("step", [1, 1000])
 def test_all_else_passes(data: bytes, step: int) -> None:
