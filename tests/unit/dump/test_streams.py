@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pghaven.dump.spooled import SpooledFile
-from pghaven.dump.streams import STREAMED_BYTES_MIN, Streams
+from pghaven.dump.streams import STREAMED_BYTES_MIN, Means, Streams
 from pghaven.errors import StoreUnreachable
 from pghaven.runtime.sharedslots import SharedSlots
 from tests.fault.volumes import memory_volume, needs_root
@@ -29,7 +29,7 @@ def test_a_table_of_contents_for_which_there_is_no_room(tmp_path: Path) -> None:
         process = subprocess.Popen(["sh", "-c", _WRITES_CONTENTS, path])
         ended = os.pidfd_open(process.pid)
         try:
-            streams = Streams(path, slots, {1: STREAMED_BYTES_MIN}, None, open_no_file)
+            streams = Streams(path, Means(slots=slots, sizes={1: STREAMED_BYTES_MIN}, jobs=0), None, open_no_file)
             with pytest.raises(StoreUnreachable, match="No space left on device") as failed:
                 for _ in streams.prepare(process, ended):
                     pass
