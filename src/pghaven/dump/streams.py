@@ -93,7 +93,8 @@ class Streams:
             yield NOT_YET
         toc = os.path.join(self.path, TOC_FILE)
         is_any_large = any(size >= STREAMED_BYTES_MIN for size in self.means.sizes.values())
-        if not is_any_large or not os.path.isdir(self.path) or not self._make_pipe(toc):
+        can_see_children = os.path.exists(f"/proc/{process.pid}/task/{process.pid}/children")  # not with every kernel
+        if not (is_any_large and can_see_children and os.path.isdir(self.path) and self._make_pipe(toc)):
             return
         # It cannot open that before we do, and its own processes are there by then.
         children: list[int] = []
@@ -267,7 +268,7 @@ def _list_children(pid: int) -> list[int]:
     try:
         with open(f"/proc/{pid}/task/{pid}/children") as stream:
             return [int(word) for word in stream.read().split()]
-    except OSError:  # a kernel without it: who is not stopped may be sooner than we are
+    except OSError:  # it has just ended
         return []
 
 
