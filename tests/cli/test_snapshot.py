@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from tests.support.cluster import TestCluster, adopt
 from tests.support.commands import PghavenCommand
 from tests.support.fixtures import ClusterFactory
 from tests.support.places import copy_tree, own
-from tests.support.snapshotting import KINDS, Ground, snapshotting
+from tests.support.snapshotting import KINDS, Ground, run, snapshotting
 
 
 @pytest.fixture
@@ -202,6 +203,92 @@ def test_what_is_not_good_any_more_is_shown_and_goes(shop: Site, ground: Ground)
     assert sorted(states) == ["good", "unrecorded"]
     shop.ok("snapshot", "remove", "19990101T000000Z-0000")
     assert {name.partition("-")[0] for name in list_names(shop.cluster)} == {"pghaven", "weekly"}
+
+
+def test_only_a_clone_of_that_snapshot_is_removed_as_one(shop: Site, ground: Ground) -> None:
+    """Also with the server stopped, which is when somebody at work might give the wrong directory."""
+    label = shop.json("snapshot", "create")["label"]
+    other = Path(ground.make_volume("other").root)
+    (other / "file").touch()
+    shop.cluster.stop()
+    home = shop.cluster.data_directory
+    for place in (other, home.parent, ground.root / "space"):
+        error = shop.error("snapshot", "remove", label, "--clone", str(place), status=12)
+        assert "is not a clone of a snapshot of" in error["message"] and "nothing was removed" in error["message"]
+        assert f"btrfs subvolume delete {place}" in error["hint"]
+    assert (other / "file").exists() and (home / "PG_VERSION").exists() and (ground.root / "space").exists()
+
+
+def test_a_data_directory_mounted_by_itself_holds_its_snapshots_and_no_backup_does(
+    ground: Ground, make_cluster: ClusterFactory, pghaven_command: PghavenCommand, server_path: Path
+) -> None:
+    volume = Path(ground.make_volume("pg").root)
+    home = server_path / "mounted"
+    home.mkdir()
+    device = run("findmnt", "--noheadings", "--nofsroot", "--output", "SOURCE", str(ground.root)).strip()
+    run("mount", "-o", f"subvol={volume.name}", device, str(home))
+    try:
+        run("cp", "-a", f"{make_cluster(start=False).data_directory}/.", str(home))
+        cluster = make_cluster.adopt(home)
+        cluster.start()
+        site = Site(cluster, pghaven_command, server_path)
+        site.set_up()
+        cluster.sql("CREATE TABLE near AS SELECT generate_series(1, 500) AS id")
+        before = site.json("backup")
+        labels = [site.json("snapshot", "create")["label"] for _ in range(2)]
+        after = site.json("backup", "--full")
+        assert abs(after["file_count"] - before["file_count"]) < 10, "each snapshot has as many files again"
+        cluster.stop()
+        ended_with = site.run("restore", NAME, "--delta", "--target-dir", str(home))
+        assert ended_with.status == 0, ended_with
+        assert ".pghaven-snapshots" not in ended_with.out + ended_with.err
+        assert [one["state"] for one in site.json("snapshot", "list")["snapshots"]] == ["good", "good"]
+        target = server_path / "restored"
+        site.ok("restore", NAME, "--from-snapshot", labels[0], "--target-dir", str(target))
+        clone = ground.root / "clone"
+        site.ok("snapshot", "clone", labels[1], "--target-dir", str(clone), "--no-start")
+        assert not (target / ".pghaven-snapshots").exists() and not (clone / ".pghaven-snapshots").exists()
+        site.ok("snapshot", "remove", labels[1], "--clone", str(clone))
+        for path in home.iterdir():
+            if path.name != ".pghaven-snapshots":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        site.ok("restore", NAME, "--from-snapshot", labels[0], "--target-dir", str(home))
+        assert (home / "PG_VERSION").exists()
+    finally:
+        if (home / "postmaster.pid").exists():
+            cluster.stop()
+        run("umount", str(home))
+
+
+def test_a_clone_takes_nothing_from_its_original(shop: Site, ground: Ground) -> None:
+    """Not its process number's file, nor what is sent to its subscriptions; and it waits for no standby of its."""
+    pid_file = shop.place / "external.pid"
+    shop.cluster.append_conf(external_pid_file=str(pid_file), synchronous_standby_names="one")
+    shop.cluster.restart()
+    original = pid_file.read_text()
+    label = shop.json("snapshot", "create")["label"]
+    clone = ground.root / "clone"
+    with ended(shop, clone / "main"):
+        body = shop.json("snapshot", "clone", label, "--target-dir", str(clone))
+        assert ask(body, "SHOW max_logical_replication_workers") == "0"
+        assert ask(body, "WITH gone AS (DELETE FROM near RETURNING 1) SELECT count(*) FROM gone") == "500"
+        assert pid_file.read_text() == original
+    assert pid_file.read_text() == original
+    shop.cluster.append_conf(synchronous_standby_names="")
+
+
+def test_a_copy_on_the_same_btrfs_takes_no_room(shop: Site, ground: Ground) -> None:
+    """Whichever subvolume it goes to."""
+    shop.cluster.sql("INSERT INTO near SELECT generate_series(1, 2000000)")
+    label = shop.json("snapshot", "create")["label"]
+    room = shutil.disk_usage(ground.root).free
+    with (ground.root / "filling").open("wb") as file:
+        file.write(os.urandom(room - (48 << 20)))
+    os.sync()
+    target = ground.root / "restored"
+    moved = f"{ground.root}/space={ground.root}/moved"
+    shop.ok("restore", NAME, "--from-snapshot", label, "--target-dir", str(target), "--tablespace-mapping", moved)
+    assert (target / "PG_VERSION").exists()
 
 
 def test_a_snapshot_whose_wal_is_gone_is_stale(shop: Site) -> None:

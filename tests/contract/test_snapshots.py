@@ -12,6 +12,7 @@ import pytest
 from pghaven.errors import NotFound, NotPermitted, ObjectExists, Refused, StoreFull
 from pghaven.snapshot.driver import Driver, Volume
 from pghaven.snapshot.find import find_volume, get_driver
+from pghaven.snapshot.programs import run as run_program
 from tests.support.snapshotting import ALL_KINDS, Ground, run, snapshotting
 
 _NAME = "pghaven-shop-20260101T000000Z-00ff"
@@ -132,8 +133,32 @@ def test_a_place_with_a_like_name_costs_no_clone(driver: Driver, volume: Volume,
     with suppress(ObjectExists):
         driver.clone(volume, _NAME, str(other))
         driver.remove_clone(volume, str(other))
+    with pytest.raises(NotFound):
+        driver.remove_clone(volume, str(other))
     assert (one / "data" / "file").read_bytes() == b"mine"
     driver.remove_clone(volume, str(one))
+
+
+def test_what_is_no_clone_of_the_volume_is_never_removed_as_one(driver: Driver, volume: Volume, ground: Ground) -> None:
+    """Whatever name is given by mistake: what else lies there, a clone of something else, the volume itself."""
+    stranger = ground.make_volume("stranger")
+    (Path(stranger.root) / "file").write_bytes(b"precious")
+    driver.create(volume, _NAME)
+    driver.create(stranger, _NAME)
+    of_stranger = ground.root / "of-stranger"
+    driver.clone(stranger, _NAME, str(of_stranger))
+    for place in (stranger.root, str(of_stranger), volume.root):
+        with pytest.raises((NotFound, Refused)):
+            driver.remove_clone(volume, place)
+    assert (of_stranger / "file").read_bytes() == (Path(stranger.root) / "file").read_bytes() == b"precious"
+    assert (Path(volume.root) / "data" / "file").exists()
+    driver.remove_clone(stranger, str(of_stranger))
+
+
+def test_a_program_that_is_not_there_says_nothing_of_what_is() -> None:
+    """As a NotFound it would be taken for a snapshot that is gone, whose record can go too."""
+    with pytest.raises(Refused, match="there is no program"):
+        run_program("list the snapshots", "pghaven-no-such-program")
 
 
 def test_two_read_one_snapshot_at_once(driver: Driver, volume: Volume) -> None:

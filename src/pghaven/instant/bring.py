@@ -22,6 +22,7 @@ from pghaven.restore.given import plan_given
 from pghaven.restore.places import has_control, read_unfinished, refuse_running
 from pghaven.restore.request import RestorePlan, RestoreRequest, Root
 from pghaven.runtime.names import Names
+from pghaven.snapshot.mounts import find_mount
 from pghaven.units import render_size
 
 
@@ -83,7 +84,9 @@ def refuse_little_space(plan: RestorePlan, kept: KeptSnapshot) -> None:
         above = root.path
         while not os.path.exists(above):
             above = os.path.dirname(above)
-        is_shared = any(os.stat(above).st_dev == os.stat(one.root).st_dev for one in kept.volumes)
+        # Directories of two subvolumes differ in st_dev, and share blocks all the same.
+        device = find_mount(above).device
+        is_shared = any(one.kind != "lvm" and find_mount(one.root).device == device for one in kept.volumes)
         if not is_shared and root.free_bytes is not None and root.free_bytes < kept.facts.total_bytes:
             raise Refused(
                 f'"{root.path}" has room for {render_size(root.free_bytes)}, and snapshot "{kept.label}" holds '

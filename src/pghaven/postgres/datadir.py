@@ -32,8 +32,12 @@ EXCLUDED_DIRECTORY_CONTENTS: Final = frozenset(
 )
 """Directories kept, but empty."""
 
+SNAPSHOT_DIRECTORY: Final = ".pghaven-snapshots"
+"""Where kept snapshots lie on Btrfs: in the data directory itself, where that is mounted as a subvolume of its own."""
+
 EXCLUDED_FILES: Final = frozenset(
     {
+        SNAPSHOT_DIRECTORY,
         "postgresql.auto.conf.tmp",
         "current_logfiles.tmp",
         "backup_label",

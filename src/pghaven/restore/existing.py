@@ -16,7 +16,7 @@ import numpy as np
 
 from pghaven.errors import NotPermitted, Refused
 from pghaven.events import Notice
-from pghaven.postgres.datadir import CONFIG_COPY_DIRECTORY, RESTORE_PLAN_FILE, WAL_DIRECTORY
+from pghaven.postgres.datadir import CONFIG_COPY_DIRECTORY, RESTORE_PLAN_FILE, SNAPSHOT_DIRECTORY, WAL_DIRECTORY
 from pghaven.postgres.ownfiles import TABLESPACES, is_own_directory, is_own_file, is_tablespace_link, is_wal_file
 from pghaven.repository.manifest import Manifest
 from pghaven.repository.walstore import WalArchive
@@ -27,6 +27,7 @@ from pghaven.runtime.spill import in_parts
 
 # Neither removed nor worth a word: pg_control goes before all others, the plan file is written anew.
 _PASSED_OVER = frozenset({"global/pg_control", RESTORE_PLAN_FILE, "pghaven.recovery.log", "lost+found"})
+_SNAPSHOTS = os.fsencode(SNAPSHOT_DIRECTORY)
 _NAMED = 5
 _FILES_AT_ONCE = 4096
 _NO_FILE = (None, 0)
@@ -142,7 +143,8 @@ class _Scan:
             while next_name is not None and next_name < own_name:
                 next_name, next_size = next(wanted, _NO_FILE)
             name = prefix + os.fsdecode(own_name)
-            entry = _find_entry(path, own_name) if name not in _PASSED_OVER else None
+            is_passed_over = name in _PASSED_OVER or own_name == _SNAPSHOTS
+            entry = None if is_passed_over else _find_entry(path, own_name)
             if entry is None:
                 continue
             if relative == TABLESPACES and name in self._links:

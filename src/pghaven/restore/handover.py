@@ -25,6 +25,8 @@ from pghaven.runtime.durable import OwnerOf, write_durably
 _MADE = "# Added by pghaven:"
 # Includes lie elsewhere in the copy, and a file with the server's process number is the original's.
 _NOT_HERE = re.compile(r"\s*(include|external_pid_file)", re.IGNORECASE)
+# Subscriptions would use the original's slots, and take changes away from it.
+_BESIDE = (("max_logical_replication_workers", "0"), ("synchronous_standby_names", ""))
 _DATA_DIRECTORY = re.compile(r"^[ \t]*data_directory[ \t]*=?[ \t]*'((?:[^']|'')*)'", re.IGNORECASE | re.MULTILINE)
 _NAMES = {"config": "postgresql.conf", "hba": "pg_hba.conf", "ident": "pg_ident.conf"}
 
@@ -97,6 +99,13 @@ class Handover:
         if not request.archiving:
             settings.append(("archive_mode", "off"))
             header += "\narchive_mode is off: a copy must not write into the archive of the cluster it was copied from."
+            if request.target_dir != self._plan.manifest.facts.data_directory:
+                settings.append(("external_pid_file", ""))  # it names the original's process
+        if self._plan.is_cloned:
+            settings += _BESIDE
+            header += (
+                "\nA clone works beside its original: it takes nothing of what is sent there, and waits for no standby."
+            )
         if request.port is not None:
             settings.append(("port", str(request.port)))
         text = self._read("postgresql.auto.conf")

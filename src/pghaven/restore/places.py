@@ -17,7 +17,7 @@ import numpy as np
 
 from pghaven.errors import NotPermitted, PghavenError, Refused, UsageError
 from pghaven.postgres.control import parse_control
-from pghaven.postgres.datadir import RESTORE_PLAN_FILE
+from pghaven.postgres.datadir import RESTORE_PLAN_FILE, SNAPSHOT_DIRECTORY
 from pghaven.repository.manifest import Manifest
 from pghaven.restore.existing import Found, find_existing, is_leftover
 from pghaven.restore.request import RestoreRequest, Root
@@ -238,8 +238,8 @@ def _require_empty(path: str, *, is_target: bool) -> None:
         raise Refused(f'"{path}" is not a directory') from None
     except PermissionError:
         raise NotPermitted(f'could not look into "{path}": permission denied') from None
-    if entries == ["lost+found"]:
-        return
+    if set(entries) <= {"lost+found", SNAPSHOT_DIRECTORY}:
+        return  # a file system of its own
     if entries:
         what = "target directory" if is_target else "tablespace directory"
         raise Refused(

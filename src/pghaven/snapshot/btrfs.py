@@ -2,22 +2,28 @@
 
 The one idea: snapshots lie in ``.pghaven-snapshots/NAME`` next to their subvolume NAME; where the
 subvolume is mounted by itself, so that there is no "next to", they lie in it, and the next snapshot leaves them out by
-itself, since Btrfs does not go into nested subvolumes. A clone is one more subvolume, and lasts like any directory.
+itself, since Btrfs does not go into nested subvolumes. A clone is one more subvolume, and lasts like any directory;
+what it was made of Btrfs keeps with it, and nothing but a clone of ours is ever deleted as one.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from pghaven.errors import NotFound, ObjectExists, Refused
+from pghaven.postgres.datadir import SNAPSHOT_DIRECTORY
 from pghaven.snapshot.driver import FoundSnapshot, Volume
 from pghaven.snapshot.mounts import find_mount
 from pghaven.snapshot.programs import explain, run
 
-HOLDER = ".pghaven-snapshots"
 _ROOT_INODE = 256  # BTRFS_FIRST_FREE_OBJECTID: what every subvolume's root directory has
+# BTRFS_IOC_GET_SUBVOL_INFO of linux/btrfs.h, which anybody may ask; "btrfs subvolume show" takes root.
+_GET_SUBVOL_INFO = 0x81F8943C
+_INFO_BYTES = 504
+_UUID, _PARENT_UUID = slice(296, 312), slice(312, 328)
 
 
 def is_subvolume(path: str) -> bool:
@@ -70,9 +76,21 @@ class BtrfsDriver:
     def remove_clone(self, volume: Volume, place: str) -> None:
         if not os.path.isdir(place):
             raise NotFound(f'there is no clone at "{place}"')
-        if not is_subvolume(place):
-            raise Refused(f'"{place}" is not a subvolume: no clone of {volume}', hint="Nothing was removed.")
+        if not self._is_clone(volume, os.path.realpath(place)):
+            raise Refused(
+                f'"{place}" is not a clone of a snapshot of {volume} that is there: nothing was removed',
+                hint=f'See what it is with "btrfs subvolume show {place}"; what is to go all the same, remove with '
+                f'"btrfs subvolume delete {place}".',
+            )
         _delete(f'remove the clone at "{place}"', place)
+
+    def _is_clone(self, volume: Volume, place: str) -> bool:
+        """Whether a directory is a subvolume that was made of one of the volume's snapshots."""
+        if place == volume.root or find_mount(place).type != "btrfs" or not is_subvolume(place):
+            return False
+        holder = _find_holder(volume)
+        snapshots = {_read_info(f"{holder}/{one.name}")[_UUID] for one in self.list(volume)}
+        return _read_info(place)[_PARENT_UUID] in snapshots
 
     def _find(self, volume: Volume, name: str) -> str:
         place = f"{_find_holder(volume)}/{name}"
@@ -84,7 +102,18 @@ class BtrfsDriver:
 def _find_holder(volume: Volume) -> str:
     is_mount_point = find_mount(volume.root).point == volume.root
     beside = volume.root if is_mount_point else os.path.dirname(volume.root)
-    return f"{beside}/{HOLDER}/{os.path.basename(volume.root)}"
+    return f"{beside}/{SNAPSHOT_DIRECTORY}/{os.path.basename(volume.root)}"
+
+
+def _read_info(path: str) -> bytes:
+    """What the kernel knows of the subvolume that a path lies in."""
+    info = bytearray(_INFO_BYTES)
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(fd, _GET_SUBVOL_INFO, info)
+    finally:
+        os.close(fd)
+    return bytes(info)
 
 
 def _make_holder(holder: str, volume: Volume) -> None:

@@ -70,7 +70,7 @@ def find_thin_volume(device: str) -> str | NoThinVolume:
         return NoThinVolume(reason="that is no LVM volume")
     try:
         rows = parse_volumes(_list(f"find out what {device} is", device))
-    except NotFound as error:
+    except (NotFound, Refused) as error:
         return NoThinVolume(reason=f"LVM does not know it ({error.message})")
     if not rows or not rows[0].is_thin:
         return NoThinVolume(reason="that is no thin volume (lvmthin(7) says how to make one)")

@@ -59,12 +59,13 @@ _HINTS: dict[type[PghavenError], str] = {
 def run(what: str, *command: str) -> str:
     """Run a program and return its output. ``what`` is what could not be done if it fails, after "could not ".
 
-    Raises NotFound for a program that is not installed, and what ``explain`` says when it complains.
+    Raises Refused for a program that is not installed, which says nothing of what there is, and what ``explain`` says
+    when it complains.
     """
     program = shutil.which(command[0], path=_PLACES) or shutil.which(command[0])
     if program is None:
         package = _PACKAGES.get(command[0])
-        raise NotFound(
+        raise Refused(
             f'could not {what}: there is no program "{command[0]}"',
             hint=f"Debian's package is called {package}." if package else None,
         )

@@ -86,7 +86,8 @@ class ZfsDriver:
 
     def remove_clone(self, volume: Volume, place: str) -> None:
         clone = _name_clone(volume, place)
-        if clone not in _list_datasets(volume):
+        # Two places may come out as one name.
+        if clone not in _list_datasets(volume) or _read_mount_point(clone) != os.path.normpath(place):
             raise NotFound(f'there is no clone of {volume} at "{place}"')
         self._destroy(f'remove the clone at "{place}"', clone)
         with suppress(OSError):
@@ -123,6 +124,10 @@ _DIGITS = str.maketrans("abcdef", "012345")
 def _name_clone(volume: Volume, place: str) -> str:
     """Datasets' names know fewer characters than paths; the whole path is in the mount point."""
     return f"{volume.source}/{_CLONE}{re.sub(r'[^A-Za-z0-9_.-]', '_', place.strip('/'))}"
+
+
+def _read_mount_point(dataset: str) -> str:
+    return run(f"find out where {dataset} is", "zfs", "get", "-H", "-o", "value", "mountpoint", dataset).rstrip("\n")
 
 
 def _list_datasets(volume: Volume) -> tuple[str, ...]:
