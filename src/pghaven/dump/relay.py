@@ -14,6 +14,7 @@ of them are cut off, which ends pg_dump with an error, and the pipes are emptied
 
 from __future__ import annotations
 
+import gc
 import marshal
 import os
 import select
@@ -60,9 +61,8 @@ def open_relay(directory: str, host: str, port: int, user: OsUser | None) -> Ite
     with ours, socket.socket(socket.AF_UNIX) as listener:
         with theirs:
             listener.bind(place)
-            os.chmod(place, 0o600)
             if user is not None and os.geteuid() == 0:
-                os.chown(place, user.uid, user.gid)
+                os.chown(place, user.uid, user.gid, follow_symlinks=False)
             listener.listen(_BACKLOG)
             try:
                 child = os.fork()
@@ -91,6 +91,7 @@ def _run_as_child(listener: socket.socket, control: socket.socket, target: str, 
             os.closerange(following, kept)
             following = kept + 1
         os.closerange(following, os.sysconf("SC_OPEN_MAX"))
+        gc.disable()  # what the parent holds, clients of stores among it, is not ours to end
         if user is not None and os.geteuid() == 0:
             become(user)
         _Switchboard(listener, control, target).run()
@@ -226,7 +227,7 @@ class _Switchboard:
             self._close(end)
         for path in self._pipes.values():
             with suppress(OSError):
-                self._drains.add(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+                self._drains.add(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW))
 
     def _drain(self, fd: int) -> None:
         with suppress(BlockingIOError):

@@ -24,8 +24,9 @@ from pghaven.server.connection import Connection, connect, fetch_one
 
 # What is small passes through the relay, which costs more than it saves where most is.
 _LARGE_SHARE = 0.5
-# Of options of pg_dump: the role that it becomes may have less rights than the one that was tried.
-_OTHER_ROLE = "--role"
+# Of options of pg_dump, which takes beginnings of their names too: the role that it becomes may have less rights than
+# the one that was tried.
+_OTHER_ROLE = "--rol"
 _NOT_WITH = ("hostaddr", "requirepeer", "service")
 _NOT_WITH_VARIABLES = ("PGHOSTADDR", "PGREQUIREPEER", "PGSERVICE")
 _TRIAL_SECONDS = 5
@@ -92,7 +93,7 @@ def _try(connection: Connection, path: str, calling: Calling) -> bool:
     os.mkfifo(path, 0o600)
     try:
         _give(path, calling)
-        pipe = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        pipe = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             connection.execute(f"SET statement_timeout = '{_TRIAL_SECONDS}s'")
             connection.execute(f"COPY (SELECT '{token}') TO '{path}'".encode())
@@ -105,4 +106,4 @@ def _try(connection: Connection, path: str, calling: Calling) -> bool:
 
 def _give(path: str, calling: Calling) -> None:
     if calling.user is not None and os.geteuid() == 0:
-        os.chown(path, calling.user.uid, calling.user.gid)
+        os.chown(path, calling.user.uid, calling.user.gid, follow_symlinks=False)

@@ -109,7 +109,7 @@ class Spool:
             os.mkdir(self._path, 0o700)
             user = self._calling.user
             if user is not None and os.geteuid() == 0:
-                os.chown(self._path, user.uid, user.gid)
+                os.chown(self._path, user.uid, user.gid, follow_symlinks=False)
         with tempfile.TemporaryFile() as errors:
             process = self._calling.start("pg_dump", arguments, errors.fileno())
             try:

@@ -128,7 +128,7 @@ class Streams:
 
     def _read_contents(self, toc: str, ended: int) -> list[bytes]:
         """Nothing if pg_dump ends before it writes any."""
-        fd = os.open(toc, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = os.open(toc, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         parts: list[bytes] = []
         try:
             while True:
@@ -149,7 +149,7 @@ class Streams:
             path = os.path.join(self.path, name)
             if not self._make_pipe(path):
                 continue
-            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
             _set_pipe_size(fd, _PIPE_BYTES)
             self.waiting[fd] = _Stream(self.open_file(name), fd)
             self.names.add(name)
@@ -167,7 +167,7 @@ class Streams:
 
     def _give(self, path: str) -> None:
         if self.user is not None:
-            os.chown(path, *self.user)
+            os.chown(path, *self.user, follow_symlinks=False)
 
     # -- while tables are dumped -----------------------------------------------------------------------------------
 
