@@ -48,10 +48,14 @@ class BtrfsDriver:
         run(f"take a snapshot of {volume}", "btrfs", "subvolume", "snapshot", "-r", volume.root, place)
 
     def list(self, volume: Volume) -> tuple[FoundSnapshot, ...]:
+        holder = _find_holder(volume)
         try:
-            names = sorted(os.listdir(_find_holder(volume)))
+            names = sorted(os.listdir(holder))
         except FileNotFoundError:
             return ()
+        except PermissionError as error:
+            said = f'"{holder}": {error.strerror}'
+            raise explain(f"list the snapshots of {volume}", ("ls", holder), said) from error
         return tuple(FoundSnapshot(name=name, used_bytes=None) for name in names)
 
     @contextmanager
@@ -89,8 +93,13 @@ class BtrfsDriver:
         if place == volume.root or find_mount(place).type != "btrfs" or not is_subvolume(place):
             return False
         holder = _find_holder(volume)
-        snapshots = {_read_info(f"{holder}/{one.name}")[_UUID] for one in self.list(volume)}
-        return _read_info(place)[_PARENT_UUID] in snapshots
+        snapshots = [f"{holder}/{one.name}" for one in self.list(volume)]
+        try:
+            parent = _read_info(place)[_PARENT_UUID]
+            return any(is_subvolume(one) and _read_info(one)[_UUID] == parent for one in snapshots)
+        except OSError as error:
+            said = f'"{error.filename or place}": {error.strerror}'
+            raise explain(f'find out whose clone is at "{place}"', ("ls", place), said) from error
 
     def _find(self, volume: Volume, name: str) -> str:
         place = f"{_find_holder(volume)}/{name}"
